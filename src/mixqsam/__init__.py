@@ -1,0 +1,1 @@
+"""Mixed-precision post-training quantization of the Segment Anything Model (Mix-QSAM)."""

@@ -1,0 +1,242 @@
+"""The integer quadratic program over a chain of units, and its objective (methods §1).
+
+maximise Σ_i U_i(s_i) − Σ_i c_i·d(s_i, s_{i+1})   subject to   Σ size_i(s_i) ≤ S,  Σ bitops_i(s_i) ≤ O
+
+A state s of a unit is a pair of bit-widths (weight, activation), and d is the mean of their squared differences,
+which is (b_l − b_m)² when both are equal.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixqsam.allocate.budget import Budget
+from mixqsam.errors import BudgetError
+from mixqsam.plan import Analysis, BitPlan, UnitBits, Vector
+
+Utility = Literal["linear", "exponential", "measured"]
+UTILITIES: tuple[Utility, ...] = ("linear", "exponential", "measured")
+Choice = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How bits are valued.
+
+    Attributes:
+        output: P_Y definition, `bernoulli` or `spatial`.
+        utility: u(b): `linear` is b, `exponential` is −4^(−b), both weighted by Ω; `measured` is minus the KL seen
+            with that unit alone at b bits, which needs no weight.
+        synergy: estimator, `proximity` or `interaction`.
+        coupling: λ; 1 makes the synergy term as strong as the utility term.
+    """
+
+    output: str
+    utility: Utility
+    synergy: str
+    coupling: float
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program, in numbers scaled for solvers.
+
+    Attributes:
+        names: of the units.
+        states: per unit [S, 2], bits of weight and activation.
+        utility: per unit [S].
+        costs: per unit [S, K], each column in shares of one budget (K is 0, 1 or 2).
+        room: [K], what the units may use of each budget; 1 where float tensors take nothing of it.
+        coupling: [units − 1], c ≥ 0.
+    """
+
+    names: tuple[str, ...]
+    states: tuple[NDArray[np.int64], ...]
+    utility: tuple[Vector, ...]
+    costs: tuple[Vector, ...]
+    room: Vector
+    coupling: Vector
+
+    def value(self, choice: Choice) -> float:
+        """The objective of one state for each unit."""
+        chosen = np.array([s[c] for s, c in zip(self.states, choice, strict=True)], dtype=np.float64)
+        own = sum(float(u[c]) for u, c in zip(self.utility, choice, strict=True))
+        distances = ((chosen[1:] - chosen[:-1]) ** 2).mean(axis=1)
+        return own - float(self.coupling @ distances)
+
+    def used(self, choice: Choice) -> Vector:
+        """[K], what a choice uses of each budget."""
+        used: Vector = np.sum([c[i] for c, i in zip(self.costs, choice, strict=True)], axis=0)
+        return used
+
+    def feasible(self, choice: Choice) -> bool:
+        """Whether a choice is within all budgets."""
+        return bool((self.used(choice) <= self.room).all())
+
+    def plan(self, choice: Choice) -> BitPlan:
+        """The bits that a choice stands for."""
+        rows = zip(self.names, self.states, choice, strict=True)
+        return BitPlan({name: UnitBits(int(s[c, 0]), int(s[c, 1])) for name, s, c in rows})
+
+    def restrict(self, keep: Sequence[NDArray[np.bool_]]) -> "Program":
+        """The program without the states that `keep` leaves out."""
+        return replace(
+            self,
+            states=tuple(s[k] for s, k in zip(self.states, keep, strict=True)),
+            utility=tuple(u[k] for u, k in zip(self.utility, keep, strict=True)),
+            costs=tuple(c[k] for c, k in zip(self.costs, keep, strict=True)),
+        )
+
+
+def build_program(
+    analysis: Analysis,
+    budget: Budget,
+    objective: Objective,
+    *,
+    candidates: Sequence[int],
+    tied: bool,
+    fixed: Mapping[str, UnitBits],
+) -> Program:
+    """Write down the program for a model and a budget.
+
+    Args:
+        analysis: what was measured.
+        budget: its limits.
+        objective: how bits are valued.
+        candidates: bit-widths to choose from.
+        tied: the weight and the activation of a unit share one bit-width.
+        fixed: unit name → bits that are not to be chosen.
+
+    Raises:
+        BudgetError: what the objective needs was not measured, or no choice fits the budget.
+    """
+    own = [(b, b) for b in candidates] if tied else list(product(candidates, candidates))
+    states = tuple(
+        np.array([(f.weight, f.activation)] if (f := fixed.get(u.name)) else own, dtype=np.int64)
+        for u in analysis.units
+    )
+    utility = _utility(analysis, objective, states, candidates)
+    costs, room = _costs(analysis, budget, states)
+    program = Program(
+        names=tuple(u.name for u in analysis.units),
+        states=states,
+        utility=utility,
+        costs=costs,
+        room=room,
+        coupling=_coupling(analysis, objective, states, utility, candidates),
+    )
+    _check_feasible(analysis, budget, program)
+    return program
+
+
+def _utility(
+    analysis: Analysis, objective: Objective, states: Sequence[NDArray[np.int64]], candidates: Sequence[int]
+) -> tuple[Vector, ...]:
+    omega = analysis.importance[objective.output]
+    if objective.utility == "linear":
+        return tuple(w * _quantized(s).mean(axis=1) for w, s in zip(omega, states, strict=True))
+    if objective.utility == "exponential":
+        return tuple(-w * (4.0 ** -_quantized(s)).mean(axis=1) for w, s in zip(omega, states, strict=True))
+    if not analysis.sensitivity:
+        raise BudgetError(
+            "The analysis holds no measured sensitivity; run `mixqsam analyze --sensitivity-bits 2,3,4,6,8`, "
+            "or choose --utility linear or exponential."
+        )
+    bits = sorted(set(candidates) | {int(b) for s in states for b in s.ravel()})
+    divergence = interpolate(analysis, objective.output, bits)
+    column = {b: i for i, b in enumerate(bits)}
+    return tuple(
+        -np.array([divergence["weight"][i, column[w]] + divergence["activation"][i, column[a]] for w, a in s])
+        for i, s in enumerate(states)
+    )
+
+
+def _quantized(states: NDArray[np.int64]) -> Vector:
+    return states.astype(np.float64)
+
+
+def interpolate(analysis: Analysis, output: str, bits: Sequence[int]) -> dict[str, Vector]:
+    """Measured KL at any bit-widths: slot → [units, bits].
+
+    Quantization noise falls as 4^(−b), so log KL is nearly linear in b and is interpolated so; beyond the measured
+    bits it falls by 4 per bit, and in float it is 0.
+    """
+    known, asked = np.array(analysis.sensitivity_bits, float), np.array(bits, float)
+    result = {}
+    for slot, values in analysis.sensitivity[output].items():
+        # More bits never hurt but for measurement noise, which must not be mistaken for a gain.
+        falling = np.minimum.accumulate(values, axis=1)
+        logs = np.log(np.maximum(falling, 1e-30))
+        inside = np.stack([np.interp(asked, known, row) for row in logs])
+        beyond = (asked - np.clip(asked, known[0], known[-1])) * np.log(4)
+        result[slot] = np.where(asked >= 32, 0.0, np.exp(inside - beyond))
+    return result
+
+
+def _costs(
+    analysis: Analysis, budget: Budget, states: Sequence[NDArray[np.int64]]
+) -> tuple[tuple[Vector, ...], Vector]:
+    costs = analysis.costs
+    columns: list[list[list[float]]] = [[] for _ in states]
+    room = []
+    for i, (unit, own) in enumerate(zip(analysis.units, states, strict=True)):
+        choices = [UnitBits(int(w), int(a)) for w, a in own]
+        for choice in choices:
+            row = []
+            if budget.size is not None:
+                row.append(costs.unit_size_bits(unit, choice) / 8 / budget.size)
+            if budget.bitops is not None:
+                row.append(costs.unit_bitops(unit, choice) / budget.bitops)
+            columns[i].append(row)
+    if budget.size is not None:
+        room.append(1 - costs.float_bytes / budget.size)
+    if budget.bitops is not None:
+        room.append(1.0)
+    # The budgets of uniform models are met to the last bit; sums of shares round.
+    tolerance = 1e-12
+    return tuple(np.array(rows, float).reshape(len(rows), len(room)) for rows in columns), np.array(room) + tolerance
+
+
+def _coupling(
+    analysis: Analysis,
+    objective: Objective,
+    states: Sequence[NDArray[np.int64]],
+    utility: Sequence[Vector],
+    candidates: Sequence[int],
+) -> Vector:
+    """λ·Ŝ/mean(Ŝ), times the mean utility of one bit: so λ = 1 is as strong as the utility, whatever its scale."""
+    count = len(states)
+    if objective.coupling == 0 or len(candidates) < 2:
+        return np.zeros(count - 1)
+    name = f"{objective.synergy}/{objective.output}"
+    if name not in analysis.synergy:
+        raise BudgetError(f"The analysis holds no synergy {name!r}; it has {', '.join(analysis.synergy)}.")
+    strength = analysis.synergy[name]
+    slope = float(np.mean([u.max() - u.min() for u in utility])) / (max(candidates) - min(candidates))
+    coupling = objective.coupling * slope * strength / max(float(strength.mean()), 1e-30)
+    # A unit left in float has no bit-width to be near to.
+    is_float = np.array([bool((s == 32).all()) for s in states])
+    result: Vector = np.where(is_float[1:] | is_float[:-1], 0.0, coupling)
+    return result
+
+
+def _check_feasible(analysis: Analysis, budget: Budget, program: Program) -> None:
+    smallest = np.array([int(s.sum(axis=1).argmin()) for s in program.states])
+    if program.feasible(smallest):
+        return
+    plan = program.plan(smallest)
+    costs = analysis.costs
+    raise BudgetError(
+        f"No choice of bits fits the budget {budget.text!r}. The smallest feasible budget, with every free unit at "
+        f"{min(min(s.ravel()) for s in program.states)} bits, is size={costs.size(plan) / 1e6:.4f}MB,"
+        f"bitops={costs.bitops(plan) / 1e9:.4f}G "
+        f"(asked: size={_limit(budget.size, 1e6)}MB, bitops={_limit(budget.bitops, 1e9)}G)."
+    )
+
+
+def _limit(value: float | None, scale: float) -> str:
+    return "any" if value is None else f"{value / scale:.4f}"

@@ -1,0 +1,117 @@
+"""The whole analysis, image by image; each image's measurements are kept, so that a killed run goes on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixqsam.analyze.ablation import ablate, importance, interaction, proximity
+from mixqsam.analyze.outputs import OUTPUTS
+from mixqsam.analyze.sensitivity import QuantizedVariants
+from mixqsam.analyze.variants import Prefix, run_prefix
+from mixqsam.calibrate import Ranges
+from mixqsam.data.samples import Sample
+from mixqsam.errors import NumericError
+from mixqsam.files import Cache, digest
+from mixqsam.plan import Analysis, Vector
+from mixqsam.progress import Progress
+from mixqsam.sam.load import Sam
+
+# Raised when what a measurement means changes, so that old ones in the cache are not taken for new.
+_VERSION = 1
+
+# P_Y definition → flat list of KLs of one image.
+Measured = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What to measure.
+
+    Attributes:
+        pairs: ablate adjacent units together too (for the synergy estimator `interaction`).
+        sensitivity_bits: bit-widths at which each unit alone is quantized; none: do not measure.
+    """
+
+    pairs: bool = True
+    sensitivity_bits: tuple[int, ...] = ()
+
+
+def analyze(
+    sam: Sam, samples: Sequence[Sample], ranges: Ranges, *, wanted: Measurements, cache: Cache, progress: Progress
+) -> Analysis:
+    """Measure importance, synergy and (if wanted) sensitivity of all units.
+
+    Args:
+        sam: the float model.
+        samples: calibration images with prompts.
+        ranges: activations' ranges, for the sensitivity.
+        wanted: what to measure.
+        cache: keeps each image's measurements.
+        progress: is told about images.
+
+    Raises:
+        NumericError: the model's output is not finite.
+    """
+    costs = sam.costs()
+    names = [unit.name for unit in costs.units]
+    neighbours = list(zip(names[:-1], names[1:], strict=True)) if wanted.pairs else []
+    quantized: list[QuantizedVariants] = []
+
+    def ablation(prefix: Prefix) -> Measured:
+        single, joint = ablate(sam, prefix, names=names, pairs=neighbours)
+        return {output: single[output] + joint[output] for output in OUTPUTS}
+
+    def sensitivity(prefix: Prefix) -> Measured:
+        if not quantized:
+            progress.note("Searching the grids of weights at every bit-width.")
+            quantized.append(QuantizedVariants(sam, ranges, bits=wanted.sensitivity_bits))
+        return quantized[0].measure(sam, prefix)
+
+    measure = _Measure(sam, cache, progress)
+    ablated = measure(samples, ablation, stage="ablation", settings=[wanted.pairs])
+    divergences = {output: values[:, : len(names)] for output, values in ablated.items()}
+    omegas = {output: importance(values) for output, values in divergences.items()}
+    synergies = {f"proximity/{output}": proximity(values) for output, values in divergences.items()}
+    if wanted.pairs:
+        for output, values in ablated.items():
+            synergies[f"interaction/{output}"] = interaction(divergences[output], values[:, len(names) :])
+    sensitivities: dict[str, dict[str, Vector]] = {}
+    if wanted.sensitivity_bits:
+        settings = [list(wanted.sensitivity_bits), digest(ranges.to_json())]
+        measured = measure(samples, sensitivity, stage="sensitivity", settings=settings)
+        arrange = QuantizedVariants.arrange
+        sensitivities = {
+            output: arrange(values.mean(axis=0), bits=wanted.sensitivity_bits) for output, values in measured.items()
+        }
+    return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, wanted.sensitivity_bits)
+
+
+class _Measure:
+    """Measures images one at a time and keeps each result."""
+
+    def __init__(self, sam: Sam, cache: Cache, progress: Progress) -> None:
+        self._sam, self._cache, self._progress = sam, cache, progress
+
+    def __call__(
+        self, samples: Sequence[Sample], measure: Callable[[Prefix], Measured], *, stage: str, settings: list[object]
+    ) -> dict[str, Vector]:
+        """P_Y definition → [images, measurements]."""
+        label = {"ablation": "Importance and synergy", "sensitivity": "Sensitivity"}[stage]
+        rows = [
+            self._one(sample, measure, stage=stage, settings=settings)
+            for sample in self._progress.track(samples, label=label, total=len(samples))
+        ]
+        return {output: np.array([row[output] for row in rows]) for output in OUTPUTS}
+
+    def _one(
+        self, sample: Sample, measure: Callable[[Prefix], Measured], *, stage: str, settings: list[object]
+    ) -> Measured:
+        key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
+        found: Measured | None = self._cache.get(stage, key)
+        if found is None:
+            found = measure(run_prefix(self._sam, sample))
+            if not all(np.isfinite(values).all() for values in found.values()):
+                raise NumericError(f"The model's output on {sample.path} is not finite; the checkpoint is damaged.")
+            self._cache.put(stage, key, found)
+        return found

@@ -1,0 +1,85 @@
+"""`measured` sensitivity: the KL divergence seen when one slot of one unit alone is at b bits (methods §1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mixqsam.analyze.outputs import OUTPUTS
+from mixqsam.analyze.variants import Change, Prefix, Variant, run_variants
+from mixqsam.calibrate import Ranges
+from mixqsam.numeric.modules import Product, Quantizer
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.weights import project_weight, weight_grid
+from mixqsam.plan import SLOTS, Unit, Vector
+from mixqsam.sam.load import Sam
+
+
+class QuantizedVariants:
+    """Variants in which one slot of one unit is quantized; grids of weights are searched once for all images."""
+
+    def __init__(self, sam: Sam, ranges: Ranges, *, bits: Sequence[int]) -> None:
+        self.units = sam.costs().units
+        self.bits = tuple(bits)
+        self._variants = [
+            self._variant(sam, ranges, unit, slot=slot, bits=b) for unit in self.units for slot in SLOTS for b in bits
+        ]
+
+    def _variant(self, sam: Sam, ranges: Ranges, unit: Unit, *, slot: str, bits: int) -> Variant:
+        module = sam.model.get_submodule(unit.name)
+        if isinstance(module, Product):
+            side = "left" if slot == "activation" else "right"
+            quantizer = Quantizer(ranges.grid(unit.name, slot=slot, bits=bits)).to(sam.device)
+            return Variant({f"{unit.name}.{side}": _through(quantizer)})
+        if slot == "activation":
+            quantizer = Quantizer(ranges.grid(unit.name, slot=slot, bits=bits)).to(sam.device)
+            return Variant({unit.name: _with_input(quantizer)})
+        weight = module.weight
+        assert isinstance(weight, Tensor)  # noqa: S101
+        return Variant({unit.name: _with_weight(weight_grid(weight, bits=bits, observer=ranges.observer, name=unit.name))})
+
+    def measure(self, sam: Sam, prefix: Prefix) -> dict[str, list[float]]:
+        """KLs of all variants on one image: P_Y definition → flat list over units, slots and bits."""
+        found = {output: np.zeros(len(self._variants)) for output in OUTPUTS}
+        for indices, logits in run_variants(sam, prefix, self._variants):
+            for output, divergence in OUTPUTS.items():
+                found[output][indices] = divergence(prefix.logits, logits).cpu().numpy()
+        return {output: values.tolist() for output, values in found.items()}
+
+    @staticmethod
+    def arrange(flat: Vector, *, bits: Sequence[int]) -> dict[str, Vector]:
+        """Mean KLs as `measure` orders them → slot → [units, bits]."""
+        cube = np.asarray(flat).reshape(-1, len(SLOTS), len(bits))
+        return {slot: cube[:, i] for i, slot in enumerate(SLOTS)}
+
+
+def _through(quantizer: Quantizer) -> Change:
+    def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        del module, inputs
+        return quantizer(output)  # type: ignore[no-any-return]
+
+    return change
+
+
+def _with_input(quantizer: Quantizer) -> Change:
+    def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        del output
+        # `forward` itself, not a call: a call would come back to the hook that we are in.
+        return module.forward(quantizer(inputs[0]))  # type: ignore[no-any-return]
+
+    return change
+
+
+def _with_weight(grid: AffineGrid) -> Change:
+    def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        del output
+        assert isinstance(module.weight, Tensor)  # noqa: S101
+        weight = project_weight(module.weight, grid)
+        if isinstance(module, nn.Conv2d):
+            return module._conv_forward(inputs[0], weight, module.bias)
+        bias = module.bias
+        assert bias is None or isinstance(bias, Tensor)  # noqa: S101
+        return functional.linear(inputs[0], weight, bias)
+
+    return change

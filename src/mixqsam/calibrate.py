@@ -1,0 +1,110 @@
+"""One streaming float pass over the calibration images → a range per quantized activation and bit-width."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixqsam.data.samples import Sample
+from mixqsam.errors import ArtifactError
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.modules import Product
+from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
+from mixqsam.plan import CANDIDATE_BITS
+from mixqsam.progress import Progress
+from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
+from mixqsam.sam.load import Sam
+from mixqsam.sam.units import operand_taps
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Where to cut every quantized activation.
+
+    Attributes:
+        observer: how the ranges were chosen.
+        values: unit → slot (`activation`, and `weight` for a product's right operand) → bits → (low, high).
+    """
+
+    observer: str
+    values: Mapping[str, Mapping[str, Mapping[int, Range]]]
+
+    def grid(self, unit: str, *, slot: str, bits: int) -> AffineGrid:
+        """The grid of one activation at one bit-width."""
+        low, high = self.values[unit][slot][bits]
+        return AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return {
+            "observer": self.observer,
+            "values": {
+                unit: {slot: {str(b): list(r) for b, r in per_bits.items()} for slot, per_bits in slots.items()}
+                for unit, slots in self.values.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Ranges":
+        """The inverse of `to_json`.
+
+        Raises:
+            ArtifactError: it is malformed.
+        """
+        try:
+            values = {
+                unit: {
+                    slot: {int(b): (float(r[0]), float(r[1])) for b, r in per_bits.items()}
+                    for slot, per_bits in slots.items()
+                }
+                for unit, slots in value["values"].items()
+            }
+            return cls(str(value["observer"]), values)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ArtifactError(f"The calibration is malformed ({error!r}).") from error
+
+
+def calibrate(sam: Sam, samples: Sequence[Sample], *, observer: str, progress: Progress) -> Ranges:
+    """Run the float model over the samples once and choose ranges for 2 to 8 bits.
+
+    Memory does not grow with the number of images: each activation is reduced to a histogram as it passes.
+
+    Raises:
+        NumericError: an activation is not finite.
+        ImageError: an image cannot be read.
+    """
+    statistics: dict[tuple[str, str], Statistics] = {}
+    with _observed(sam, statistics):
+        for sample in progress.track(samples, label="Calibrating", total=len(samples)):
+            frame = make_frame(sam, sample.open())
+            decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
+    choose = OBSERVERS[observer]
+    values: dict[str, dict[str, dict[int, Range]]] = {}
+    found = progress.track(statistics.items(), label=f"Ranges ({observer})", total=len(statistics))
+    for (unit, slot), seen in found:
+        values.setdefault(unit, {})[slot] = {bits: choose(seen, bits=bits) for bits in CANDIDATE_BITS}
+    return Ranges(observer, values)
+
+
+@contextmanager
+def _observed(sam: Sam, statistics: dict[tuple[str, str], Statistics]) -> Iterator[None]:
+    """While this is open, every operand of every unit is reduced into `statistics`."""
+    with ExitStack() as stack:
+        for unit in sam.costs().units:
+            is_product = isinstance(sam.model.get_submodule(unit.name), Product)
+            for slot, module in operand_taps(sam.model, unit):
+                seen = statistics[unit.name, slot] = Statistics()
+                name = f"{unit.name} ({slot})" if is_product else unit.name
+                stack.callback(module.register_forward_pre_hook(_into(seen, name)).remove)
+        yield
+
+
+def _into(statistics: Statistics, name: str):  # type: ignore[no-untyped-def]
+    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        del module
+        statistics.update(inputs[0], name=name)
+
+    return observe

@@ -1,0 +1,1 @@
+"""Images, annotations and prompts; knows no model."""

@@ -1,0 +1,167 @@
+"""COCO annotation files and COCO-results files, validated before use."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from mixqsam.data.samples import Sample
+from mixqsam.errors import AnnotationError, ImageError
+from mixqsam.prompts import Array, Prompts, clip_boxes
+
+Box = Annotated[list[float], Field(min_length=4, max_length=4)]
+
+
+class CocoImage(BaseModel):
+    """One image record."""
+
+    id: int
+    file_name: str = Field(min_length=1)
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+
+
+class CocoAnnotation(BaseModel):
+    """One instance; the segmentation is left to the evaluator."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: Box
+    iscrowd: int = 0
+
+
+class CocoCategory(BaseModel):
+    """One class."""
+
+    id: int
+    name: str = ""
+
+
+class CocoFile(BaseModel):
+    """What is read of an annotation file."""
+
+    images: list[CocoImage] = Field(min_length=1)
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory] = []
+
+
+class Detection(BaseModel):
+    """One record of a COCO-results file with boxes."""
+
+    image_id: int
+    category_id: int
+    bbox: Box
+    score: float = Field(allow_inf_nan=False)
+
+
+_DETECTIONS = TypeAdapter(list[Detection])
+
+
+def read_annotations(path: Path) -> CocoFile:
+    """Read and check a COCO annotation file.
+
+    Raises:
+        AnnotationError: missing, empty, not JSON, or not in COCO's instance format; says what and where.
+    """
+    try:
+        return CocoFile.model_validate(_read(path, what="a COCO annotation file"))
+    except ValidationError as error:
+        raise AnnotationError(f"{path} is not a COCO annotation file: {_first(error)}.") from error
+
+
+def read_detections(path: Path) -> list[Detection]:
+    """Read and check a COCO-results file: a list of `{image_id, category_id, bbox, score}`.
+
+    Raises:
+        AnnotationError: missing, not JSON, of another form, or empty.
+    """
+    try:
+        detections = _DETECTIONS.validate_python(_read(path, what="a COCO-results file"))
+    except ValidationError as error:
+        raise AnnotationError(f"{path} is not a COCO-results file of boxes: {_first(error)}.") from error
+    if not detections:
+        raise AnnotationError(f"{path} holds no detections.")
+    return detections
+
+
+def annotated_samples(annotations: Path, *, images: Path, detections: Path | None = None) -> list[Sample]:
+    """Every image of an annotation file with its ground-truth boxes, or those of a detector, as prompts.
+
+    Crowd regions and boxes of zero size are no prompts. Images without prompts are kept, with none.
+
+    Args:
+        annotations: the COCO file.
+        images: the folder that its file names are relative to.
+        detections: a COCO-results file whose boxes take the place of the ground truth's.
+
+    Raises:
+        AnnotationError: a file is malformed, or boxes and images do not belong together.
+        ImageError: an image file is missing.
+    """
+    content = read_annotations(annotations)
+    records = {image.id: image for image in content.images}
+    boxes: dict[int, list[tuple[Box, int, float | None]]] = {image.id: [] for image in content.images}
+    source = detections or annotations
+    found = _detected(detections) if detections else _annotated(content)
+    for image_id, box, category, score in found:
+        if image_id not in records:
+            raise AnnotationError(f"{source}: a box belongs to image {image_id}, which {annotations} does not hold.")
+        boxes[image_id].append((box, category, score))
+    return [_sample(records[i], boxes[i], images=images, source=source) for i in sorted(records)]
+
+
+def _detected(path: Path) -> list[tuple[int, Box, int, float | None]]:
+    return [(d.image_id, d.bbox, d.category_id, d.score) for d in read_detections(path)]
+
+
+def _annotated(content: CocoFile) -> list[tuple[int, Box, int, float | None]]:
+    return [
+        (a.image_id, a.bbox, a.category_id, None)
+        for a in content.annotations
+        if not a.iscrowd and a.bbox[2] > 0 and a.bbox[3] > 0
+    ]
+
+
+def _sample(
+    record: CocoImage, boxes: list[tuple[Box, int, float | None]], *, images: Path, source: Path
+) -> Sample:
+    path = (images / record.file_name).resolve()
+    if not path.is_relative_to(images.resolve()):
+        raise AnnotationError(f"{source}: file name {record.file_name!r} leaves the image folder {images}.")
+    if not path.is_file():
+        raise ImageError(f"{path} is missing: {source} names it, and {images} does not hold it.")
+    corners: Array = np.array([box for box, _, _ in boxes], dtype=np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    where = f"{source}, image {record.id} ({record.file_name})"
+    corners = clip_boxes(corners, width=record.width, height=record.height, source=where)
+    scores = [score for _, _, score in boxes if score is not None]
+    return Sample(
+        path=path,
+        width=record.width,
+        height=record.height,
+        prompts=Prompts(boxes=corners),
+        image_id=record.id,
+        categories=tuple(category for _, category, _ in boxes),
+        scores=tuple(scores) if len(scores) == len(boxes) and scores else None,
+    )
+
+
+def _read(path: Path, *, what: str) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not text.strip():
+            raise AnnotationError(f"{path} is empty; expected {what}.")
+        return json.loads(text)
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path} does not exist; expected {what}.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise AnnotationError(f"{path} cannot be read as {what}: {error}.") from error
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    place = ".".join(str(part) for part in detail["loc"]) or "the file"
+    return f"{place}: {detail['msg']}"

@@ -1,0 +1,78 @@
+"""Images from files: upright, RGB, or a clear error."""
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mixqsam.errors import ImageError
+from mixqsam.progress import Progress
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode an image, turn it upright (EXIF orientation) and make it RGB.
+
+    Raises:
+        ImageError: missing, truncated, not an image, or larger than Pillow's limit against decompression bombs.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image)
+                return _eight_bit(upright).convert("RGB")
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} does not exist.") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not an image that can be read.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{path} is larger than {Image.MAX_IMAGE_PIXELS} pixels: {error}") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise ImageError(f"{path} is damaged: {error}.") from error
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit greys scaled to 8 bits; Pillow's own conversion would cut them off at 255."""
+    if image.mode.startswith("I"):
+        return image.convert("I").point(lambda value: value / 256).convert("L")
+    return image
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below a folder, in the order of their names.
+
+    Raises:
+        ImageError: no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise ImageError(f"{folder} is not a folder; give a folder of images ({', '.join(sorted(SUFFIXES))}).")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise ImageError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
+    return paths
+
+
+def readable_images(paths: list[Path], *, count: int | None, progress: Progress) -> list[tuple[Path, int, int]]:
+    """The first `count` images that decode, with width and height; broken ones are named, skipped, counted.
+
+    Raises:
+        ImageError: none can be read.
+    """
+    good: list[tuple[Path, int, int]] = []
+    broken: list[str] = []
+    for path in paths:
+        if count is not None and len(good) == count:
+            break
+        try:
+            image = open_image(path)
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        good.append((path, image.width, image.height))
+    if broken:
+        progress.note(f"Skipped {len(broken)} of {len(paths)} images: " + " ".join(broken))
+    if not good:
+        raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
+    return good

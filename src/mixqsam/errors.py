@@ -1,0 +1,67 @@
+"""The exceptions that mixqsam raises for reasons a user can act on.
+
+    MixqsamError                exit code 1
+    ├── InputError              exit code 2   what was given cannot be used as it is
+    │   ├── ModelError                        a checkpoint is missing, foreign, cut or malformed
+    │   ├── ImageError                        images are missing or unreadable
+    │   ├── AnnotationError                   annotations, detections or prompts do not fit
+    │   └── ArtifactError                     a quantized directory, analysis or allocation cannot be read
+    ├── BudgetError             exit code 3   the budget cannot be met or cannot be understood
+    ├── OutputError             exit code 4   a result cannot be written (full disk, permissions, in use)
+    ├── NumericError            exit code 5   NaN or infinity where numbers are needed
+    └── HonestyError            exit code 6   a model is not what its bit-widths claim
+
+Messages say what happened, to which file, and what to do about it.
+"""
+
+
+class MixqsamError(Exception):
+    """Base of all errors of mixqsam."""
+
+    exit_code = 1
+
+
+class InputError(MixqsamError):
+    """Something that was given cannot be used as it is."""
+
+    exit_code = 2
+
+
+class ModelError(InputError):
+    """A checkpoint is missing, of another architecture, cut or malformed."""
+
+
+class ImageError(InputError):
+    """Images are missing or unreadable."""
+
+
+class AnnotationError(InputError):
+    """Annotations, detections or prompts are missing, malformed or do not fit the images."""
+
+
+class ArtifactError(InputError):
+    """A quantized directory, an analysis or an allocation file cannot be read."""
+
+
+class BudgetError(MixqsamError):
+    """A budget cannot be met, or its text cannot be understood."""
+
+    exit_code = 3
+
+
+class OutputError(MixqsamError):
+    """A result cannot be written."""
+
+    exit_code = 4
+
+
+class NumericError(MixqsamError):
+    """NaN or infinity turned up where numbers are needed."""
+
+    exit_code = 5
+
+
+class HonestyError(MixqsamError):
+    """A model is not what its bit-widths claim; it must not be saved."""
+
+    exit_code = 6

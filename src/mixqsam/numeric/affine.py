@@ -1,0 +1,49 @@
+"""The affine grid: x̂ = s·(clip(round(x/s) + z, 0, 2^b − 1) − z)   (methods §2)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AffineGrid:
+    """Scale and zero point of one tensor, or of each row of it.
+
+    Attributes:
+        bits: bit-width b; codes run from 0 to 2^b − 1.
+        scale: step s > 0, float32; a scalar, or shaped so that it broadcasts against the tensor.
+        zero: zero point z, a whole number in [0, 2^b − 1], float32, shaped as `scale`. Zero is always on the grid.
+    """
+
+    bits: int
+    scale: Tensor
+    zero: Tensor
+
+    @classmethod
+    def from_range(cls, low: Tensor, high: Tensor, *, bits: int) -> "AffineGrid":
+        """The grid that spans [min(low, 0), max(high, 0)].
+
+        A range of zero width gets scale 1: everything maps to zero.
+        """
+        levels = 2**bits - 1
+        low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+        scale = (high - low) / levels
+        # A subnormal step would make x/s overflow.
+        scale = torch.where(scale > torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
+        zero = (-low / scale).round().clamp(0, levels)
+        return cls(bits, scale, zero)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Codes in [0, 2^b − 1] as uint8, shaped as `values`."""
+        codes = (values / self.scale).round_().add_(self.zero).clamp_(0, 2**self.bits - 1)
+        return codes.to(torch.uint8)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The float32 values that the codes stand for."""
+        return (codes.float() - self.zero) * self.scale
+
+    def project(self, values: Tensor) -> Tensor:
+        """The nearest grid point of each value (clipped to the grid's range)."""
+        steps = (values / self.scale).round_()
+        return steps.clamp_(-self.zero, 2**self.bits - 1 - self.zero).mul_(self.scale)

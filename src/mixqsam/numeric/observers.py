@@ -1,0 +1,114 @@
+"""What is remembered of an activation tensor, and how a range is chosen from it.
+
+One streaming pass fills a `Statistics` per tensor; its memory does not grow with the data. Every observer and
+every bit-width then reads its range from the same statistics.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mixqsam.errors import NumericError
+from mixqsam.numeric.affine import AffineGrid
+
+Range = tuple[float, float]
+
+_BINS = 8192
+# Histograms of larger tensors are filled from a regular sample; extremes are always exact.
+_SAMPLE = 1 << 20
+_PERCENTILES = (0.9, 0.99, 0.999, 0.9999, 0.99999, 1.0)
+
+
+class Statistics:
+    """Extremes (exact) and a histogram (over a symmetric range that doubles when it must) of a stream."""
+
+    def __init__(self) -> None:
+        self.low = float("inf")
+        self.high = float("-inf")
+        self._reach = 0.0
+        self._counts = torch.zeros(_BINS, dtype=torch.float64)
+
+    def update(self, values: Tensor, *, name: str) -> None:
+        """Take in a tensor of any shape; `name` says whose it is in the error.
+
+        Raises:
+            NumericError: it holds NaN or infinity.
+        """
+        low, high = (float(v) for v in values.aminmax())
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            raise NumericError(
+                f"The input of {name} holds NaN or infinity; the checkpoint or an image is damaged, "
+                "or the model overflows in this precision."
+            )
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._grow(max(abs(low), abs(high)))
+        flat = values.detach().reshape(-1)
+        # An odd step does not fall into step with channel counts, which are even.
+        step = flat.numel() // _SAMPLE | 1
+        counts = torch.histc(flat[::step].float(), bins=_BINS, min=-self._reach, max=self._reach)
+        self._counts += counts.double().cpu() * step
+
+    def _grow(self, reach: float) -> None:
+        if self._reach == 0.0:
+            self._reach = reach or 1.0
+        while reach > self._reach:
+            merged = self._counts.reshape(-1, 2).sum(1)
+            self._counts = torch.zeros(_BINS, dtype=torch.float64)
+            self._counts[_BINS // 4 : _BINS // 4 * 3] = merged
+            self._reach *= 2
+
+    def points(self) -> tuple[Tensor, Tensor]:
+        """Centres and shares (summing to 1) of the occupied bins, ascending."""
+        width = 2 * self._reach / _BINS
+        centres = -self._reach + width * (torch.arange(_BINS, dtype=torch.float64) + 0.5)
+        occupied = self._counts > 0
+        counts = self._counts[occupied]
+        return centres[occupied].clamp(self.low, self.high).float(), (counts / counts.sum()).float()
+
+
+def minmax(statistics: Statistics, *, bits: int) -> Range:
+    """The smallest and largest value seen, at any bit-width."""
+    del bits
+    return statistics.low, statistics.high
+
+
+def percentile(statistics: Statistics, *, bits: int) -> Range:
+    """The pair of symmetric quantiles, of a small grid, with the least squared error."""
+    centres, shares = statistics.points()
+    cumulative = shares.double().cumsum(0)
+    lows, highs = [], []
+    for q in _PERCENTILES:
+        if q == 1.0:
+            lows.append(statistics.low)
+            highs.append(statistics.high)
+            continue
+        lows.append(float(centres[int((cumulative < 1 - q).sum().clamp(max=len(centres) - 1))]))
+        highs.append(float(centres[int((cumulative < q).sum().clamp(max=len(centres) - 1))]))
+    return _best(centres, shares, torch.tensor(lows), torch.tensor(highs), bits=bits)
+
+
+def omse(statistics: Statistics, *, bits: int) -> Range:
+    """The range with the least mean squared error, found by shrinking both ends, then each end alone."""
+    centres, shares = statistics.points()
+    low, high = torch.tensor(statistics.low), torch.tensor(statistics.high)
+    shrink = torch.linspace(0.01, 1, 100)
+    best = _best(centres, shares, low * shrink, high * shrink, bits=bits)
+    factors = torch.linspace(0.5, 1.5, 41)
+    for _ in range(2):
+        highs = (best[1] * factors).clamp(max=statistics.high)
+        best = _best(centres, shares, torch.full_like(highs, best[0]), highs, bits=bits)
+        lows = (best[0] * factors).clamp(min=statistics.low)
+        best = _best(centres, shares, lows, torch.full_like(lows, best[1]), bits=bits)
+    return best
+
+
+def _best(centres: Tensor, shares: Tensor, lows: Tensor, highs: Tensor, *, bits: int) -> Range:
+    """The candidate range whose grid has the least mean squared error on the histogram."""
+    grid = AffineGrid.from_range(lows[:, None], highs[:, None], bits=bits)
+    errors = (grid.project(centres[None]) - centres).square_().mul_(shares).sum(1)
+    best = int(errors.argmin())
+    return float(lows[best]), float(highs[best])
+
+
+OBSERVERS: dict[str, Callable[..., Range]] = {"minmax": minmax, "percentile": percentile, "omse": omse}

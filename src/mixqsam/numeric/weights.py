@@ -1,0 +1,103 @@
+"""Weights on affine grids, one grid per output channel."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixqsam.errors import NumericError
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.packing import pack, unpack
+
+# Rows are searched in pieces of this many elements, so that a piece stays in the cache.
+_PIECE = 1 << 17
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A weight as whole numbers.
+
+    Attributes:
+        codes: uint8, shape [channels, elements per channel].
+        grid: scale and zero point, each of shape [channels, 1].
+        shape: the weight's own shape; its first axis is the output channels.
+    """
+
+    codes: Tensor
+    grid: AffineGrid
+    shape: tuple[int, ...]
+
+    def dequantize(self) -> Tensor:
+        """The float32 weight, in its own shape; every element lies exactly on the grid."""
+        return self.grid.decode(self.codes).reshape(self.shape)
+
+    def packed(self) -> Tensor:
+        """The codes as a bit stream (one-dimensional uint8)."""
+        return pack(self.codes, bits=self.grid.bits)
+
+    @classmethod
+    def from_packed(cls, packed: Tensor, *, grid: AffineGrid, shape: tuple[int, ...]) -> "QuantizedTensor":
+        """The inverse of `packed`.
+
+        Raises:
+            ArtifactError: the lengths do not fit.
+        """
+        channels = shape[0]
+        count = channels * int(torch.Size(shape[1:]).numel())
+        codes = unpack(packed, bits=grid.bits, count=count)
+        return cls(codes.reshape(channels, -1), grid, shape)
+
+
+def weight_grid(weight: Tensor, *, bits: int, observer: str, name: str) -> AffineGrid:
+    """Choose per-channel grids for a weight.
+
+    Args:
+        weight: shape [channels, …].
+        bits: 2 to 8.
+        observer: `minmax` takes each channel's extremes; `percentile` and `omse` search, per channel, the
+            shrink factor of the extremes (100 steps) with the least squared error.
+        name: whose weight it is, for the error.
+
+    Returns:
+        A grid with scale and zero point of shape [channels, 1].
+
+    Raises:
+        NumericError: the weight holds NaN or infinity.
+    """
+    rows = _rows(weight)
+    if not torch.isfinite(rows).all():
+        raise NumericError(f"The weight of {name} holds NaN or infinity; the checkpoint is damaged.")
+    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+    if observer != "minmax":
+        shrink = _best_shrink(rows, low, high, bits=bits)
+        low, high = low * shrink, high * shrink
+    return AffineGrid.from_range(low, high, bits=bits)
+
+
+def quantize_weight(weight: Tensor, grid: AffineGrid) -> QuantizedTensor:
+    """Round a weight [channels, …] to the nearest points of its channels' grids."""
+    return QuantizedTensor(grid.encode(_rows(weight)), grid, tuple(weight.shape))
+
+
+def project_weight(weight: Tensor, grid: AffineGrid) -> Tensor:
+    """The weight that `quantize_weight(…).dequantize()` would give, without keeping its codes."""
+    return grid.project(_rows(weight)).reshape(weight.shape)
+
+
+def _rows(weight: Tensor) -> Tensor:
+    return weight.detach().float().reshape(weight.shape[0], -1)
+
+
+def _best_shrink(rows: Tensor, low: Tensor, high: Tensor, *, bits: int) -> Tensor:
+    best = torch.ones_like(low)
+    step = max(1, _PIECE // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        piece = slice(start, start + step)
+        least = torch.full_like(low[piece], float("inf"))
+        for factor in torch.linspace(0.01, 1, 100).tolist():
+            grid = AffineGrid.from_range(low[piece] * factor, high[piece] * factor, bits=bits)
+            error = (grid.project(rows[piece]) - rows[piece]).square_().sum(1, keepdim=True)
+            better = error < least
+            least = torch.where(better, error, least)
+            best[piece] = torch.where(better, torch.full_like(error, factor), best[piece])
+    return best

@@ -1,0 +1,261 @@
+"""The values that cross stages: units, their costs, what was measured of them, and the bits they get.
+
+Everything here is frozen, JSON-able and free of torch.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixqsam.errors import ArtifactError
+
+Kind = Literal["linear", "conv", "product"]
+Part = Literal["encoder", "decoder"]
+Vector = NDArray[np.float64]
+
+FLOAT_BITS = 32
+CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
+SLOTS = ("weight", "activation")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What gets a bit-width: a linear, a convolution, or one of an attention's two matrix products.
+
+    Attributes:
+        name: dotted path in the model, e.g. `vision_encoder.layers.0.attn.qkv`.
+        kind: `linear`, `conv` or `product`.
+        part: `encoder` (runs once per image) or `decoder` (once per prompt).
+        parameters: weight elements that are quantized; 0 for a product. Biases stay float.
+        channels: output channels, each with its own weight scale and zero point; 0 for a product.
+        multiply_adds: per image in the encoder, per prompt in the decoder.
+    """
+
+    name: str
+    kind: Kind
+    part: Part
+    parameters: int
+    channels: int
+    multiply_adds: int
+
+    @property
+    def operands(self) -> int:
+        """How many activations of the unit are quantized."""
+        return 2 if self.kind == "product" else 1
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes of scales (float32) and zero points (uint8) when the unit is quantized."""
+        return 5 * (self.channels + self.operands)
+
+
+@dataclass(frozen=True)
+class UnitBits:
+    """Bit-widths of one unit.
+
+    For a product of two activations, `activation` is the left operand's (q, or the attention A)
+    and `weight` the right one's (k, or v). 32 means float.
+    """
+
+    weight: int
+    activation: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the unit is left as it is."""
+        return self.weight == FLOAT_BITS
+
+    def __str__(self) -> str:
+        return "float" if self.is_float else f"W{self.weight}A{self.activation}"
+
+
+FLOAT = UnitBits(FLOAT_BITS, FLOAT_BITS)
+
+
+@dataclass(frozen=True)
+class BitPlan:
+    """The bits of every unit: where allocation and quantization meet.
+
+    Attributes:
+        bits: unit name → its bits, in the order in which the data flows.
+    """
+
+    bits: Mapping[str, UnitBits]
+
+    @classmethod
+    def uniform(cls, units: Iterable[Unit], bits: UnitBits) -> "BitPlan":
+        """The same bits for all units; a product has both operands at the activation's."""
+        product = UnitBits(bits.activation, bits.activation)
+        return cls({unit.name: product if unit.kind == "product" else bits for unit in units})
+
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """A JSON-able form."""
+        return {name: {"weight": b.weight, "activation": b.activation} for name, b in self.bits.items()}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "BitPlan":
+        """The inverse of `to_json`.
+
+        Raises:
+            ArtifactError: an entry is malformed, or a bit-width is outside 2–8 (or 32 for float).
+        """
+        bits = {}
+        try:
+            for name, entry in value.items():
+                unit = UnitBits(int(entry["weight"]), int(entry["activation"]))
+                allowed = unit == FLOAT or {unit.weight, unit.activation} <= set(CANDIDATE_BITS)
+                if not allowed:
+                    raise ArtifactError(f"Unit {name} has bits {entry}; expected 2 to 8, or 32 and 32 for float.")
+                bits[str(name)] = unit
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"The bit plan is malformed ({error!r}).") from error
+        return cls(bits)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a model costs under a bit plan.
+
+    Attributes:
+        units: in the order in which the data flows.
+        float_bytes: bytes of all tensors that no plan touches (embeddings, norms, biases, heads).
+        prompts_per_image: how often the decoder runs for each image.
+    """
+
+    units: tuple[Unit, ...]
+    float_bytes: int
+    prompts_per_image: int = 1
+
+    def multiply_adds(self, unit: Unit) -> int:
+        """Multiply-adds of a unit per image."""
+        return unit.multiply_adds * (self.prompts_per_image if unit.part == "decoder" else 1)
+
+    def unit_size_bits(self, unit: Unit, bits: UnitBits) -> int:
+        """Bits that a unit's weight, scales and zero points take in the file."""
+        return unit.parameters * bits.weight + (0 if bits.is_float else 8 * unit.overhead_bytes)
+
+    def unit_bitops(self, unit: Unit, bits: UnitBits) -> int:
+        """BitOps of a unit per image: multiply-adds × weight bits × activation bits."""
+        return self.multiply_adds(unit) * bits.weight * bits.activation
+
+    def size(self, plan: BitPlan) -> float:
+        """Bytes of the whole model: Σ p·b/8 + scales and zero points + everything kept in float."""
+        return self.float_bytes + sum(self.unit_size_bits(u, plan.bits[u.name]) for u in self.units) / 8
+
+    def bitops(self, plan: BitPlan) -> int:
+        """BitOps of all units per image."""
+        return sum(self.unit_bitops(u, plan.bits[u.name]) for u in self.units)
+
+    @property
+    def float_plan(self) -> BitPlan:
+        """The plan that quantizes nothing."""
+        return BitPlan.uniform(self.units, FLOAT)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was measured of a model's units on calibration images; `allocate` needs nothing else.
+
+    Attributes:
+        model: where the model came from.
+        images: how many images were used.
+        costs: units and what they cost.
+        importance: P_Y definition → Ω, shape [units], sums to 1.
+        synergy: `estimator/P_Y` → Ŝ of adjacent units, shape [units - 1].
+        sensitivity: P_Y definition → slot (`weight`, `activation`) → KL of that unit's slot alone at each
+            of `sensitivity_bits`, shape [units, bits]. Empty when it was not measured.
+        sensitivity_bits: the bit-widths at which the sensitivity was measured.
+    """
+
+    model: str
+    images: int
+    costs: Costs
+    importance: Mapping[str, Vector]
+    synergy: Mapping[str, Vector]
+    sensitivity: Mapping[str, Mapping[str, Vector]]
+    sensitivity_bits: tuple[int, ...]
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units, in the order in which the data flows."""
+        return self.costs.units
+
+    def with_prompts(self, prompts_per_image: int) -> "Analysis":
+        """The same measurements with another number of prompts per image in the BitOps."""
+        return replace(self, costs=replace(self.costs, prompts_per_image=prompts_per_image))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form; numbers keep 9 significant digits."""
+        return {
+            "format": "mixqsam-analysis",
+            "version": 1,
+            "model": self.model,
+            "images": self.images,
+            "float_bytes": self.costs.float_bytes,
+            "prompts_per_image": self.costs.prompts_per_image,
+            "units": [asdict(unit) for unit in self.units],
+            "importance": {name: _rounded(v) for name, v in self.importance.items()},
+            "synergy": {name: _rounded(v) for name, v in self.synergy.items()},
+            "sensitivity_bits": list(self.sensitivity_bits),
+            "sensitivity": {
+                name: {slot: _rounded(v) for slot, v in slots.items()} for name, slots in self.sensitivity.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, *, source: str) -> "Analysis":
+        """The inverse of `to_json`; `source` names the file in errors.
+
+        Raises:
+            ArtifactError: it is no analysis, of a newer version, or its arrays do not fit its units.
+        """
+        if not isinstance(value, dict) or value.get("format") != "mixqsam-analysis":
+            raise ArtifactError(f"{source} is not an analysis; make one with `mixqsam analyze`.")
+        if value.get("version") != 1:
+            raise ArtifactError(
+                f"{source} has analysis version {value.get('version')}; this mixqsam reads version 1."
+            )
+        try:
+            units = tuple(Unit(**unit) for unit in value["units"])
+            bits = tuple(int(b) for b in value["sensitivity_bits"])
+            result = cls(
+                model=str(value["model"]),
+                images=int(value["images"]),
+                costs=Costs(units, int(value["float_bytes"]), int(value["prompts_per_image"])),
+                importance={n: _array(v, (len(units),)) for n, v in value["importance"].items()},
+                synergy={n: _array(v, (len(units) - 1,)) for n, v in value["synergy"].items()},
+                sensitivity={
+                    n: {slot: _array(slots[slot], (len(units), len(bits))) for slot in SLOTS}
+                    for n, slots in value["sensitivity"].items()
+                },
+                sensitivity_bits=bits,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{source} is malformed ({error!r}); make it anew with `mixqsam analyze`.") from error
+        return result
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a shell-style pattern fits a unit's dotted name, or any tail of it that starts at a dot.
+
+    `neck.*` fits `vision_encoder.neck.conv1`.
+    """
+    tails = name.split(".")
+    return any(fnmatchcase(".".join(tails[start:]), pattern) for start in range(len(tails)))
+
+
+def _rounded(values: Vector) -> Any:
+    if values.ndim > 1:
+        return [_rounded(row) for row in values]
+    return [float(f"{value:.9g}") for value in values]
+
+
+def _array(values: Any, shape: tuple[int, ...]) -> Vector:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"expected finite numbers of shape {shape}, got shape {array.shape}")
+    return array

@@ -1,0 +1,34 @@
+"""How long work says where it is, without knowing who listens."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Something that is told about steps of long work."""
+
+    def track(self, items: Iterable[T], *, label: str, total: int, done: int = 0) -> Iterator[T]:
+        """Yield `items`, counting them from `done` towards `total` under `label`."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Tell the user one thing worth knowing."""
+        ...
+
+
+class Silent:
+    """Progress that nobody watches; notes are kept for whoever asks."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def track(self, items: Iterable[T], *, label: str, total: int, done: int = 0) -> Iterator[T]:
+        """Yield `items` as they are."""
+        del label, total, done
+        yield from items
+
+    def note(self, message: str) -> None:
+        """Keep the message."""
+        self.notes.append(message)

@@ -1,0 +1,70 @@
+"""Prompts of one image, in pixels of the image as a person sees it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixqsam.errors import AnnotationError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """P prompts: each a box, or the same number of points.
+
+    Attributes:
+        boxes: [P, 4] as x1, y1, x2, y2; or None.
+        points: [P, K, 2] as x, y; or None.
+        labels: [P, K], 1 for the object and 0 for the background; given with points.
+    """
+
+    boxes: Array | None = None
+    points: Array | None = None
+    labels: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        for values in (self.boxes, self.points):
+            if values is not None:
+                return len(values)
+        return 0
+
+    def take(self, indices: NDArray[np.int64]) -> "Prompts":
+        """Some of the prompts, in the order of `indices`."""
+        return Prompts(*(None if v is None else v[indices] for v in (self.boxes, self.points, self.labels)))
+
+    def at_most(self, count: int, *, seed: int) -> "Prompts":
+        """These prompts, or a random choice of `count` of them that `seed` decides."""
+        if len(self) <= count:
+            return self
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return self.take(np.sort(chosen))
+
+
+def point_grid(*, width: int, height: int, side: int) -> Prompts:
+    """side × side points at the centres of equal cells, each a prompt of its own."""
+    x = (np.arange(side) + 0.5) / side * width
+    y = (np.arange(side) + 0.5) / side * height
+    points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 1, 2)
+    return Prompts(points=points, labels=np.ones((side * side, 1), dtype=np.int64))
+
+
+def clip_boxes(boxes: Array, *, width: int, height: int, source: str) -> Array:
+    """Boxes cut to the image.
+
+    Raises:
+        AnnotationError: a box has no number in it, no area, or lies wholly outside the image; `source` says whose.
+    """
+    if not np.isfinite(boxes).all():
+        raise AnnotationError(f"{source}: a box holds NaN or infinity.")
+    limits = np.array([width, height, width, height], dtype=np.float64)
+    clipped = np.clip(boxes, 0, limits)
+    empty = (clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1])
+    if empty.any():
+        box = [round(float(v), 2) for v in boxes[int(empty.argmax())]]
+        raise AnnotationError(
+            f"{source}: box {box} (x1, y1, x2, y2) has no area inside the image of {width}×{height} pixels. "
+            "Check that boxes belong to this image and are in its pixels."
+        )
+    return clipped

@@ -1,0 +1,139 @@
+"""The steps of SAM: image → frame → embedding; embedding + prompts → logits; logits → masks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from mixqsam.prompts import Prompts
+from mixqsam.sam.load import Sam
+
+# Prompts decoded at once, so that memory does not grow with the boxes of an image.
+_PROMPTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image as the encoder takes it.
+
+    Attributes:
+        pixels: [1, 3, S, S], normalised; the image at the top left, zeros elsewhere.
+        original: height and width of the image.
+        resized: height and width within the frame.
+    """
+
+    pixels: Tensor
+    original: tuple[int, int]
+    resized: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PromptTensors:
+    """Prompts in the frame's pixels, as transformers' prompt encoder takes them (a batch of one)."""
+
+    boxes: Tensor | None
+    points: Tensor | None
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        tensor = self.boxes if self.boxes is not None else self.points
+        return 0 if tensor is None else tensor.shape[1]
+
+    def piece(self, start: int, stop: int) -> "PromptTensors":
+        """Prompts start … stop − 1."""
+        return PromptTensors(*(None if t is None else t[:, start:stop] for t in (self.boxes, self.points, self.labels)))
+
+
+def make_frame(sam: Sam, image: Image.Image) -> Frame:
+    """Resize, normalise and pad an RGB image."""
+    batch = sam.processor(images=image, return_tensors="pt")
+    height, width = (int(v) for v in batch["reshaped_input_sizes"][0])
+    return Frame(batch["pixel_values"].to(sam.device), (image.height, image.width), (height, width))
+
+
+def prompt_tensors(sam: Sam, prompts: Prompts, frame: Frame) -> PromptTensors:
+    """Scale prompts from the image's pixels to the frame's."""
+    factors = np.array([frame.resized[1] / frame.original[1], frame.resized[0] / frame.original[0]])
+
+    def tensor(values: np.ndarray | None) -> Tensor | None:
+        return None if values is None else torch.tensor(values, dtype=torch.float32, device=sam.device)[None]
+
+    boxes = None if prompts.boxes is None else prompts.boxes * np.tile(factors, 2)
+    points = None if prompts.points is None else prompts.points * factors
+    labels = None if prompts.labels is None else torch.tensor(prompts.labels, device=sam.device)[None]
+    return PromptTensors(tensor(boxes), tensor(points), labels)
+
+
+@torch.no_grad()
+def encode(sam: Sam, frame: Frame) -> Tensor:
+    """Image embedding [1, C, S/16, S/16]."""
+    embedding: Tensor = sam.model.vision_encoder(frame.pixels).last_hidden_state
+    return embedding
+
+
+@torch.no_grad()
+def embed_prompts(sam: Sam, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
+    """Sparse [1, P, K, C] and dense [1, C, h, w] embeddings of prompts."""
+    sparse, dense = sam.model.prompt_encoder(
+        input_points=prompts.points, input_labels=prompts.labels, input_boxes=prompts.boxes, input_masks=None
+    )
+    return sparse, dense
+
+
+@torch.no_grad()
+def decode_batch(
+    sam: Sam, embedding: Tensor, *, sparse: Tensor, dense: Tensor, multimask: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Decode N image embeddings with the same P prompts.
+
+    Args:
+        sam: the model.
+        embedding: [N, C, h, w].
+        sparse: [1, P, K, C].
+        dense: [1, C, h, w].
+        multimask: three masks for each prompt instead of one.
+
+    Returns:
+        logits [N, P, M, 4h, 4w] and predicted IoU [N, P, M].
+    """
+    count = embedding.shape[0]
+    positions = sam.model.get_image_wide_positional_embeddings()
+    logits, scores = sam.model.mask_decoder(
+        image_embeddings=embedding,
+        image_positional_embeddings=positions.repeat(count, 1, 1, 1),
+        sparse_prompt_embeddings=sparse.expand(count, -1, -1, -1),
+        dense_prompt_embeddings=dense.expand(count, -1, -1, -1),
+        multimask_output=multimask,
+    )
+    return logits, scores
+
+
+def decode(
+    sam: Sam, embedding: Tensor, prompts: PromptTensors, *, multimask: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Decode all prompts of one image, some at a time: logits [P, M, 4h, 4w] and predicted IoU [P, M]."""
+    logits, scores = [], []
+    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+        sparse, dense = embed_prompts(sam, prompts.piece(start, start + _PROMPTS_AT_ONCE))
+        some_logits, some_scores = decode_batch(sam, embedding, sparse=sparse, dense=dense, multimask=multimask)
+        logits.append(some_logits[0])
+        scores.append(some_scores[0])
+    return torch.cat(logits), torch.cat(scores)
+
+
+def visible(sam: Sam, logits: Tensor, frame: Frame) -> Tensor:
+    """The part of low-resolution logits [..., 4h, 4w] that shows the image and not the padding."""
+    scale = logits.shape[-1] / sam.config.vision_config.image_size
+    height, width = (max(1, round(side * scale)) for side in frame.resized)
+    return logits[..., :height, :width]
+
+
+def masks_from_logits(sam: Sam, logits: Tensor, frame: Frame) -> Tensor:
+    """Boolean masks [P, M, height, width] of the original image: upsample to the frame, cut, resize, cut at 0."""
+    size = sam.config.vision_config.image_size
+    full = functional.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
+    full = full[..., : frame.resized[0], : frame.resized[1]]
+    return functional.interpolate(full, frame.original, mode="bilinear", align_corners=False) > 0
