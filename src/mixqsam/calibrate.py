@@ -1,4 +1,7 @@
-"""One streaming float pass over the calibration images → a range per quantized activation and bit-width."""
+"""One streaming float pass over the calibration images → a range per quantized activation and bit-width.
+
+Also the grids of weights, which need no images but the same observer.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +16,7 @@ from mixqsam.errors import ArtifactError
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import Product
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
+from mixqsam.numeric.weights import weight_grid
 from mixqsam.plan import CANDIDATE_BITS
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
@@ -65,6 +69,32 @@ class Ranges:
             return cls(str(value["observer"]), values)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(f"The calibration is malformed ({error!r}).") from error
+
+
+class WeightGrids:
+    """Per-channel grids of a model's weights, each searched once, when first asked for."""
+
+    def __init__(self, sam: Sam, *, observer: str) -> None:
+        self._sam, self._observer = sam, observer
+        self._known: dict[tuple[str, int], AffineGrid] = {}
+
+    def weight(self, unit: str) -> Tensor:
+        """The float weight of a linear or convolution."""
+        weight = self._sam.model.get_submodule(unit).weight
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{unit} has no weight")
+        return weight
+
+    def grid(self, unit: str, *, bits: int) -> AffineGrid:
+        """The grid of a unit's weight at one bit-width.
+
+        Raises:
+            NumericError: the weight holds NaN or infinity.
+        """
+        key = (unit, bits)
+        if key not in self._known:
+            self._known[key] = weight_grid(self.weight(unit), bits=bits, observer=self._observer, name=unit)
+        return self._known[key]
 
 
 def calibrate(sam: Sam, samples: Sequence[Sample], *, observer: str, progress: Progress) -> Ranges:

@@ -1,10 +1,16 @@
 """Solve the program to proven optimality with HiGHS, from the relaxation's start, on the states it left alive."""
 
+import contextlib
+import os
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import highspy
 import numpy as np
+from numpy.typing import NDArray
 
 from mixqsam.allocate.lagrange import improve, relax, survivors
 from mixqsam.allocate.linear import Linear, linearise
@@ -70,7 +76,7 @@ def solve(program: Program, *, time_limit: float = 60.0) -> Solution:
 
 
 def _branch(
-    program: Program, start: Choice, keep: list, *, bound: float, span: float, time_limit: float
+    program: Program, start: Choice, keep: list[NDArray[np.bool_]], *, bound: float, span: float, time_limit: float
 ) -> tuple[Choice, float]:
     """Branch and cut on the surviving states: the better of `start` and what is found, and the better bound."""
     reduced = program.restrict(keep)
@@ -92,8 +98,9 @@ def _branch(
 
 
 def _run(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, float]:
-    solver = highspy.Highs()
-    solver.silent()
+    with _no_banner():
+        solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
     solver.setOptionValue("mip_rel_gap", 0.0)
     solver.setOptionValue("mip_abs_gap", _OBJECTIVE_SCALE * _ROUNDING)
     solver.setOptionValue("time_limit", time_limit)
@@ -106,6 +113,20 @@ def _run(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, fl
         status = solver.modelStatusToString(solver.getModelStatus())
         raise MixqsamError(f"The solver HiGHS failed with status {status!r}; please report this with the analysis file.")
     return np.array(solver.getSolution().col_value), float(info.mip_dual_bound)
+
+
+@contextlib.contextmanager
+def _no_banner() -> Iterator[None]:
+    """HiGHS greets on the process's standard output when first made, before any option can silence it."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _model(linear: Linear) -> highspy.HighsLp:

@@ -9,7 +9,7 @@ from mixqsam.analyze.ablation import ablate, importance, interaction, proximity
 from mixqsam.analyze.outputs import OUTPUTS
 from mixqsam.analyze.sensitivity import QuantizedVariants
 from mixqsam.analyze.variants import Prefix, run_prefix
-from mixqsam.calibrate import Ranges
+from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
@@ -38,7 +38,14 @@ class Measurements:
 
 
 def analyze(
-    sam: Sam, samples: Sequence[Sample], ranges: Ranges, *, wanted: Measurements, cache: Cache, progress: Progress
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    ranges: Ranges,
+    weights: WeightGrids,
+    wanted: Measurements,
+    cache: Cache,
+    progress: Progress,
 ) -> Analysis:
     """Measure importance, synergy and (if wanted) sensitivity of all units.
 
@@ -46,6 +53,7 @@ def analyze(
         sam: the float model.
         samples: calibration images with prompts.
         ranges: activations' ranges, for the sensitivity.
+        weights: weights' grids, for the sensitivity.
         wanted: what to measure.
         cache: keeps each image's measurements.
         progress: is told about images.
@@ -65,7 +73,7 @@ def analyze(
     def sensitivity(prefix: Prefix) -> Measured:
         if not quantized:
             progress.note("Searching the grids of weights at every bit-width.")
-            quantized.append(QuantizedVariants(sam, ranges, bits=wanted.sensitivity_bits))
+            quantized.append(QuantizedVariants(sam, ranges, weights, bits=wanted.sensitivity_bits))
         return quantized[0].measure(sam, prefix)
 
     measure = _Measure(sam, cache, progress)

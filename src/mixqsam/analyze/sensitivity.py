@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from mixqsam.analyze.outputs import OUTPUTS
 from mixqsam.analyze.variants import Change, Prefix, Variant, run_variants
-from mixqsam.calibrate import Ranges
-from mixqsam.numeric.modules import Product, Quantizer
+from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.numeric.modules import Quantizer
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.weights import project_weight, weight_grid
+from mixqsam.numeric.weights import project_weight
 from mixqsam.plan import SLOTS, Unit, Vector
 from mixqsam.sam.load import Sam
 
@@ -19,25 +19,15 @@ from mixqsam.sam.load import Sam
 class QuantizedVariants:
     """Variants in which one slot of one unit is quantized; grids of weights are searched once for all images."""
 
-    def __init__(self, sam: Sam, ranges: Ranges, *, bits: Sequence[int]) -> None:
+    def __init__(self, sam: Sam, ranges: Ranges, weights: WeightGrids, *, bits: Sequence[int]) -> None:
         self.units = sam.costs().units
         self.bits = tuple(bits)
         self._variants = [
-            self._variant(sam, ranges, unit, slot=slot, bits=b) for unit in self.units for slot in SLOTS for b in bits
+            _variant(sam, ranges, weights, unit, slot=slot, bits=b)
+            for unit in self.units
+            for slot in SLOTS
+            for b in bits
         ]
-
-    def _variant(self, sam: Sam, ranges: Ranges, unit: Unit, *, slot: str, bits: int) -> Variant:
-        module = sam.model.get_submodule(unit.name)
-        if isinstance(module, Product):
-            side = "left" if slot == "activation" else "right"
-            quantizer = Quantizer(ranges.grid(unit.name, slot=slot, bits=bits)).to(sam.device)
-            return Variant({f"{unit.name}.{side}": _through(quantizer)})
-        if slot == "activation":
-            quantizer = Quantizer(ranges.grid(unit.name, slot=slot, bits=bits)).to(sam.device)
-            return Variant({unit.name: _with_input(quantizer)})
-        weight = module.weight
-        assert isinstance(weight, Tensor)  # noqa: S101
-        return Variant({unit.name: _with_weight(weight_grid(weight, bits=bits, observer=ranges.observer, name=unit.name))})
 
     def measure(self, sam: Sam, prefix: Prefix) -> dict[str, list[float]]:
         """KLs of all variants on one image: P_Y definition → flat list over units, slots and bits."""
@@ -52,6 +42,16 @@ class QuantizedVariants:
         """Mean KLs as `measure` orders them → slot → [units, bits]."""
         cube = np.asarray(flat).reshape(-1, len(SLOTS), len(bits))
         return {slot: cube[:, i] for i, slot in enumerate(SLOTS)}
+
+
+def _variant(sam: Sam, ranges: Ranges, weights: WeightGrids, unit: Unit, *, slot: str, bits: int) -> Variant:
+    if slot == "weight" and unit.kind != "product":
+        return Variant({unit.name: _with_weight(weights.grid(unit.name, bits=bits))})
+    quantizer = Quantizer(ranges.grid(unit.name, slot=slot, bits=bits)).to(sam.device)
+    if unit.kind == "product":
+        side = "left" if slot == "activation" else "right"
+        return Variant({f"{unit.name}.{side}": _through(quantizer)})
+    return Variant({unit.name: _with_input(quantizer)})
 
 
 def _through(quantizer: Quantizer) -> Change:

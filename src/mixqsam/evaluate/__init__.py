@@ -1,0 +1,1 @@
+"""How good a model's masks are: against annotations, and against another model's."""

@@ -1,0 +1,1 @@
+"""From a bit plan to a quantized model."""

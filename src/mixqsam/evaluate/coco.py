@@ -1,0 +1,67 @@
+"""COCO mask AP, by faster-coco-eval (equal to pycocotools, and several times as fast)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as rle
+
+from mixqsam.data.samples import Sample
+from mixqsam.errors import AnnotationError
+from mixqsam.sam.predictor import Prediction
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """Average precision of masks, in percent; −1 where there is nothing to measure.
+
+    Attributes:
+        ap: mean over IoU 0.50 … 0.95.
+        ap50, ap75: at one IoU.
+        small, medium, large: `ap` of objects below 32², below 96², above 96² pixels.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    small: float
+    medium: float
+    large: float
+
+
+def mask_results(sample: Sample, prediction: Prediction) -> list[dict[str, Any]]:
+    """One image's masks as COCO results; the score is the predicted IoU, times the detector's if there is one."""
+    scores = prediction.scores[:, 0]
+    if sample.scores is not None:
+        scores = scores * np.array(sample.scores, dtype=np.float32)
+    encoded = rle.encode(np.asfortranarray(prediction.masks[:, 0].transpose(1, 2, 0).astype(np.uint8)))
+    return [
+        {"image_id": sample.image_id, "category_id": category, "segmentation": code, "score": float(score)}
+        for category, code, score in zip(sample.categories, encoded, scores, strict=True)
+    ]
+
+
+def score_results(annotations: Path, results: list[dict[str, Any]]) -> CocoScores:
+    """Mask AP of results against an annotation file, over all of its images.
+
+    Raises:
+        AnnotationError: the file has no instances to score against, or the evaluator cannot read it.
+    """
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+        truth = COCO(content)
+        evaluation = COCOeval_faster(truth, truth.loadRes(results), iouType="segm", print_function=_quiet)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    except (KeyError, TypeError, ValueError, IndexError, AssertionError, RuntimeError) as error:
+        raise AnnotationError(f"{annotations} cannot be scored against: {error!r}.") from error
+    values = [float(value) for value in evaluation.stats[:6]]
+    return CocoScores(*(100 * value if value >= 0 else -1.0 for value in values))
+
+
+def _quiet(*_: object) -> None:
+    """The evaluator's own words are not for the user."""

@@ -1,0 +1,139 @@
+"""Run several predictors over the same images and prompts, side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixqsam.analyze.outputs import OUTPUTS
+from mixqsam.data.samples import Sample
+from mixqsam.errors import AnnotationError, ImageError
+from mixqsam.evaluate.coco import CocoScores, mask_results, score_results
+from mixqsam.progress import Progress
+from mixqsam.sam.predictor import Prediction, Predictor
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near a model's masks are to the reference model's.
+
+    Attributes:
+        mean_iou: mean IoU of masks, over prompts.
+        kl: P_Y definition → mean KL divergence from the reference's output, over images.
+    """
+
+    mean_iou: float
+    kl: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured of one model.
+
+    Attributes:
+        images: evaluated.
+        prompts: evaluated.
+        coco: mask AP; None without annotations.
+        fidelity: to the reference; None for the reference itself.
+    """
+
+    images: int
+    prompts: int
+    coco: CocoScores | None
+    fidelity: Fidelity | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return asdict(self)
+
+
+def evaluate(
+    predictors: Mapping[str, Predictor],
+    samples: Sequence[Sample],
+    *,
+    annotations: Path | None,
+    progress: Progress,
+) -> dict[str, Report]:
+    """Evaluate predictors; the first is the reference of the fidelity.
+
+    Each prompt gives one mask. With annotations the COCO score of a mask is the predicted IoU, times the
+    detector's score where there is one. Images that cannot be read are named and skipped; for AP they then count as
+    images without masks.
+
+    Args:
+        predictors: name → model.
+        samples: images with prompts.
+        annotations: the COCO file for AP; None for fidelity alone.
+        progress: is told about images.
+
+    Raises:
+        AnnotationError: no sample has a prompt.
+        ImageError: no image can be read.
+    """
+    runs = {name: _Run() for name in predictors}
+    reference = next(iter(predictors))
+    usable = [sample for sample in samples if len(sample.prompts)]
+    if not usable:
+        raise AnnotationError("No image has a box or point to evaluate with.")
+    broken: list[str] = []
+    for sample in progress.track(usable, label="Evaluating", total=len(usable)):
+        try:
+            image = sample.open()
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        found = {}
+        for name, predictor in predictors.items():
+            predictor.set_image(image)
+            found[name] = predictor.predict(sample.prompts)
+        for name, prediction in found.items():
+            runs[name].add(sample, prediction, found[reference], annotated=annotations is not None)
+    if broken:
+        progress.note(f"Skipped {len(broken)} of {len(usable)} images: " + " ".join(broken))
+    if len(broken) == len(usable):
+        raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
+    return {name: run.report(annotations, is_reference=name == reference) for name, run in runs.items()}
+
+
+class _Run:
+    """What is gathered of one predictor."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.ious: list[float] = []
+        self.kl: dict[str, list[float]] = {output: [] for output in OUTPUTS}
+        self.results: list[dict[str, Any]] = []
+
+    def add(self, sample: Sample, prediction: Prediction, reference: Prediction, *, annotated: bool) -> None:
+        self.images += 1
+        self.ious.extend(mask_ious(prediction.masks[:, 0], reference.masks[:, 0]).tolist())
+        ours, theirs = _visible(prediction, sample), _visible(reference, sample)
+        for output, divergence in OUTPUTS.items():
+            self.kl[output].append(float(divergence(theirs, ours[None])))
+        if annotated:
+            self.results.extend(mask_results(sample, prediction))
+
+    def report(self, annotations: Path | None, *, is_reference: bool) -> Report:
+        fidelity = Fidelity(float(np.mean(self.ious)), {name: float(np.mean(v)) for name, v in self.kl.items()})
+        coco = None if annotations is None else score_results(annotations, self.results)
+        return Report(self.images, len(self.ious), coco, None if is_reference else fidelity)
+
+
+def _visible(prediction: Prediction, sample: Sample) -> torch.Tensor:
+    """Low-resolution logits without the frame's padding."""
+    side = prediction.logits.shape[-1]
+    longest = max(sample.width, sample.height)
+    height, width = (max(1, round(side * edge / longest)) for edge in (sample.height, sample.width))
+    return torch.from_numpy(prediction.logits[..., :height, :width])
+
+
+def mask_ious(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """IoU of each pair of masks [P, height, width]; two empty masks agree."""
+    both = (first & second).sum(axis=(1, 2))
+    either = (first | second).sum(axis=(1, 2))
+    ious: NDArray[np.float64] = np.where(either > 0, both / np.maximum(either, 1), 1.0)
+    return ious
