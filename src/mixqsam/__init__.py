@@ -1,1 +1,51 @@
-"""Mixed-precision post-training quantization of the Segment Anything Model (Mix-QSAM)."""
+"""Mixed-precision post-training quantization of the Segment Anything Model (Mix-QSAM).
+
+    import mixqsam
+
+    result = mixqsam.quantize("sam-tiny", "photos/", budget="W4A4", output="out/")
+    predictor = mixqsam.predictor("out/")
+
+Names are loaded when first used: importing mixqsam loads neither torch nor transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixqsam.api import (
+        AllocationOptions,
+        AnalysisOptions,
+        Data,
+        Prompts,
+        allocate,
+        analyze,
+        evaluate,
+        load,
+        predictor,
+        quantize,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AllocationOptions",
+    "AnalysisOptions",
+    "Data",
+    "Prompts",
+    "allocate",
+    "analyze",
+    "evaluate",
+    "load",
+    "predictor",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("mixqsam.api"), name)
+    raise AttributeError(f"module 'mixqsam' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

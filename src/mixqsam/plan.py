@@ -216,9 +216,7 @@ class Analysis:
         if not isinstance(value, dict) or value.get("format") != "mixqsam-analysis":
             raise ArtifactError(f"{source} is not an analysis; make one with `mixqsam analyze`.")
         if value.get("version") != 1:
-            raise ArtifactError(
-                f"{source} has analysis version {value.get('version')}; this mixqsam reads version 1."
-            )
+            raise ArtifactError(f"{source} has analysis version {value.get('version')}; this mixqsam reads version 1.")
         try:
             units = tuple(Unit(**unit) for unit in value["units"])
             bits = tuple(int(b) for b in value["sensitivity_bits"])

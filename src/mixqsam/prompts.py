@@ -32,7 +32,11 @@ class Prompts:
 
     def take(self, indices: NDArray[np.int64]) -> "Prompts":
         """Some of the prompts, in the order of `indices`."""
-        return Prompts(*(None if v is None else v[indices] for v in (self.boxes, self.points, self.labels)))
+        return Prompts(
+            boxes=None if self.boxes is None else self.boxes[indices],
+            points=None if self.points is None else self.points[indices],
+            labels=None if self.labels is None else self.labels[indices],
+        )
 
     def at_most(self, count: int, *, seed: int) -> "Prompts":
         """These prompts, or a random choice of `count` of them that `seed` decides."""
@@ -43,7 +47,7 @@ class Prompts:
 
 
 def point_grid(*, width: int, height: int, side: int) -> Prompts:
-    """side × side points at the centres of equal cells, each a prompt of its own."""
+    """Side × side points at the centres of equal cells, each a prompt of its own."""
     x = (np.arange(side) + 0.5) / side * width
     y = (np.arange(side) + 0.5) / side * height
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 1, 2)

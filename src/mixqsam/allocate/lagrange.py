@@ -57,7 +57,7 @@ def relax(program: Program) -> Relaxed:
 
 
 def _cheapest_prices(cuts: Sequence[tuple[float, Vector]], limit: float) -> tuple[float, Vector]:
-    """min θ subject to θ ≥ value_k + μ·slack_k and 0 ≤ μ ≤ limit: a lower estimate of the least bound, and μ."""
+    """Min θ subject to θ ≥ value_k + μ·slack_k and 0 ≤ μ ≤ limit: a lower estimate of the least bound, and μ."""
     width = len(cuts[0][1])
     if width == 0:
         return max(value for value, _ in cuts), np.zeros(0)

@@ -76,7 +76,13 @@ def solve(program: Program, *, time_limit: float = 60.0) -> Solution:
 
 
 def _branch(
-    program: Program, start: Choice, keep: list[NDArray[np.bool_]], *, bound: float, span: float, time_limit: float
+    program: Program,
+    start: Choice,
+    keep: list[NDArray[np.bool_]],
+    *,
+    bound: float,
+    span: float,
+    time_limit: float,
 ) -> tuple[Choice, float]:
     """Branch and cut on the surviving states: the better of `start` and what is found, and the better bound."""
     reduced = program.restrict(keep)
@@ -111,7 +117,9 @@ def _run(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, fl
     info = solver.getInfo()
     if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
         status = solver.modelStatusToString(solver.getModelStatus())
-        raise MixqsamError(f"The solver HiGHS failed with status {status!r}; please report this with the analysis file.")
+        raise MixqsamError(
+            f"The solver HiGHS failed with status {status!r}; please report this with the analysis file."
+        )
     return np.array(solver.getSolution().col_value), float(info.mip_dual_bound)
 
 

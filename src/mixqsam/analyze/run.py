@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def analyze(
     """
     costs = sam.costs()
     names = [unit.name for unit in costs.units]
-    neighbours = list(zip(names[:-1], names[1:], strict=True)) if wanted.pairs else []
+    neighbours = list(pairwise(names)) if wanted.pairs else []
     quantized: list[QuantizedVariants] = []
 
     def ablation(prefix: Prefix) -> Measured:
@@ -102,7 +103,12 @@ class _Measure:
         self._sam, self._cache, self._progress = sam, cache, progress
 
     def __call__(
-        self, samples: Sequence[Sample], measure: Callable[[Prefix], Measured], *, stage: str, settings: list[object]
+        self,
+        samples: Sequence[Sample],
+        measure: Callable[[Prefix], Measured],
+        *,
+        stage: str,
+        settings: Sequence[object],
     ) -> dict[str, Vector]:
         """P_Y definition → [images, measurements]."""
         label = {"ablation": "Importance and synergy", "sensitivity": "Sensitivity"}[stage]
@@ -113,7 +119,7 @@ class _Measure:
         return {output: np.array([row[output] for row in rows]) for output in OUTPUTS}
 
     def _one(
-        self, sample: Sample, measure: Callable[[Prefix], Measured], *, stage: str, settings: list[object]
+        self, sample: Sample, measure: Callable[[Prefix], Measured], *, stage: str, settings: Sequence[object]
     ) -> Measured:
         key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
         found: Measured | None = self._cache.get(stage, key)

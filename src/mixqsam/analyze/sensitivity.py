@@ -9,8 +9,8 @@ from torch.nn import functional
 from mixqsam.analyze.outputs import OUTPUTS
 from mixqsam.analyze.variants import Change, Prefix, Variant, run_variants
 from mixqsam.calibrate import Ranges, WeightGrids
-from mixqsam.numeric.modules import Quantizer
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.modules import Quantizer
 from mixqsam.numeric.weights import project_weight
 from mixqsam.plan import SLOTS, Unit, Vector
 from mixqsam.sam.load import Sam
@@ -77,7 +77,8 @@ def _with_weight(grid: AffineGrid) -> Change:
         assert isinstance(module.weight, Tensor)  # noqa: S101
         weight = project_weight(module.weight, grid)
         if isinstance(module, nn.Conv2d):
-            return module._conv_forward(inputs[0], weight, module.bias)
+            convolved: Tensor = module._conv_forward(inputs[0], weight, module.bias)
+            return convolved
         bias = module.bias
         assert bias is None or isinstance(bias, Tensor)  # noqa: S101
         return functional.linear(inputs[0], weight, bias)

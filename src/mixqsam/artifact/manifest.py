@@ -36,8 +36,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    quant_method: Literal["mixqsam"] = QUANT_METHOD
-    format_version: Literal[1] = FORMAT_VERSION
+    quant_method: Literal["mixqsam"] = "mixqsam"
+    format_version: Literal[1] = 1
     source: str
     observer: str
     prompts_per_image: int = Field(default=1, ge=1)
@@ -61,7 +61,7 @@ class Manifest(BaseModel):
         """
         foreign = self.units.keys() - {unit.name for unit in costs.units}
         if foreign:
-            raise ArtifactError(f"config.json quantizes {sorted(foreign)[0]}, which this architecture does not have.")
+            raise ArtifactError(f"config.json quantizes {min(foreign)}, which this architecture does not have.")
         bits = dict(costs.float_plan.bits)
         bits.update({name: UnitBits(entry.weight, entry.activation) for name, entry in self.units.items()})
         return BitPlan(bits)
@@ -78,7 +78,8 @@ def parse_manifest(value: object, *, source: str) -> Manifest:
     version = value.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ArtifactError(
-            f"{source} has format version {version}, this mixqsam reads up to {FORMAT_VERSION}; install a newer mixqsam."
+            f"{source} has format version {version}, this mixqsam reads up to {FORMAT_VERSION}; "
+            "install a newer mixqsam."
         )
     try:
         return Manifest.model_validate(value)

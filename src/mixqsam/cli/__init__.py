@@ -1,0 +1,1 @@
+"""The command line: parsing, progress and exit codes; no logic."""

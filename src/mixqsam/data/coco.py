@@ -125,9 +125,7 @@ def _annotated(content: CocoFile) -> list[tuple[int, Box, int, float | None]]:
     ]
 
 
-def _sample(
-    record: CocoImage, boxes: list[tuple[Box, int, float | None]], *, images: Path, source: Path
-) -> Sample:
+def _sample(record: CocoImage, boxes: list[tuple[Box, int, float | None]], *, images: Path, source: Path) -> Sample:
     path = (images / record.file_name).resolve()
     if not path.is_relative_to(images.resolve()):
         raise AnnotationError(f"{source}: file name {record.file_name!r} leaves the image folder {images}.")

@@ -62,8 +62,7 @@ def folder_samples(folder: Path, *, count: int | None, grid: int, progress: Prog
     """
     images = readable_images(list_images(folder), count=count, progress=progress)
     return [
-        Sample(path, width, height, point_grid(width=width, height=height, side=grid))
-        for path, width, height in images
+        Sample(path, width, height, point_grid(width=width, height=height, side=grid)) for path, width, height in images
     ]
 
 

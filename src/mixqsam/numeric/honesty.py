@@ -1,10 +1,10 @@
-"""Is what is called b bits really b bits? (methods §4)"""
+"""Check that what is called b bits is b bits (methods §4)."""
 
 import torch
 from torch import nn
 
 from mixqsam.errors import HonestyError
-from mixqsam.numeric.modules import Product, Quantizer, QuantizedConv2d, QuantizedLinear
+from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear, Quantizer
 
 
 def check_model(model: nn.Module) -> None:

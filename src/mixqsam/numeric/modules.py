@@ -100,5 +100,5 @@ class Product(nn.Module):
         self.right: nn.Module = nn.Identity()
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        """left [..., n, k] @ right [..., k, m]; both have been through their quantizers."""
+        """Left [..., n, k] @ right [..., k, m]; both have been through their quantizers."""
         return left @ right

@@ -27,7 +27,7 @@ def quantize(sam: Sam, plan: BitPlan, *, ranges: Ranges, weights: WeightGrids) -
     """
     units = sam.costs().units
     if set(plan.bits) != {unit.name for unit in units}:
-        odd = sorted(set(plan.bits) ^ {unit.name for unit in units})[0]
+        odd = min(set(plan.bits) ^ {unit.name for unit in units})
         raise MixqsamError(f"The bit plan was made for another model: unit {odd} is in one of them only.")
     shared = {id(tensor): tensor for tensor in sam.model.parameters()}
     copied = replace(sam, model=copy.deepcopy(sam.model, shared))

@@ -56,7 +56,13 @@ class VisionAttention(nn.Module):
         return out, None
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, tables: tuple[Tensor, Tensor] | None, first_row: int
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        tables: tuple[Tensor, Tensor] | None,
+        first_row: int,
     ) -> Tensor:
         """Some rows of queries [batch·heads, rows, width, c] against all keys → [batch·heads, rows·width, c]."""
         groups, rows, width, _ = query.shape
@@ -102,7 +108,12 @@ class DecoderAttention(nn.Module):
         self.av = Product()
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attention_similarity: Tensor | None = None, **_: object
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_similarity: Tensor | None = None,
+        **_: object,
     ) -> tuple[Tensor, None]:
         """Attend from [batch, prompts, n, c] to [batch, prompts, m, c]; the groupings of both sides may differ."""
         prompts = query.shape[1]

@@ -111,9 +111,7 @@ def decode_batch(
     return logits, scores
 
 
-def decode(
-    sam: Sam, embedding: Tensor, prompts: PromptTensors, *, multimask: bool = False
-) -> tuple[Tensor, Tensor]:
+def decode(sam: Sam, embedding: Tensor, prompts: PromptTensors, *, multimask: bool = False) -> tuple[Tensor, Tensor]:
     """Decode all prompts of one image, some at a time: logits [P, M, 4h, 4w] and predicted IoU [P, M]."""
     logits, scores = [], []
     for start in range(0, len(prompts), _PROMPTS_AT_ONCE):

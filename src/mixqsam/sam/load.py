@@ -104,7 +104,15 @@ def _load_transformers(place: str) -> tuple[SamModel, SamImageProcessorPil]:
         )
     except ModelError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        SafetensorError,
+        json.JSONDecodeError,
+    ) as error:
         raise ModelError(f"{place} cannot be loaded as a SAM: {_short(error)}") from error
     missing = sorted(set(info["missing_keys"]) - {_SHARED})
     if missing or info["mismatched_keys"]:
@@ -190,9 +198,7 @@ def _check_tensors(path: Path, *, expected: dict[str, Tensor], found: dict[str, 
         raise ModelError(f"{path} is another variant of SAM: {len(foreign)} foreign tensors, e.g. {foreign[0]}.")
     for name, tensor in expected.items():
         if found[name].shape != tensor.shape:
-            raise ModelError(
-                f"{path}: {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}."
-            )
+            raise ModelError(f"{path}: {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}.")
 
 
 def _short(error: Exception) -> str:

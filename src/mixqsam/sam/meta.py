@@ -16,7 +16,10 @@ _RENAMES = (
     (r"^vision_encoder\.neck\.2\.", "vision_encoder.neck.conv2."),
     (r"^vision_encoder\.neck\.3\.", "vision_encoder.neck.layer_norm2."),
     (r"^(vision_encoder\.layers\.\d+)\.norm(\d)\.", r"\1.layer_norm\2."),
-    (r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$", "shared_image_embedding.positional_embedding"),
+    (
+        r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$",
+        "shared_image_embedding.positional_embedding",
+    ),
     (r"^prompt_encoder\.point_embeddings\.", "prompt_encoder.point_embed."),
     (r"^prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
     (r"^prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
@@ -31,6 +34,7 @@ _RENAMES = (
 )
 _TOKEN_LAYER = re.compile(r"mask_decoder\.transformer\.layers\.(\d+)\.")
 _HEAD = re.compile(r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+))\.layers\.(\d+)\.")
+
 
 def is_meta_layout(state: Mapping[str, Tensor]) -> bool:
     """Whether names are those of Meta's repository."""

@@ -1,0 +1,149 @@
+"""Float, uniform and mixed on real photographs, for every way to value bits: the tables of docs/experiments.md.
+
+    python -m benchmarks.allocation_experiment --coco ../shared/data/coco-mini --output docs/data/allocation.json
+
+Calibrates on train2017, evaluates on val2017 with ground-truth boxes. Every plan's evaluation is kept, so that a
+stopped run goes on where it was. About 50 minutes on 2 cores.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.cli.console import Bars
+from mixqsam.data.samples import Sample
+from mixqsam.evaluate.run import evaluate
+from mixqsam.files import Cache, digest, write_json
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
+from mixqsam.pipeline.stages import analyze_model, calibration_samples, find_ranges, run_allocation
+from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
+from mixqsam.quantize.nearest import quantize
+from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.predictor import SamPredictor
+
+BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
+LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+# How many quantized models are evaluated at once, beside one float model.
+TOGETHER = 12
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: how bits were valued; None for uniform."""
+
+    label: str
+    options: AllocationOptions | None
+
+
+def rows() -> Iterator[Row]:
+    """All ways to value bits that are compared."""
+    yield Row("uniform", None)
+    for output in ("bernoulli", "spatial"):
+        for utility in ("linear", "exponential", "measured"):
+            for free in (False, True):
+                bits = "free" if free else "tied"
+                yield Row(f"{bits}", AllocationOptions(output, utility, coupling=0.0, tied=not free))
+            for synergy in ("proximity", "interaction"):
+                for coupling in LAMBDAS:
+                    yield Row("tied", AllocationOptions(output, utility, synergy=synergy, coupling=coupling))
+
+
+def paper_rows(budget: str) -> Iterator[Row]:
+    """The paper's own reading: u(b) = b, proximity, bits within two of the target."""
+    target = int(budget[1])
+    near = tuple(b for b in CANDIDATE_BITS if abs(b - target) <= 2)
+    for output in ("bernoulli", "spatial"):
+        for coupling in (0.0, 0.1, 1.0):
+            yield Row("paper", AllocationOptions(output, "linear", coupling=coupling, candidates=near))
+
+
+class Experiment:
+    """Data, model and what was measured of it."""
+
+    def __init__(self, coco: Path, *, images: int, session: Session, limit: int | None) -> None:
+        self.session = session
+        self.annotations = coco / "annotations/instances_val2017.json"
+        self.sam: Sam = load_sam("sam-tiny")
+        options = AnalysisOptions(count=images, sensitivity_bits=CANDIDATE_BITS)
+        train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")
+        calibration = calibration_samples(train, options, session)
+        self.ranges: Ranges = find_ranges(self.sam, calibration, observer="omse", session=session)
+        self.analysis: Analysis = analyze_model(
+            self.sam, calibration, ranges=self.ranges, options=options, session=session
+        )
+        self.weights = WeightGrids(self.sam, observer="omse")
+        val = Data(coco / "val2017", self.annotations)
+        self.samples: Sequence[Sample] = val.samples(count=None, progress=session.progress)[:limit]
+        self._key = digest(self.sam.fingerprint, digest(self.ranges.to_json()), [s.digest() for s in self.samples])
+
+    def evaluate(self, plans: Sequence[BitPlan]) -> list[dict[str, Any]]:
+        """Scores of plans, from the cache where they are known; the float model is the reference."""
+        keys = [digest(self._key, plan.to_json()) for plan in plans]
+        cache = self.session.cache
+        new = [i for i, key in enumerate(keys) if cache.get("scores", key) is None]
+        new = list({keys[i]: i for i in new}.values())
+        for start in range(0, len(new), TOGETHER):
+            some = new[start : start + TOGETHER]
+            predictors = {"float": SamPredictor(self.sam)}
+            for i in some:
+                model = quantize(self.sam, plans[i], ranges=self.ranges, weights=self.weights)
+                predictors[str(i)] = SamPredictor(model)
+            reports = evaluate(predictors, self.samples, annotations=self.annotations, progress=self.session.progress)
+            for i in some:
+                cache.put("scores", keys[i], reports[str(i)].to_json())
+        return [cache.get("scores", key) or {} for key in keys]
+
+
+def run(experiment: Experiment, budgets: Sequence[str]) -> dict[str, Any]:
+    """All rows at all budgets."""
+    analysis, costs = experiment.analysis, experiment.analysis.costs
+    entries: list[dict[str, Any]] = []
+    plans: list[BitPlan] = [costs.float_plan]
+    for budget in budgets:
+        for row in [*rows(), *paper_rows(budget)]:
+            text = f"uniform:{budget}" if row.options is None else budget
+            allocation = run_allocation(
+                analysis, text, options=row.options or AllocationOptions(), session=experiment.session
+            )
+            objective = row.options.objective if row.options else None
+            entries.append(
+                {
+                    "budget": budget,
+                    "bits": row.label,
+                    "output": objective.output if objective else "",
+                    "utility": objective.utility if objective else "",
+                    "synergy": objective.synergy if objective and objective.coupling else "",
+                    "lambda": objective.coupling if objective else 0.0,
+                    "size": allocation.size,
+                    "bitops": allocation.bitops,
+                    "gap": allocation.gap,
+                    "seconds": allocation.seconds,
+                }
+            )
+            plans.append(allocation.plan)
+    scores = experiment.evaluate(plans)
+    for entry, score in zip(entries, scores[1:], strict=True):
+        entry.update(score)
+    return {"model": analysis.model, "calibration_images": analysis.images, "float": scores[0], "rows": entries}
+
+
+def main() -> None:
+    """Parse arguments, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("docs/data/allocation.json"))
+    parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--limit", type=int, default=None, help="evaluate on so many images only")
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
+    arguments = parser.parse_args()
+    session = Session(Cache(arguments.cache), Bars())
+    experiment = Experiment(arguments.coco, images=arguments.images, session=session, limit=arguments.limit)
+    write_json(arguments.output, run(experiment, arguments.budgets))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The Python interface: one function for each command of the command line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mixqsam.allocate.allocation import Allocation
+from mixqsam.evaluate.run import Report
+from mixqsam.files import Cache, default_cache
+from mixqsam.pipeline.jobs import Result, run_analysis, run_evaluation, run_quantization
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
+from mixqsam.pipeline.stages import load, run_allocation
+from mixqsam.plan import Analysis
+from mixqsam.progress import Progress, Silent
+from mixqsam.prompts import Prompts
+from mixqsam.sam.predictor import SamPredictor
+
+__all__ = [
+    "AllocationOptions",
+    "AnalysisOptions",
+    "Data",
+    "Prompts",
+    "allocate",
+    "analyze",
+    "evaluate",
+    "load",
+    "predictor",
+    "quantize",
+]
+
+
+def _session(cache: Path | str | None, progress: Progress | None) -> Session:
+    return Session(Cache(Path(cache) if cache else default_cache()), progress or Silent())
+
+
+def _data(images: Data | Path | str) -> Data:
+    return images if isinstance(images, Data) else Data(Path(images))
+
+
+def analyze(
+    model: str | Path,
+    images: Data | Path | str,
+    *,
+    options: AnalysisOptions | None = None,
+    cache: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Measure what each unit of a float SAM means for its masks.
+
+    Args:
+        model: `sam-tiny`, a directory, a `.pth`, or a hub id.
+        images: a folder, or `Data` with annotations or detections.
+        options: how to measure.
+        cache: where finished stages are kept; None for the user's cache folder.
+        progress: is told about steps.
+
+    Raises:
+        MixqsamError: any of its kinds; the message says what to do.
+    """
+    return run_analysis(model, _data(images), options=options or AnalysisOptions(), session=_session(cache, progress))
+
+
+def allocate(analysis: Analysis, *, budget: str, options: AllocationOptions | None = None) -> Allocation:
+    """Choose the bits of all units under a budget (see `mixqsam.allocate.budget.HELP`).
+
+    Raises:
+        BudgetError: the budget cannot be understood or met.
+    """
+    return run_allocation(analysis, budget, options=options or AllocationOptions(), session=_session(None, None))
+
+
+def quantize(
+    model: str | Path,
+    images: Data | Path | str,
+    *,
+    budget: str,
+    output: Path | str,
+    analysis: AnalysisOptions | None = None,
+    allocation: AllocationOptions | None = None,
+    overwrite: bool = False,
+    cache: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """The main job: a float SAM, images and a budget in; a quantized directory out.
+
+    Raises:
+        MixqsamError: any of its kinds; the message says what to do. Nothing half-written is left.
+    """
+    return run_quantization(
+        model,
+        _data(images),
+        budget=budget,
+        output=Path(output),
+        analysis_options=analysis or AnalysisOptions(),
+        allocation_options=allocation or AllocationOptions(),
+        session=_session(cache, progress),
+        overwrite=overwrite,
+    )
+
+
+def evaluate(
+    models: Mapping[str, str | Path],
+    images: Data | Path | str,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Report]:
+    """Evaluate models side by side; the first is the reference of the fidelity. With annotations, mask AP too.
+
+    Raises:
+        MixqsamError: any of its kinds; the message says what to do.
+    """
+    return run_evaluation(models, _data(images), limit=limit, session=_session(None, progress))
+
+
+def predictor(model: str | Path, *, device: str = "cpu") -> SamPredictor:
+    """A predictor (`set_image`, `predict`) over a float model or a directory that mixqsam wrote.
+
+    Raises:
+        ModelError, ArtifactError: it cannot be loaded.
+    """
+    return SamPredictor(load(model, device=device))

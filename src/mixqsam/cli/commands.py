@@ -1,0 +1,264 @@
+"""What the commands do once their words are parsed; loaded only when one runs, for torch takes seconds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from mixqsam.allocate.allocation import Allocation
+from mixqsam.allocate.program import Utility
+from mixqsam.cli.console import Bars, models_table, out
+from mixqsam.data.images import open_image
+from mixqsam.errors import AnnotationError, BudgetError, InputError
+from mixqsam.evaluate.run import Report
+from mixqsam.files import Cache, default_cache, write_bytes, write_json
+from mixqsam.numeric.observers import OBSERVERS
+from mixqsam.pipeline.demo import run_demo
+from mixqsam.pipeline.jobs import float_source, run_analysis, run_evaluation, run_quantization
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
+from mixqsam.pipeline.stages import load, nearest_uniform, read_analysis, run_allocation
+from mixqsam.plan import CANDIDATE_BITS, Analysis
+from mixqsam.prompts import Prompts, clip_boxes
+from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
+from mixqsam.sam.predictor import SamPredictor
+
+
+def data(images: Path, *, annotations: Path | None, detections: Path | None, grid: int) -> Data:
+    """Images and prompts of a command."""
+    return Data(images, annotations, detections, grid)
+
+
+def parse_candidates(text: str, *, option: str) -> tuple[int, ...]:
+    """`2-8` or `2,4,8` → bit-widths, ascending; an empty text gives none.
+
+    Raises:
+        BudgetError: not whole numbers from 2 to 8.
+    """
+    found: set[int] = set()
+    try:
+        for part in filter(None, text.replace(" ", "").split(",")):
+            first, _, last = part.partition("-")
+            found.update(range(int(first), int(last or first) + 1))
+    except ValueError as error:
+        raise BudgetError(f"{option} {text!r}: write bit-widths as 2-8 or 2,4,8.") from error
+    if not found <= set(CANDIDATE_BITS):
+        raise BudgetError(f"{option} {text!r}: bit-widths go from {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}.")
+    return tuple(sorted(found))
+
+
+def _one_of(value: str, known: Sequence[str], *, option: str) -> str:
+    if value not in known:
+        raise InputError(f"{option} {value!r} is unknown; choose {', '.join(known)}.")
+    return value
+
+
+def analysis_options(
+    count: int, prompts: int, *, observer: str, bits: str, pairs: bool, prompts_per_image: int
+) -> AnalysisOptions:
+    """Validated options of an analysis."""
+    return AnalysisOptions(
+        count=count,
+        prompts=prompts,
+        observer=_one_of(observer, list(OBSERVERS), option="--observer"),
+        pairs=pairs,
+        sensitivity_bits=parse_candidates(bits, option="--sensitivity-bits"),
+        prompts_per_image=prompts_per_image,
+    )
+
+
+def allocation_options(
+    output: str,
+    utility: str,
+    *,
+    synergy: str,
+    coupling: float,
+    free: bool,
+    candidates: str,
+    keep: Sequence[str] | None,
+    time_limit: float,
+) -> AllocationOptions:
+    """Validated options of an allocation."""
+    known: tuple[Utility, ...] = get_args(Utility)
+    _one_of(utility, known, option="--utility")
+    bits = parse_candidates(candidates, option="--candidates")
+    if not bits:
+        raise BudgetError("--candidates names no bit-width.")
+    return AllocationOptions(
+        output=_one_of(output, ("bernoulli", "spatial"), option="--output-distribution"),
+        utility=next(u for u in known if u == utility),
+        synergy=_one_of(synergy, ("proximity", "interaction"), option="--synergy"),
+        coupling=coupling,
+        tied=not free,
+        candidates=bits,
+        keep=tuple(keep or ()),
+        time_limit=time_limit,
+    )
+
+
+def _session(cache: Path | None) -> Session:
+    return Session(Cache(cache or default_cache()), Bars())
+
+
+def demo(output: Path, *, budget: str, cache: Path | None) -> None:
+    """`mixqsam demo`."""
+    session = _session(cache)
+    found = run_demo(output, budget=budget, session=session)
+    result = found.result
+    _compare("Demonstration", result.analysis, result.allocation, found.reports)
+    out.print(f"Quantized model: {result.directory}   (read {result.directory / 'summary.md'})")
+    out.print(f"Picture: {found.overlay}")
+    out.print("Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in session.seconds.items()))
+    out.print("Next: [bold]mixqsam quantize --model YOUR_SAM --images YOUR_FOLDER --budget W4A4 -o out[/]")
+
+
+def quantize(
+    model: str,
+    source: Data,
+    *,
+    output: Path,
+    budget: str,
+    analysis: AnalysisOptions,
+    allocation: AllocationOptions,
+    check: int,
+    overwrite: bool,
+    cache: Path | None,
+) -> None:
+    """`mixqsam quantize`."""
+    result = run_quantization(
+        model,
+        source,
+        budget=budget,
+        output=output,
+        analysis_options=analysis,
+        allocation_options=allocation,
+        session=_session(cache),
+        overwrite=overwrite,
+        check=check,
+    )
+    _compare(f"Budget {budget}", result.analysis, result.allocation, result.check)
+    _proof(result.allocation)
+    out.print(f"Written: {output} ({result.file_bytes / 1e6:.2f} MB of weights; read {output / 'summary.md'})")
+    out.print(f"Next: [bold]mixqsam evaluate {output} --images FOLDER[/]")
+
+
+def analyze(model: str, source: Data, *, output: Path, options: AnalysisOptions, cache: Path | None) -> None:
+    """`mixqsam analyze`."""
+    analysis = run_analysis(model, source, options=options, session=_session(cache))
+    write_json(output, analysis.to_json())
+    out.print(f"Written: {output} ({len(analysis.units)} units, {analysis.images} images)")
+    out.print(f"Next: [bold]mixqsam allocate {output} --budget W4A4 -o allocation.json[/]")
+
+
+def allocate(
+    analysis_file: Path, *, output: Path, budget: str, prompts_per_image: int, options: AllocationOptions
+) -> None:
+    """`mixqsam allocate`."""
+    analysis = read_analysis(analysis_file).with_prompts(prompts_per_image)
+    allocation = run_allocation(analysis, budget, options=options, session=_session(None))
+    write_json(output, allocation.to_json())
+    _compare(f"Budget {budget}", analysis, allocation, {})
+    _proof(allocation)
+    out.print(f"Written: {output}")
+
+
+def evaluate(
+    models: Sequence[str], source: Data, *, reference: str | None, limit: int | None, output: Path | None
+) -> None:
+    """`mixqsam evaluate`."""
+    chosen = {"float": reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])}
+    chosen |= {model: model for model in models if model != chosen["float"]}
+    reports = run_evaluation(chosen, source, limit=limit, session=_session(None))
+    rows = {name: _quality(report) for name, report in reports.items()}
+    some = next(iter(reports.values()))
+    models_table(f"{some.images} images, {some.prompts} prompts", rows)
+    if output is not None:
+        write_json(output, {name: report.to_json() for name, report in reports.items()})
+        out.print(f"Written: {output}")
+
+
+def predict(
+    image: Path,
+    *,
+    model: str,
+    boxes: Sequence[str],
+    points: Sequence[str],
+    output: Path,
+    overlay: Path | None,
+) -> None:
+    """`mixqsam predict`."""
+    picture = open_image(image)
+    prompts = _prompts(boxes, points, width=picture.width, height=picture.height)
+    predictor = SamPredictor(load(model))
+    predictor.set_image(picture)
+    prediction = predictor.predict(prompts)
+    masks = prediction.masks[:, 0]
+    write_bytes(output, png_bytes(mask_image(masks)))
+    out.print(f"Written: {output}")
+    if overlay is not None:
+        write_bytes(overlay, png_bytes(draw_overlay(picture, masks, prompts)))
+        out.print(f"Written: {overlay}")
+    for index, (mask, score) in enumerate(zip(masks, prediction.scores[:, 0], strict=True), start=1):
+        out.print(f"mask {index}: {int(mask.sum()):,} pixels, predicted IoU {float(score):.3f}")
+
+
+def _prompts(boxes: Sequence[str], points: Sequence[str], *, width: int, height: int) -> Prompts:
+    if bool(boxes) == bool(points):
+        raise InputError("Give --box (one or more) or --point (one or more), and not both.")
+    if boxes:
+        corners = np.array([_numbers(box, "--box", (4,)) for box in boxes])
+        return Prompts(boxes=clip_boxes(corners, width=width, height=height, source="--box"))
+    numbers = [_numbers(point, "--point", (2, 3)) for point in points]
+    places = np.array([n[:2] for n in numbers])
+    if (places < 0).any() or (places >= (width, height)).any():
+        raise AnnotationError(f"--point: a point lies outside the image of {width}×{height} pixels.")
+    labels = np.array([int(n[2]) if len(n) == 3 else 1 for n in numbers], dtype=np.int64)
+    if not set(labels.tolist()) <= {0, 1}:
+        raise AnnotationError("--point: the label is 1 (object) or 0 (background).")
+    return Prompts(points=places[None], labels=labels[None])
+
+
+def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts or not np.isfinite(values).all():
+        form = "x1,y1,x2,y2" if counts == (4,) else "x,y or x,y,label"
+        raise AnnotationError(f"{option} {text!r}: write {form}.")
+    return values
+
+
+def _quality(report: Report) -> dict[str, Any]:
+    coco = report.coco
+    scores = {} if coco is None else {k: getattr(coco, k) for k in ("ap", "ap50", "ap75", "small", "medium", "large")}
+    if report.fidelity is not None:
+        scores |= {"mean_iou": report.fidelity.mean_iou, "kl": report.fidelity.kl["bernoulli"]}
+    return scores
+
+
+def _compare(title: str, analysis: Analysis, allocation: Allocation, reports: Any) -> None:
+    costs = analysis.costs
+    rows: dict[str, dict[str, Any]] = {
+        "float": {"size": costs.size(costs.float_plan), "bitops": costs.bitops(costs.float_plan)}
+    }
+    uniform = nearest_uniform(analysis, allocation)
+    if uniform is not None:
+        label = f"uniform {uniform.budget.text}"
+        rows[label] = {"size": uniform.size, "bitops": uniform.bitops}
+        if "uniform" in reports:
+            rows[label] |= _quality(reports["uniform"])
+    rows["mixed"] = {"size": allocation.size, "bitops": allocation.bitops}
+    if "mixed" in reports:
+        rows["mixed"] |= _quality(reports["mixed"])
+    models_table(title, rows)
+
+
+def _proof(allocation: Allocation) -> None:
+    if allocation.objective is None:
+        return
+    state = "proven optimal" if allocation.gap == 0 else f"gap {allocation.gap:.2%}"
+    out.print(
+        f"Allocation: objective {allocation.value:.6g}, bound {allocation.bound:.6g}, {state}, "
+        f"{allocation.seconds:.2f} s"
+    )

@@ -1,0 +1,100 @@
+"""What the command line shows: progress, tables, errors."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from mixqsam.errors import MixqsamError
+
+T = TypeVar("T")
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Bars:
+    """Progress bars on a terminal; on a pipe, nothing but notes."""
+
+    def track(self, items: Iterable[T], *, label: str, total: int, done: int = 0) -> Iterator[T]:
+        """Show a bar with the time left while `items` are worked on."""
+        columns = (
+            TextColumn("{task.description:24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+            task = bar.add_task(label, total=total, completed=done)
+            for item in items:
+                yield item
+                bar.advance(task)
+
+    def note(self, message: str) -> None:
+        """Print a note."""
+        err.print(escape(message), style="yellow" if "Skipped" in message else "dim", highlight=False)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def models_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print models with size, BitOps and whatever quality was measured."""
+    extra = ("ap", "ap50", "ap75", "small", "medium", "large", "mean_iou", "kl")
+    present = [key for key in extra if any(one.get(key) is not None for one in models.values())]
+    names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "small": "AP S", "medium": "AP M", "large": "AP L"}
+    names |= {"mean_iou": "mean IoU to float", "kl": "KL to float"}
+    columns = ["model", "size", "GBitOps", *(names[key] for key in present)]
+    rows = [
+        [
+            name,
+            "–" if one.get("size") is None else f"{one['size'] / 1e6:.2f} MB",
+            "–" if one.get("bitops") is None else f"{one['bitops'] / 1e9:,.0f}",
+            *(_number(key, one.get(key)) for key in present),
+        ]
+        for name, one in models.items()
+    ]
+    show_table(title, columns, rows)
+
+
+def _number(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return {"mean_iou": f"{value:.3f}", "kl": f"{value:.2e}"}.get(key, f"{value:.1f}")
+
+
+def guarded(action: Callable[[], Any], *, debug: bool) -> int:
+    """Run a command; turn what can go wrong into one paragraph and an exit code."""
+    try:
+        action()
+    except MixqsamError as error:
+        if debug:
+            raise
+        err.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        err.print("Stopped. Finished stages are kept; the same command goes on from there.")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    return 0

@@ -1,0 +1,257 @@
+"""The command `mixqsam`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixqsam import __version__
+from mixqsam.cli.console import guarded
+
+app = typer.Typer(
+    name="mixqsam",
+    help=(
+        "Quantize the Segment Anything Model with a bit-width of its own for every layer (Mix-QSAM).\n\n"
+        "Start with [bold]mixqsam demo[/], then [bold]mixqsam quantize --images FOLDER --budget W4A4 -o out[/]."
+    ),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="sam-tiny (embedded), a directory, Meta's .pth, or a hub id.")
+]
+Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of images (jpg, png, webp).")]
+Annotations = Annotated[Path | None, typer.Option(help="COCO annotation file of the images; its boxes are prompts.")]
+Detections = Annotated[Path | None, typer.Option("--boxes", help="COCO-results JSON whose boxes are the prompts.")]
+Grid = Annotated[int, typer.Option(min=1, max=64, help="Without annotations: prompt with GRID × GRID points.")]
+Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Calibration images.")]
+Prompts = Annotated[int, typer.Option(min=1, help="Prompts of each calibration image, at most.")]
+Observer = Annotated[str, typer.Option(help="minmax, percentile or omse.")]
+Bits = Annotated[
+    str,
+    typer.Option("--sensitivity-bits", help="Bit-widths at which each unit's sensitivity is measured; '' for none."),
+]
+Pairs = Annotated[bool, typer.Option("--pairs/--no-pairs", help="Measure the synergy estimator 'interaction' too.")]
+PromptsPerImage = Annotated[int, typer.Option(min=1, help="Prompts per image that the BitOps count.")]
+Budget = Annotated[
+    str,
+    typer.Option(
+        "--budget",
+        "-b",
+        help="W4A4 (as that uniform model), 12.5MB, 0.2x, bitops=3T, bitops=0.03x; several by commas. "
+        "uniform:W4A4 gives all units the same bits.",
+    ),
+]
+Output_ = Annotated[str, typer.Option("--output-distribution", help="P_Y: bernoulli or spatial.")]
+Utility_ = Annotated[str, typer.Option("--utility", help="u(b): linear (the paper's), exponential or measured.")]
+Synergy = Annotated[str, typer.Option(help="proximity (the paper's) or interaction.")]
+Coupling = Annotated[float, typer.Option("--lambda", min=0.0, help="Weight of the synergy; 1 is as strong as utility.")]
+Free = Annotated[bool, typer.Option("--free/--tied", help="Choose weight and activation bits apart.")]
+Candidates = Annotated[str, typer.Option(help="Bit-widths to choose from, e.g. 2-8 or 2,4,8.")]
+Keep = Annotated[list[str] | None, typer.Option(help="Fix bits by pattern: 'neck.*=8', '*.av=W8A8', '*=float'.")]
+TimeLimit = Annotated[float, typer.Option(min=1.0, help="Seconds for solving.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that mixqsam wrote before.")]
+CacheFolder = Annotated[
+    Path | None, typer.Option("--cache", help="Where finished stages are kept.", show_default=False)
+]
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
+) -> None:
+    """What all commands share."""
+    if version:
+        typer.echo(f"mixqsam {__version__}")
+        raise typer.Exit
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.")] = Path("mixqsam-demo"),
+    budget: Budget = "W4A4",
+    cache: CacheFolder = None,
+) -> None:
+    """See it work: the embedded model on photographs that come with Python packages; about 2 minutes."""
+    from mixqsam.cli import commands
+
+    commands.demo(output, budget=budget, cache=cache)
+
+
+@app.command()
+def quantize(
+    images: Images,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.")],
+    model: Model = "sam-tiny",
+    annotations: Annotations = None,
+    boxes: Detections = None,
+    grid: Grid = 4,
+    budget: Budget = "W4A4",
+    count: Count = 32,
+    prompts: Prompts = 4,
+    observer: Observer = "omse",
+    sensitivity_bits: Bits = "2,3,4,6,8",
+    pairs: Pairs = True,
+    prompts_per_image: PromptsPerImage = 1,
+    output_distribution: Output_ = "bernoulli",
+    utility: Utility_ = "measured",
+    synergy: Synergy = "proximity",
+    coupling: Coupling = 0.0,
+    free: Free = False,
+    candidates: Candidates = "2-8",
+    keep: Keep = None,
+    time_limit: TimeLimit = 60.0,
+    check: Annotated[int, typer.Option(min=0, help="Compare with float on so many calibration images.")] = 4,
+    overwrite: Overwrite = False,
+    cache: CacheFolder = None,
+) -> None:
+    """Do it all: analyse a model on images, choose bits under a budget, quantize, and write a directory."""
+    from mixqsam.cli import commands
+
+    commands.quantize(
+        model,
+        commands.data(images, annotations=annotations, detections=boxes, grid=grid),
+        output=output,
+        budget=budget,
+        analysis=commands.analysis_options(
+            count,
+            prompts,
+            observer=observer,
+            bits=sensitivity_bits,
+            pairs=pairs,
+            prompts_per_image=prompts_per_image,
+        ),
+        allocation=commands.allocation_options(
+            output_distribution,
+            utility,
+            synergy=synergy,
+            coupling=coupling,
+            free=free,
+            candidates=candidates,
+            keep=keep,
+            time_limit=time_limit,
+        ),
+        check=check,
+        overwrite=overwrite,
+        cache=cache,
+    )
+
+
+@app.command()
+def analyze(
+    images: Images,
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")],
+    model: Model = "sam-tiny",
+    annotations: Annotations = None,
+    boxes: Detections = None,
+    grid: Grid = 4,
+    count: Count = 32,
+    prompts: Prompts = 4,
+    observer: Observer = "omse",
+    sensitivity_bits: Bits = "2,3,4,6,8",
+    pairs: Pairs = True,
+    cache: CacheFolder = None,
+) -> None:
+    """Measure importance, synergy and sensitivity of every unit; the file serves many allocations."""
+    from mixqsam.cli import commands
+
+    commands.analyze(
+        model,
+        commands.data(images, annotations=annotations, detections=boxes, grid=grid),
+        output=output,
+        options=commands.analysis_options(
+            count, prompts, observer=observer, bits=sensitivity_bits, pairs=pairs, prompts_per_image=1
+        ),
+        cache=cache,
+    )
+
+
+@app.command()
+def allocate(
+    analysis: Annotated[Path, typer.Argument(help="File of `mixqsam analyze`, or a quantized directory.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")],
+    budget: Budget = "W4A4",
+    prompts_per_image: PromptsPerImage = 1,
+    output_distribution: Output_ = "bernoulli",
+    utility: Utility_ = "measured",
+    synergy: Synergy = "proximity",
+    coupling: Coupling = 0.0,
+    free: Free = False,
+    candidates: Candidates = "2-8",
+    keep: Keep = None,
+    time_limit: TimeLimit = 60.0,
+) -> None:
+    """Choose bits under a budget from a stored analysis; needs no model, takes seconds."""
+    from mixqsam.cli import commands
+
+    commands.allocate(
+        analysis,
+        output=output,
+        budget=budget,
+        prompts_per_image=prompts_per_image,
+        options=commands.allocation_options(
+            output_distribution,
+            utility,
+            synergy=synergy,
+            coupling=coupling,
+            free=free,
+            candidates=candidates,
+            keep=keep,
+            time_limit=time_limit,
+        ),
+    )
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
+    images: Images,
+    annotations: Annotations = None,
+    boxes: Detections = None,
+    grid: Grid = 4,
+    reference: Annotated[
+        str | None, typer.Option("--float", help="The float model; default: the one the first was made from.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+) -> None:
+    """Compare with the float model: COCO mask AP with annotations, else fidelity of masks."""
+    from mixqsam.cli import commands
+
+    commands.evaluate(
+        models,
+        commands.data(images, annotations=annotations, detections=boxes, grid=grid),
+        reference=reference,
+        limit=limit,
+        output=output,
+    )
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="An image.")],
+    model: Model = "sam-tiny",
+    box: Annotated[list[str] | None, typer.Option(help="x1,y1,x2,y2 in pixels; may be repeated.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="x,y or x,y,0 (background); all points are one prompt.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Mask to write (PNG).")] = Path("mask.png"),
+    overlay: Annotated[Path | None, typer.Option(help="Picture of the mask on the image (PNG).")] = None,
+) -> None:
+    """Segment one image with boxes or points."""
+    from mixqsam.cli import commands
+
+    commands.predict(image, model=model, boxes=box or [], points=point or [], output=output, overlay=overlay)
+
+
+def run() -> None:
+    """Entry point: errors of ours end in one paragraph and an exit code; `MIXQSAM_DEBUG=1` shows the traceback."""
+    sys.exit(guarded(lambda: app(standalone_mode=True), debug=bool(os.environ.get("MIXQSAM_DEBUG"))))

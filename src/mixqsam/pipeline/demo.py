@@ -1,0 +1,100 @@
+"""The demonstration: the embedded model, photographs that come with Python packages, all stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixqsam.calibrate import WeightGrids
+from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
+from mixqsam.data.samples import Sample
+from mixqsam.evaluate.run import Report, evaluate
+from mixqsam.files import write_bytes
+from mixqsam.pipeline.jobs import Result, run_quantization
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session
+from mixqsam.pipeline.stages import calibration_samples, find_ranges, load
+from mixqsam.plan import BitPlan
+from mixqsam.progress import Progress
+from mixqsam.quantize.nearest import quantize
+from mixqsam.report.overlay import draw_overlay, png_bytes, side_by_side, stack
+from mixqsam.sam.load import EMBEDDED, Sam
+from mixqsam.sam.predictor import SamPredictor
+
+_OPTIONS = AnalysisOptions(count=len(CALIBRATION), sensitivity_bits=(2, 4, 8))
+
+
+class DemoData:
+    """The demonstration's calibration photographs, where other jobs take a user's folder."""
+
+    annotations = None
+
+    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+        """Photographs with boxes."""
+        del count, progress
+        return demo_samples(CALIBRATION)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration made.
+
+    Attributes:
+        result: of the quantization.
+        reports: `float`, `uniform`, `mixed` on photographs that the calibration has not seen.
+        overlay: the picture.
+    """
+
+    result: Result
+    reports: Mapping[str, Report]
+    overlay: Path
+
+
+def run_demo(output: Path, *, budget: str, session: Session) -> DemoResult:
+    """Quantize the embedded model at a budget, and compare float, uniform and mixed on new photographs.
+
+    Args:
+        output: `quantized/` and `overlay.png` are written into it.
+        budget: e.g. W4A4.
+        session: cache and progress.
+    """
+    result = run_quantization(
+        EMBEDDED,
+        DemoData(),
+        budget=budget,
+        output=output / "quantized",
+        analysis_options=_OPTIONS,
+        allocation_options=AllocationOptions(),
+        session=session,
+        overwrite=True,
+        check=0,
+    )
+    with session.timed("evaluation"):
+        models = {"float": load(EMBEDDED)}
+        if result.uniform is not None:
+            models["uniform"] = _uniform_model(models["float"], result.uniform.plan, session=session)
+        models["mixed"] = load(output / "quantized")
+        predictors = {name: SamPredictor(model) for name, model in models.items()}
+        samples = demo_samples(EVALUATION, grid=4)
+        reports = evaluate(predictors, samples, annotations=None, progress=session.progress)
+        overlay = output / "overlay.png"
+        write_bytes(overlay, _picture(predictors))
+    return DemoResult(result, reports, overlay)
+
+
+def _uniform_model(sam: Sam, plan: BitPlan, *, session: Session) -> Sam:
+    samples = calibration_samples(DemoData(), _OPTIONS, session)
+    ranges = find_ranges(sam, samples, observer=_OPTIONS.observer, session=session)
+    weights = WeightGrids(sam, observer=_OPTIONS.observer)
+    return quantize(sam, plan, ranges=ranges, weights=weights)
+
+
+def _picture(predictors: Mapping[str, SamPredictor]) -> bytes:
+    rows = []
+    for sample in demo_samples(EVALUATION):
+        image = sample.open()
+        pictures = {}
+        for name, predictor in predictors.items():
+            predictor.set_image(image)
+            masks = predictor.predict(sample.prompts).masks[:, 0]
+            pictures[name] = draw_overlay(image, masks, sample.prompts)
+        rows.append(side_by_side(pictures, height=280))
+    return png_bytes(stack(rows))

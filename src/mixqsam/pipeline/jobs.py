@@ -1,0 +1,201 @@
+"""The jobs that users start: analyze, quantize, evaluate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixqsam.allocate.allocation import Allocation
+from mixqsam.allocate.budget import resolve_budget
+from mixqsam.artifact.manifest import Manifest
+from mixqsam.artifact.store import CONFIG, save_model
+from mixqsam.calibrate import WeightGrids
+from mixqsam.errors import ModelError
+from mixqsam.evaluate.run import Report, evaluate
+from mixqsam.files import check_new_directory, new_directory, read_json, write_bytes, write_json
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session, Source
+from mixqsam.pipeline.stages import (
+    analyze_model,
+    calibration_samples,
+    find_ranges,
+    load,
+    nearest_uniform,
+    run_allocation,
+)
+from mixqsam.plan import Analysis
+from mixqsam.quantize.nearest import quantize
+from mixqsam.report.summary import write_summary
+from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.predictor import SamPredictor
+
+MARKER = "allocation.json"
+
+
+def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, session: Session) -> Analysis:
+    """From a model and images to an analysis."""
+    sam = load_sam(model)
+    samples = calibration_samples(data, options, session)
+    ranges = find_ranges(sam, samples, observer=options.observer, session=session)
+    return analyze_model(sam, samples, ranges=ranges, options=options, session=session)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished quantization.
+
+    Attributes:
+        directory: what was written.
+        analysis, allocation: what led to it.
+        uniform: the largest uniform model within the budget, if any.
+        file_bytes: of `model.safetensors`.
+        check: name → report on a few calibration images; empty if not wanted.
+    """
+
+    directory: Path
+    analysis: Analysis
+    allocation: Allocation
+    uniform: Allocation | None
+    file_bytes: int
+    check: Mapping[str, Report]
+
+
+def run_quantization(
+    model: str | Path,
+    data: Source,
+    *,
+    budget: str,
+    output: Path,
+    analysis_options: AnalysisOptions,
+    allocation_options: AllocationOptions,
+    session: Session,
+    overwrite: bool = False,
+    check: int = 4,
+) -> Result:
+    """The main job: a float model, images and a budget in; a quantized directory out.
+
+    Args:
+        model: float checkpoint.
+        data: calibration images.
+        budget: see `mixqsam.allocate.budget.HELP`.
+        output: the directory to write, whole or not at all.
+        analysis_options: how to analyse.
+        allocation_options: how to choose bits.
+        session: cache and progress.
+        overwrite: replace a directory that mixqsam wrote before.
+        check: compare with the float model on so many calibration images.
+    """
+    check_new_directory(output, overwrite=overwrite, marker=MARKER)
+    with session.timed("loading"):
+        sam = load_sam(model)
+        samples = calibration_samples(data, analysis_options, session)
+    resolve_budget(budget.removeprefix("uniform:"), sam.costs())
+    ranges = find_ranges(sam, samples, observer=analysis_options.observer, session=session)
+    analysis = analyze_model(sam, samples, ranges=ranges, options=analysis_options, session=session)
+    allocation = run_allocation(analysis, budget, options=allocation_options, session=session)
+    uniform = nearest_uniform(analysis, allocation)
+    weights = WeightGrids(sam, observer=analysis_options.observer)
+    with session.timed("quantization"):
+        quantized = quantize(sam, allocation.plan, ranges=ranges, weights=weights)
+    reports: dict[str, Report] = {}
+    if check:
+        with session.timed("check"):
+            models = {"float": sam, "mixed": quantized}
+            if uniform is not None:
+                models["uniform"] = quantize(sam, uniform.plan, ranges=ranges, weights=weights)
+            predictors = {name: SamPredictor(one) for name, one in models.items()}
+            reports = evaluate(predictors, samples[:check], annotations=None, progress=session.progress)
+    file_bytes = _write(
+        quantized,
+        output,
+        analysis=analysis,
+        allocation=allocation,
+        uniform=uniform,
+        reports=reports,
+        observer=analysis_options.observer,
+        session=session,
+        overwrite=overwrite,
+    )
+    return Result(output, analysis, allocation, uniform, file_bytes, reports)
+
+
+def _write(
+    quantized: Sam,
+    output: Path,
+    *,
+    analysis: Analysis,
+    allocation: Allocation,
+    uniform: Allocation | None,
+    reports: Mapping[str, Report],
+    observer: str,
+    session: Session,
+    overwrite: bool,
+) -> int:
+    manifest = Manifest.of(
+        allocation.plan,
+        source=analysis.model,
+        observer=observer,
+        prompts_per_image=analysis.costs.prompts_per_image,
+    )
+    with session.timed("writing"), new_directory(output, overwrite=overwrite, marker=MARKER) as folder:
+        file_bytes = save_model(quantized, manifest, folder)
+        write_json(folder / "analysis.json", analysis.to_json())
+        write_json(folder / MARKER, allocation.to_json())
+        text = write_summary(
+            analysis,
+            plan=allocation.plan,
+            facts=_facts(analysis, allocation, uniform=uniform, file_bytes=file_bytes, reports=reports),
+            seconds=session.seconds,
+        )
+        write_bytes(folder / "summary.md", text.encode())
+    return file_bytes
+
+
+def _facts(
+    analysis: Analysis,
+    allocation: Allocation,
+    *,
+    uniform: Allocation | None,
+    file_bytes: int,
+    reports: Mapping[str, Report],
+) -> dict[str, Any]:
+    plain = Allocation(
+        analysis.costs.float_plan,
+        allocation.budget,
+        None,
+        analysis.costs.size(analysis.costs.float_plan),
+        float(analysis.costs.bitops(analysis.costs.float_plan)),
+    )
+    rows = {"float": plain, "uniform": uniform, "mixed": allocation}
+    models = {
+        name: {
+            "size": one.size,
+            "bitops": one.bitops,
+            "bits": str(next(iter(one.plan.bits.values()))) if name == "uniform" else "",
+            "mean_iou": fidelity.mean_iou if (r := reports.get(name)) and (fidelity := r.fidelity) else None,
+        }
+        for name, one in rows.items()
+        if one is not None
+    }
+    return {"models": models, "allocation": allocation.to_json(), "file_bytes": file_bytes}
+
+
+def run_evaluation(
+    models: Mapping[str, str | Path], data: Source, *, limit: int | None, session: Session
+) -> dict[str, Report]:
+    """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well."""
+    samples = data.samples(count=limit, progress=session.progress)[:limit]
+    predictors = {name: SamPredictor(load(source)) for name, source in models.items()}
+    return evaluate(predictors, samples, annotations=data.annotations, progress=session.progress)
+
+
+def float_source(directory: Path) -> str:
+    """The float model that a quantized directory was made from, as its user named it.
+
+    Raises:
+        ModelError: the directory is not one that mixqsam wrote.
+    """
+    values = read_json(directory / CONFIG, what="the configuration of a quantized model")
+    try:
+        return str(values["quantization_config"]["source"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{directory} was not made by mixqsam; name the float model with --float.") from error

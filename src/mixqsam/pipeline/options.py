@@ -1,0 +1,133 @@
+"""What a user asks for, and the session that the asking belongs to."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from mixqsam.allocate.program import Objective, Utility
+from mixqsam.data.coco import annotated_samples
+from mixqsam.data.samples import Sample, folder_samples
+from mixqsam.errors import AnnotationError
+from mixqsam.files import Cache, default_cache
+from mixqsam.plan import CANDIDATE_BITS
+from mixqsam.progress import Progress, Silent
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    @property
+    def annotations(self) -> Path | None:
+        """The COCO file that AP is scored against, if any."""
+        ...
+
+    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+        """All samples, or at least the first `count`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and their prompts, as a user names them.
+
+    Attributes:
+        images: a folder of images.
+        annotations: a COCO file for them; without it each image is prompted with a grid of points.
+        detections: a COCO-results file whose boxes take the place of the annotations' boxes.
+        grid: points per side of the grid.
+    """
+
+    images: Path
+    annotations: Path | None = None
+    detections: Path | None = None
+    grid: int = 4
+
+    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+        """All samples, or (in a folder) the first `count`."""
+        if self.annotations is not None:
+            return annotated_samples(self.annotations, images=self.images, detections=self.detections)
+        if self.detections is not None:
+            raise AnnotationError("Detections need the annotation file that their image numbers belong to.")
+        return folder_samples(self.images, count=count, grid=self.grid, progress=progress)
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """How a model is analysed.
+
+    Attributes:
+        count: calibration images.
+        prompts: of each image, at most.
+        observer: `minmax`, `percentile` or `omse`.
+        pairs: measure the synergy estimator `interaction` too.
+        sensitivity_bits: where the `measured` utility is measured; empty for not at all.
+        prompts_per_image: in the BitOps.
+    """
+
+    count: int = 32
+    prompts: int = 4
+    observer: str = "omse"
+    pairs: bool = True
+    sensitivity_bits: tuple[int, ...] = (2, 3, 4, 6, 8)
+    prompts_per_image: int = 1
+
+
+@dataclass(frozen=True)
+class AllocationOptions:
+    """How bits are chosen; the defaults are those of docs/experiments.md.
+
+    Attributes:
+        output: P_Y definition.
+        utility: u(b).
+        synergy: estimator.
+        coupling: λ.
+        tied: one bit-width for a unit's weight and activation.
+        candidates: bit-widths to choose from.
+        keep: fixed bits by pattern.
+        time_limit: seconds for solving.
+    """
+
+    output: str = "bernoulli"
+    utility: Utility = "measured"
+    synergy: str = "proximity"
+    coupling: float = 0.0
+    tied: bool = True
+    candidates: tuple[int, ...] = CANDIDATE_BITS
+    keep: tuple[str, ...] = ()
+    time_limit: float = 60.0
+
+    @property
+    def objective(self) -> Objective:
+        """The part that the program maximises."""
+        return Objective(self.output, self.utility, self.synergy, self.coupling)
+
+
+@dataclass
+class Session:
+    """One user's work: where stages are kept, who is told, and how long each stage took.
+
+    Attributes:
+        cache: finished stages.
+        progress: listener.
+        seconds: stage → wall time; a stage found in the cache takes next to none.
+    """
+
+    cache: Cache = field(default_factory=lambda: Cache(default_cache()))
+    progress: Progress = field(default_factory=Silent)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def timed(self, stage: str) -> "_Timer":
+        """A context that adds its wall time to a stage."""
+        return _Timer(self.seconds, stage)
+
+
+class _Timer:
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self._seconds, self._stage = seconds, stage
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + time.monotonic() - self._started

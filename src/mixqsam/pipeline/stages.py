@@ -1,0 +1,108 @@
+"""One function for each stage; its result is kept under the hash of its inputs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixqsam.allocate.allocation import Allocation, allocate
+from mixqsam.allocate.budget import parse_bits, resolve_budget
+from mixqsam.analyze.run import Measurements, analyze
+from mixqsam.artifact.store import is_quantized, load_model
+from mixqsam.calibrate import Ranges, WeightGrids, calibrate
+from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.files import digest, read_json
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session, Source
+from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
+from mixqsam.sam.load import Sam, load_sam
+
+
+def load(source: str | Path, *, device: str = "cpu") -> Sam:
+    """Load a model: float (`sam-tiny`, directory, `.pth`, hub id) or a directory that mixqsam wrote.
+
+    Raises:
+        ModelError, ArtifactError: it cannot be loaded; the message says why.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and is_quantized(path):
+        return load_model(path, device=device)[0]
+    return load_sam(source, device=device)
+
+
+def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:
+    """The images that calibration and analysis use."""
+    samples = data.samples(count=options.count, progress=session.progress)
+    return for_calibration(samples, count=options.count, prompts=options.prompts, progress=session.progress)
+
+
+def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session) -> Ranges:
+    """Calibrate, or take the finished calibration."""
+    key = digest(1, sam.fingerprint, [sample.digest() for sample in samples], observer)
+    with session.timed("calibration"), session.cache.lock("calibration", key):
+        found = session.cache.get("calibration", key)
+        if found is not None:
+            return Ranges.from_json(found)
+        ranges = calibrate(sam, samples, observer=observer, progress=session.progress)
+        session.cache.put("calibration", key, ranges.to_json())
+    return ranges
+
+
+def analyze_model(
+    sam: Sam, samples: Sequence[Sample], *, ranges: Ranges, options: AnalysisOptions, session: Session
+) -> Analysis:
+    """Measure importance, synergy and sensitivity; images that were measured before are not measured again."""
+    key = digest(sam.fingerprint, [sample.digest() for sample in samples])
+    weights = WeightGrids(sam, observer=options.observer)
+    with session.timed("analysis"), session.cache.lock("analysis", key):
+        analysis = analyze(
+            sam,
+            samples,
+            ranges=ranges,
+            weights=weights,
+            wanted=Measurements(options.pairs, options.sensitivity_bits),
+            cache=session.cache,
+            progress=session.progress,
+        )
+    return analysis.with_prompts(options.prompts_per_image)
+
+
+def run_allocation(analysis: Analysis, budget: str, *, options: AllocationOptions, session: Session) -> Allocation:
+    """From an analysis and a budget to bits. `uniform:W4A4` gives all units the same bits."""
+    with session.timed("allocation"):
+        if budget.startswith("uniform:"):
+            return uniform_allocation(analysis, budget.removeprefix("uniform:"))
+        return allocate(
+            analysis,
+            budget,
+            objective=options.objective,
+            candidates=options.candidates,
+            tied=options.tied,
+            keep=options.keep,
+            time_limit=options.time_limit,
+        )
+
+
+def uniform_allocation(analysis: Analysis, bits: str) -> Allocation:
+    """The same bits for all units."""
+    plan = BitPlan.uniform(analysis.units, parse_bits(bits))
+    budget = resolve_budget(bits, analysis.costs)
+    return Allocation(plan, budget, None, analysis.costs.size(plan), float(analysis.costs.bitops(plan)))
+
+
+def nearest_uniform(analysis: Analysis, allocation: Allocation) -> Allocation | None:
+    """The largest uniform model within an allocation's budget, to compare it with."""
+    for bits in reversed(CANDIDATE_BITS):
+        uniform = uniform_allocation(analysis, f"W{bits}A{bits}")
+        size, bitops = allocation.budget.size, allocation.budget.bitops
+        fits = (size is None or uniform.size <= size) and (bitops is None or uniform.bitops <= bitops)
+        if fits:
+            return uniform
+    return None
+
+
+def read_analysis(path: Path) -> Analysis:
+    """Read an analysis file, or that of a quantized directory.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    path = path / "analysis.json" if path.is_dir() else path
+    return Analysis.from_json(read_json(path, what="an analysis"), source=str(path))

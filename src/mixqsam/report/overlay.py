@@ -1,0 +1,94 @@
+"""Pictures of masks on photographs."""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from mixqsam.prompts import Prompts
+
+# Okabe–Ito colours: told apart by people who see colours differently.
+_COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
+_BAR = 28
+
+
+def draw_overlay(image: Image.Image, masks: NDArray[np.bool_], prompts: Prompts) -> Image.Image:
+    """A photograph with masks [P, height, width] in colours, their outlines, and the prompts."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32).copy()
+    for index, mask in enumerate(masks):
+        colour = np.array(_COLOURS[index % len(_COLOURS)], dtype=np.float32)
+        pixels[mask] = 0.45 * pixels[mask] + 0.55 * colour
+        pixels[mask & ~_eroded(mask)] = colour
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    _draw_prompts(picture, prompts)
+    return picture
+
+
+def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask without its border of two pixels."""
+    inner = mask.copy()
+    for _ in range(2):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inner
+
+
+def _draw_prompts(picture: Image.Image, prompts: Prompts) -> None:
+    pen = ImageDraw.Draw(picture)
+    width = max(2, round(max(picture.size) / 300))
+    if prompts.boxes is not None:
+        for index, box in enumerate(prompts.boxes):
+            pen.rectangle([float(v) for v in box], outline=_COLOURS[index % len(_COLOURS)], width=width)
+    if prompts.points is not None and prompts.labels is not None:
+        radius = 2 * width
+        for (x, y), label in zip(prompts.points.reshape(-1, 2), prompts.labels.reshape(-1), strict=True):
+            corners = (x - radius, y - radius, x + radius, y + radius)
+            pen.ellipse(corners, fill=(0, 160, 0) if label else (200, 0, 0), outline="white", width=max(1, width // 2))
+
+
+def side_by_side(pictures: Mapping[str, Image.Image], *, height: int = 360) -> Image.Image:
+    """Pictures in a row, each under its caption."""
+    scaled = {
+        caption: p.resize((max(1, round(p.width * height / p.height)), height)) for caption, p in pictures.items()
+    }
+    total = sum(p.width for p in scaled.values()) + 8 * (len(scaled) - 1)
+    canvas = Image.new("RGB", (total, height + _BAR), "white")
+    pen = ImageDraw.Draw(canvas)
+    left = 0
+    for caption, picture in scaled.items():
+        pen.text((left + 4, 5), caption, fill="black", font=ImageFont.load_default(16))
+        canvas.paste(picture, (left, _BAR))
+        left += picture.width + 8
+    return canvas
+
+
+def stack(rows: list[Image.Image]) -> Image.Image:
+    """Pictures below each other."""
+    canvas = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows) + 8 * (len(rows) - 1)), "white")
+    top = 0
+    for row in rows:
+        canvas.paste(row, (0, top))
+        top += row.height + 8
+    return canvas
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """An image as PNG."""
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def mask_image(masks: NDArray[np.bool_]) -> Image.Image:
+    """Masks [P, height, width] as one grey picture: 0 is nothing, 255 the union's only mask, else 1 … P.
+
+    With one mask it is black and white; with several the value is the mask's number, the last one on top.
+    """
+    if len(masks) == 1:
+        return Image.fromarray(masks[0].astype(np.uint8) * 255)
+    numbers = np.zeros(masks.shape[1:], dtype=np.uint8)
+    for index, mask in enumerate(masks[:255], start=1):
+        numbers[mask] = index
+    return Image.fromarray(numbers)
