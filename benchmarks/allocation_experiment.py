@@ -10,19 +10,21 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.cli.console import Bars
-from mixqsam.data.samples import Sample
-from mixqsam.evaluate.run import evaluate
+from mixqsam.evaluation.run import evaluate
 from mixqsam.files import Cache, digest, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
 from mixqsam.pipeline.stages import analyze_model, calibration_samples, find_ranges, run_allocation
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
-from mixqsam.quantize.nearest import quantize
+from mixqsam.quantization.nearest import quantize
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
+
+if TYPE_CHECKING:
+    from mixqsam.data.samples import Sample
 
 BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
 LAMBDAS = (0.03, 0.1, 0.3, 1.0)

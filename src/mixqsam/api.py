@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mixqsam.allocate.allocation import Allocation
-from mixqsam.evaluate.run import Report
+from mixqsam.allocation.choose import Allocation
+from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache
 from mixqsam.pipeline.jobs import Result, run_analysis, run_evaluation, run_quantization
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
@@ -60,7 +60,7 @@ def analyze(
 
 
 def allocate(analysis: Analysis, *, budget: str, options: AllocationOptions | None = None) -> Allocation:
-    """Choose the bits of all units under a budget (see `mixqsam.allocate.budget.HELP`).
+    """Choose the bits of all units under a budget (see `mixqsam.allocation.budget.HELP`).
 
     Raises:
         BudgetError: the budget cannot be understood or met.

@@ -50,7 +50,9 @@ def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
     values = json.loads(sam.config.to_json_string(use_diff=True))
     values |= {"architectures": ["SamModel"], "quantization_config": manifest.model_dump()}
     write_json(directory / CONFIG, values)
-    write_json(directory / "preprocessor_config.json", json.loads(sam.processor.to_json_string()))
+    # Under its public name: which of the library's backends runs it is the reader's choice.
+    processor = json.loads(sam.processor.to_json_string()) | {"image_processor_type": "SamImageProcessor"}
+    write_json(directory / "preprocessor_config.json", processor)
     return len(content)
 
 

@@ -6,12 +6,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from mixqsam.allocate.allocation import Allocation
-from mixqsam.allocate.program import Utility
+from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.program import Utility
 from mixqsam.cli.console import Bars, models_table, out
 from mixqsam.data.images import open_image
 from mixqsam.errors import AnnotationError, BudgetError, InputError
-from mixqsam.evaluate.run import Report
+from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache, write_bytes, write_json
 from mixqsam.numeric.observers import OBSERVERS
 from mixqsam.pipeline.demo import run_demo

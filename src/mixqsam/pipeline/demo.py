@@ -7,14 +7,14 @@ from pathlib import Path
 from mixqsam.calibrate import WeightGrids
 from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
 from mixqsam.data.samples import Sample
-from mixqsam.evaluate.run import Report, evaluate
+from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import write_bytes
 from mixqsam.pipeline.jobs import Result, run_quantization
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session
 from mixqsam.pipeline.stages import calibration_samples, find_ranges, load
 from mixqsam.plan import BitPlan
 from mixqsam.progress import Progress
-from mixqsam.quantize.nearest import quantize
+from mixqsam.quantization.nearest import quantize
 from mixqsam.report.overlay import draw_overlay, png_bytes, side_by_side, stack
 from mixqsam.sam.load import EMBEDDED, Sam
 from mixqsam.sam.predictor import SamPredictor

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixqsam.allocate.allocation import Allocation
-from mixqsam.allocate.budget import resolve_budget
+from mixqsam.allocation.budget import resolve_budget
+from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import CONFIG, save_model
 from mixqsam.calibrate import WeightGrids
 from mixqsam.errors import ModelError
-from mixqsam.evaluate.run import Report, evaluate
+from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import check_new_directory, new_directory, read_json, write_bytes, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session, Source
 from mixqsam.pipeline.stages import (
@@ -23,7 +23,7 @@ from mixqsam.pipeline.stages import (
     run_allocation,
 )
 from mixqsam.plan import Analysis
-from mixqsam.quantize.nearest import quantize
+from mixqsam.quantization.nearest import quantize
 from mixqsam.report.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -76,7 +76,7 @@ def run_quantization(
     Args:
         model: float checkpoint.
         data: calibration images.
-        budget: see `mixqsam.allocate.budget.HELP`.
+        budget: see `mixqsam.allocation.budget.HELP`.
         output: the directory to write, whole or not at all.
         analysis_options: how to analyse.
         allocation_options: how to choose bits.

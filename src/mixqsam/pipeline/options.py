@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from mixqsam.allocate.program import Objective, Utility
+from mixqsam.allocation.program import Objective, Utility
 from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import Sample, folder_samples
 from mixqsam.errors import AnnotationError

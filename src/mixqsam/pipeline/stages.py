@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixqsam.allocate.allocation import Allocation, allocate
-from mixqsam.allocate.budget import parse_bits, resolve_budget
-from mixqsam.analyze.run import Measurements, analyze
+from mixqsam.allocation.budget import parse_bits, resolve_budget
+from mixqsam.allocation.choose import Allocation, allocate
+from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, WeightGrids, calibrate
 from mixqsam.data.samples import Sample, for_calibration

@@ -48,11 +48,15 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, facts: Mapping[str, Any]
 
 
 def _models(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    rows = ["| model | size | BitOps per image | mean IoU with float masks |", "|---|---:|---:|---:|"]
+    measured = any(one["mean_iou"] is not None for one in models.values())
+    rows = ["| model | size | BitOps per image |", "|---|---:|---:|"]
+    if measured:
+        rows = [f"{rows[0]} mean IoU with float masks |", f"{rows[1]}---:|"]
     for name, one in models.items():
         label = f"{name} {one['bits']}".strip()
+        row = f"| {label} | {one['size'] / 1e6:.2f} MB | {one['bitops'] / 1e9:,.1f} G |"
         fidelity = "1" if name == "float" else "–" if one["mean_iou"] is None else f"{one['mean_iou']:.3f}"
-        rows.append(f"| {label} | {one['size'] / 1e6:.2f} MB | {one['bitops'] / 1e9:,.1f} G | {fidelity} |")
+        rows.append(f"{row} {fidelity} |" if measured else row)
     return rows
 
 

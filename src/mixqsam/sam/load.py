@@ -176,9 +176,10 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch raises whatever its unpickler or zip reader met; all of it means that the file cannot be read.
+        # Its own words are left out: for a file with code in it, they advise to run the code.
         raise ModelError(
-            f"{path} cannot be read as a PyTorch checkpoint (cut, damaged, or holding more than tensors): "
-            f"{_short(error)}"
+            f"{path} cannot be read as a PyTorch checkpoint: it is cut, damaged, or holds more than tensors "
+            f"({type(error).__name__}). Download it again, or save its state dict alone."
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path} is no state dict of tensors; expected Meta's `sam_vit_*.pth`.")

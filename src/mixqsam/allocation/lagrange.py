@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mixqsam.allocate.program import Choice, Program
+from mixqsam.allocation.program import Choice, Program
 from mixqsam.plan import Vector
 
 _ROUNDS = 120

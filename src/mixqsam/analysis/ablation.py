@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixqsam.analyze.outputs import OUTPUTS
-from mixqsam.analyze.variants import Prefix, Variant, run_variants
+from mixqsam.analysis.outputs import OUTPUTS
+from mixqsam.analysis.variants import Prefix, Variant, run_variants
 from mixqsam.plan import Vector
 from mixqsam.sam.load import Sam
 

@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixqsam.analyze.outputs import OUTPUTS
-from mixqsam.analyze.variants import Change, Prefix, Variant, run_variants
+from mixqsam.analysis.outputs import OUTPUTS
+from mixqsam.analysis.variants import Change, Prefix, Variant, run_variants
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import Quantizer

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mixqsam.allocate.program import Choice, Program
+from mixqsam.allocation.program import Choice, Program
 from mixqsam.plan import Vector
 
 

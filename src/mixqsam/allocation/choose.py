@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mixqsam.allocate.budget import Budget, parse_keep, resolve_budget
-from mixqsam.allocate.program import Objective, build_program
-from mixqsam.allocate.solve import solve
+from mixqsam.allocation.budget import Budget, parse_keep, resolve_budget
+from mixqsam.allocation.program import Objective, build_program
+from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
 
@@ -78,7 +78,7 @@ def allocate(
 
     Args:
         analysis: what `analyze` measured.
-        budget: see `mixqsam.allocate.budget.HELP`.
+        budget: see `mixqsam.allocation.budget.HELP`.
         objective: how bits are valued.
         candidates: bit-widths to choose from.
         tied: weight and activation of a unit share one bit-width, as in the paper.

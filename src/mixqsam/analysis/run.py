@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from mixqsam.analyze.ablation import ablate, importance, interaction, proximity
-from mixqsam.analyze.outputs import OUTPUTS
-from mixqsam.analyze.sensitivity import QuantizedVariants
-from mixqsam.analyze.variants import Prefix, run_prefix
+from mixqsam.analysis.ablation import ablate, importance, interaction, proximity
+from mixqsam.analysis.outputs import OUTPUTS
+from mixqsam.analysis.sensitivity import QuantizedVariants
+from mixqsam.analysis.variants import Prefix, run_prefix
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError

@@ -6,6 +6,7 @@ A state s of a unit is a pair of bit-widths (weight, activation), and d is the m
 which is (b_l − b_m)² when both are equal.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.allocate.budget import Budget
+from mixqsam.allocation.budget import Budget
 from mixqsam.errors import BudgetError
 from mixqsam.plan import Analysis, BitPlan, UnitBits, Vector
 
@@ -232,11 +233,11 @@ def _check_feasible(analysis: Analysis, budget: Budget, program: Program) -> Non
     costs = analysis.costs
     raise BudgetError(
         f"No choice of bits fits the budget {budget.text!r}. The smallest feasible budget, with every free unit at "
-        f"{min(min(s.ravel()) for s in program.states)} bits, is size={costs.size(plan) / 1e6:.4f}MB,"
-        f"bitops={costs.bitops(plan) / 1e9:.4f}G "
-        f"(asked: size={_limit(budget.size, 1e6)}MB, bitops={_limit(budget.bitops, 1e9)}G)."
+        f"{min(min(s.ravel()) for s in program.states)} bits, is "
+        f"size={math.ceil(costs.size(plan))}B,bitops={costs.bitops(plan)} "
+        f"(asked: {_limit(budget.size, 'bytes')}, {_limit(budget.bitops, 'BitOps')})."
     )
 
 
-def _limit(value: float | None, scale: float) -> str:
-    return "any" if value is None else f"{value / scale:.4f}"
+def _limit(value: float | None, name: str) -> str:
+    return f"any {name}" if value is None else f"{value:.0f} {name}"

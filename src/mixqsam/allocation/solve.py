@@ -12,9 +12,9 @@ import highspy
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.allocate.lagrange import improve, relax, survivors
-from mixqsam.allocate.linear import Linear, linearise
-from mixqsam.allocate.program import Choice, Program
+from mixqsam.allocation.lagrange import improve, relax, survivors
+from mixqsam.allocation.linear import Linear, linearise
+from mixqsam.allocation.program import Choice, Program
 from mixqsam.errors import MixqsamError
 from mixqsam.plan import Vector
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixqsam.analyze.outputs import OUTPUTS
+from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError
-from mixqsam.evaluate.coco import CocoScores, mask_results, score_results
+from mixqsam.evaluation.coco import CocoScores, mask_results, score_results
 from mixqsam.progress import Progress
 from mixqsam.sam.predictor import Prediction, Predictor
 

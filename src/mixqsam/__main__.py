@@ -1,0 +1,5 @@
+"""`python -m mixqsam`."""
+
+from mixqsam.cli.main import run
+
+run()

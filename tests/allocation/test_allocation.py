@@ -1,0 +1,223 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mixqsam.allocation.budget import parse_bits, parse_keep, resolve_budget
+from mixqsam.allocation.choose import Allocation, allocate
+from mixqsam.allocation.lagrange import relax, survivors
+from mixqsam.allocation.program import UTILITIES, Objective, Program, build_program
+from mixqsam.allocation.solve import solve
+from mixqsam.errors import ArtifactError, BudgetError
+from mixqsam.plan import FLOAT, Analysis, Costs, Unit, UnitBits
+from tests.oracles import best_choice
+
+BITS = (2, 3, 4, 6, 8)
+
+
+def analysis(count: int, *, seed: int = 0) -> Analysis:
+    rng = np.random.default_rng(seed)
+    kinds = ["product" if i % 3 == 1 else "linear" for i in range(count)]
+    units = tuple(
+        Unit(
+            f"net.layers.{i}.{'qk' if kind == 'product' else 'lin'}",
+            kind,  # type: ignore[arg-type]
+            "decoder" if i > count // 2 else "encoder",
+            0 if kind == "product" else int(rng.integers(100, 5000)),
+            0 if kind == "product" else 8,
+            int(rng.integers(1000, 90000)),
+        )
+        for i, kind in enumerate(kinds)
+    )
+    omega = rng.lognormal(0, 1.5, count)
+    omega /= omega.sum()
+    noise = 4.0 ** -np.array(BITS)
+    sensitivity = {s: omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise for s in ("weight", "activation")}
+    return Analysis(
+        "toy",
+        1,
+        Costs(units, 500),
+        {"bernoulli": omega},
+        {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")},
+        {"bernoulli": sensitivity},
+        BITS,
+    )
+
+
+def objective(utility: str = "measured", *, coupling: float = 0.3) -> Objective:
+    return Objective("bernoulli", utility, "proximity", coupling)  # type: ignore[arg-type]
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    """Small random programs, tied or free, of which some have a unit with fixed bits."""
+    tied = draw(st.booleans())
+    toy = analysis(draw(st.integers(2, 5 if tied else 3)), seed=draw(st.integers(0, 10**6)))
+    candidates = draw(st.sampled_from([(2, 4, 8), (2, 3, 5, 8)] if tied else [(2, 4), (3, 8), (2, 4, 8)]))
+    text = draw(st.sampled_from(["W3A3", "W4A4", "W6A6", "size=0.16x", "bitops=0.02x", "W8A8"]))
+    fixed = {toy.units[0].name: UnitBits(2, 2)} if draw(st.booleans()) else {}
+    goal = objective(draw(st.sampled_from(UTILITIES)), coupling=draw(st.sampled_from([0.0, 0.1, 1.0, 5.0])))
+    budget = resolve_budget(text, toy.costs)
+    try:
+        return build_program(toy, budget, goal, candidates=candidates, tied=tied, fixed=fixed)
+    except BudgetError:
+        return build_program(
+            toy, resolve_budget("W8A8", toy.costs), goal, candidates=candidates, tied=tied, fixed=fixed
+        )
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(programs())
+def test_solution_equals_brute_force_and_its_bound_is_true(program: Program) -> None:
+    best = best_choice(program)
+    assert best is not None
+    solution = solve(program)
+    span = sum(float(np.ptp(u)) for u in program.utility)
+    assert program.feasible(solution.choice)
+    assert solution.objective == pytest.approx(program.value(solution.choice))
+    assert solution.objective == pytest.approx(best, abs=1e-7 * span)
+    assert solution.bound >= best - 1e-7 * span
+    assert solution.optimal
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(programs())
+def test_relaxation_bounds_the_optimum_and_spares_it(program: Program) -> None:
+    best = best_choice(program)
+    assert best is not None
+    relaxed = relax(program)
+    span = sum(float(np.ptp(u)) for u in program.utility)
+    assert program.feasible(relaxed.choice)
+    assert program.value(relaxed.choice) <= best + 1e-9 * span
+    assert relaxed.bound >= best - 1e-9 * span
+    spared = best_choice(program.restrict(survivors(program, relaxed)))
+    assert spared == pytest.approx(best, abs=1e-8 * span)
+
+
+@pytest.mark.parametrize("utility", UTILITIES)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "free"])
+@pytest.mark.parametrize("budget", ["W3A3", "W4A4", "W6A6"])
+def test_within_budget_proven_and_no_worse_than_uniform(utility: str, tied: bool, budget: str) -> None:
+    toy = analysis(20)
+    found = allocate(toy, budget, objective=objective(utility), tied=tied)
+    assert found.budget.size is not None
+    assert found.budget.bitops is not None
+    assert found.size <= found.budget.size
+    assert found.bitops <= found.budget.bitops
+    assert found.gap == 0
+    assert found.size == toy.costs.size(found.plan)
+    b = int(budget[1])
+    fixed = {u.name: UnitBits(b, b) for u in toy.units}
+    limits = resolve_budget(budget, toy.costs)
+    program = build_program(toy, limits, objective(utility), candidates=range(2, 9), tied=tied, fixed={})
+    uniform = build_program(toy, limits, objective(utility), candidates=range(2, 9), tied=tied, fixed=fixed)
+    at = np.array([int(np.flatnonzero((s == b).all(axis=1))[0]) for s in program.states])
+    assert uniform.feasible(np.zeros(20, dtype=np.int64))
+    assert found.value >= program.value(at) - 1e-12
+
+
+def test_more_budget_is_never_worse() -> None:
+    toy = analysis(20)
+    values = [allocate(toy, f"size=0.{s}x", objective=objective()).value for s in (15, 18, 20, 25, 30)]
+    assert values == sorted(values)
+
+
+def test_a_strong_coupling_makes_neighbours_alike_and_none_lets_them_differ() -> None:
+    toy = analysis(20)
+
+    def roughness(coupling: float) -> float:
+        plan = allocate(toy, "W4A4", objective=objective(coupling=coupling)).plan
+        return float(np.abs(np.diff([b.weight for b in plan.bits.values()])).sum())
+
+    assert roughness(0) > roughness(0.02) > roughness(100)
+
+
+def test_keep_fixes_bits_and_floats_cost_what_they_cost() -> None:
+    toy = analysis(9)
+    found = allocate(toy, "W6A6", objective=objective(), keep=["layers.0.*=8", "*.qk=float", "layers.3.lin=W2A5"])
+    bits = found.plan.bits
+    assert bits["net.layers.0.lin"] == UnitBits(8, 8)
+    assert bits["net.layers.3.lin"] == UnitBits(2, 5)
+    assert all(b == FLOAT for name, b in bits.items() if name.endswith("qk"))
+    assert found.budget.bitops is not None
+    assert found.bitops <= found.budget.bitops
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "bitops"),
+    [
+        ("12.5MB", 12.5e6, None),
+        ("size=3kB", 3000.0, None),
+        ("2MiB", 2.0 * 2**20, None),
+        ("bitops=3.5T", None, 3.5e12),
+        ("bitops=2e9", None, 2e9),
+        ("size=1MB, bitops=2G", 1e6, 2e9),
+        ("2MB,1MB", 1e6, None),
+    ],
+)
+def test_budgets_in_numbers(text: str, size: float | None, bitops: float | None) -> None:
+    budget = resolve_budget(text, analysis(3).costs)
+    assert (budget.size, budget.bitops) == (size, bitops)
+
+
+def test_budgets_in_shares_and_bits() -> None:
+    costs = analysis(6).costs
+    full = costs.size(costs.float_plan)
+    assert resolve_budget("0.25x", costs).size == pytest.approx(full / 4)
+    assert resolve_budget("size=25%", costs).size == pytest.approx(full / 4)
+    assert resolve_budget("bitops=0.5x", costs).bitops == pytest.approx(costs.bitops(costs.float_plan) / 2)
+    w4a6 = resolve_budget("w4a6", costs)
+    assert w4a6.bitops == sum(costs.multiply_adds(u) * (36 if u.kind == "product" else 24) for u in costs.units)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "W9A4", "W1A1", "small", "size=", "bitops=-3", "0MB", "speed=3", "1e999MB", "4GB/s"]
+)
+def test_budgets_that_mean_nothing(text: str) -> None:
+    with pytest.raises(BudgetError):
+        resolve_budget(text, analysis(3).costs)
+
+
+@pytest.mark.parametrize("rule", ["neck", "nothing.*=8", "*=9", "*=W4"])
+def test_keep_rules_that_mean_nothing(rule: str) -> None:
+    with pytest.raises(BudgetError, match="--keep|bit-width"):
+        parse_keep([rule], names=["net.layers.0.lin"])
+
+
+def test_bits_in_words() -> None:
+    assert parse_bits("W4A6") == UnitBits(4, 6)
+    assert parse_bits("8") == UnitBits(8, 8)
+    assert parse_bits("float") == FLOAT
+
+
+def test_an_impossible_budget_names_the_smallest_feasible_one() -> None:
+    toy = analysis(9)
+    with pytest.raises(BudgetError, match="smallest feasible budget") as caught:
+        allocate(toy, "size=1kB", objective=objective())
+    smallest = str(caught.value).split("bits, is ")[1].split(" (asked")[0]
+    found = allocate(toy, smallest, objective=objective())
+    assert set(found.plan.bits.values()) == {UnitBits(2, 2)}
+    with pytest.raises(BudgetError, match="smallest feasible budget"):
+        allocate(toy, "W4A4", objective=objective(), keep=["*=8"])
+
+
+def test_measured_needs_a_measurement() -> None:
+    with pytest.raises(BudgetError, match="holds no measured sensitivity"):
+        allocate(replace(analysis(4), sensitivity={}), "W4A4", objective=objective())
+
+
+def test_allocation_round_trips() -> None:
+    found = allocate(analysis(5), "W4A4", objective=objective())
+    assert Allocation.from_json(found.to_json(), source="x") == found
+    for change in ({"version": 9}, {"plan": {"a": {"weight": 1, "activation": 2}}}, {"budget": 3}):
+        with pytest.raises(ArtifactError):
+            Allocation.from_json(found.to_json() | change, source="x")
+
+
+def test_prompts_per_image_shift_bitops_to_the_decoder() -> None:
+    toy = analysis(9)
+    many = toy.with_prompts(50)
+    assert many.costs.bitops(many.costs.float_plan) > toy.costs.bitops(toy.costs.float_plan)
+    assert allocate(many, "W4A4", objective=objective()).bitops <= resolve_budget("W4A4", many.costs).bitops

@@ -1,0 +1,171 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from mixqsam.analyze import variants
+
+from mixqsam.analysis.ablation import ablate, effect, importance, interaction, proximity, zero
+from mixqsam.analysis.outputs import OUTPUTS
+from mixqsam.analysis.run import Measurements, analyze
+from mixqsam.analysis.sensitivity import QuantizedVariants
+from mixqsam.analysis.variants import Variant, run_prefix, run_variants
+from mixqsam.calibrate import Ranges, WeightGrids, calibrate
+from mixqsam.data.samples import Sample
+from mixqsam.errors import ArtifactError
+from mixqsam.pipeline.options import Session
+from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.progress import Silent
+from mixqsam.quantization.nearest import quantize
+from mixqsam.sam.load import Sam
+from mixqsam.sam.units import unit_names
+from tests.oracles import logits_of
+
+
+@pytest.fixture(scope="module")
+def ranges(sam: Sam, samples: list[Sample]) -> Ranges:
+    return calibrate(sam, samples, observer="omse", progress=Silent())
+
+
+@pytest.mark.parametrize("tokens", [1 << 14, 25, 60], ids=["one batch", "one by one", "by two"])
+def test_variants_equal_whole_passes_with_that_unit_zeroed(
+    monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], tokens: int
+) -> None:
+    monkeypatch.setattr(variants, "_TOKENS", tokens)
+    monkeypatch.setattr(variants, "_PROMPT_TOKENS", 2 * tokens)
+    names = unit_names(sam.config)
+    found = run_variants(sam, run_prefix(sam, samples[0]), [Variant({name: zero}) for name in names])
+    seen = {i: one for indices, logits in found for i, one in zip(indices, logits, strict=True)}
+    assert sorted(seen) == list(range(len(names)))
+    for i, name in enumerate(names):
+        expected = logits_of(sam, samples[0], zeroed=(name,))
+        torch.testing.assert_close(seen[i], expected, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_shared_effects_are_exact(sam: Sam, samples: list[Sample]) -> None:
+    names = unit_names(sam.config)
+    shared = 0
+    for group in [(n,) for n in names] + list(pairwise(names)):
+        short = tuple(sorted(effect(group)))
+        if short != tuple(sorted(group)):
+            shared += 1
+            expected = logits_of(sam, samples[0], zeroed=group)
+            torch.testing.assert_close(logits_of(sam, samples[0], zeroed=short), expected, rtol=1e-4, atol=1e-4)
+    assert shared > 60
+
+
+def test_divergences_equal_the_oracles(sam: Sam, samples: list[Sample]) -> None:
+    names = unit_names(sam.config)
+    pairs = list(pairwise(names))
+    single, joint = ablate(sam, run_prefix(sam, samples[0]), names=names, pairs=pairs)
+    reference = logits_of(sam, samples[0])
+    for output, divergence in OUTPUTS.items():
+        for value, name in zip(single[output], names, strict=True):
+            expected = float(divergence(reference, logits_of(sam, samples[0], zeroed=(name,))[None]))
+            assert value == pytest.approx(expected, rel=1e-3, abs=1e-7), name
+        for value, pair in list(zip(joint[output], pairs, strict=True))[::5]:
+            expected = float(divergence(reference, logits_of(sam, samples[0], zeroed=pair)[None]))
+            assert value == pytest.approx(expected, rel=1e-3, abs=1e-7), pair
+
+
+def test_importance_sums_to_one_and_weighs_images_alike() -> None:
+    divergences = np.array([[1.0, 3.0], [1000.0, 1000.0], [0.0, 0.0]])
+    assert importance(divergences).tolist() == pytest.approx([(0.25 + 0.5 + 0.5) / 3, (0.75 + 0.5 + 0.5) / 3])
+
+
+def test_synergies_by_hand() -> None:
+    divergences = np.array([[1.0, 1.0, 2.0]])
+    near, far = proximity(divergences)
+    assert (near, far) == pytest.approx((np.log1p(1 / 0.01), np.log1p(1 / 0.26)))
+    # Together as much as apart: no interaction. Together as much as one: redundant, which is dependence.
+    joint = np.array([[2.0, 2.0]])
+    assert interaction(divergences, joint) == pytest.approx([0.0, np.log1p(1 / 4 * 3)])
+
+
+def test_measured_sensitivity_is_that_of_the_quantized_model(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
+    weights = WeightGrids(sam, observer="omse")
+    variants_ = QuantizedVariants(sam, ranges, weights, bits=(3, 8))
+    flat = variants_.measure(sam, run_prefix(sam, samples[0]))
+    reference = logits_of(sam, samples[0])
+    units = sam.costs().units
+    for output, divergence in OUTPUTS.items():
+        arranged = QuantizedVariants.arrange(np.array(flat[output]), bits=(3, 8))
+        assert (arranged["weight"][:, 0] > 0).all()
+        for i, unit in enumerate(units[:14]):
+            if unit.kind != "product":
+                continue
+            # Only a product's operands can be quantized apart in the quantized model: both, here, at 8 bits.
+            plan = BitPlan({**BitPlan.uniform(units, UnitBits(32, 32)).bits, unit.name: UnitBits(8, 3)})
+            model = quantize(sam, plan, ranges=ranges, weights=weights)
+            expected = float(divergence(reference, logits_of(model, samples[0])[None]))
+            both = arranged["activation"][i, 0] + arranged["weight"][i, 1]
+            assert both == pytest.approx(expected, rel=0.35, abs=1e-6)
+
+
+def test_more_bits_mean_less_divergence_on_average(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
+    measured = QuantizedVariants(sam, ranges, WeightGrids(sam, observer="omse"), bits=(2, 4, 8)).measure(
+        sam, run_prefix(sam, samples[0])
+    )
+    for values in measured.values():
+        mean = np.array(values).reshape(-1, 3).mean(axis=0)
+        assert mean[0] > 2 * mean[1] > 20 * mean[2]
+
+
+def run(sam: Sam, samples: list[Sample], ranges: Ranges, session: Session, wanted: Measurements) -> Analysis:
+    return analyze(
+        sam,
+        samples,
+        ranges=ranges,
+        weights=WeightGrids(sam, observer="omse"),
+        wanted=wanted,
+        cache=session.cache,
+        progress=session.progress,
+    )
+
+
+def test_analysis_is_readable_and_round_trips(
+    sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
+) -> None:
+    analysis = run(sam, samples, ranges, session, Measurements(pairs=True, sensitivity_bits=(2, 8)))
+    for omega in analysis.importance.values():
+        assert omega.sum() == pytest.approx(1)
+    assert set(analysis.synergy) == {f"{e}/{o}" for e in ("proximity", "interaction") for o in OUTPUTS}
+    again = Analysis.from_json(analysis.to_json(), source="x")
+    assert again.units == analysis.units
+    np.testing.assert_allclose(
+        again.sensitivity["spatial"]["weight"], analysis.sensitivity["spatial"]["weight"], rtol=1e-8
+    )
+    for change in ({"version": 2}, {"format": "y"}, {"importance": {"bernoulli": [1.0]}}, {"units": 3}):
+        with pytest.raises(ArtifactError, match="x "):
+            Analysis.from_json(analysis.to_json() | change, source="x")
+
+
+def test_a_stopped_analysis_goes_on_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
+) -> None:
+    import mixqsam.analysis.run as module
+
+    calls: list[Sample] = []
+
+    def counted(model: Sam, sample: Sample) -> variants.Prefix:
+        if len(calls) == 1:
+            calls.append(sample)
+            raise KeyboardInterrupt
+        calls.append(sample)
+        return run_prefix(model, sample)
+
+    monkeypatch.setattr(module, "run_prefix", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(sam, samples, ranges, session, Measurements(pairs=False))
+    resumed = run(sam, samples, ranges, session, Measurements(pairs=False))
+    assert [s.image_id for s in calls] == [1, 2, 2]
+    monkeypatch.setattr(module, "run_prefix", run_prefix)
+    fresh = run(
+        sam,
+        samples,
+        ranges,
+        replace(session, cache=type(session.cache)(session.cache.root / "b")),
+        Measurements(pairs=False),
+    )
+    assert resumed.to_json() == fresh.to_json()

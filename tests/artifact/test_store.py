@@ -1,0 +1,180 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mixqsam.artifact.manifest import Manifest
+from mixqsam.artifact.store import is_quantized, load_model, save_model
+from mixqsam.calibrate import Ranges, WeightGrids, calibrate
+from mixqsam.data.samples import Sample
+from mixqsam.errors import ArtifactError, HonestyError, MixqsamError
+from mixqsam.plan import FLOAT, BitPlan, UnitBits
+from mixqsam.progress import Silent
+from mixqsam.quantization.nearest import quantize
+from mixqsam.sam.load import Sam, load_sam
+from tests.oracles import logits_of
+
+
+@pytest.fixture(scope="module")
+def ranges(sam: Sam, samples: list[Sample]) -> Ranges:
+    return calibrate(sam, samples, observer="omse", progress=Silent())
+
+
+def random_plan(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:
+    rng = np.random.default_rng(seed)
+    return BitPlan(
+        {
+            unit.name: FLOAT if floats and rng.random() < 0.1 else UnitBits(*(int(b) for b in rng.integers(2, 9, 2)))
+            for unit in sam.costs().units
+        }
+    )
+
+
+def save(sam: Sam, plan: BitPlan, folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    return save_model(sam, Manifest.of(plan, source="tiny", observer="omse", prompts_per_image=1), folder)
+
+
+@pytest.fixture
+def saved(sam: Sam, ranges: Ranges, tmp_path: Path) -> Path:
+    plan = random_plan(sam, seed=1)
+    save(quantize(sam, plan, ranges=ranges, weights=WeightGrids(sam, observer="omse")), plan, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mixture_of_bits_loads_bit_identically(
+    sam: Sam, samples: list[Sample], ranges: Ranges, tmp_path: Path, seed: int
+) -> None:
+    plan = random_plan(sam, seed=seed)
+    model = quantize(sam, plan, ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    save(model, plan, tmp_path)
+    again, manifest = load_model(tmp_path)
+    assert is_quantized(tmp_path)
+    assert manifest.plan(sam.costs()).bits == plan.bits
+    for sample in samples:
+        assert torch.equal(logits_of(again, sample), logits_of(model, sample))
+    # What was loaded can be saved again, to the same file.
+    save(again, plan, tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("bits", [*range(2, 9), None], ids=lambda b: f"W{b}" if b else "mixed")
+def test_the_file_is_as_small_as_its_bits_claim(bits: int | None, tmp_path: Path) -> None:
+    sam = load_sam("sam-tiny")
+    plan = BitPlan.uniform(sam.costs().units, UnitBits(bits, bits)) if bits else random_plan(sam, seed=3, floats=False)
+    values = {
+        unit.name: {s: dict.fromkeys(range(2, 9), (-1.0, 1.0)) for s in ("weight", "activation")}
+        for unit in sam.costs().units
+    }
+    model = quantize(sam, plan, ranges=Ranges("minmax", values), weights=WeightGrids(sam, observer="minmax"))
+    file_bytes = save(model, plan, tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size == file_bytes
+    header = int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little") + 8
+    theory = sam.costs().size(plan)
+    assert theory <= file_bytes - header <= 1.001 * theory + 200
+    assert header < 100_000
+    assert file_bytes <= 1.02 * theory + header
+
+
+def test_quantizing_does_not_touch_the_float_model(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
+    before, fingerprint = logits_of(sam, samples[0]), load_sam(sam.source).fingerprint
+    quantize(sam, random_plan(sam, seed=2), ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    assert torch.equal(logits_of(sam, samples[0]), before)
+    assert sam.fingerprint == fingerprint
+
+
+def test_a_float_plan_changes_nothing(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
+    model = quantize(sam, sam.costs().float_plan, ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    assert torch.equal(logits_of(model, samples[0]), logits_of(sam, samples[0]))
+
+
+def test_two_runs_of_a_quantized_model_are_identical(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
+    model = quantize(sam, random_plan(sam, seed=2), ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    assert torch.equal(logits_of(model, samples[0]), logits_of(model, samples[0]))
+
+
+def test_a_plan_for_another_model_is_refused(sam: Sam, ranges: Ranges) -> None:
+    plan = BitPlan({**random_plan(sam, seed=2).bits, "elsewhere.lin": UnitBits(4, 4)})
+    with pytest.raises(MixqsamError, match=r"elsewhere.lin is in one of them only"):
+        quantize(sam, plan, ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+
+
+def test_a_dishonest_model_is_not_saved(sam: Sam, ranges: Ranges, tmp_path: Path) -> None:
+    plan = random_plan(sam, seed=2, floats=False)
+    model = quantize(sam, plan, ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    model.model.vision_encoder.neck.conv1.weight += 1e-3
+    with pytest.raises(HonestyError, match=r"neck.conv1"):
+        save(model, plan, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    values["quantization_config"] |= changes
+    path.write_text(json.dumps(values))
+
+
+def change_tensors(folder: Path, name: str, value: torch.Tensor | None) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name] = value
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_damage_is_named(saved: Path) -> None:
+    content = (saved / "model.safetensors").read_bytes()
+    weight = "vision_encoder.layers.0.mlp.lin1.weight"
+    length = load_file(saved / "model.safetensors")[weight].numel()
+    for name, value, message in (
+        (weight, torch.zeros(length - 1, dtype=torch.uint8), f"{weight}: expected"),
+        (weight, torch.zeros(length), f"{weight} is"),
+        (f"{weight}_scale", -torch.ones(32), "scale that is not positive"),
+        (f"{weight}_scale", torch.full((32,), float("nan")), "holds NaN"),
+        (f"{weight}_zero", torch.full((32,), 255, dtype=torch.uint8), "off its grid"),
+        ("vision_encoder.pos_embed", None, "pos_embed is missing"),
+        ("stowaway", torch.zeros(1), "does not have, e.g. stowaway"),
+    ):
+        change_tensors(saved, name, value)
+        with pytest.raises(ArtifactError, match=message):
+            load_model(saved)
+        (saved / "model.safetensors").write_bytes(content)
+    for cut in (0, 4, 100, len(content) // 2, len(content) - 1):
+        (saved / "model.safetensors").write_bytes(content[:cut])
+        with pytest.raises(ArtifactError, match=r"model.safetensors is cut or damaged"):
+            load_model(saved)
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="does not exist"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format version 2, this mixqsam reads up to 1"),
+        ({"quant_method": "gptq"}, "no quantization_config of mixqsam"),
+        ({"units": {"nowhere.lin": {"weight": 4, "activation": 4}}}, r"quantizes nowhere.lin"),
+        ({"units": {"a": {"weight": 1, "activation": 4}}}, r"units.a.weight"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_foreign_manifest_is_refused(saved: Path, changes: dict[str, object], message: str) -> None:
+    change_config(saved, **changes)
+    with pytest.raises(ArtifactError, match=message):
+        load_model(saved)
+
+
+def test_a_configuration_of_something_else(saved: Path, tmp_path: Path) -> None:
+    (saved / "config.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"config.json cannot be read"):
+        load_model(saved)
+    assert not is_quantized(saved)
+    shutil.rmtree(saved)
+    assert not is_quantized(saved)

@@ -1,0 +1,311 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from mixqsam.artifact.store import load_model
+from mixqsam.cli.commands import parse_candidates
+from mixqsam.cli.main import app
+from mixqsam.errors import BudgetError
+from mixqsam.plan import Analysis
+from tests.conftest import draw
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MIXQSAM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def quantize(model: Path, images: Path, output: Path, *more: object) -> Result:
+    return run("quantize", "-m", model, "-i", images, "-o", output, "--grid", 2, "--sensitivity-bits", "2,8", *more)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.name != "cache")
+
+
+def test_help_names_every_command_and_loads_no_torch() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nimport mixqsam\nfrom mixqsam.cli.main import app\n"
+        "text = CliRunner().invoke(app, ['--help']).output\n"
+        "for name in ('analyze', 'allocate', 'quantize', 'evaluate', 'predict', 'demo'): assert name in text, name\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["analyze", "allocate", "quantize", "evaluate", "predict", "demo"])
+def test_each_command_explains_itself(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_the_main_job_then_evaluation_and_prediction(
+    model_directory: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = quantize(model_directory, picture_folder, out, "--budget", "W4A4", "--keep", "neck.*=8")
+    assert result.exit_code == 0, result.output
+    assert "proven optimal" in result.output
+    names = {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "analysis.json",
+        "allocation.json",
+        "summary.md",
+    }
+    assert {p.name for p in out.iterdir()} == names
+    _, manifest = load_model(out)
+    assert manifest.units["vision_encoder.neck.conv1"].weight == 8
+    allocation = json.loads((out / "allocation.json").read_text())
+    assert allocation["size"] <= allocation["budget"]["size"]
+    summary = (out / "summary.md").read_text()
+    for words in ("Budget: `W4A4`", "Proven optimal", "| vision_encoder.neck.conv1 | 8 | 8 |", "| uniform W4A4 |"):
+        assert words in summary
+
+    result = run("evaluate", out, "-i", picture_folder, "--grid", 2, "-o", tmp_path / "report.json")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report) == {"float", str(out)}
+    assert 0 < report[str(out)]["fidelity"]["mean_iou"] <= 1
+    assert report["float"]["prompts"] == 12
+
+    image = picture_folder / "a.png"
+    result = run(
+        "predict", image, "-m", out, "--box", "5,5,40,30", "-o", tmp_path / "m.png", "--overlay", tmp_path / "o.png"
+    )
+    assert result.exit_code == 0, result.output
+    mask = np.asarray(Image.open(tmp_path / "m.png"))
+    assert mask.shape == (40, 64)
+    assert set(np.unique(mask)) <= {0, 255}
+    assert Image.open(tmp_path / "o.png").size == (64, 40)
+    result = run("predict", image, "-m", out, "--point", "20,20", "--point", "1,1,0", "-o", tmp_path / "m.png")
+    assert result.exit_code == 0, result.output
+
+
+def test_analyze_once_allocate_often(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "analysis.json"
+    result = run(
+        "analyze", "-m", model_directory, "-i", picture_folder, "-o", file, "--grid", 2, "--sensitivity-bits", "2,4"
+    )
+    assert result.exit_code == 0, result.output
+    Analysis.from_json(json.loads(file.read_text()), source="x")
+    sizes = []
+    for more in (
+        ["--budget", "W4A4"],
+        ["--budget", "W4A4", "--free"],
+        ["--budget", "uniform:W5A5"],
+        ["--budget", "0.8x", "--utility", "linear", "--lambda", "1", "--synergy", "interaction"],
+    ):
+        result = run("allocate", file, "-o", tmp_path / "a.json", *more)
+        assert result.exit_code == 0, result.output
+        sizes.append(json.loads((tmp_path / "a.json").read_text())["size"])
+    assert len(set(sizes)) > 1
+    result = run("allocate", file, "-o", tmp_path / "b.json", "--budget", "10B")
+    assert result.exit_code == 3
+    assert "smallest feasible budget" in " ".join(result.output.split())
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_an_output_is_not_overwritten_unasked(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert quantize(model_directory, picture_folder, out).exit_code == 0
+    first = (out / "model.safetensors").read_bytes()
+    again = quantize(model_directory, picture_folder, out)
+    assert again.exit_code == 4
+    assert "--overwrite" in again.output
+    assert quantize(model_directory, picture_folder, out, "--overwrite").exit_code == 0
+    assert (out / "model.safetensors").read_bytes() == first
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "mine.txt").write_text("x")
+    result = quantize(model_directory, picture_folder, foreign, "--overwrite")
+    assert result.exit_code == 4
+    assert (foreign / "mine.txt").exists()
+    assert leftovers(tmp_path) == ["out", "photos"]
+
+
+def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[object], int, str]]:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/x.png").write_text("x")
+    draw(tmp_path / "one.png", width=40, height=30, seed=1)
+    outside = {
+        "images": [{"id": 7, "file_name": "one.png", "width": 40, "height": 30}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [90, 5, 10, 12]}],
+    }
+    (tmp_path / "outside.json").write_text(json.dumps(outside))
+    images = ["-i", picture_folder]
+    yield ["-m", "sam-nowhere", *images], 2, "Unknown model"
+    yield ["-i", tmp_path / "empty"], 2, "holds no images"
+    yield ["-i", tmp_path / "broken"], 2, "None of the images can be read"
+    yield ["-i", tmp_path, "--annotations", tmp_path / "empty.json"], 2, "is empty"
+    yield ["-i", tmp_path, "--annotations", tmp_path / "outside.json"], 2, "no area inside the image"
+    yield [*images, "--budget", "W9A9"], 3, "bit-widths go from 2 to 8"
+    yield [*images, "--budget", "size=1kB"], 3, "smallest feasible budget"
+    yield [*images, "--keep", "nothing=8"], 3, "no unit fits"
+    yield [*images, "--observer", "best"], 2, "choose minmax, percentile, omse"
+    yield [*images, "--boxes", tmp_path / "empty.json"], 2, "Detections need the annotation file"
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_bad_input_is_one_clear_paragraph(
+    model_directory: Path, picture_folder: Path, tmp_path: Path, index: int
+) -> None:
+    arguments, code, words = list(bad_inputs(tmp_path, picture_folder))[index]
+    model = [] if "-m" in arguments else ["-m", model_directory]
+    before = leftovers(tmp_path)
+    result = run("quantize", *model, *arguments, "-o", tmp_path / "out", "--grid", 2, "--sensitivity-bits", "4")
+    text = " ".join(result.output.split())
+    assert result.exit_code == code, text
+    assert words in text
+    assert "Traceback" not in text
+    assert leftovers(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--box"),
+        (["--box", "1,2,3"], "x1,y1,x2,y2"),
+        (["--box", "500,500,600,600"], "no area inside"),
+        (["--point", "999,5"], "outside the image"),
+        (["--point", "5,5,7"], "label is 1"),
+        (["--point", "a,b"], "x,y or x,y,label"),
+        (["--box", "1,2,30,30", "--point", "5,5"], "not both"),
+    ],
+)
+def test_bad_prompts(
+    model_directory: Path, picture_folder: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    result = run("predict", picture_folder / "a.png", "-m", model_directory, "-o", tmp_path / "m.png", *arguments)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+    assert not (tmp_path / "m.png").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
+    # A limit on file sizes fails a write in its middle, as a full disk does.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        result = quantize(model_directory, picture_folder, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result.exit_code == 4
+    assert "Nothing was left half-written" in " ".join(result.output.split())
+    assert leftovers(tmp_path) == []
+    assert quantize(model_directory, picture_folder, tmp_path / "out").exit_code == 0
+
+
+def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
+    model_directory: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(12):
+        draw(images / f"{i:02}.png", width=60, height=50, seed=i)
+    command = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model_directory), "-i", str(images)]
+    command += ["-o", str(tmp_path / "out"), "--sensitivity-bits", "2,4,8", "--check", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(own_cache.glob("ablation-*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Finished stages are kept" in errors
+    assert leftovers(tmp_path) == ["images"]
+    kept = {p: p.stat().st_mtime_ns for p in own_cache.glob("*.json")}
+    assert any(p.name.startswith("calibration-") for p in kept)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert (tmp_path / "out/model.safetensors").exists()
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+
+
+def test_two_processes_do_not_work_on_the_same_stage(tmp_path: Path) -> None:
+    from mixqsam.errors import OutputError
+    from mixqsam.files import Cache
+
+    first, second = Cache(tmp_path), Cache(tmp_path)
+    with (
+        first.lock("analysis", "k"),
+        pytest.raises(OutputError, match="Another mixqsam process"),
+        second.lock("analysis", "k"),
+    ):
+        pass
+    with second.lock("analysis", "k"):
+        pass
+
+
+def test_candidates_in_words() -> None:
+    assert parse_candidates("2-8", option="x") == (2, 3, 4, 5, 6, 7, 8)
+    assert parse_candidates("8, 2,4", option="x") == (2, 4, 8)
+    assert parse_candidates("", option="x") == ()
+    for text in ("9", "a", "2-9"):
+        with pytest.raises(BudgetError, match="--candidates"):
+            parse_candidates(text, option="--candidates")
+
+
+def test_public_names_are_those_that_load() -> None:
+    import mixqsam
+    from mixqsam import api
+
+    assert mixqsam.__all__ == sorted(mixqsam.__all__)
+    assert set(mixqsam.__all__) == set(api.__all__)
+    for name in mixqsam.__all__:
+        assert getattr(mixqsam, name) is getattr(api, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mixqsam.nothing
+
+
+def test_the_python_interface_does_the_same(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
+    import mixqsam
+
+    options = mixqsam.AnalysisOptions(sensitivity_bits=(2, 8))
+    data = mixqsam.Data(picture_folder, grid=2)
+    analysis = mixqsam.analyze(model_directory, data, options=options)
+    allocation = mixqsam.allocate(analysis, budget="W5A5")
+    result = mixqsam.quantize(model_directory, data, budget="W5A5", output=tmp_path / "out", analysis=options)
+    assert result.allocation.plan == allocation.plan
+    reports = mixqsam.evaluate({"float": model_directory, "w5": tmp_path / "out"}, data, limit=2)
+    assert reports["w5"].images == 2
+    predictor = mixqsam.predictor(tmp_path / "out")
+    predictor.set_image(Image.open(picture_folder / "a.png"))
+    assert predictor.predict(mixqsam.Prompts(boxes=np.array([[1.0, 1, 30, 30]]))).masks.shape == (1, 1, 40, 64)
+
+
+@pytest.mark.slow
+def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    from mixqsam.pipeline.demo import run_demo
+    from mixqsam.pipeline.options import Session
+
+    found = run_demo(tmp_path / "demo", budget="W4A4", session=Session())
+    uniform, mixed = (found.reports[name].fidelity for name in ("uniform", "mixed"))
+    assert uniform is not None
+    assert mixed is not None
+    assert mixed.mean_iou > uniform.mean_iou
+    assert mixed.kl["bernoulli"] < uniform.kl["bernoulli"]
+    assert found.result.uniform is not None
+    assert found.result.allocation.size <= found.result.uniform.size
+    assert Image.open(found.overlay).width > 600

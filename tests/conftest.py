@@ -1,0 +1,118 @@
+"""Tiny random models and pictures; the shared COCO subset where it is to be had."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import SamConfig, SamModel
+
+from mixqsam.data.samples import Sample
+from mixqsam.files import Cache
+from mixqsam.pipeline.options import Session
+from mixqsam.progress import Silent
+from mixqsam.prompts import Prompts
+from mixqsam.sam.load import Sam, default_processor, load_sam
+
+# Tiny models are slower on two threads than on one.
+torch.set_num_threads(1)
+
+
+def tiny_config() -> SamConfig:
+    """Two blocks (a padded window and a global one), 5 × 5 patches, decoder 16 wide."""
+    return SamConfig(
+        vision_config={
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "global_attn_indexes": [1],
+            "image_size": 80,
+            "patch_size": 16,
+            "window_size": 3,
+            "mlp_dim": 32,
+            "output_channels": 16,
+            "num_pos_feats": 8,
+        },
+        prompt_encoder_config={
+            "hidden_size": 16,
+            "image_size": 80,
+            "image_embedding_size": 5,
+            "mask_input_channels": 8,
+        },
+        mask_decoder_config={"hidden_size": 16, "mlp_dim": 24, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
+    )
+
+
+def random_model(config: SamConfig, *, seed: int = 0) -> SamModel:
+    """Weights of a size that makes every unit matter."""
+    torch.manual_seed(seed)
+    model = SamModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(
+                torch.randn_like(parameter) * (0.5 if parameter.ndim < 2 else 1.2 / parameter.shape[-1] ** 0.5)
+            )
+    model.tie_weights()
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SAM in transformers' layout."""
+    folder = tmp_path_factory.mktemp("tiny-sam")
+    config = tiny_config()
+    random_model(config).save_pretrained(folder)
+    default_processor(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sam(model_directory: Path) -> Sam:
+    return load_sam(model_directory)
+
+
+def draw(path: Path, *, width: int, height: int, seed: int) -> Path:
+    """A picture with a bright disc on noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    disc = (x - width / 2) ** 2 + (y - height / 2) ** 2 < (min(width, height) / 3) ** 2
+    pixels = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+    pixels[disc] += 120
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of different shapes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    draw(folder / "a.png", width=64, height=40, seed=1)
+    draw(folder / "b.jpg", width=40, height=64, seed=2)
+    draw(folder / "c.webp", width=50, height=50, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(picture_folder: Path) -> list[Sample]:
+    boxes = np.array([[5.0, 5.0, 30.0, 30.0], [10.0, 2.0, 38.0, 36.0]])
+    return [
+        Sample(picture_folder / "a.png", 64, 40, Prompts(boxes=boxes), image_id=1, categories=(1, 1)),
+        Sample(picture_folder / "b.jpg", 40, 64, Prompts(boxes=boxes[:1]), image_id=2, categories=(1,)),
+    ]
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return Session(Cache(tmp_path / "cache"), Silent())
+
+
+@pytest.fixture(scope="session")
+def coco() -> Path:
+    """The shared COCO subset: `$MIXQSAM_COCO`, else beside the repository."""
+    beside = Path(__file__).parents[2] / "shared/data/coco-mini"
+    folder = Path(os.environ.get("MIXQSAM_COCO") or beside)
+    if not (folder / "annotations/instances_val2017.json").is_file():
+        pytest.skip(f"needs a COCO subset at $MIXQSAM_COCO (looked at {folder})")
+    return folder

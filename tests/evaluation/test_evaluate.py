@@ -1,0 +1,153 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mixqsam.data.coco import annotated_samples
+from mixqsam.data.samples import Sample
+from mixqsam.errors import AnnotationError, ImageError, InputError
+from mixqsam.evaluation.coco import mask_results, score_results
+from mixqsam.evaluation.run import evaluate, mask_ious
+from mixqsam.progress import Silent
+from mixqsam.prompts import Prompts
+from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.predictor import Prediction, SamPredictor
+
+
+def prediction(masks: np.ndarray, scores: np.ndarray) -> Prediction:
+    return Prediction(masks[:, None], scores[:, None].astype(np.float32), np.zeros((len(masks), 1, 8, 8), np.float32))
+
+
+def test_predictor_gives_masks_of_the_images_size(sam: Sam, samples: list[Sample]) -> None:
+    predictor = SamPredictor(sam)
+    with pytest.raises(InputError, match="No image has been set"):
+        predictor.predict(samples[0].prompts)
+    for sample in samples:
+        predictor.set_image(sample.open())
+        found = predictor.predict(sample.prompts, multimask=True)
+        assert found.masks.shape == (len(sample.prompts), 3, sample.height, sample.width)
+        assert found.masks.dtype == np.bool_
+    with pytest.raises(InputError, match="no prompts"):
+        predictor.predict(Prompts())
+
+
+def test_predictor_equals_transformers_processor(samples: list[Sample]) -> None:
+    from transformers import SamModel
+
+    sam = load_sam("sam-tiny")
+    reference = SamModel.from_pretrained(str(Path(__file__).parents[2] / "src/mixqsam/assets/sam-tiny"))
+    sample = samples[0]
+    image = sample.open()
+    inputs = sam.processor(images=image, return_tensors="pt")
+    assert sample.prompts.boxes is not None
+    boxes = sample.prompts.boxes * (inputs["reshaped_input_sizes"][0][1].item() / image.width)
+    out = reference(
+        inputs["pixel_values"], input_boxes=inputs["pixel_values"].new_tensor(boxes)[None], multimask_output=False
+    )
+    (expected,) = sam.processor.post_process_masks(
+        out.pred_masks.detach(), inputs["original_sizes"], inputs["reshaped_input_sizes"]
+    )
+    predictor = SamPredictor(sam)
+    predictor.set_image(np.asarray(image))
+    assert (predictor.predict(sample.prompts).masks == expected.numpy()).mean() > 0.999
+
+
+def test_a_model_is_faithful_to_itself_and_less_to_another(
+    sam: Sam, samples: list[Sample], model_directory: Path
+) -> None:
+    other = load_sam(model_directory)
+    other.model.vision_encoder.neck.layer_norm2.weight.mul_(-1)
+    predictors = {"float": SamPredictor(sam), "same": SamPredictor(sam), "other": SamPredictor(other)}
+    reports = evaluate(predictors, samples, annotations=None, progress=Silent())
+    assert reports["float"].fidelity is None
+    same, different = reports["same"].fidelity, reports["other"].fidelity
+    assert same is not None
+    assert different is not None
+    assert same.mean_iou == 1
+    assert same.kl == {"bernoulli": 0, "spatial": pytest.approx(0, abs=1e-9)}
+    assert different.mean_iou < 1
+    assert different.kl["bernoulli"] > 0
+    assert (reports["float"].images, reports["float"].prompts) == (2, 3)
+
+
+def test_iou_by_hand() -> None:
+    a = np.zeros((3, 2, 2), bool)
+    b = np.zeros((3, 2, 2), bool)
+    a[0, 0] = True
+    b[0, :, 0] = True
+    a[1, 0, 0] = True
+    assert mask_ious(a, b).tolist() == [1 / 3, 0, 1]
+
+
+def test_broken_images_are_skipped_and_counted(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no")
+    bad = Sample(tmp_path / "bad.png", 10, 10, samples[0].prompts)
+    progress = Silent()
+    reports = evaluate({"float": SamPredictor(sam)}, [samples[0], bad], annotations=None, progress=progress)
+    assert reports["float"].images == 1
+    assert "Skipped 1 of 2 images" in progress.notes[0]
+    with pytest.raises(ImageError, match="None of the images"):
+        evaluate({"float": SamPredictor(sam)}, [bad], annotations=None, progress=progress)
+
+
+def test_true_masks_have_an_ap_of_100_and_the_evaluator_equals_pycocotools(coco: Path, tmp_path: Path) -> None:
+    path = coco / "annotations/instances_val2017.json"
+    truth = COCO(str(path))
+    samples = annotated_samples(path, images=coco / "val2017")
+    rng = np.random.default_rng(0)
+    perfect, noisy = [], []
+    for sample in samples:
+        found = [a for a in truth.loadAnns(truth.getAnnIds(sample.image_id, iscrowd=False)) if min(a["bbox"][2:]) > 0]
+        if not found:
+            continue
+        masks = np.stack([truth.annToMask(a) for a in found]).astype(bool)
+        perfect += mask_results(sample, prediction(masks, np.ones(len(masks))))
+        shifted = np.roll(masks, rng.integers(0, 12, 2), axis=(1, 2))
+        noisy += mask_results(sample, prediction(shifted, rng.random(len(masks))))
+    assert score_results(path, perfect).ap == pytest.approx(100, abs=1e-6)
+    scores = score_results(path, noisy)
+    # The fast evaluator writes more into the records than the other one takes.
+    fields = {"image_id", "category_id", "segmentation", "score"}
+    reference = COCOeval(truth, truth.loadRes([{k: v for k, v in r.items() if k in fields} for r in noisy]), "segm")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    ours = [scores.ap, scores.ap50, scores.ap75, scores.small, scores.medium, scores.large]
+    assert ours == pytest.approx([100 * v for v in reference.stats[:6]], abs=1e-8)
+    assert 5 < scores.ap < 95
+
+
+def test_detectors_scores_multiply(samples: list[Sample]) -> None:
+    from dataclasses import replace
+
+    masks = np.ones((2, 40, 64), bool)
+    scored = replace(samples[0], scores=(0.5, 0.25))
+    results = mask_results(scored, prediction(masks, np.array([0.8, 0.4])))
+    assert [r["score"] for r in results] == pytest.approx([0.4, 0.1])
+    assert [r["category_id"] for r in results] == [1, 1]
+
+
+def test_annotations_that_cannot_be_scored_against(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"images": [{"id": 1}], "annotations": [{"id": 1}], "categories": []}))
+    with pytest.raises(AnnotationError, match="cannot be scored against"):
+        score_results(path, [])
+
+
+def test_overlay_draws_mask_and_prompt() -> None:
+    from mixqsam.report.overlay import draw_overlay, mask_image, side_by_side
+
+    image = Image.new("RGB", (60, 40), "white")
+    mask = np.zeros((1, 40, 60), bool)
+    mask[0, 10:30, 10:30] = True
+    drawn = draw_overlay(image, mask, Prompts(boxes=np.array([[5.0, 5, 50, 35]])))
+    assert drawn.getpixel((20, 20)) != (255, 255, 255)
+    assert drawn.getpixel((55, 2)) == (255, 255, 255)
+    assert drawn.getpixel((5, 20)) == (0, 114, 178)
+    assert np.asarray(mask_image(mask)).sum() == 255 * 400
+    assert np.unique(np.asarray(mask_image(np.concatenate([mask, ~mask])))).tolist() == [1, 2]
+    assert side_by_side({"a": image, "b": image}, height=40).size == (128, 68)

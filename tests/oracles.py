@@ -1,0 +1,40 @@
+"""Slow, obvious references."""
+
+from itertools import product
+
+import numpy as np
+import torch
+
+from mixqsam.allocation.program import Program
+from mixqsam.data.samples import Sample
+from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors, visible
+from mixqsam.sam.load import Sam
+
+
+def pack_slowly(codes: list[int], bits: int) -> bytes:
+    """Each code's bits, least significant first, one after the other."""
+    stream = [(code >> i) & 1 for code in codes for i in range(bits)]
+    stream += [0] * (-len(stream) % 8)
+    return bytes(sum(bit << i for i, bit in enumerate(stream[at : at + 8])) for at in range(0, len(stream), 8))
+
+
+def best_choice(program: Program) -> float | None:
+    """The best objective among all choices, by trying each."""
+    values = [
+        program.value(np.array(choice))
+        for choice in product(*(range(len(s)) for s in program.states))
+        if program.feasible(np.array(choice))
+    ]
+    return max(values, default=None)
+
+
+def logits_of(sam: Sam, sample: Sample, *, zeroed: tuple[str, ...] = ()) -> torch.Tensor:
+    """The visible logits of a whole plain pass, with the outputs of some modules set to zero."""
+    handles = [
+        sam.model.get_submodule(name).register_forward_hook(lambda m, i, o: torch.zeros_like(o)) for name in zeroed
+    ]
+    frame = make_frame(sam, sample.open())
+    logits, _ = decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
+    for handle in handles:
+        handle.remove()
+    return visible(sam, logits, frame)

@@ -1,0 +1,202 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import SamConfig
+
+from mixqsam.errors import ModelError
+from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.meta import config_of, rename
+from tests.conftest import random_model, tiny_config
+
+# transformers' names → Meta's, written down apart from the product's table.
+_TO_META = (
+    (r"^vision_encoder\.layers\.(\d+)\.layer_norm(\d)", r"image_encoder.blocks.\1.norm\2"),
+    (r"^vision_encoder\.layers", "image_encoder.blocks"),
+    (r"^vision_encoder\.patch_embed\.projection", "image_encoder.patch_embed.proj"),
+    (r"^vision_encoder\.neck\.conv1", "image_encoder.neck.0"),
+    (r"^vision_encoder\.neck\.layer_norm1", "image_encoder.neck.1"),
+    (r"^vision_encoder\.neck\.conv2", "image_encoder.neck.2"),
+    (r"^vision_encoder\.neck\.layer_norm2", "image_encoder.neck.3"),
+    (r"^vision_encoder", "image_encoder"),
+    (r"^shared_image_embedding\.positional_embedding", "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+    (r"^prompt_encoder\.point_embed", "prompt_encoder.point_embeddings"),
+    (r"^prompt_encoder\.mask_embed\.conv1", "prompt_encoder.mask_downscaling.0"),
+    (r"^prompt_encoder\.mask_embed\.layer_norm1", "prompt_encoder.mask_downscaling.1"),
+    (r"^prompt_encoder\.mask_embed\.conv2", "prompt_encoder.mask_downscaling.3"),
+    (r"^prompt_encoder\.mask_embed\.layer_norm2", "prompt_encoder.mask_downscaling.4"),
+    (r"^prompt_encoder\.mask_embed\.conv3", "prompt_encoder.mask_downscaling.6"),
+    (r"^(mask_decoder\.transformer\.layers\.\d+)\.layer_norm(\d)", r"\1.norm\2"),
+    (r"layer_norm_final_attn", "norm_final_attn"),
+    (r"^mask_decoder\.upscale_conv1", "mask_decoder.output_upscaling.0"),
+    (r"^mask_decoder\.upscale_layer_norm", "mask_decoder.output_upscaling.1"),
+    (r"^mask_decoder\.upscale_conv2", "mask_decoder.output_upscaling.3"),
+)
+
+
+def to_meta(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, tensor in state.items():
+        if name == "prompt_encoder.shared_embedding.positional_embedding":
+            continue
+        new = name
+        if ".proj_in." in name:
+            new = name.replace(".proj_in.", ".layers.0.")
+        elif ".proj_out." in name:
+            new = name.replace(".proj_out.", ".layers.2.")
+        elif re.search(r"(iou_prediction_head|mlps\.\d)\.layers\.0\.", name):
+            new = name.replace(".layers.0.", ".layers.1.")
+        else:
+            for pattern, replacement in _TO_META:
+                new = re.sub(pattern, replacement, new)
+        found[new] = tensor.clone()
+    return found
+
+
+def meta_config() -> SamConfig:
+    """Meta's files imply 8 decoder heads."""
+    config = tiny_config()
+    config.mask_decoder_config.num_attention_heads = 8
+    return config
+
+
+@pytest.fixture
+def meta_file(tmp_path: Path) -> Path:
+    path = tmp_path / "sam_vit_t.pth"
+    torch.save(to_meta(random_model(meta_config(), seed=5).state_dict()), path)
+    return path
+
+
+def masks(sam: Sam) -> torch.Tensor:
+    pixels = torch.randn(1, 3, 80, 80, generator=torch.Generator().manual_seed(0))
+    return sam.model(pixels, input_boxes=torch.tensor([[[3.0, 4, 50, 60]]])).pred_masks
+
+
+def test_embedded_model_loads_and_is_the_shared_one() -> None:
+    sam = load_sam("sam-tiny")
+    assert len(sam.costs().units) == 120
+    assert sam.processor.size["longest_edge"] == 256
+    assert sam.fingerprint == load_sam("sam-tiny").fingerprint
+
+
+def test_metas_layout_gives_the_same_model(meta_file: Path) -> None:
+    sam = load_sam(meta_file)
+    assert sam.processor.pad_size["height"] == 80
+    reference = random_model(meta_config(), seed=5)
+    pixels = torch.randn(1, 3, 80, 80, generator=torch.Generator().manual_seed(0))
+    expected = reference(pixels, input_boxes=torch.tensor([[[3.0, 4, 50, 60]]])).pred_masks
+    torch.testing.assert_close(masks(sam), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_metas_layout_of_the_released_sizes_gives_their_configurations() -> None:
+    from transformers import SamModel
+
+    for hidden, depth, heads, spans in ((768, 12, 12, [2, 5, 8, 11]), (1280, 32, 16, [7, 15, 23, 31])):
+        config = SamConfig(
+            vision_config={
+                "hidden_size": hidden,
+                "num_hidden_layers": depth,
+                "num_attention_heads": heads,
+                "global_attn_indexes": spans,
+            }
+        )
+        with torch.device("meta"):
+            model = SamModel(config)
+        state = to_meta(dict(model.state_dict()))
+        found = config_of(state)
+        assert found.vision_config.num_attention_heads == heads
+        assert list(found.vision_config.global_attn_indexes) == spans
+        assert found.vision_config.window_size == 14
+        assert (
+            rename(state).keys() | {"prompt_encoder.shared_embedding.positional_embedding"} == model.state_dict().keys()
+        )
+
+
+def damaged(path: Path, how: str) -> None:
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return
+    state = torch.load(path, weights_only=True)
+    if how == "missing":
+        del state["image_encoder.blocks.1.mlp.lin2.weight"]
+    elif how == "shape":
+        state["image_encoder.blocks.1.mlp.lin2.weight"] = torch.zeros(3, 3)
+    elif how == "foreign":
+        state["mask_decoder.hq_token.weight"] = torch.zeros(1, 3)
+    elif how == "other":
+        state = {"layer.weight": torch.zeros(2)}
+    elif how == "object":
+        state = {"model": [1, 2]}
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("cut", "cannot be read as a PyTorch checkpoint"),
+        ("missing", "1 tensors are missing, e.g. vision_encoder.layers.1.mlp.lin2.weight"),
+        ("shape", r"layers.1.mlp.lin2.weight has shape \(3, 3\), expected \(24, 32\)"),
+        ("foreign", "foreign tensors, e.g. mask_decoder.hq_token.weight"),
+        ("other", "not the layout of Meta's SAM"),
+        ("object", "no state dict of tensors"),
+    ],
+)
+def test_a_wrong_pth_says_what_is_wrong(meta_file: Path, how: str, message: str) -> None:
+    damaged(meta_file, how)
+    with pytest.raises(ModelError, match=message):
+        load_sam(meta_file)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"hook": print}, path)
+    with pytest.raises(ModelError, match="holds more than tensors") as caught:
+        load_sam(path)
+    assert "weights_only" not in str(caught.value)
+
+
+def copy_of(directory: Path, target: Path) -> Path:
+    shutil.copytree(directory, target)
+    return target
+
+
+def test_directory_errors(model_directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Unknown model 'sam-huge'"):
+        load_sam("sam-huge")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="cannot be loaded as a SAM|no config.json"):
+        load_sam(tmp_path / "empty")
+
+    other = copy_of(model_directory, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "sam2"}))
+    with pytest.raises(ModelError, match="is a 'sam2' model"):
+        load_sam(other)
+
+    quantized = copy_of(model_directory, tmp_path / "quantized")
+    (quantized / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "x"}}))
+    with pytest.raises(ModelError, match="is quantized already"):
+        load_sam(quantized)
+
+    cut = copy_of(model_directory, tmp_path / "cut")
+    content = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match="cannot be loaded as a SAM"):
+        load_sam(cut)
+
+    lacking = copy_of(model_directory, tmp_path / "lacking")
+    tensors = load_file(lacking / "model.safetensors")
+    del tensors["vision_encoder.neck.conv1.weight"]
+    save_file(tensors, lacking / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 tensors are missing \(vision_encoder.neck.conv1.weight"):
+        load_sam(lacking)
+
+
+def test_a_directory_without_a_processor_gets_one_of_its_size(model_directory: Path, tmp_path: Path) -> None:
+    bare = copy_of(model_directory, tmp_path / "bare")
+    (bare / "preprocessor_config.json").unlink()
+    assert load_sam(bare).processor.pad_size["height"] == 80
