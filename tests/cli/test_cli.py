@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner, Result
 
 from mixqsam.artifact.store import load_model
 from mixqsam.cli.commands import parse_candidates
 from mixqsam.cli.main import app
+from mixqsam.data.images import open_image
 from mixqsam.errors import BudgetError
 from mixqsam.plan import Analysis
 from tests.conftest import draw
@@ -92,10 +92,10 @@ def test_the_main_job_then_evaluation_and_prediction(
         "predict", image, "-m", out, "--box", "5,5,40,30", "-o", tmp_path / "m.png", "--overlay", tmp_path / "o.png"
     )
     assert result.exit_code == 0, result.output
-    mask = np.asarray(Image.open(tmp_path / "m.png"))
+    mask = np.asarray(open_image(tmp_path / "m.png").convert("L"))
     assert mask.shape == (40, 64)
     assert set(np.unique(mask)) <= {0, 255}
-    assert Image.open(tmp_path / "o.png").size == (64, 40)
+    assert open_image(tmp_path / "o.png").size == (64, 40)
     result = run("predict", image, "-m", out, "--point", "20,20", "--point", "1,1,0", "-o", tmp_path / "m.png")
     assert result.exit_code == 0, result.output
 
@@ -289,7 +289,7 @@ def test_the_python_interface_does_the_same(model_directory: Path, picture_folde
     reports = mixqsam.evaluate({"float": model_directory, "w5": tmp_path / "out"}, data, limit=2)
     assert reports["w5"].images == 2
     predictor = mixqsam.predictor(tmp_path / "out")
-    predictor.set_image(Image.open(picture_folder / "a.png"))
+    predictor.set_image(open_image(picture_folder / "a.png"))
     assert predictor.predict(mixqsam.Prompts(boxes=np.array([[1.0, 1, 30, 30]]))).masks.shape == (1, 1, 40, 64)
 
 
@@ -308,4 +308,4 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     assert mixed.kl["bernoulli"] < uniform.kl["bernoulli"]
     assert found.result.uniform is not None
     assert found.result.allocation.size <= found.result.uniform.size
-    assert Image.open(found.overlay).width > 600
+    assert open_image(found.overlay).width > 600
