@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mixqsam.allocation.budget import Budget, parse_keep, resolve_budget
-from mixqsam.allocation.program import Objective, build_program
+from mixqsam.allocation.program import Objective, build_program, check_feasible, unit_states
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
+from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,24 @@ class Allocation:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{source} is malformed ({error!r}); make it anew with `mixqsam allocate`.") from error
+
+
+def check_request(
+    costs: Costs,
+    budget: str,
+    *,
+    candidates: Sequence[int] = CANDIDATE_BITS,
+    tied: bool = True,
+    keep: Sequence[str] = (),
+) -> None:
+    """Refuse what `allocate` would refuse, before anything has been measured.
+
+    Raises:
+        BudgetError: a text cannot be understood, or no choice fits.
+    """
+    fixed = parse_keep(keep, names=[unit.name for unit in costs.units])
+    limits = resolve_budget(budget, costs, fixed=fixed)
+    check_feasible(costs, limits, unit_states(costs, candidates=candidates, tied=tied, fixed=fixed))
 
 
 def allocate(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.errors import BudgetError
-from mixqsam.plan import Analysis, BitPlan, UnitBits, Vector
+from mixqsam.plan import Analysis, BitPlan, Costs, UnitBits, Vector
 
 Utility = Literal["linear", "exponential", "measured"]
 UTILITIES: tuple[Utility, ...] = ("linear", "exponential", "measured")
@@ -115,14 +115,11 @@ def build_program(
     Raises:
         BudgetError: what the objective needs was not measured, or no choice fits the budget.
     """
-    own = [(b, b) for b in candidates] if tied else list(product(candidates, candidates))
-    states = tuple(
-        np.array([(f.weight, f.activation)] if (f := fixed.get(u.name)) else own, dtype=np.int64)
-        for u in analysis.units
-    )
+    states = unit_states(analysis.costs, candidates=candidates, tied=tied, fixed=fixed)
+    check_feasible(analysis.costs, budget, states)
     utility = _utility(analysis, objective, states, candidates)
-    costs, room = _costs(analysis, budget, states)
-    program = Program(
+    costs, room = _costs(analysis.costs, budget, states)
+    return Program(
         names=tuple(u.name for u in analysis.units),
         states=states,
         utility=utility,
@@ -130,8 +127,16 @@ def build_program(
         room=room,
         coupling=_coupling(analysis, objective, states, utility, candidates),
     )
-    _check_feasible(analysis, budget, program)
-    return program
+
+
+def unit_states(
+    costs: Costs, *, candidates: Sequence[int], tied: bool, fixed: Mapping[str, UnitBits]
+) -> tuple[NDArray[np.int64], ...]:
+    """What each unit may be: [S, 2], bits of weight and activation."""
+    own = [(b, b) for b in candidates] if tied else list(product(candidates, candidates))
+    return tuple(
+        np.array([(f.weight, f.activation)] if (f := fixed.get(u.name)) else own, dtype=np.int64) for u in costs.units
+    )
 
 
 def _utility(
@@ -178,28 +183,21 @@ def interpolate(analysis: Analysis, output: str, bits: Sequence[int]) -> dict[st
     return result
 
 
-def _costs(
-    analysis: Analysis, budget: Budget, states: Sequence[NDArray[np.int64]]
-) -> tuple[tuple[Vector, ...], Vector]:
-    costs = analysis.costs
-    columns: list[list[list[float]]] = [[] for _ in states]
-    room = []
-    for i, (unit, own) in enumerate(zip(analysis.units, states, strict=True)):
+def _costs(costs: Costs, budget: Budget, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
+    columns = []
+    for unit, own in zip(costs.units, states, strict=True):
         choices = [UnitBits(int(w), int(a)) for w, a in own]
-        for choice in choices:
-            row = []
-            if budget.size is not None:
-                row.append(costs.unit_size_bits(unit, choice) / 8 / budget.size)
-            if budget.bitops is not None:
-                row.append(costs.unit_bitops(unit, choice) / budget.bitops)
-            columns[i].append(row)
-    if budget.size is not None:
-        room.append(1 - costs.float_bytes / budget.size)
-    if budget.bitops is not None:
-        room.append(1.0)
+        kinds = []
+        if budget.size is not None:
+            kinds.append([costs.unit_size_bits(unit, choice) / 8 / budget.size for choice in choices])
+        if budget.bitops is not None:
+            kinds.append([costs.unit_bitops(unit, choice) / budget.bitops for choice in choices])
+        columns.append(np.array(kinds, float).reshape(len(kinds), len(choices)).T)
+    room = [] if budget.size is None else [1 - costs.float_bytes / budget.size]
+    room += [] if budget.bitops is None else [1.0]
     # The budgets of uniform models are met to the last bit; sums of shares round.
     tolerance = 1e-12
-    return tuple(np.array(rows, float).reshape(len(rows), len(room)) for rows in columns), np.array(room) + tolerance
+    return tuple(columns), np.array(room) + tolerance
 
 
 def _coupling(
@@ -225,16 +223,20 @@ def _coupling(
     return result
 
 
-def _check_feasible(analysis: Analysis, budget: Budget, program: Program) -> None:
-    smallest = np.array([int(s.sum(axis=1).argmin()) for s in program.states])
-    if program.feasible(smallest):
+def check_feasible(costs: Costs, budget: Budget, states: Sequence[NDArray[np.int64]]) -> None:
+    """Refuse a budget that even the fewest bits exceed; more bits never cost less, so one plan tells.
+
+    Raises:
+        BudgetError: names the smallest feasible budget.
+    """
+    fewest = [s[int(s.sum(axis=1).argmin())] for s in states]
+    plan = BitPlan({u.name: UnitBits(int(s[0]), int(s[1])) for u, s in zip(costs.units, fewest, strict=True)})
+    size, bitops = costs.size(plan), costs.bitops(plan)
+    if (budget.size is None or size <= budget.size) and (budget.bitops is None or bitops <= budget.bitops):
         return
-    plan = program.plan(smallest)
-    costs = analysis.costs
     raise BudgetError(
         f"No choice of bits fits the budget {budget.text!r}. The smallest feasible budget, with every free unit at "
-        f"{min(min(s.ravel()) for s in program.states)} bits, is "
-        f"size={math.ceil(costs.size(plan))}B,bitops={costs.bitops(plan)} "
+        f"{min(min(s.ravel()) for s in states)} bits, is size={math.ceil(size)}B,bitops={bitops} "
         f"(asked: {_limit(budget.size, 'bytes')}, {_limit(budget.bitops, 'BitOps')})."
     )
 

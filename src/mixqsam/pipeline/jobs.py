@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixqsam.allocation.budget import resolve_budget
-from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.budget import parse_bits
+from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import CONFIG, save_model
 from mixqsam.calibrate import WeightGrids
@@ -88,7 +88,7 @@ def run_quantization(
     with session.timed("loading"):
         sam = load_sam(model)
         samples = calibration_samples(data, analysis_options, session)
-    resolve_budget(budget.removeprefix("uniform:"), sam.costs())
+    _check_budget(sam, budget, allocation_options, prompts_per_image=analysis_options.prompts_per_image)
     ranges = find_ranges(sam, samples, observer=analysis_options.observer, session=session)
     analysis = analyze_model(sam, samples, ranges=ranges, options=analysis_options, session=session)
     allocation = run_allocation(analysis, budget, options=allocation_options, session=session)
@@ -116,6 +116,15 @@ def run_quantization(
         overwrite=overwrite,
     )
     return Result(output, analysis, allocation, uniform, file_bytes, reports)
+
+
+def _check_budget(sam: Sam, budget: str, options: AllocationOptions, *, prompts_per_image: int) -> None:
+    """Fail before the long work, not after it."""
+    costs = sam.costs(prompts_per_image=prompts_per_image)
+    if budget.startswith("uniform:"):
+        parse_bits(budget.removeprefix("uniform:"))
+    else:
+        check_request(costs, budget, candidates=options.candidates, tied=options.tied, keep=options.keep)
 
 
 def _write(

@@ -82,9 +82,10 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def mask_image(masks: NDArray[np.bool_]) -> Image.Image:
-    """Masks [P, height, width] as one grey picture: 0 is nothing, 255 the union's only mask, else 1 … P.
+    """Masks [P, height, width] as one grey picture.
 
-    With one mask it is black and white; with several the value is the mask's number, the last one on top.
+    One mask is black and white (0 and 255); of several, each pixel holds the number of its mask, 1 … P, the last one
+    on top, and 0 where there is none.
     """
     if len(masks) == 1:
         return Image.fromarray(masks[0].astype(np.uint8) * 255)
