@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, InputError
-from mixqsam.evaluation.coco import mask_results, score_results
+from mixqsam.evaluation.coco import Truth, mask_results
 from mixqsam.evaluation.run import evaluate, mask_ious
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
@@ -105,11 +105,13 @@ def test_true_masks_have_an_ap_of_100_and_the_evaluator_equals_pycocotools(coco:
         if not found:
             continue
         masks = np.stack([truth.annToMask(a) for a in found]).astype(bool)
+        ours = Truth(path).masks(sample) if sample is samples[3] else None
+        assert ours is None or (ours == masks).all()
         perfect += mask_results(sample, prediction(masks, np.ones(len(masks))))
         shifted = np.roll(masks, rng.integers(0, 12, 2), axis=(1, 2))
         noisy += mask_results(sample, prediction(shifted, rng.random(len(masks))))
-    assert score_results(path, perfect).ap == pytest.approx(100, abs=1e-6)
-    scores = score_results(path, noisy)
+    assert Truth(path).score(perfect).ap == pytest.approx(100, abs=1e-6)
+    scores = Truth(path).score(noisy)
     # The fast evaluator writes more into the records than the other one takes.
     fields = {"image_id", "category_id", "segmentation", "score"}
     reference = COCOeval(truth, truth.loadRes([{k: v for k, v in r.items() if k in fields} for r in noisy]), "segm")
@@ -135,7 +137,7 @@ def test_annotations_that_cannot_be_scored_against(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"images": [{"id": 1}], "annotations": [{"id": 1}], "categories": []}))
     with pytest.raises(AnnotationError, match="cannot be scored against"):
-        score_results(path, [])
+        Truth(path).score([])
 
 
 def test_overlay_draws_mask_and_prompt() -> None:

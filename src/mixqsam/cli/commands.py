@@ -231,7 +231,10 @@ def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
 
 def _quality(report: Report) -> dict[str, Any]:
     coco = report.coco
-    scores = {} if coco is None else {k: getattr(coco, k) for k in ("ap", "ap50", "ap75", "small", "medium", "large")}
+    scores: dict[str, Any] = (
+        {} if coco is None else {k: getattr(coco, k) for k in ("ap", "ap50", "ap75", "small", "medium", "large")}
+    )
+    scores["truth_iou"] = report.truth_iou
     if report.fidelity is not None:
         scores |= {"mean_iou": report.fidelity.mean_iou, "kl": report.fidelity.kl["bernoulli"]}
     return scores

@@ -59,10 +59,10 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 def models_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> None:
     """Print models with size, BitOps and whatever quality was measured."""
-    extra = ("ap", "ap50", "ap75", "small", "medium", "large", "mean_iou", "kl")
+    extra = ("ap", "ap50", "ap75", "small", "medium", "large", "truth_iou", "mean_iou", "kl")
     present = [key for key in extra if any(one.get(key) is not None for one in models.values())]
     names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "small": "AP S", "medium": "AP M", "large": "AP L"}
-    names |= {"mean_iou": "mean IoU to float", "kl": "KL to float"}
+    names |= {"truth_iou": "mean IoU to truth", "mean_iou": "mean IoU to float", "kl": "KL to float"}
     columns = ["model", "size", "GBitOps", *(names[key] for key in present)]
     rows = [
         [
@@ -79,7 +79,7 @@ def models_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> None:
 def _number(key: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return {"mean_iou": f"{value:.3f}", "kl": f"{value:.2e}"}.get(key, f"{value:.1f}")
+    return {"mean_iou": f"{value:.3f}", "truth_iou": f"{value:.3f}", "kl": f"{value:.2e}"}.get(key, f"{value:.1f}")
 
 
 def guarded(action: Callable[[], Any], *, debug: bool) -> int:

@@ -1,6 +1,7 @@
 """COCO annotation files and COCO-results files, validated before use."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,6 +88,17 @@ def read_detections(path: Path) -> list[Detection]:
     return detections
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    """A box [x, y, width, height], and what is known of it."""
+
+    image_id: int
+    box: Box
+    category: int
+    score: float | None = None
+    annotation_id: int | None = None
+
+
 def annotated_samples(annotations: Path, *, images: Path, detections: Path | None = None) -> list[Sample]:
     """Every image of an annotation file with its ground-truth boxes, or those of a detector, as prompts.
 
@@ -103,47 +115,49 @@ def annotated_samples(annotations: Path, *, images: Path, detections: Path | Non
     """
     content = read_annotations(annotations)
     records = {image.id: image for image in content.images}
-    boxes: dict[int, list[tuple[Box, int, float | None]]] = {image.id: [] for image in content.images}
+    boxes: dict[int, list[_Prompt]] = {image.id: [] for image in content.images}
     source = detections or annotations
-    found = _detected(detections) if detections else _annotated(content)
-    for image_id, box, category, score in found:
-        if image_id not in records:
-            raise AnnotationError(f"{source}: a box belongs to image {image_id}, which {annotations} does not hold.")
-        boxes[image_id].append((box, category, score))
+    for prompt in _detected(detections) if detections else _annotated(content):
+        if prompt.image_id not in records:
+            raise AnnotationError(
+                f"{source}: a box belongs to image {prompt.image_id}, which {annotations} does not hold."
+            )
+        boxes[prompt.image_id].append(prompt)
     return [_sample(records[i], boxes[i], images=images, source=source) for i in sorted(records)]
 
 
-def _detected(path: Path) -> list[tuple[int, Box, int, float | None]]:
-    return [(d.image_id, d.bbox, d.category_id, d.score) for d in read_detections(path)]
+def _detected(path: Path) -> list[_Prompt]:
+    return [_Prompt(d.image_id, d.bbox, d.category_id, score=d.score) for d in read_detections(path)]
 
 
-def _annotated(content: CocoFile) -> list[tuple[int, Box, int, float | None]]:
+def _annotated(content: CocoFile) -> list[_Prompt]:
     return [
-        (a.image_id, a.bbox, a.category_id, None)
+        _Prompt(a.image_id, a.bbox, a.category_id, annotation_id=a.id)
         for a in content.annotations
         if not a.iscrowd and a.bbox[2] > 0 and a.bbox[3] > 0
     ]
 
 
-def _sample(record: CocoImage, boxes: list[tuple[Box, int, float | None]], *, images: Path, source: Path) -> Sample:
+def _sample(record: CocoImage, boxes: list[_Prompt], *, images: Path, source: Path) -> Sample:
     path = (images / record.file_name).resolve()
     if not path.is_relative_to(images.resolve()):
         raise AnnotationError(f"{source}: file name {record.file_name!r} leaves the image folder {images}.")
     if not path.is_file():
         raise ImageError(f"{path} is missing: {source} names it, and {images} does not hold it.")
-    corners: Array = np.array([box for box, _, _ in boxes], dtype=np.float64).reshape(-1, 4)
+    corners: Array = np.array([prompt.box for prompt in boxes], dtype=np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     where = f"{source}, image {record.id} ({record.file_name})"
     corners = clip_boxes(corners, width=record.width, height=record.height, source=where)
-    scores = [score for _, _, score in boxes if score is not None]
+    scores = tuple(prompt.score for prompt in boxes if prompt.score is not None)
     return Sample(
         path=path,
         width=record.width,
         height=record.height,
         prompts=Prompts(boxes=corners),
         image_id=record.id,
-        categories=tuple(category for _, category, _ in boxes),
-        scores=tuple(scores) if len(scores) == len(boxes) and scores else None,
+        categories=tuple(prompt.category for prompt in boxes),
+        scores=scores or None,
+        annotation_ids=tuple(prompt.annotation_id for prompt in boxes if prompt.annotation_id is not None),
     )
 
 

@@ -24,6 +24,7 @@ class Sample:
         image_id: the annotation file's number of it; 0 without annotations.
         categories: of each prompt; empty without annotations.
         scores: the detector's, of each prompt; None for ground truth and points.
+        annotation_ids: of the ground truth's instance behind each prompt; empty for all others.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Sample:
     image_id: int = 0
     categories: tuple[int, ...] = ()
     scores: tuple[float, ...] | None = None
+    annotation_ids: tuple[int, ...] = ()
 
     def open(self) -> Image.Image:
         """The image, upright and RGB.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle
+from numpy.typing import NDArray
 
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError
@@ -32,6 +33,45 @@ class CocoScores:
     large: float
 
 
+class Truth:
+    """An annotation file to score against, read once.
+
+    Raises:
+        AnnotationError: the evaluator cannot read it.
+    """
+
+    def __init__(self, annotations: Path) -> None:
+        self._path = annotations
+        try:
+            self._coco = COCO(json.loads(annotations.read_text(encoding="utf-8")))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise AnnotationError(f"{annotations} cannot be scored against: {error!r}.") from error
+
+    def masks(self, sample: Sample) -> NDArray[np.bool_] | None:
+        """The annotated masks behind a sample's prompts, [P, height, width]; None where prompts are a detector's."""
+        if not sample.annotation_ids:
+            return None
+        found = self._coco.loadAnns(list(sample.annotation_ids))
+        return np.stack([self._coco.annToMask(one) for one in found]).astype(bool)
+
+    def score(self, results: list[dict[str, Any]]) -> CocoScores:
+        """Mask AP of results over all images of the file.
+
+        Raises:
+            AnnotationError: the file has no instances to score against, or they are malformed.
+        """
+        try:
+            found = self._coco.loadRes(results)
+            evaluation = COCOeval_faster(self._coco, found, iouType="segm", print_function=_quiet)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        except (KeyError, TypeError, ValueError, IndexError, AssertionError, RuntimeError) as error:
+            raise AnnotationError(f"{self._path} cannot be scored against: {error!r}.") from error
+        values = [float(value) for value in evaluation.stats[:6]]
+        return CocoScores(*(100 * value if value >= 0 else -1.0 for value in values))
+
+
 def mask_results(sample: Sample, prediction: Prediction) -> list[dict[str, Any]]:
     """One image's masks as COCO results; the score is the predicted IoU, times the detector's if there is one."""
     scores = prediction.scores[:, 0]
@@ -42,25 +82,6 @@ def mask_results(sample: Sample, prediction: Prediction) -> list[dict[str, Any]]
         {"image_id": sample.image_id, "category_id": category, "segmentation": code, "score": float(score)}
         for category, code, score in zip(sample.categories, encoded, scores, strict=True)
     ]
-
-
-def score_results(annotations: Path, results: list[dict[str, Any]]) -> CocoScores:
-    """Mask AP of results against an annotation file, over all of its images.
-
-    Raises:
-        AnnotationError: the file has no instances to score against, or the evaluator cannot read it.
-    """
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-        truth = COCO(content)
-        evaluation = COCOeval_faster(truth, truth.loadRes(results), iouType="segm", print_function=_quiet)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    except (KeyError, TypeError, ValueError, IndexError, AssertionError, RuntimeError) as error:
-        raise AnnotationError(f"{annotations} cannot be scored against: {error!r}.") from error
-    values = [float(value) for value in evaluation.stats[:6]]
-    return CocoScores(*(100 * value if value >= 0 else -1.0 for value in values))
 
 
 def _quiet(*_: object) -> None:

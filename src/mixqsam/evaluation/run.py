@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError
-from mixqsam.evaluation.coco import CocoScores, mask_results, score_results
+from mixqsam.evaluation.coco import CocoScores, Truth, mask_results
 from mixqsam.progress import Progress
 from mixqsam.sam.predictor import Prediction, Predictor
 
@@ -38,12 +38,14 @@ class Report:
         images: evaluated.
         prompts: evaluated.
         coco: mask AP; None without annotations.
+        truth_iou: mean IoU with the annotated masks, over prompts; None where prompts are not annotations' boxes.
         fidelity: to the reference; None for the reference itself.
     """
 
     images: int
     prompts: int
     coco: CocoScores | None
+    truth_iou: float | None
     fidelity: Fidelity | None
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +76,8 @@ def evaluate(
         AnnotationError: no sample has a prompt.
         ImageError: no image can be read.
     """
-    runs = {name: _Run() for name in predictors}
+    truth = None if annotations is None else Truth(annotations)
+    runs = {name: _Run(truth) for name in predictors}
     reference = next(iter(predictors))
     usable = [sample for sample in samples if len(sample.prompts)]
     if not usable:
@@ -91,36 +94,42 @@ def evaluate(
             predictor.set_image(image)
             found[name] = predictor.predict(sample.prompts)
         for name, prediction in found.items():
-            runs[name].add(sample, prediction, found[reference], annotated=annotations is not None)
+            runs[name].add(sample, prediction, found[reference])
     if broken:
         progress.note(f"Skipped {len(broken)} of {len(usable)} images: " + " ".join(broken))
     if len(broken) == len(usable):
         raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
-    return {name: run.report(annotations, is_reference=name == reference) for name, run in runs.items()}
+    return {name: run.report(is_reference=name == reference) for name, run in runs.items()}
 
 
 class _Run:
     """What is gathered of one predictor."""
 
-    def __init__(self) -> None:
+    def __init__(self, truth: Truth | None) -> None:
+        self.truth = truth
         self.images = 0
+        self.truth_ious: list[float] = []
         self.ious: list[float] = []
         self.kl: dict[str, list[float]] = {output: [] for output in OUTPUTS}
         self.results: list[dict[str, Any]] = []
 
-    def add(self, sample: Sample, prediction: Prediction, reference: Prediction, *, annotated: bool) -> None:
+    def add(self, sample: Sample, prediction: Prediction, reference: Prediction) -> None:
         self.images += 1
         self.ious.extend(mask_ious(prediction.masks[:, 0], reference.masks[:, 0]).tolist())
         ours, theirs = _visible(prediction, sample), _visible(reference, sample)
         for output, divergence in OUTPUTS.items():
             self.kl[output].append(float(divergence(theirs, ours[None])))
-        if annotated:
+        if self.truth is not None:
             self.results.extend(mask_results(sample, prediction))
+            masks = self.truth.masks(sample)
+            if masks is not None:
+                self.truth_ious.extend(mask_ious(prediction.masks[:, 0], masks).tolist())
 
-    def report(self, annotations: Path | None, *, is_reference: bool) -> Report:
+    def report(self, *, is_reference: bool) -> Report:
         fidelity = Fidelity(float(np.mean(self.ious)), {name: float(np.mean(v)) for name, v in self.kl.items()})
-        coco = None if annotations is None else score_results(annotations, self.results)
-        return Report(self.images, len(self.ious), coco, None if is_reference else fidelity)
+        coco = None if self.truth is None else self.truth.score(self.results)
+        truth_iou = float(np.mean(self.truth_ious)) if self.truth_ious else None
+        return Report(self.images, len(self.ious), coco, truth_iou, None if is_reference else fidelity)
 
 
 def _visible(prediction: Prediction, sample: Sample) -> torch.Tensor:
