@@ -8,7 +8,7 @@ stopped run goes on where it was. About 50 minutes on 2 cores.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +27,26 @@ if TYPE_CHECKING:
     from mixqsam.data.samples import Sample
 
 BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
-LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+LAMBDAS = (0.1, 0.3, 1.0)
 # How many quantized models are evaluated at once, beside one float model.
 TOGETHER = 12
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: how bits were valued; None for uniform."""
+    """One line of the table: how bits were valued; None for uniform.
+
+    Attributes:
+        label: what the table says of it.
+        options: how bits were chosen.
+        images: the analysis used so many images; None for all.
+        measured_at: the sensitivity was measured at these bits only.
+    """
 
     label: str
     options: AllocationOptions | None
+    images: int | None = None
+    measured_at: tuple[int, ...] = CANDIDATE_BITS
 
 
 def rows() -> Iterator[Row]:
@@ -62,6 +71,17 @@ def paper_rows(budget: str) -> Iterator[Row]:
             yield Row("paper", AllocationOptions(output, "linear", coupling=coupling, candidates=near))
 
 
+def cheap_rows() -> Iterator[Row]:
+    """The measured utility from fewer bit-widths and fewer images, which cost less to measure."""
+    for free in (False, True):
+        options = AllocationOptions("bernoulli", "measured", coupling=0.0, tied=not free)
+        bits = "free" if free else "tied"
+        for measured_at in ((2, 4, 8), (4,)):
+            yield Row(f"{bits}, measured at {measured_at}", options, measured_at=measured_at)
+    for images in (2, 4, 8):
+        yield Row(f"free, {images} images", options, images=images)
+
+
 class Experiment:
     """Data, model and what was measured of it."""
 
@@ -73,13 +93,22 @@ class Experiment:
         train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")
         calibration = calibration_samples(train, options, session)
         self.ranges: Ranges = find_ranges(self.sam, calibration, observer="omse", session=session)
-        self.analysis: Analysis = analyze_model(
-            self.sam, calibration, ranges=self.ranges, options=options, session=session
-        )
+        self._calibration, self._options = calibration, options
         self.weights = WeightGrids(self.sam, observer="omse")
         val = Data(coco / "val2017", self.annotations)
         self.samples: Sequence[Sample] = val.samples(count=None, progress=session.progress)[:limit]
-        self._key = digest(self.sam.fingerprint, digest(self.ranges.to_json()), [s.digest() for s in self.samples])
+        self._key = digest(2, self.sam.fingerprint, digest(self.ranges.to_json()), [s.digest() for s in self.samples])
+
+    def analysis(self, *, images: int | None, measured_at: tuple[int, ...] = CANDIDATE_BITS) -> Analysis:
+        """What was measured on the first `images` images, with the sensitivity at some bits only."""
+        samples = self._calibration[:images]
+        full = analyze_model(self.sam, samples, ranges=self.ranges, options=self._options, session=self.session)
+        columns = [full.sensitivity_bits.index(b) for b in measured_at]
+        thinned = {
+            output: {slot: values[:, columns] for slot, values in slots.items()}
+            for output, slots in full.sensitivity.items()
+        }
+        return replace(full, sensitivity=thinned, sensitivity_bits=measured_at)
 
     def evaluate(self, plans: Sequence[BitPlan]) -> list[dict[str, Any]]:
         """Scores of plans, from the cache where they are known; the float model is the reference."""
@@ -101,11 +130,12 @@ class Experiment:
 
 def run(experiment: Experiment, budgets: Sequence[str]) -> dict[str, Any]:
     """All rows at all budgets."""
-    analysis, costs = experiment.analysis, experiment.analysis.costs
+    full = experiment.analysis(images=None)
     entries: list[dict[str, Any]] = []
-    plans: list[BitPlan] = [costs.float_plan]
+    plans: list[BitPlan] = [full.costs.float_plan]
     for budget in budgets:
-        for row in [*rows(), *paper_rows(budget)]:
+        for row in [*rows(), *paper_rows(budget), *cheap_rows()]:
+            analysis = experiment.analysis(images=row.images, measured_at=row.measured_at)
             text = f"uniform:{budget}" if row.options is None else budget
             allocation = run_allocation(
                 analysis, text, options=row.options or AllocationOptions(), session=experiment.session
@@ -129,7 +159,7 @@ def run(experiment: Experiment, budgets: Sequence[str]) -> dict[str, Any]:
     scores = experiment.evaluate(plans)
     for entry, score in zip(entries, scores[1:], strict=True):
         entry.update(score)
-    return {"model": analysis.model, "calibration_images": analysis.images, "float": scores[0], "rows": entries}
+    return {"model": full.model, "calibration_images": full.images, "float": scores[0], "rows": entries}
 
 
 def main() -> None:

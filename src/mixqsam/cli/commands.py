@@ -1,6 +1,7 @@
 """What the commands do once their words are parsed; loaded only when one runs, for torch takes seconds."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -231,9 +232,7 @@ def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
 
 def _quality(report: Report) -> dict[str, Any]:
     coco = report.coco
-    scores: dict[str, Any] = (
-        {} if coco is None else {k: getattr(coco, k) for k in ("ap", "ap50", "ap75", "small", "medium", "large")}
-    )
+    scores: dict[str, Any] = {} if coco is None else asdict(coco)
     scores["truth_iou"] = report.truth_iou
     if report.fidelity is not None:
         scores |= {"mean_iou": report.fidelity.mean_iou, "kl": report.fidelity.kl["bernoulli"]}
