@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from mixqsam.analyze import variants
+from mixqsam.analysis import variants
 
 from mixqsam.analysis.ablation import ablate, effect, importance, interaction, proximity, zero
 from mixqsam.analysis.outputs import OUTPUTS

@@ -1,0 +1,171 @@
+"""Put measured tables into docs/experiments.md and docs/performance.md, between their markers.
+
+    python -m benchmarks.experiments_page
+
+Reads docs/data/*.json, as the other benchmarks wrote them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1] / "docs"
+BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
+Row = dict[str, Any]
+
+
+def load(name: str) -> Any:
+    """One file of measurements."""
+    return json.loads((DOCS / "data" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def describe(row: Row) -> str:
+    """How bits were chosen, in words."""
+    if row["bits"] == "uniform":
+        return "uniform"
+    coupling = f"{row['synergy']}, λ = {row['lambda']:g}" if row["lambda"] else "λ = 0"
+    reading = "the paper's reading, " if row["bits"] == "paper" else ""
+    bits = "tied" if row["bits"] == "paper" else row["bits"]
+    return f"{reading}{row['utility']}, {row['output']}, {coupling}, {bits}"
+
+
+def cell(score: Row) -> str:
+    """AP, mean IoU to the annotated masks, mean IoU to the float model's."""
+    fidelity = score["fidelity"]["mean_iou"]
+    return f"{score['coco']['ap']:.1f} / {score['truth_iou']:.3f} / {fidelity:.3f}"
+
+
+def table(data: Any, keep: Callable[[Row], bool]) -> str:
+    """Rows that `keep` likes, a column for each budget."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in data["rows"]:
+        if keep(row):
+            found.setdefault(describe(row), {})[row["budget"]] = row
+    header = ["bits chosen by", *BUDGETS]
+    lines = [_line(header), _line(["---", *["---:"] * len(BUDGETS)])]
+    lines.append(_line(["float", *[cell(data["float"])] * len(BUDGETS)]))
+    for label, by_budget in found.items():
+        lines.append(_line([label, *(cell(by_budget[b]) if b in by_budget else "–" for b in BUDGETS)]))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main_table(data: Any) -> str:
+    """The short table: every utility without synergy, the paper's reading, uniform."""
+    return table(
+        data,
+        lambda r: (
+            r["bits"] == "uniform" or r["bits"] == "paper" or (r["bits"] in {"tied", "free"} and r["lambda"] == 0)
+        ),
+    )
+
+
+def synergy_table(data: Any) -> str:
+    """The sweep of λ for both estimators."""
+    return table(data, lambda r: r["bits"] == "tied")
+
+
+def cheap_table(data: Any) -> str:
+    """The measured utility from less measuring."""
+    return table(data, lambda r: "," in r["bits"] or (r["utility"] == "measured" and r["lambda"] == 0))
+
+
+def wins(data: Any) -> str:
+    """For each budget, how many of the mixed rows beat uniform, by each figure."""
+    lines = [_line(["figure", *BUDGETS]), _line(["---", *["---:"] * len(BUDGETS)])]
+    figures: dict[str, Callable[[Row], float]] = {
+        "AP": lambda r: float(r["coco"]["ap"]),
+        "mean IoU to annotated masks": lambda r: float(r["truth_iou"]),
+        "mean IoU to float masks": lambda r: float(r["fidelity"]["mean_iou"]),
+    }
+    for name, figure in figures.items():
+        cells = [name]
+        for budget in BUDGETS:
+            rows = [r for r in data["rows"] if r["budget"] == budget]
+            uniform = next(figure(r) for r in rows if r["bits"] == "uniform")
+            mixed = [r for r in rows if r["bits"] != "uniform"]
+            cells.append(f"{sum(figure(r) > uniform for r in mixed)} of {len(mixed)}")
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def importance_cost() -> str:
+    """Cost of importance."""
+    data = load("importance_cost")
+    lines = [
+        _line(["model", "units", "distinct ablations", "plain pass", "importance", "in plain passes", "peak memory"])
+    ]
+    lines.append(_line(["---", *["---:"] * 6]))
+    for name, one in data.items():
+        if name != "machine":
+            lines.append(
+                _line(
+                    [
+                        name,
+                        str(one["units"]),
+                        str(one["distinct_ablations"]),
+                        f"{one['plain_pass_seconds']:.1f} s",
+                        f"{one['importance_seconds']:.0f} s",
+                        f"{one['importance_in_plain_passes']:.1f}",
+                        f"{one['peak_gigabytes']:.1f} GB",
+                    ]
+                )
+            )
+    return "\n".join([*lines, "", _machine(data)])
+
+
+def solver() -> str:
+    """Time of the allocation."""
+    data = load("solver")
+    lines = [_line(["bits", "programs", "proven optimal", "largest gap", "median", "longest"])]
+    lines.append(_line(["---", *["---:"] * 5]))
+    for name, one in data["summary"].items():
+        lines.append(
+            _line(
+                [
+                    name,
+                    str(one["programs"]),
+                    str(one["proven"]),
+                    f"{one['largest_gap']:.2e}" if one["largest_gap"] else "0",
+                    f"{one['median_seconds']:.1f} s",
+                    f"{one['largest_seconds']:.1f} s",
+                ]
+            )
+        )
+    return "\n".join([*lines, "", _machine(data)])
+
+
+def _machine(data: Any) -> str:
+    one = data["machine"]
+    return f"({one['cpu']}, {one['threads']} threads, torch {one['torch']})"
+
+
+def fill(page: Path, tables: dict[str, str]) -> None:
+    """Replace what stands between `<!-- table NAME -->` and `<!-- end -->`."""
+    text = page.read_text(encoding="utf-8")
+    for name, content in tables.items():
+        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        # Backslashes of a table are not those of a pattern.
+        text, count = pattern.subn("\\g<1>" + content.replace("\\", "\\\\") + "\\g<2>", text)
+        if count != 1:
+            raise SystemExit(f"{page}: no place for the table {name!r}")
+    page.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Fill both pages."""
+    data = load("allocation")
+    fill(
+        DOCS / "experiments.md",
+        {"main": main_table(data), "synergy": synergy_table(data), "cheap": cheap_table(data), "wins": wins(data)},
+    )
+    fill(DOCS / "performance.md", {"importance": importance_cost(), "solver": solver()})
+
+
+if __name__ == "__main__":
+    main()
