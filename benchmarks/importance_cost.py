@@ -22,6 +22,7 @@ from mixqsam.analysis.ablation import ablate, effect
 from mixqsam.analysis.variants import run_prefix
 from mixqsam.data.samples import Sample
 from mixqsam.files import write_json
+from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import Sam, default_processor
@@ -84,7 +85,7 @@ def measure(size: str) -> dict[str, object]:
         sample = photograph(Path(folder))
 
         def importance() -> None:
-            ablate(sam, run_prefix(sam, sample), names=names, pairs=[])
+            ablate(sam, run_prefix(sam, sample), names=names, pairs=[], progress=Silent())
 
         seconds = timed(importance)
     after = [medians({"plain": encode}, repeats=1)["plain"] for _ in range(3)]

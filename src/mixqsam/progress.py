@@ -1,6 +1,6 @@
 """How long work says where it is, without knowing who listens."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -9,8 +9,10 @@ T = TypeVar("T")
 class Progress(Protocol):
     """Something that is told about steps of long work."""
 
-    def track(self, items: Iterable[T], *, label: str, total: int, done: int = 0) -> Iterator[T]:
-        """Yield `items`, counting them from `done` towards `total` under `label`."""
+    def track(
+        self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
+    ) -> Iterator[T]:
+        """Yield `items`, counting towards `total` under `label`; an item is `steps(item)` steps, or one."""
         ...
 
     def note(self, message: str) -> None:
@@ -24,9 +26,11 @@ class Silent:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def track(self, items: Iterable[T], *, label: str, total: int, done: int = 0) -> Iterator[T]:
+    def track(
+        self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
+    ) -> Iterator[T]:
         """Yield `items` as they are."""
-        del label, total, done
+        del label, total, steps
         yield from items
 
     def note(self, message: str) -> None:

@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from mixqsam.analysis import variants
 
+from mixqsam.analysis import variants
 from mixqsam.analysis.ablation import ablate, effect, importance, interaction, proximity, zero
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.run import Measurements, analyze
@@ -58,7 +58,7 @@ def test_shared_effects_are_exact(sam: Sam, samples: list[Sample]) -> None:
 def test_divergences_equal_the_oracles(sam: Sam, samples: list[Sample]) -> None:
     names = unit_names(sam.config)
     pairs = list(pairwise(names))
-    single, joint = ablate(sam, run_prefix(sam, samples[0]), names=names, pairs=pairs)
+    single, joint = ablate(sam, run_prefix(sam, samples[0]), names=names, pairs=pairs, progress=Silent())
     reference = logits_of(sam, samples[0])
     for output, divergence in OUTPUTS.items():
         for value, name in zip(single[output], names, strict=True):
@@ -86,7 +86,7 @@ def test_synergies_by_hand() -> None:
 def test_measured_sensitivity_is_that_of_the_quantized_model(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
     weights = WeightGrids(sam, observer="omse")
     variants_ = QuantizedVariants(sam, ranges, weights, bits=(3, 8))
-    flat = variants_.measure(sam, run_prefix(sam, samples[0]))
+    flat = variants_.measure(sam, run_prefix(sam, samples[0]), progress=Silent())
     reference = logits_of(sam, samples[0])
     units = sam.costs().units
     for output, divergence in OUTPUTS.items():
@@ -105,7 +105,7 @@ def test_measured_sensitivity_is_that_of_the_quantized_model(sam: Sam, samples: 
 
 def test_more_bits_mean_less_divergence_on_average(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
     measured = QuantizedVariants(sam, ranges, WeightGrids(sam, observer="omse"), bits=(2, 4, 8)).measure(
-        sam, run_prefix(sam, samples[0])
+        sam, run_prefix(sam, samples[0]), progress=Silent()
     )
     for values in measured.values():
         mean = np.array(values).reshape(-1, 3).mean(axis=0)

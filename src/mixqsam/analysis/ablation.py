@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.analysis.outputs import OUTPUTS
-from mixqsam.analysis.variants import Prefix, Variant, run_variants
+from mixqsam.analysis.variants import Prefix, Variant, tracked
 from mixqsam.plan import Vector
+from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
 # Zeroing the first has the effect of zeroing the second, exactly: without q or k all logits of the product are 0,
@@ -47,7 +48,13 @@ def zero(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tenso
 
 
 def ablate(
-    sam: Sam, prefix: Prefix, *, names: Sequence[str], pairs: Sequence[tuple[str, str]]
+    sam: Sam,
+    prefix: Prefix,
+    *,
+    names: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    progress: Progress,
+    label: str = "Importance",
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """KL divergences between one image's output and those without single units, and without pairs.
 
@@ -56,6 +63,8 @@ def ablate(
         prefix: the plain pass over the image.
         names: units to ablate one at a time.
         pairs: units to ablate together.
+        progress: is told about variants.
+        label: what it calls them.
 
     Returns:
         P_Y definition → a KL for each name, and P_Y definition → a KL for each pair.
@@ -64,7 +73,7 @@ def ablate(
     distinct = sorted(set(wanted), key=sorted)
     variants = [Variant(dict.fromkeys(units, zero)) for units in distinct]
     found: dict[str, dict[frozenset[str], float]] = {output: {} for output in OUTPUTS}
-    for indices, logits in run_variants(sam, prefix, variants):
+    for indices, logits in tracked(sam, prefix, variants, progress=progress, label=label):
         for output, divergence in OUTPUTS.items():
             values = divergence(prefix.logits, logits).tolist()
             found[output].update(zip((distinct[i] for i in indices), values, strict=True))

@@ -23,6 +23,8 @@ _VERSION = 1
 
 # P_Y definition → flat list of KLs of one image.
 Measured = dict[str, list[float]]
+# The plain pass over an image and a label for the progress → what is measured.
+Measurement = Callable[[Prefix, str], Measured]
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,17 @@ def analyze(
     neighbours = list(pairwise(names)) if wanted.pairs else []
     quantized: list[QuantizedVariants] = []
 
-    def ablation(prefix: Prefix) -> Measured:
-        single, joint = ablate(sam, prefix, names=names, pairs=neighbours)
+    def ablation(prefix: Prefix, label: str) -> Measured:
+        single, joint = ablate(sam, prefix, names=names, pairs=neighbours, progress=progress, label=label)
         return {output: single[output] + joint[output] for output in OUTPUTS}
 
-    def sensitivity(prefix: Prefix) -> Measured:
+    def sensitivity(prefix: Prefix, label: str) -> Measured:
         if not quantized:
             progress.note("Searching the grids of weights at every bit-width.")
             quantized.append(QuantizedVariants(sam, ranges, weights, bits=wanted.sensitivity_bits))
-        return quantized[0].measure(sam, prefix)
+        return quantized[0].measure(sam, prefix, progress=progress, label=label)
 
-    measure = _Measure(sam, cache, progress)
+    measure = _Measure(sam, cache)
     ablated = measure(samples, ablation, stage="ablation", settings=[wanted.pairs])
     divergences = {output: values[:, : len(names)] for output, values in ablated.items()}
     omegas = {output: importance(values) for output, values in divergences.items()}
@@ -99,33 +101,22 @@ def analyze(
 class _Measure:
     """Measures images one at a time and keeps each result."""
 
-    def __init__(self, sam: Sam, cache: Cache, progress: Progress) -> None:
-        self._sam, self._cache, self._progress = sam, cache, progress
+    def __init__(self, sam: Sam, cache: Cache) -> None:
+        self._sam, self._cache = sam, cache
 
     def __call__(
-        self,
-        samples: Sequence[Sample],
-        measure: Callable[[Prefix], Measured],
-        *,
-        stage: str,
-        settings: Sequence[object],
+        self, samples: Sequence[Sample], measure: Measurement, *, stage: str, settings: Sequence[object]
     ) -> dict[str, Vector]:
         """P_Y definition → [images, measurements]."""
-        label = {"ablation": "Importance and synergy", "sensitivity": "Sensitivity"}[stage]
-        rows = [
-            self._one(sample, measure, stage=stage, settings=settings)
-            for sample in self._progress.track(samples, label=label, total=len(samples))
-        ]
+        rows = []
+        for number, sample in enumerate(samples, start=1):
+            key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
+            found: Measured | None = self._cache.get(stage, key)
+            if found is None:
+                label = f"{stage.capitalize()}, image {number} of {len(samples)}"
+                found = measure(run_prefix(self._sam, sample), label)
+                if not all(np.isfinite(values).all() for values in found.values()):
+                    raise NumericError(f"The model's output on {sample.path} is not finite; the checkpoint is damaged.")
+                self._cache.put(stage, key, found)
+            rows.append(found)
         return {output: np.array([row[output] for row in rows]) for output in OUTPUTS}
-
-    def _one(
-        self, sample: Sample, measure: Callable[[Prefix], Measured], *, stage: str, settings: Sequence[object]
-    ) -> Measured:
-        key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
-        found: Measured | None = self._cache.get(stage, key)
-        if found is None:
-            found = measure(run_prefix(self._sam, sample))
-            if not all(np.isfinite(values).all() for values in found.values()):
-                raise NumericError(f"The model's output on {sample.path} is not finite; the checkpoint is damaged.")
-            self._cache.put(stage, key, found)
-        return found

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixqsam.analysis.outputs import OUTPUTS
-from mixqsam.analysis.variants import Change, Prefix, Variant, run_variants
+from mixqsam.analysis.variants import Change, Prefix, Variant, tracked
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import Quantizer
 from mixqsam.numeric.weights import project_weight
 from mixqsam.plan import SLOTS, Unit, Vector
+from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
 
@@ -29,10 +30,12 @@ class QuantizedVariants:
             for b in bits
         ]
 
-    def measure(self, sam: Sam, prefix: Prefix) -> dict[str, list[float]]:
+    def measure(
+        self, sam: Sam, prefix: Prefix, *, progress: Progress, label: str = "Sensitivity"
+    ) -> dict[str, list[float]]:
         """KLs of all variants on one image: P_Y definition → flat list over units, slots and bits."""
         found = {output: np.zeros(len(self._variants)) for output in OUTPUTS}
-        for indices, logits in run_variants(sam, prefix, self._variants):
+        for indices, logits in tracked(sam, prefix, self._variants, progress=progress, label=label):
             for output, divergence in OUTPUTS.items():
                 found[output][indices] = divergence(prefix.logits, logits).cpu().numpy()
         return {output: values.tolist() for output, values in found.items()}

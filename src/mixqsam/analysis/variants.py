@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.data.samples import Sample
+from mixqsam.progress import Progress
 from mixqsam.sam.forward import Frame, decode_batch, embed_prompts, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
 
 # Given the module, its inputs and its output (the variant's share of the batch), the output to use instead.
 Change = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+
+# Indices of some variants, and their logits [len(indices), P, M, h, w].
+Results = Iterator[tuple[list[int], Tensor]]
 
 # Tokens of a batch of variants, and prompt-token pairs of a batch of decoders: they bound the memory.
 _TOKENS = 1 << 14
@@ -77,7 +81,7 @@ def run_prefix(sam: Sam, sample: Sample) -> Prefix:
 
 
 @torch.no_grad()
-def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Iterator[tuple[list[int], Tensor]]:
+def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Results:
     """Run variants on a prefix, a batch at a time.
 
     Yields:
@@ -94,6 +98,12 @@ def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Itera
         for first in range(0, len(here), batch):
             some = here[first : first + batch]
             yield some, _run_batch(sam, prefix, [variants[i] for i in some], start=start)
+
+
+def tracked(sam: Sam, prefix: Prefix, variants: Sequence[Variant], *, progress: Progress, label: str) -> Results:
+    """`run_variants`, with its steps told to whoever listens."""
+    results = run_variants(sam, prefix, variants)
+    return progress.track(results, label=label, total=len(variants), steps=lambda found: len(found[0]))
 
 
 def _batch_size(tokens: int, *, prompts: int, in_encoder: bool) -> int:

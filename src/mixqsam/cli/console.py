@@ -27,20 +27,22 @@ err = Console(stderr=True)
 class Bars:
     """Progress bars on a terminal; on a pipe, nothing but notes."""
 
-    def track(self, items: Iterable[T], *, label: str, total: int, done: int = 0) -> Iterator[T]:
-        """Show a bar with the time left while `items` are worked on."""
+    def track(
+        self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
+    ) -> Iterator[T]:
+        """Show a bar with the time left while `items` are worked on; it goes when they are done."""
         columns = (
-            TextColumn("{task.description:24}"),
+            TextColumn("{task.description:34}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-            task = bar.add_task(label, total=total, completed=done)
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+            task = bar.add_task(label, total=total)
             for item in items:
                 yield item
-                bar.advance(task)
+                bar.advance(task, steps(item) if steps else 1)
 
     def note(self, message: str) -> None:
         """Print a note."""

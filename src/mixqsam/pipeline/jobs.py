@@ -1,7 +1,7 @@
 """The jobs that users start: analyze, quantize, evaluate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,14 @@ def run_quantization(
         data: calibration images.
         budget: see `mixqsam.allocation.budget.HELP`.
         output: the directory to write, whole or not at all.
-        analysis_options: how to analyse.
+        analysis_options: how to analyse; what the allocation does not look at is not measured.
         allocation_options: how to choose bits.
         session: cache and progress.
         overwrite: replace a directory that mixqsam wrote before.
         check: compare with the float model on so many calibration images.
     """
     check_new_directory(output, overwrite=overwrite, marker=MARKER)
+    analysis_options = _needed(analysis_options, allocation_options)
     with session.timed("loading"):
         sam = load_sam(model)
         samples = calibration_samples(data, analysis_options, session)
@@ -116,6 +117,15 @@ def run_quantization(
         overwrite=overwrite,
     )
     return Result(output, analysis, allocation, uniform, file_bytes, reports)
+
+
+def _needed(options: AnalysisOptions, allocation: AllocationOptions) -> AnalysisOptions:
+    """Only what the allocation will look at: measuring is what takes the time."""
+    return replace(
+        options,
+        pairs=options.pairs and allocation.coupling > 0 and allocation.synergy == "interaction",
+        sensitivity_bits=options.sensitivity_bits if allocation.utility == "measured" else (),
+    )
 
 
 def _check_budget(sam: Sam, budget: str, options: AllocationOptions, *, prompts_per_image: int) -> None:
