@@ -38,18 +38,40 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="sam-tiny (embedded), a directory, Meta's .pth, or a hub id.")
 ]
 Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of images (jpg, png, webp).")]
-Annotations = Annotated[Path | None, typer.Option(help="COCO annotation file of the images; its boxes are prompts.")]
-Detections = Annotated[Path | None, typer.Option("--boxes", help="COCO-results JSON whose boxes are the prompts.")]
-Grid = Annotated[int, typer.Option(min=1, max=64, help="Without annotations: prompt with GRID × GRID points.")]
-Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Calibration images.")]
-Prompts = Annotated[int, typer.Option(min=1, help="Prompts of each calibration image, at most.")]
-Observer = Annotated[str, typer.Option(help="minmax, percentile or omse.")]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(help="COCO annotation file of the images; its boxes are prompts.", rich_help_panel="Images"),
+]
+Detections = Annotated[
+    Path | None,
+    typer.Option("--boxes", help="COCO-results JSON whose boxes are the prompts.", rich_help_panel="Images"),
+]
+Grid = Annotated[
+    int,
+    typer.Option(min=1, max=64, help="Without annotations: prompt with GRID × GRID points.", rich_help_panel="Images"),
+]
+Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Calibration images.", rich_help_panel="Analysis")]
+Prompts = Annotated[
+    int, typer.Option(min=1, help="Prompts of each calibration image, at most.", rich_help_panel="Analysis")
+]
+Observer = Annotated[str, typer.Option(help="minmax, percentile or omse.", rich_help_panel="Analysis")]
 Bits = Annotated[
     str,
-    typer.Option("--sensitivity-bits", help="Bit-widths at which each unit's sensitivity is measured; '' for none."),
+    typer.Option(
+        "--sensitivity-bits",
+        help="Bit-widths at which each unit's sensitivity is measured; '' for none.",
+        rich_help_panel="Analysis",
+    ),
 ]
-Pairs = Annotated[bool, typer.Option("--pairs/--no-pairs", help="Measure the synergy estimator 'interaction' too.")]
-PromptsPerImage = Annotated[int, typer.Option(min=1, help="Prompts per image that the BitOps count.")]
+Pairs = Annotated[
+    bool,
+    typer.Option(
+        "--pairs/--no-pairs", help="Measure the synergy estimator 'interaction' too.", rich_help_panel="Analysis"
+    ),
+]
+PromptsPerImage = Annotated[
+    int, typer.Option(min=1, help="Prompts per image that the BitOps count.", rich_help_panel="Allocation")
+]
 Budget = Annotated[
     str,
     typer.Option(
@@ -59,14 +81,33 @@ Budget = Annotated[
         "uniform:W4A4 gives all units the same bits.",
     ),
 ]
-Output_ = Annotated[str, typer.Option("--output-distribution", help="P_Y: bernoulli or spatial.")]
-Utility_ = Annotated[str, typer.Option("--utility", help="u(b): linear (the paper's), exponential or measured.")]
-Synergy = Annotated[str, typer.Option(help="proximity (the paper's) or interaction.")]
-Coupling = Annotated[float, typer.Option("--lambda", min=0.0, help="Weight of the synergy; 1 is as strong as utility.")]
-Free = Annotated[bool, typer.Option("--free/--tied", help="Choose weight and activation bits apart.")]
-Candidates = Annotated[str, typer.Option(help="Bit-widths to choose from, e.g. 2-8 or 2,4,8.")]
-Keep = Annotated[list[str] | None, typer.Option(help="Fix bits by pattern: 'neck.*=8', '*.av=W8A8', '*=float'.")]
-TimeLimit = Annotated[float, typer.Option(min=1.0, help="Seconds for solving.")]
+Output_ = Annotated[
+    str, typer.Option("--output-distribution", help="P_Y: bernoulli or spatial.", rich_help_panel="Allocation")
+]
+Utility_ = Annotated[
+    str,
+    typer.Option(
+        "--utility", help="u(b): linear (the paper's), exponential or measured.", rich_help_panel="Allocation"
+    ),
+]
+Synergy = Annotated[str, typer.Option(help="proximity (the paper's) or interaction.", rich_help_panel="Allocation")]
+Coupling = Annotated[
+    float,
+    typer.Option(
+        "--lambda", min=0.0, help="Weight of the synergy; 1 is as strong as utility.", rich_help_panel="Allocation"
+    ),
+]
+Free = Annotated[
+    bool, typer.Option("--free/--tied", help="Choose weight and activation bits apart.", rich_help_panel="Allocation")
+]
+Candidates = Annotated[
+    str, typer.Option(help="Bit-widths to choose from, e.g. 2-8 or 2,4,8.", rich_help_panel="Allocation")
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="Fix bits by pattern: 'neck.*=8', '*.av=W8A8', '*=float'.", rich_help_panel="Allocation"),
+]
+TimeLimit = Annotated[float, typer.Option(min=1.0, help="Seconds for solving.", rich_help_panel="Allocation")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that mixqsam wrote before.")]
 CacheFolder = Annotated[
     Path | None, typer.Option("--cache", help="Where finished stages are kept.", show_default=False)
