@@ -111,6 +111,10 @@ def test_true_masks_have_an_ap_of_100_and_the_evaluator_equals_pycocotools(coco:
         shifted = np.roll(masks, rng.integers(0, 12, 2), axis=(1, 2))
         noisy += mask_results(sample, prediction(shifted, rng.random(len(masks))))
     assert Truth(path).score(perfect).ap == pytest.approx(100, abs=1e-6)
+    few = [s.image_id for s in samples[:10]]
+    some = [r for r in perfect if r["image_id"] in few]
+    assert Truth(path).score(some, images=few).ap == pytest.approx(100, abs=1e-6)
+    assert Truth(path).score(some).ap < 50
     scores = Truth(path).score(noisy)
     # The fast evaluator writes more into the records than the other one takes.
     fields = {"image_id", "category_id", "segmentation", "score"}

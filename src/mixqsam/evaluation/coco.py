@@ -1,6 +1,7 @@
 """COCO mask AP, by faster-coco-eval (equal to pycocotools, and several times as fast)."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ class Truth:
         found = self._coco.loadAnns(list(sample.annotation_ids))
         return np.stack([self._coco.annToMask(one) for one in found]).astype(bool)
 
-    def score(self, results: list[dict[str, Any]]) -> CocoScores:
-        """Mask AP of results over all images of the file.
+    def score(self, results: list[dict[str, Any]], *, images: Sequence[int] | None = None) -> CocoScores:
+        """Mask AP of results over some images of the file, or all; those without results count as empty.
 
         Raises:
             AnnotationError: the file has no instances to score against, or they are malformed.
@@ -63,6 +64,8 @@ class Truth:
         try:
             found = self._coco.loadRes(results)
             evaluation = COCOeval_faster(self._coco, found, iouType="segm", print_function=_quiet)
+            if images is not None:
+                evaluation.params.imgIds = sorted(images)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

@@ -63,8 +63,8 @@ def evaluate(
     """Evaluate predictors; the first is the reference of the fidelity.
 
     Each prompt gives one mask. With annotations the COCO score of a mask is the predicted IoU, times the
-    detector's score where there is one. Images that cannot be read are named and skipped; for AP they then count as
-    images without masks.
+    detector's score where there is one. AP is over the images of `samples`; those that cannot be read are named and
+    skipped, and count as images without masks.
 
     Args:
         predictors: name → model.
@@ -77,7 +77,8 @@ def evaluate(
         ImageError: no image can be read.
     """
     truth = None if annotations is None else Truth(annotations)
-    runs = {name: _Run(truth) for name in predictors}
+    images = [sample.image_id for sample in samples]
+    runs = {name: _Run(truth, images) for name in predictors}
     reference = next(iter(predictors))
     usable = [sample for sample in samples if len(sample.prompts)]
     if not usable:
@@ -105,8 +106,9 @@ def evaluate(
 class _Run:
     """What is gathered of one predictor."""
 
-    def __init__(self, truth: Truth | None) -> None:
+    def __init__(self, truth: Truth | None, image_ids: Sequence[int]) -> None:
         self.truth = truth
+        self.image_ids = image_ids
         self.images = 0
         self.truth_ious: list[float] = []
         self.ious: list[float] = []
@@ -127,7 +129,7 @@ class _Run:
 
     def report(self, *, is_reference: bool) -> Report:
         fidelity = Fidelity(float(np.mean(self.ious)), {name: float(np.mean(v)) for name, v in self.kl.items()})
-        coco = None if self.truth is None else self.truth.score(self.results)
+        coco = None if self.truth is None else self.truth.score(self.results, images=self.image_ids)
         truth_iou = float(np.mean(self.truth_ious)) if self.truth_ious else None
         return Report(self.images, len(self.ious), coco, truth_iou, None if is_reference else fidelity)
 
