@@ -58,8 +58,7 @@ def score(content: dict[str, Any], results: Results, images: list[int], folder: 
     path = folder / "drawn.json"
     path.write_text(json.dumps(drawn(content, images)), encoding="utf-8")
     moved = [{**r, "image_id": place} for place, image in enumerate(images) for r in results.get(image, [])]
-    fields = ("image_id", "category_id", "segmentation", "score")
-    return Truth(path).score([{key: r[key] for key in fields} for r in moved]).ap
+    return Truth(path).score(moved).ap
 
 
 def main() -> None:

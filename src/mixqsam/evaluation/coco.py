@@ -62,7 +62,8 @@ class Truth:
             AnnotationError: the file has no instances to score against, or they are malformed.
         """
         try:
-            found = self._coco.loadRes(results)
+            # The evaluator writes into the records that it is given.
+            found = self._coco.loadRes([dict(result) for result in results])
             evaluation = COCOeval_faster(self._coco, found, iouType="segm", print_function=_quiet)
             if images is not None:
                 evaluation.params.imgIds = sorted(images)
