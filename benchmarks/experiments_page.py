@@ -94,6 +94,16 @@ def wins(data: Any) -> str:
     return "\n".join(lines)
 
 
+def noise() -> str:
+    """Bootstrap intervals of differences in AP."""
+    data = load("ap_noise")
+    lines = [_line(["difference in AP", *BUDGETS]), _line(["---", *["---:"] * len(BUDGETS)])]
+    for pair in ("uniform − float", "mixed − float", "mixed − uniform"):
+        rows = [data["rows"][f"{pair}, {budget}"] for budget in BUDGETS]
+        lines.append(_line([pair, *(f"{r['median']:+.1f} ({r['low']:+.1f} … {r['high']:+.1f})" for r in rows)]))
+    return "\n".join([*lines, "", f"({data['draws']} draws)"])
+
+
 def importance_cost() -> str:
     """Cost of importance."""
     data = load("importance_cost")
@@ -162,7 +172,13 @@ def main() -> None:
     data = load("allocation")
     fill(
         DOCS / "experiments.md",
-        {"main": main_table(data), "synergy": synergy_table(data), "cheap": cheap_table(data), "wins": wins(data)},
+        {
+            "main": main_table(data),
+            "synergy": synergy_table(data),
+            "cheap": cheap_table(data),
+            "wins": wins(data),
+            "noise": noise(),
+        },
     )
     fill(DOCS / "performance.md", {"importance": importance_cost(), "solver": solver()})
 
