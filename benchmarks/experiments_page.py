@@ -43,11 +43,12 @@ def table(data: Any, keep: Callable[[Row], bool]) -> str:
     for row in data["rows"]:
         if keep(row):
             found.setdefault(describe(row), {})[row["budget"]] = row
-    header = ["bits chosen by", *BUDGETS]
-    lines = [_line(header), _line(["---", *["---:"] * len(BUDGETS)])]
-    lines.append(_line(["float", *[cell(data["float"])] * len(BUDGETS)]))
+    header = ["bits chosen by", *BUDGETS, "mean of the last figure"]
+    lines = [_line(header), _line(["---", *["---:"] * (len(BUDGETS) + 1)])]
+    lines.append(_line(["float", *[cell(data["float"])] * len(BUDGETS), "1.000"]))
     for label, by_budget in found.items():
-        lines.append(_line([label, *(cell(by_budget[b]) if b in by_budget else "–" for b in BUDGETS)]))
+        average = sum(by_budget[b]["fidelity"]["mean_iou"] for b in BUDGETS) / len(BUDGETS)
+        lines.append(_line([label, *(cell(by_budget[b]) for b in BUDGETS), f"{average:.3f}"]))
     return "\n".join(lines)
 
 

@@ -149,7 +149,7 @@ def _utility(
         return tuple(-w * (4.0 ** -_quantized(s)).mean(axis=1) for w, s in zip(omega, states, strict=True))
     if not analysis.sensitivity:
         raise BudgetError(
-            "The analysis holds no measured sensitivity; run `mixqsam analyze --sensitivity-bits 2,3,4,6,8`, "
+            "The analysis holds no measured sensitivity; run `mixqsam analyze --sensitivity-bits 2,4,8`, "
             "or choose --utility linear or exponential."
         )
     bits = sorted(set(candidates) | {int(b) for s in states for b in s.ravel()})

@@ -59,7 +59,7 @@ Bits = Annotated[
     str,
     typer.Option(
         "--sensitivity-bits",
-        help="Bit-widths at which each unit's sensitivity is measured; '' for none.",
+        help="Where the sensitivity is measured, for --utility measured; '' for none.",
         rich_help_panel="Analysis",
     ),
 ]
@@ -133,7 +133,7 @@ def demo(
     budget: Budget = "W4A4",
     cache: CacheFolder = None,
 ) -> None:
-    """See it work: the embedded model on photographs that come with Python packages; about 2 minutes."""
+    """See it work: the embedded model on photographs that come with Python packages; about half a minute."""
     from mixqsam.cli import commands
 
     commands.demo(output, budget=budget, cache=cache)
@@ -151,14 +151,14 @@ def quantize(
     count: Count = 32,
     prompts: Prompts = 4,
     observer: Observer = "omse",
-    sensitivity_bits: Bits = "2,3,4,6,8",
+    sensitivity_bits: Bits = "2,4,8",
     pairs: Pairs = True,
     prompts_per_image: PromptsPerImage = 1,
     output_distribution: Output_ = "bernoulli",
-    utility: Utility_ = "measured",
+    utility: Utility_ = "exponential",
     synergy: Synergy = "proximity",
     coupling: Coupling = 0.0,
-    free: Free = False,
+    free: Free = True,
     candidates: Candidates = "2-8",
     keep: Keep = None,
     time_limit: TimeLimit = 60.0,
@@ -209,7 +209,7 @@ def analyze(
     count: Count = 32,
     prompts: Prompts = 4,
     observer: Observer = "omse",
-    sensitivity_bits: Bits = "2,3,4,6,8",
+    sensitivity_bits: Bits = "2,4,8",
     pairs: Pairs = True,
     cache: CacheFolder = None,
 ) -> None:
@@ -234,10 +234,10 @@ def allocate(
     budget: Budget = "W4A4",
     prompts_per_image: PromptsPerImage = 1,
     output_distribution: Output_ = "bernoulli",
-    utility: Utility_ = "measured",
+    utility: Utility_ = "exponential",
     synergy: Synergy = "proximity",
     coupling: Coupling = 0.0,
-    free: Free = False,
+    free: Free = True,
     candidates: Candidates = "2-8",
     keep: Keep = None,
     time_limit: TimeLimit = 60.0,

@@ -19,7 +19,7 @@ from mixqsam.report.overlay import draw_overlay, png_bytes, side_by_side, stack
 from mixqsam.sam.load import EMBEDDED, Sam
 from mixqsam.sam.predictor import SamPredictor
 
-_OPTIONS = AnalysisOptions(count=len(CALIBRATION), sensitivity_bits=(2, 4, 8))
+_OPTIONS = AnalysisOptions(count=len(CALIBRATION))
 
 
 class DemoData:

@@ -69,7 +69,7 @@ class AnalysisOptions:
     prompts: int = 4
     observer: str = "omse"
     pairs: bool = True
-    sensitivity_bits: tuple[int, ...] = (2, 3, 4, 6, 8)
+    sensitivity_bits: tuple[int, ...] = (2, 4, 8)
     prompts_per_image: int = 1
 
 
@@ -89,10 +89,10 @@ class AllocationOptions:
     """
 
     output: str = "bernoulli"
-    utility: Utility = "measured"
+    utility: Utility = "exponential"
     synergy: str = "proximity"
     coupling: float = 0.0
-    tied: bool = True
+    tied: bool = False
     candidates: tuple[int, ...] = CANDIDATE_BITS
     keep: tuple[str, ...] = ()
     time_limit: float = 60.0
