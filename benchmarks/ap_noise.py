@@ -2,7 +2,7 @@
 
     python -m benchmarks.ap_noise --coco ../shared/data/coco-mini --output docs/data/ap_noise.json
 
-Float, uniform and mixed (the tool's defaults) at four budgets; 300 draws of 100 images. About 5 minutes on 2 cores,
+Float, uniform and mixed (the tool's defaults) at four budgets; 200 draws of 100 images. About 6 minutes on 2 cores,
 with the cache of benchmarks.allocation_experiment.
 """
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("docs/data/ap_noise.json"))
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
-    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=200)
     arguments = parser.parse_args()
     session = Session(Cache(arguments.cache), Bars())
     experiment = Experiment(arguments.coco, images=32, session=session, limit=None)

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,6 +240,24 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert (tmp_path / "out/model.safetensors").exists()
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
+
+
+def test_a_hub_id_loads_from_the_hubs_cache(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub/models--someone--small-sam/snapshots/0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(model_directory, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text(snapshot.name)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mixqsam", "predict", str(picture_folder / "a.png"), "--box", "5,5,40,30"]
+    command += ["-o", str(tmp_path / "mask.png"), "--model"]
+    found = subprocess.run(
+        [*command, "someone/small-sam"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "mask.png").exists()
+    unknown = subprocess.run([*command, "someone/else"], env=environment, capture_output=True, text=True, check=False)
+    assert unknown.returncode == 2
+    assert "someone/else cannot be loaded as a SAM" in " ".join(unknown.stderr.split())
 
 
 def test_two_processes_do_not_work_on_the_same_stage(tmp_path: Path) -> None:
