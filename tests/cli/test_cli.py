@@ -163,18 +163,19 @@ def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[obje
     yield [*images, "--budget", "W9A9"], 3, "bit-widths go from 2 to 8"
     yield [*images, "--budget", "size=1kB"], 3, "smallest feasible budget"
     yield [*images, "--keep", "nothing=8"], 3, "no unit fits"
+    yield [*images, "--utility", "measured", "--sensitivity-bits", ""], 3, "needs --sensitivity-bits"
     yield [*images, "--observer", "best"], 2, "choose minmax, percentile, omse"
     yield [*images, "--boxes", tmp_path / "empty.json"], 2, "Detections need the annotation file"
 
 
-@pytest.mark.parametrize("index", range(10))
+@pytest.mark.parametrize("index", range(11))
 def test_bad_input_is_one_clear_paragraph(
     model_directory: Path, picture_folder: Path, tmp_path: Path, index: int
 ) -> None:
     arguments, code, words = list(bad_inputs(tmp_path, picture_folder))[index]
     model = [] if "-m" in arguments else ["-m", model_directory]
     before = leftovers(tmp_path)
-    result = run("quantize", *model, *arguments, "-o", tmp_path / "out", "--grid", 2, "--sensitivity-bits", "4")
+    result = run("quantize", "--sensitivity-bits", "4", *model, *arguments, "-o", tmp_path / "out", "--grid", 2)
     text = " ".join(result.output.split())
     assert result.exit_code == code, text
     assert words in text

@@ -10,7 +10,7 @@ from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import CONFIG, save_model
 from mixqsam.calibrate import WeightGrids
-from mixqsam.errors import ModelError
+from mixqsam.errors import BudgetError, ModelError
 from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import check_new_directory, new_directory, read_json, write_bytes, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session, Source
@@ -89,7 +89,7 @@ def run_quantization(
     with session.timed("loading"):
         sam = load_sam(model)
         samples = calibration_samples(data, analysis_options, session)
-    _check_budget(sam, budget, allocation_options, prompts_per_image=analysis_options.prompts_per_image)
+    _check_request(sam, budget, analysis_options=analysis_options, allocation_options=allocation_options)
     ranges = find_ranges(sam, samples, observer=analysis_options.observer, session=session)
     analysis = analyze_model(sam, samples, ranges=ranges, options=analysis_options, session=session)
     allocation = run_allocation(analysis, budget, options=allocation_options, session=session)
@@ -128,13 +128,18 @@ def _needed(options: AnalysisOptions, allocation: AllocationOptions) -> Analysis
     )
 
 
-def _check_budget(sam: Sam, budget: str, options: AllocationOptions, *, prompts_per_image: int) -> None:
+def _check_request(
+    sam: Sam, budget: str, *, analysis_options: AnalysisOptions, allocation_options: AllocationOptions
+) -> None:
     """Fail before the long work, not after it."""
-    costs = sam.costs(prompts_per_image=prompts_per_image)
+    costs = sam.costs(prompts_per_image=analysis_options.prompts_per_image)
+    options, sensitivity_bits = allocation_options, analysis_options.sensitivity_bits
     if budget.startswith("uniform:"):
         parse_bits(budget.removeprefix("uniform:"))
     else:
         check_request(costs, budget, candidates=options.candidates, tied=options.tied, keep=options.keep)
+    if options.utility == "measured" and not sensitivity_bits:
+        raise BudgetError("--utility measured needs --sensitivity-bits, e.g. 2,4,8.")
 
 
 def _write(
@@ -177,23 +182,17 @@ def _facts(
     file_bytes: int,
     reports: Mapping[str, Report],
 ) -> dict[str, Any]:
-    plain = Allocation(
-        analysis.costs.float_plan,
-        allocation.budget,
-        None,
-        analysis.costs.size(analysis.costs.float_plan),
-        float(analysis.costs.bitops(analysis.costs.float_plan)),
-    )
-    rows = {"float": plain, "uniform": uniform, "mixed": allocation}
+    costs = analysis.costs
+    plans = {"float": costs.float_plan, "uniform": uniform.plan if uniform else None, "mixed": allocation.plan}
     models = {
         name: {
-            "size": one.size,
-            "bitops": one.bitops,
-            "bits": str(next(iter(one.plan.bits.values()))) if name == "uniform" else "",
-            "mean_iou": fidelity.mean_iou if (r := reports.get(name)) and (fidelity := r.fidelity) else None,
+            "size": costs.size(plan),
+            "bitops": costs.bitops(plan),
+            "bits": uniform.budget.text if uniform and name == "uniform" else "",
+            "mean_iou": report.fidelity.mean_iou if (report := reports.get(name)) and report.fidelity else None,
         }
-        for name, one in rows.items()
-        if one is not None
+        for name, plan in plans.items()
+        if plan is not None
     }
     return {"models": models, "allocation": allocation.to_json(), "file_bytes": file_bytes}
 
