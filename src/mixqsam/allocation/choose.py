@@ -90,7 +90,7 @@ def allocate(
     candidates: Sequence[int] = CANDIDATE_BITS,
     tied: bool = True,
     keep: Sequence[str] = (),
-    time_limit: float = 60.0,
+    time_limit: float = 50.0,
 ) -> Allocation:
     """Choose the bits of all units under a budget (the paper's integer quadratic program).
 

@@ -52,7 +52,7 @@ class Solution:
         return self.bound <= self.objective
 
 
-def solve(program: Program, *, time_limit: float = 60.0) -> Solution:
+def solve(program: Program, *, time_limit: float = 50.0) -> Solution:
     """Find the best choice within the budgets, or the best that the time allows, with a bound.
 
     Args:

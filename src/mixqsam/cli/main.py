@@ -161,7 +161,7 @@ def quantize(
     free: Free = True,
     candidates: Candidates = "2-8",
     keep: Keep = None,
-    time_limit: TimeLimit = 60.0,
+    time_limit: TimeLimit = 50.0,
     check: Annotated[int, typer.Option(min=0, help="Compare with float on so many calibration images.")] = 4,
     overwrite: Overwrite = False,
     cache: CacheFolder = None,
@@ -240,7 +240,7 @@ def allocate(
     free: Free = True,
     candidates: Candidates = "2-8",
     keep: Keep = None,
-    time_limit: TimeLimit = 60.0,
+    time_limit: TimeLimit = 50.0,
 ) -> None:
     """Choose bits under a budget from a stored analysis; needs no model, takes seconds."""
     from mixqsam.cli import commands

@@ -95,7 +95,7 @@ class AllocationOptions:
     tied: bool = False
     candidates: tuple[int, ...] = CANDIDATE_BITS
     keep: tuple[str, ...] = ()
-    time_limit: float = 60.0
+    time_limit: float = 50.0
 
     @property
     def objective(self) -> Objective:
