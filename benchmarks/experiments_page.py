@@ -160,9 +160,9 @@ def fill(page: Path, tables: dict[str, str]) -> None:
     """Replace what stands between `<!-- table NAME -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
     for name, content in tables.items():
-        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         # Backslashes of a table are not those of a pattern.
-        text, count = pattern.subn("\\g<1>" + content.replace("\\", "\\\\") + "\\g<2>", text)
+        text, count = pattern.subn("\\g<1>" + content.replace("\\", "\\\\") + "\n\\g<2>", text)
         if count != 1:
             raise SystemExit(f"{page}: no place for the table {name!r}")
     page.write_text(text, encoding="utf-8")

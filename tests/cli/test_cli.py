@@ -50,6 +50,13 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_version_needs_no_command() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.output.startswith("mixqsam ")
+    assert run("fly").exit_code == 2
+
+
 @pytest.mark.parametrize("command", ["analyze", "allocate", "quantize", "evaluate", "predict", "demo"])
 def test_each_command_explains_itself(command: str) -> None:
     result = run(command, "--help")

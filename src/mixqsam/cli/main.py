@@ -114,15 +114,21 @@ CacheFolder = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mixqsam {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_show_version, is_eager=True)
+    ] = False,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
 ) -> None:
     """What all commands share."""
-    if version:
-        typer.echo(f"mixqsam {__version__}")
-        raise typer.Exit
+    del version
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
