@@ -16,7 +16,14 @@ from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache, write_bytes, write_json
 from mixqsam.numeric.observers import OBSERVERS
 from mixqsam.pipeline.demo import run_demo
-from mixqsam.pipeline.jobs import float_source, run_analysis, run_evaluation, run_quantization
+from mixqsam.pipeline.jobs import (
+    float_costs,
+    float_source,
+    run_analysis,
+    run_evaluation,
+    run_quantization,
+    stored_costs,
+)
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
 from mixqsam.pipeline.stages import load, nearest_uniform, read_analysis, run_allocation
 from mixqsam.plan import CANDIDATE_BITS, Analysis
@@ -170,7 +177,9 @@ def evaluate(
     chosen = {"float": reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])}
     chosen |= {model: model for model in models if model != chosen["float"]}
     reports = run_evaluation(chosen, source, limit=limit, session=_session(None))
-    rows = {name: _quality(report) for name, report in reports.items()}
+    rows = {name: stored_costs(Path(chosen[name])) | _quality(report) for name, report in reports.items()}
+    known = next((float_costs(Path(model)) for model in models if stored_costs(Path(model))), {})
+    rows["float"] = known | rows["float"]
     some = next(iter(reports.values()))
     models_table(f"{some.images} images, {some.prompts} prompts", rows)
     if output is not None:

@@ -59,29 +59,30 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     out.print(table)
 
 
+# What may be known of a model: key → heading and how a number is written.
+_FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "size": ("size", lambda value: f"{value / 1e6:.2f} MB"),
+    "bitops": ("GBitOps", lambda value: f"{value / 1e9:,.0f}"),
+    "ap": ("AP", lambda value: f"{value:.1f}"),
+    "ap50": ("AP50", lambda value: f"{value:.1f}"),
+    "ap75": ("AP75", lambda value: f"{value:.1f}"),
+    "small": ("AP small", lambda value: f"{value:.1f}"),
+    "medium": ("AP medium", lambda value: f"{value:.1f}"),
+    "large": ("AP large", lambda value: f"{value:.1f}"),
+    "truth_iou": ("mean IoU to truth", lambda value: f"{value:.3f}"),
+    "mean_iou": ("mean IoU to float", lambda value: f"{value:.3f}"),
+    "kl": ("KL to float", lambda value: f"{value:.2e}"),
+}
+
+
 def models_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print models with size, BitOps and whatever quality was measured."""
-    extra = ("ap", "ap50", "ap75", "small", "medium", "large", "truth_iou", "mean_iou", "kl")
-    present = [key for key in extra if any(one.get(key) is not None for one in models.values())]
-    names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "small": "AP S", "medium": "AP M", "large": "AP L"}
-    names |= {"truth_iou": "mean IoU to truth", "mean_iou": "mean IoU to float", "kl": "KL to float"}
-    columns = ["model", "size", "GBitOps", *(names[key] for key in present)]
+    """Print models side by side: a column for each, a row for each figure that is known of any."""
     rows = [
-        [
-            name,
-            "–" if one.get("size") is None else f"{one['size'] / 1e6:.2f} MB",
-            "–" if one.get("bitops") is None else f"{one['bitops'] / 1e9:,.0f}",
-            *(_number(key, one.get(key)) for key in present),
-        ]
-        for name, one in models.items()
+        [heading, *("–" if (value := one.get(key)) is None else write(value) for one in models.values())]
+        for key, (heading, write) in _FIGURES.items()
+        if any(one.get(key) is not None for one in models.values())
     ]
-    show_table(title, columns, rows)
-
-
-def _number(key: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return {"mean_iou": f"{value:.3f}", "truth_iou": f"{value:.3f}", "kl": f"{value:.2e}"}.get(key, f"{value:.1f}")
+    show_table(title, ["", *models], rows)
 
 
 def guarded(action: Callable[[], Any], *, debug: bool) -> int:

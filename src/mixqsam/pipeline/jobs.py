@@ -20,6 +20,7 @@ from mixqsam.pipeline.stages import (
     find_ranges,
     load,
     nearest_uniform,
+    read_analysis,
     run_allocation,
 )
 from mixqsam.plan import Analysis
@@ -217,3 +218,17 @@ def float_source(directory: Path) -> str:
         return str(values["quantization_config"]["source"])
     except (KeyError, TypeError) as error:
         raise ModelError(f"{directory} was not made by mixqsam; name the float model with --float.") from error
+
+
+def stored_costs(directory: Path) -> dict[str, float]:
+    """`size` and `bitops` of a quantized directory; nothing for any other path."""
+    if not (directory / MARKER).is_file():
+        return {}
+    allocation = Allocation.from_json(read_json(directory / MARKER, what="an allocation"), source=str(directory))
+    return {"size": allocation.size, "bitops": allocation.bitops}
+
+
+def float_costs(directory: Path) -> dict[str, float]:
+    """`size` and `bitops` of the float model that a quantized directory was made from."""
+    costs = read_analysis(directory).costs
+    return {"size": costs.size(costs.float_plan), "bitops": costs.bitops(costs.float_plan)}
