@@ -174,6 +174,7 @@ def main() -> None:
     arguments = parser.parse_args()
     session = Session(Cache(arguments.cache), Bars())
     experiment = Experiment(arguments.coco, images=arguments.images, session=session, limit=arguments.limit)
+    write_json(arguments.output.with_name("analysis.json"), experiment.analysis(images=None).to_json())
     write_json(arguments.output, run(experiment, arguments.budgets))
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mixqsam.plan import Analysis
+
 DOCS = Path(__file__).parents[1] / "docs"
 BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
 Row = dict[str, Any]
@@ -92,6 +94,25 @@ def wins(data: Any) -> str:
             mixed = [r for r in rows if r["bits"] != "uniform"]
             cells.append(f"{sum(figure(r) > uniform for r in mixed)} of {len(mixed)}")
         lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def parts() -> str:
+    """What encoder and decoder have of weights, multiply-adds and importance."""
+    analysis = Analysis.from_json(load("analysis"), source="docs/data/analysis.json")
+    columns = {
+        "units": [1.0] * len(analysis.units),
+        "weights": [float(unit.parameters) for unit in analysis.units],
+        "multiply-adds": [float(analysis.costs.multiply_adds(unit)) for unit in analysis.units],
+        **{f"importance, {name}": omega.tolist() for name, omega in analysis.importance.items()},
+    }
+    lines = [_line(["part", *columns]), _line(["---", *["---:"] * len(columns)])]
+    for part in ("encoder", "decoder"):
+        shares = [
+            sum(v for v, unit in zip(values, analysis.units, strict=True) if unit.part == part) / sum(values)
+            for values in columns.values()
+        ]
+        lines.append(_line([part, *(f"{share:.1%}" for share in shares)]))
     return "\n".join(lines)
 
 
@@ -179,6 +200,7 @@ def main() -> None:
             "cheap": cheap_table(data),
             "wins": wins(data),
             "noise": noise(),
+            "parts": parts(),
         },
     )
     fill(DOCS / "performance.md", {"importance": importance_cost(), "solver": solver()})
