@@ -5,13 +5,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import mixqsam.allocation.solve as solve_module
 from mixqsam.allocation.budget import parse_bits, parse_keep, resolve_budget
 from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.allocation.lagrange import relax, survivors
-from mixqsam.allocation.program import UTILITIES, Objective, Program, build_program
+from mixqsam.allocation.linear import Linear
+from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError
-from mixqsam.plan import FLOAT, Analysis, Costs, Unit, UnitBits
+from mixqsam.plan import FLOAT, Analysis, Costs, Unit, UnitBits, Vector
 from tests.oracles import best_choice
 
 BITS = (2, 3, 4, 6, 8)
@@ -80,6 +82,28 @@ def test_solution_equals_brute_force_and_its_bound_is_true(program: Program) -> 
     assert solution.objective == pytest.approx(best, abs=1e-7 * span)
     assert solution.bound >= best - 1e-7 * span
     assert solution.optimal
+
+
+def test_a_solution_that_rounds_over_the_budget_is_solved_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = analysis(20)
+    limits = resolve_budget("W4A4", toy.costs)
+    program = build_program(toy, limits, objective(coupling=0.02), candidates=range(2, 9), tied=True, fixed={})
+    plain = solve(program)
+    inner, calls = solve_module._run, []
+
+    def over_budget_at_first(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, float]:
+        values, bound = inner(linear, warm, time_limit=time_limit)
+        calls.append(bound)
+        if len(calls) == 1:
+            values = np.zeros_like(values)
+            values[np.append(linear.starts[1:], linear.binaries) - 1] = 1.0
+        return values, bound
+
+    monkeypatch.setattr(solve_module, "_run", over_budget_at_first)
+    solution = solve(program)
+    assert len(calls) == 2
+    assert solution.objective == pytest.approx(plain.objective, rel=1e-6)
+    assert solution.bound >= solution.objective
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

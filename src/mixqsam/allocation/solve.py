@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import highspy
@@ -21,6 +21,8 @@ from mixqsam.plan import Vector
 # HiGHS works to absolute tolerances of 1e-6; objective and budgets are scaled so that these mean nothing.
 _OBJECTIVE_SCALE = 1e4
 _COST_SCALE = 1e4
+# What is whole to the solver's tolerance may, once rounded, be over a budget by a hair: then a hair less is asked for.
+_MARGINS = (0.0, 1e-8, 1e-6)
 # Gaps below this share of the utility's whole span are rounding.
 _ROUNDING = 1e-9
 
@@ -89,14 +91,17 @@ def _branch(
     index = [np.flatnonzero(alive) for alive in keep]
     warm = np.array([int(np.searchsorted(i, s)) for i, s in zip(index, start, strict=True)])
     scale = _OBJECTIVE_SCALE / span
-    linear = linearise(reduced, scale=scale, cost_scale=_COST_SCALE)
-    values, solver_bound = _run(linear, warm, time_limit=time_limit)
-    found = linear.invert(values)
-    if not reduced.feasible(found):
-        # Within the solver's tolerance but not within the budget: keep what is known to fit.
-        found = warm
-    found = improve(reduced, found)
-    best = max(found, warm, key=reduced.value)
+    best, solver_bound, stop = warm, np.inf, time.monotonic() + time_limit
+    for margin in _MARGINS:
+        tightened = replace(reduced, room=reduced.room - margin)
+        linear = linearise(tightened, scale=scale, cost_scale=_COST_SCALE)
+        values, one_bound = _run(linear, warm, time_limit=max(1.0, stop - time.monotonic()))
+        # Only the program with the whole budget bounds the one that was asked for.
+        solver_bound = one_bound if margin == 0 else solver_bound
+        found = linear.invert(values)
+        if reduced.feasible(found):
+            best = max(improve(reduced, found), warm, key=reduced.value)
+            break
     # States were left out because nothing above the start's value uses them.
     reachable = max(solver_bound / scale, reduced.value(best))
     chosen = np.array([int(i[s]) for i, s in zip(index, best, strict=True)])
@@ -107,6 +112,8 @@ def _run(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, fl
     with _no_banner():
         solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
+    for option in ("mip_feasibility_tolerance", "primal_feasibility_tolerance", "dual_feasibility_tolerance"):
+        solver.setOptionValue(option, 1e-9)
     solver.setOptionValue("mip_rel_gap", 0.0)
     solver.setOptionValue("mip_abs_gap", _OBJECTIVE_SCALE * _ROUNDING)
     solver.setOptionValue("time_limit", time_limit)
