@@ -2,8 +2,8 @@
 
     python -m benchmarks.solver --output docs/data/solver.json
 
-Units, parameters and multiply-adds are SAM-H's; importance, synergy and sensitivity are random (log-normal, three
-seeds), so that no lucky structure helps. About 8 minutes on 2 cores.
+Units, parameters and multiply-adds are SAM-H's; importance, synergy and sensitivity are random (log-normal),
+so that no lucky structure helps. About 6 minutes on 2 cores.
 """
 
 import argparse

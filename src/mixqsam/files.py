@@ -165,10 +165,6 @@ class Cache:
         """Keep the result of a finished stage."""
         write_json(self.path(stage, key), value)
 
-    def drop(self, stage: str, key: str) -> None:
-        """Forget a result."""
-        self.path(stage, key).unlink(missing_ok=True)
-
     @contextlib.contextmanager
     def lock(self, stage: str, key: str) -> Iterator[None]:
         """Hold a stage, so that no other process works on the same inputs.

@@ -141,6 +141,25 @@ def test_analysis_is_readable_and_round_trips(
             Analysis.from_json(analysis.to_json() | change, source="x")
 
 
+def test_importance_is_not_measured_again_without_pairs(
+    monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
+) -> None:
+    import mixqsam.analysis.run as module
+
+    calls: list[Sample] = []
+    monkeypatch.setattr(
+        module, "run_prefix", lambda model, sample: (calls.append(sample), run_prefix(model, sample))[1]
+    )
+    alone = run(sam, samples[:1], ranges, session, Measurements(pairs=False))
+    both = run(sam, samples, ranges, session, Measurements(pairs=True))
+    assert len(calls) == 3
+    again = run(sam, samples[:1], ranges, session, Measurements(pairs=False))
+    run(sam, samples, ranges, session, Measurements(pairs=True))
+    assert len(calls) == 3
+    assert set(again.synergy) < set(both.synergy)
+    np.testing.assert_allclose(again.importance["spatial"], alone.importance["spatial"], rtol=1e-3)
+
+
 def test_a_stopped_analysis_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
 ) -> None:

@@ -14,7 +14,7 @@ from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
-from mixqsam.plan import Analysis, Vector
+from mixqsam.plan import SLOTS, Analysis, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
@@ -80,7 +80,7 @@ def analyze(
         return quantized[0].measure(sam, prefix, progress=progress, label=label)
 
     measure = _Measure(sam, cache)
-    ablated = measure(samples, ablation, stage="ablation", settings=[wanted.pairs])
+    ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
     divergences = {output: values[:, : len(names)] for output, values in ablated.items()}
     omegas = {output: importance(values) for output, values in divergences.items()}
     synergies = {f"proximity/{output}": proximity(values) for output, values in divergences.items()}
@@ -90,7 +90,8 @@ def analyze(
     sensitivities: dict[str, dict[str, Vector]] = {}
     if wanted.sensitivity_bits:
         settings = [list(wanted.sensitivity_bits), digest(ranges.to_json())]
-        measured = measure(samples, sensitivity, stage="sensitivity", settings=settings)
+        length = len(names) * len(SLOTS) * len(wanted.sensitivity_bits)
+        measured = measure(samples, sensitivity, stage="sensitivity", length=length, settings=settings)
         arrange = QuantizedVariants.arrange
         sensitivities = {
             output: arrange(values.mean(axis=0), bits=wanted.sensitivity_bits) for output, values in measured.items()
@@ -105,18 +106,24 @@ class _Measure:
         self._sam, self._cache = sam, cache
 
     def __call__(
-        self, samples: Sequence[Sample], measure: Measurement, *, stage: str, settings: Sequence[object]
+        self,
+        samples: Sequence[Sample],
+        measure: Measurement,
+        *,
+        stage: str,
+        length: int,
+        settings: Sequence[object] = (),
     ) -> dict[str, Vector]:
-        """P_Y definition → [images, measurements]."""
+        """P_Y definition → [images, length]; of a longer result that is kept, the beginning is what is asked for."""
         rows = []
         for number, sample in enumerate(samples, start=1):
             key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
             found: Measured | None = self._cache.get(stage, key)
-            if found is None:
+            if found is None or len(found[next(iter(OUTPUTS))]) < length:
                 label = f"{stage.capitalize()}, image {number} of {len(samples)}"
                 found = measure(run_prefix(self._sam, sample), label)
                 if not all(np.isfinite(values).all() for values in found.values()):
                     raise NumericError(f"The model's output on {sample.path} is not finite; the checkpoint is damaged.")
                 self._cache.put(stage, key, found)
             rows.append(found)
-        return {output: np.array([row[output] for row in rows]) for output in OUTPUTS}
+        return {output: np.array([row[output][:length] for row in rows]) for output in OUTPUTS}

@@ -21,11 +21,9 @@ class QuantizedVariants:
     """Variants in which one slot of one unit is quantized; grids of weights are searched once for all images."""
 
     def __init__(self, sam: Sam, ranges: Ranges, weights: WeightGrids, *, bits: Sequence[int]) -> None:
-        self.units = sam.costs().units
-        self.bits = tuple(bits)
         self._variants = [
             _variant(sam, ranges, weights, unit, slot=slot, bits=b)
-            for unit in self.units
+            for unit in sam.costs().units
             for slot in SLOTS
             for b in bits
         ]
