@@ -12,14 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.cli.console import Bars
 from mixqsam.evaluation.run import evaluate
 from mixqsam.files import Cache, digest, write_json
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
-from mixqsam.pipeline.stages import analyze_model, calibration_samples, find_ranges, run_allocation
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
+from mixqsam.pipeline.stages import analyze_model, calibration_samples, find_ranges, quantize_model, run_allocation
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
-from mixqsam.quantization.nearest import quantize
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
@@ -92,23 +90,28 @@ class Experiment:
         options = AnalysisOptions(count=images, sensitivity_bits=CANDIDATE_BITS)
         train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")
         calibration = calibration_samples(train, options, session)
-        self.ranges: Ranges = find_ranges(self.sam, calibration, observer="omse", session=session)
+        ranges = find_ranges(self.sam, calibration, observer="omse", session=session)
         self._calibration, self._options = calibration, options
-        self.weights = WeightGrids(self.sam, observer="omse")
         val = Data(coco / "val2017", self.annotations)
         self.samples: Sequence[Sample] = val.samples(count=None, progress=session.progress)[:limit]
-        self._key = digest(2, self.sam.fingerprint, digest(self.ranges.to_json()), [s.digest() for s in self.samples])
+        self._key = digest(2, self.sam.fingerprint, digest(ranges.to_json()), [s.digest() for s in self.samples])
 
     def analysis(self, *, images: int | None, measured_at: tuple[int, ...] = CANDIDATE_BITS) -> Analysis:
         """What was measured on the first `images` images, with the sensitivity at some bits only."""
         samples = self._calibration[:images]
-        full = analyze_model(self.sam, samples, ranges=self.ranges, options=self._options, session=self.session)
+        full = analyze_model(self.sam, samples, options=self._options, session=self.session)
         columns = [full.sensitivity_bits.index(b) for b in measured_at]
         thinned = {
             output: {slot: values[:, columns] for slot, values in slots.items()}
             for output, slots in full.sensitivity.items()
         }
         return replace(full, sensitivity=thinned, sensitivity_bits=measured_at)
+
+    def quantized(self, plan: BitPlan) -> Sam:
+        """The model at a plan's bits, rounded to nearest."""
+        return quantize_model(
+            self.sam, plan, self._calibration, options=QuantizationOptions("omse"), session=self.session
+        ).sam
 
     def evaluate(self, plans: Sequence[BitPlan]) -> list[dict[str, Any]]:
         """Scores of plans, from the cache where they are known; the float model is the reference."""
@@ -120,8 +123,7 @@ class Experiment:
             some = new[start : start + TOGETHER]
             predictors = {"float": SamPredictor(self.sam)}
             for i in some:
-                model = quantize(self.sam, plans[i], ranges=self.ranges, weights=self.weights)
-                predictors[str(i)] = SamPredictor(model)
+                predictors[str(i)] = SamPredictor(self.quantized(plans[i]))
             reports = evaluate(predictors, self.samples, annotations=self.annotations, progress=self.session.progress)
             for i in some:
                 cache.put("scores", keys[i], reports[str(i)].to_json())

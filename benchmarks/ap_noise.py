@@ -21,7 +21,6 @@ from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import AllocationOptions, Session
 from mixqsam.pipeline.stages import run_allocation
 from mixqsam.plan import BitPlan
-from mixqsam.quantization.nearest import quantize
 from mixqsam.sam.predictor import SamPredictor
 
 Results = dict[int, list[dict[str, Any]]]
@@ -29,8 +28,7 @@ Results = dict[int, list[dict[str, Any]]]
 
 def results_of(experiment: Experiment, plan: BitPlan) -> Results:
     """COCO results of a plan, by image."""
-    model = quantize(experiment.sam, plan, ranges=experiment.ranges, weights=experiment.weights)
-    predictor = SamPredictor(model)
+    predictor = SamPredictor(experiment.quantized(plan))
     found: Results = {}
     for sample in experiment.samples:
         if len(sample.prompts):

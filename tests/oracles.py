@@ -1,12 +1,19 @@
 """Slow, obvious references."""
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from mixqsam.allocation.program import Program
+from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
+from mixqsam.files import Cache
+from mixqsam.plan import BitPlan
+from mixqsam.progress import Silent
+from mixqsam.quantization.nearest import round_to_nearest
+from mixqsam.quantization.setting import Setting, observed
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
 
@@ -26,6 +33,13 @@ def best_choice(program: Program) -> float | None:
         if program.feasible(np.array(choice))
     ]
     return max(values, default=None)
+
+
+def nearest(sam: Sam, plan: BitPlan, ranges: Ranges) -> Sam:
+    """A model rounded to nearest on its observer's grids."""
+    weights = WeightGrids(sam, observer=ranges.observer)
+    setting = Setting(sam, sam.costs().units, plan, (), ranges, weights, Cache(Path("unused")), Silent())
+    return round_to_nearest(setting, observed(setting))
 
 
 def logits_of(sam: Sam, sample: Sample, *, zeroed: tuple[str, ...] = ()) -> torch.Tensor:

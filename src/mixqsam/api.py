@@ -6,21 +6,30 @@ from pathlib import Path
 from mixqsam.allocation.choose import Allocation
 from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache
+from mixqsam.pipeline.compare import Request as CompareRequest
+from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.jobs import Result, run_analysis, run_evaluation, run_quantization
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Options, QuantizationOptions, Session
 from mixqsam.pipeline.stages import load, run_allocation
 from mixqsam.plan import Analysis
 from mixqsam.progress import Progress, Silent
 from mixqsam.prompts import Prompts
+from mixqsam.quantization.reconstruction.method import ReconstructionOptions
+from mixqsam.report.comparison import Comparison
 from mixqsam.sam.predictor import SamPredictor
 
 __all__ = [
     "AllocationOptions",
     "AnalysisOptions",
+    "CompareRequest",
     "Data",
+    "Options",
     "Prompts",
+    "QuantizationOptions",
+    "ReconstructionOptions",
     "allocate",
     "analyze",
+    "compare",
     "evaluate",
     "load",
     "predictor",
@@ -74,8 +83,7 @@ def quantize(
     *,
     budget: str,
     output: Path | str,
-    analysis: AnalysisOptions | None = None,
-    allocation: AllocationOptions | None = None,
+    options: Options | None = None,
     overwrite: bool = False,
     cache: Path | str | None = None,
     progress: Progress | None = None,
@@ -90,8 +98,34 @@ def quantize(
         _data(images),
         budget=budget,
         output=Path(output),
-        analysis_options=analysis or AnalysisOptions(),
-        allocation_options=allocation or AllocationOptions(),
+        options=options or Options(),
+        session=_session(cache, progress),
+        overwrite=overwrite,
+    )
+
+
+def compare(
+    model: str | Path,
+    images: Data | Path | str,
+    *,
+    request: CompareRequest,
+    output: Path | str,
+    evaluation: Data | Path | str | None = None,
+    overwrite: bool = False,
+    cache: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare recipes at budgets, with uniform and with mixed bits; tables and a figure are written to `output`.
+
+    Raises:
+        MixqsamError: any of its kinds; the message says what to do.
+    """
+    return run_comparison(
+        model,
+        _data(images),
+        None if evaluation is None else _data(evaluation),
+        request=request,
+        output=Path(output),
         session=_session(cache, progress),
         overwrite=overwrite,
     )

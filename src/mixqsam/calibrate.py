@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
+from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import Product
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
@@ -22,6 +23,9 @@ from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import operand_taps
+
+# Raised when what a calibration means changes, so that old ones in the cache are not taken for new.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,39 @@ class WeightGrids:
         return self._known[key]
 
 
+class GridLibrary:
+    """The weight grids of several models and observers, so that no grid is searched twice in a session."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], WeightGrids] = {}
+
+    def of(self, sam: Sam, *, observer: str) -> WeightGrids:
+        """The grids of a model's weights by an observer."""
+        return self._known.setdefault((sam.fingerprint, observer), WeightGrids(sam, observer=observer))
+
+
+def run_sample(sam: Sam, sample: Sample) -> None:
+    """One pass of encoder and decoder over a sample, for those who watch its modules.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    frame = make_frame(sam, sample.open())
+    decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
+
+
+def cached_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, cache: Cache, progress: Progress) -> Ranges:
+    """`calibrate`, or the finished calibration of the same model, samples and observer."""
+    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer)
+    found = cache.get("calibration", key)
+    if found is not None:
+        return Ranges.from_json(found)
+    with cache.lock("calibration", key):
+        ranges = calibrate(sam, samples, observer=observer, progress=progress)
+        cache.put("calibration", key, ranges.to_json())
+        return ranges
+
+
 def calibrate(sam: Sam, samples: Sequence[Sample], *, observer: str, progress: Progress) -> Ranges:
     """Run the float model over the samples once and choose ranges for 2 to 8 bits.
 
@@ -109,8 +146,7 @@ def calibrate(sam: Sam, samples: Sequence[Sample], *, observer: str, progress: P
     statistics: dict[tuple[str, str], Statistics] = {}
     with _observed(sam, statistics):
         for sample in progress.track(samples, label="Calibrating", total=len(samples)):
-            frame = make_frame(sam, sample.open())
-            decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
+            run_sample(sam, sample)
     choose = OBSERVERS[observer]
     values: dict[str, dict[str, dict[int, Range]]] = {}
     found = progress.track(statistics.items(), label=f"Ranges ({observer})", total=len(statistics))

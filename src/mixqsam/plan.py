@@ -4,7 +4,7 @@ Everything here is frozen, JSON-able and free of torch.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -124,11 +124,13 @@ class Costs:
         units: in the order in which the data flows.
         float_bytes: bytes of all tensors that no plan touches (embeddings, norms, biases, heads).
         prompts_per_image: how often the decoder runs for each image.
+        extra_bytes: unit → bytes of quantizers that take more than a scale and a zero point, when it is quantized.
     """
 
     units: tuple[Unit, ...]
     float_bytes: int
     prompts_per_image: int = 1
+    extra_bytes: Mapping[str, int] = field(default_factory=dict)
 
     def multiply_adds(self, unit: Unit) -> int:
         """Multiply-adds of a unit per image."""
@@ -136,7 +138,9 @@ class Costs:
 
     def unit_size_bits(self, unit: Unit, bits: UnitBits) -> int:
         """Bits that a unit's weight, scales and zero points take in the file."""
-        return unit.parameters * bits.weight + (0 if bits.is_float else 8 * unit.overhead_bytes)
+        if bits.is_float:
+            return unit.parameters * bits.weight
+        return unit.parameters * bits.weight + 8 * (unit.overhead_bytes + self.extra_bytes.get(unit.name, 0))
 
     def unit_bitops(self, unit: Unit, bits: UnitBits) -> int:
         """BitOps of a unit per image: multiply-adds × weight bits × activation bits."""
@@ -187,6 +191,10 @@ class Analysis:
     def with_prompts(self, prompts_per_image: int) -> "Analysis":
         """The same measurements with another number of prompts per image in the BitOps."""
         return replace(self, costs=replace(self.costs, prompts_per_image=prompts_per_image))
+
+    def with_extra_bytes(self, extra_bytes: Mapping[str, int]) -> "Analysis":
+        """The same measurements for quantizers that take more bytes."""
+        return replace(self, costs=replace(self.costs, extra_bytes=extra_bytes))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form; numbers keep 9 significant digits."""

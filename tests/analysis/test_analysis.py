@@ -17,10 +17,9 @@ from mixqsam.errors import ArtifactError
 from mixqsam.pipeline.options import Session
 from mixqsam.plan import Analysis, BitPlan, UnitBits
 from mixqsam.progress import Silent
-from mixqsam.quantization.nearest import quantize
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import unit_names
-from tests.oracles import logits_of
+from tests.oracles import logits_of, nearest
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def test_measured_sensitivity_is_that_of_the_quantized_model(sam: Sam, samples: 
                 continue
             # Only a product's operands can be quantized apart in the quantized model: both, here, at 8 bits.
             plan = BitPlan({**BitPlan.uniform(units, UnitBits(32, 32)).bits, unit.name: UnitBits(8, 3)})
-            model = quantize(sam, plan, ranges=ranges, weights=weights)
+            model = nearest(sam, plan, ranges)
             expected = float(divergence(reference, logits_of(model, samples[0])[None]))
             both = arranged["activation"][i, 0] + arranged["weight"][i, 1]
             assert both == pytest.approx(expected, rel=0.35, abs=1e-6)

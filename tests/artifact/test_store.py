@@ -9,14 +9,16 @@ from safetensors.torch import load_file, save_file
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import is_quantized, load_model, save_model
-from mixqsam.calibrate import Ranges, WeightGrids, calibrate
+from mixqsam.calibrate import Ranges, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError, HonestyError, MixqsamError
+from mixqsam.files import Cache
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
-from mixqsam.quantization.nearest import quantize
+from mixqsam.quantization.recipes import RECIPES
+from mixqsam.quantization.run import quantize
 from mixqsam.sam.load import Sam, load_sam
-from tests.oracles import logits_of
+from tests.oracles import logits_of, nearest
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +38,13 @@ def random_plan(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:
 
 def save(sam: Sam, plan: BitPlan, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    return save_model(sam, Manifest.of(plan, source="tiny", observer="omse", prompts_per_image=1), folder)
+    return save_model(sam, Manifest.of(sam.model, plan, source="tiny", recipe="omse", prompts_per_image=1), folder)
 
 
 @pytest.fixture
 def saved(sam: Sam, ranges: Ranges, tmp_path: Path) -> Path:
     plan = random_plan(sam, seed=1)
-    save(quantize(sam, plan, ranges=ranges, weights=WeightGrids(sam, observer="omse")), plan, tmp_path / "out")
+    save(nearest(sam, plan, ranges), plan, tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -51,7 +53,7 @@ def test_any_mixture_of_bits_loads_bit_identically(
     sam: Sam, samples: list[Sample], ranges: Ranges, tmp_path: Path, seed: int
 ) -> None:
     plan = random_plan(sam, seed=seed)
-    model = quantize(sam, plan, ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    model = nearest(sam, plan, ranges)
     save(model, plan, tmp_path)
     again, manifest = load_model(tmp_path)
     assert is_quantized(tmp_path)
@@ -71,7 +73,7 @@ def test_the_file_is_as_small_as_its_bits_claim(bits: int | None, tmp_path: Path
         unit.name: {s: dict.fromkeys(range(2, 9), (-1.0, 1.0)) for s in ("weight", "activation")}
         for unit in sam.costs().units
     }
-    model = quantize(sam, plan, ranges=Ranges("minmax", values), weights=WeightGrids(sam, observer="minmax"))
+    model = nearest(sam, plan, Ranges("minmax", values))
     file_bytes = save(model, plan, tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size == file_bytes
     header = int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little") + 8
@@ -83,30 +85,30 @@ def test_the_file_is_as_small_as_its_bits_claim(bits: int | None, tmp_path: Path
 
 def test_quantizing_does_not_touch_the_float_model(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
     before, fingerprint = logits_of(sam, samples[0]), load_sam(sam.source).fingerprint
-    quantize(sam, random_plan(sam, seed=2), ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    nearest(sam, random_plan(sam, seed=2), ranges)
     assert torch.equal(logits_of(sam, samples[0]), before)
     assert sam.fingerprint == fingerprint
 
 
 def test_a_float_plan_changes_nothing(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
-    model = quantize(sam, sam.costs().float_plan, ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    model = nearest(sam, sam.costs().float_plan, ranges)
     assert torch.equal(logits_of(model, samples[0]), logits_of(sam, samples[0]))
 
 
 def test_two_runs_of_a_quantized_model_are_identical(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
-    model = quantize(sam, random_plan(sam, seed=2), ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    model = nearest(sam, random_plan(sam, seed=2), ranges)
     assert torch.equal(logits_of(model, samples[0]), logits_of(model, samples[0]))
 
 
-def test_a_plan_for_another_model_is_refused(sam: Sam, ranges: Ranges) -> None:
+def test_a_plan_for_another_model_is_refused(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
     plan = BitPlan({**random_plan(sam, seed=2).bits, "elsewhere.lin": UnitBits(4, 4)})
     with pytest.raises(MixqsamError, match=r"elsewhere.lin is in one of them only"):
-        quantize(sam, plan, ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+        quantize(sam, plan, samples, recipe=RECIPES["omse"], cache=Cache(tmp_path), progress=Silent())
 
 
 def test_a_dishonest_model_is_not_saved(sam: Sam, ranges: Ranges, tmp_path: Path) -> None:
     plan = random_plan(sam, seed=2, floats=False)
-    model = quantize(sam, plan, ranges=ranges, weights=WeightGrids(sam, observer="omse"))
+    model = nearest(sam, plan, ranges)
     model.model.vision_encoder.neck.conv1.weight += 1e-3
     with pytest.raises(HonestyError, match=r"neck.conv1"):
         save(model, plan, tmp_path)

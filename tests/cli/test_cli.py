@@ -171,7 +171,7 @@ def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[obje
     yield [*images, "--budget", "size=1kB"], 3, "smallest feasible budget"
     yield [*images, "--keep", "nothing=8"], 3, "no unit fits"
     yield [*images, "--utility", "measured", "--sensitivity-bits", ""], 3, "needs --sensitivity-bits"
-    yield [*images, "--observer", "best"], 2, "choose minmax, percentile, omse"
+    yield [*images, "--recipe", "best"], 2, "choose minmax, percentile, omse, adaround"
     yield [*images, "--boxes", tmp_path / "empty.json"], 2, "Detections need the annotation file"
 
 
@@ -244,7 +244,7 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     assert "Finished stages are kept" in errors
     assert leftovers(tmp_path) == ["images"]
     kept = {p: p.stat().st_mtime_ns for p in own_cache.glob("*.json")}
-    assert any(p.name.startswith("calibration-") for p in kept)
+    assert any(p.name.startswith("ablation-") for p in kept)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert (tmp_path / "out/model.safetensors").exists()
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
@@ -311,7 +311,9 @@ def test_the_python_interface_does_the_same(model_directory: Path, picture_folde
     data = mixqsam.Data(picture_folder, grid=2)
     analysis = mixqsam.analyze(model_directory, data, options=options)
     allocation = mixqsam.allocate(analysis, budget="W5A5")
-    result = mixqsam.quantize(model_directory, data, budget="W5A5", output=tmp_path / "out", analysis=options)
+    result = mixqsam.quantize(
+        model_directory, data, budget="W5A5", output=tmp_path / "out", options=mixqsam.Options(analysis=options)
+    )
     assert result.allocation.plan == allocation.plan
     reports = mixqsam.evaluate({"float": model_directory, "w5": tmp_path / "out"}, data, limit=2)
     assert reports["w5"].images == 2

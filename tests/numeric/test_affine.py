@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.modules import Quantizer
+from mixqsam.numeric.quantizers import Quantizer
 
 bits = st.integers(2, 8)
 edges = st.floats(-1e4, 1e4, width=32)

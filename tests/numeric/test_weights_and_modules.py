@@ -6,7 +6,8 @@ from torch.nn import functional
 from mixqsam.errors import HonestyError, NumericError
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.honesty import check_model
-from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear, Quantizer
+from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear
+from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import QuantizedTensor, project_weight, quantize_weight, weight_grid
 
 GRID = AffineGrid.from_range(torch.tensor(-3.0), torch.tensor(3.0), bits=4)

@@ -44,7 +44,7 @@ def analyze(
     sam: Sam,
     samples: Sequence[Sample],
     *,
-    ranges: Ranges,
+    ranges: Ranges | None,
     weights: WeightGrids,
     wanted: Measurements,
     cache: Cache,
@@ -55,7 +55,7 @@ def analyze(
     Args:
         sam: the float model.
         samples: calibration images with prompts.
-        ranges: activations' ranges, for the sensitivity.
+        ranges: activations' ranges, for the sensitivity; None where it is not wanted.
         weights: weights' grids, for the sensitivity.
         wanted: what to measure.
         cache: keeps each image's measurements.
@@ -74,6 +74,7 @@ def analyze(
         return {output: single[output] + joint[output] for output in OUTPUTS}
 
     def sensitivity(prefix: Prefix, label: str) -> Measured:
+        assert ranges is not None  # noqa: S101  (only called where the sensitivity is wanted)
         if not quantized:
             progress.note("Searching the grids of weights at every bit-width.")
             quantized.append(QuantizedVariants(sam, ranges, weights, bits=wanted.sensitivity_bits))
@@ -89,7 +90,7 @@ def analyze(
             synergies[f"interaction/{output}"] = interaction(divergences[output], values[:, len(names) :])
     sensitivities: dict[str, dict[str, Vector]] = {}
     if wanted.sensitivity_bits:
-        settings = [list(wanted.sensitivity_bits), digest(ranges.to_json())]
+        settings = [list(wanted.sensitivity_bits), digest(ranges.to_json() if ranges else None)]
         length = len(names) * len(SLOTS) * len(wanted.sensitivity_bits)
         measured = measure(samples, sensitivity, stage="sensitivity", length=length, settings=settings)
         arrange = QuantizedVariants.arrange

@@ -10,7 +10,7 @@ from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.variants import Change, Prefix, Variant, tracked
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.modules import Quantizer
+from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import project_weight
 from mixqsam.plan import SLOTS, Unit, Vector
 from mixqsam.progress import Progress

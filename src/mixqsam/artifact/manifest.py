@@ -1,10 +1,15 @@
 """What a quantized directory says of itself: the `quantization_config` of its `config.json`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
 
 from mixqsam.errors import ArtifactError
+from mixqsam.numeric.modules import Product, QuantizedLayer
+from mixqsam.numeric.quantizers import ActivationQuantizer
+from mixqsam.numeric.tensor_file import kinds_of
 from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
 
 FORMAT_VERSION = 1
@@ -14,12 +19,23 @@ Bits = Annotated[int, Field(ge=CANDIDATE_BITS[0], le=CANDIDATE_BITS[-1])]
 
 
 class UnitEntry(BaseModel):
-    """Bits of one quantized unit; units left in float have no entry."""
+    """Bits of one quantized unit; units left in float have no entry.
+
+    Attributes:
+        weight, activation: bit-widths.
+        quantizers: role (`input`, `left`, `right`) → kind, of activations that are not on an affine grid.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     weight: Bits
     activation: Bits
+    quantizers: dict[Literal["input", "left", "right"], Literal["log", "hybrid", "grouped"]] | None = None
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Role → kind, where it is not affine."""
+        return {str(role): str(kind) for role, kind in (self.quantizers or {}).items()}
 
 
 class Manifest(BaseModel):
@@ -29,7 +45,7 @@ class Manifest(BaseModel):
         quant_method: whose format it is.
         format_version: rises when older readers would misread.
         source: the float model, as its user named it.
-        observer: how ranges were chosen.
+        recipe: how it was quantized.
         prompts_per_image: that the BitOps were counted with.
         units: unit name → bits.
     """
@@ -39,32 +55,44 @@ class Manifest(BaseModel):
     quant_method: Literal["mixqsam"] = "mixqsam"
     format_version: Literal[1] = 1
     source: str
-    observer: str
+    recipe: str
     prompts_per_image: int = Field(default=1, ge=1)
     units: dict[str, UnitEntry]
 
     @classmethod
-    def of(cls, plan: BitPlan, *, source: str, observer: str, prompts_per_image: int) -> "Manifest":
-        """The manifest of a plan."""
+    def of(cls, model: nn.Module, plan: BitPlan, *, source: str, recipe: str, prompts_per_image: int) -> "Manifest":
+        """The manifest of a model that was quantized by a plan."""
         units = {
-            name: UnitEntry(weight=bits.weight, activation=bits.activation)
+            name: UnitEntry(
+                weight=bits.weight,
+                activation=bits.activation,
+                quantizers=kinds_of(_quantizers(model, name)) or None,
+            )
             for name, bits in plan.bits.items()
             if not bits.is_float
         }
-        return cls(source=source, observer=observer, prompts_per_image=prompts_per_image, units=units)
+        return cls(source=source, recipe=recipe, prompts_per_image=prompts_per_image, units=units)
 
-    def plan(self, costs: Costs) -> BitPlan:
-        """Bits of every unit of the model.
+    def check(self, costs: Costs) -> None:
+        """Refuse units that the model does not have.
 
         Raises:
-            ArtifactError: it names a unit that the model does not have.
+            ArtifactError: it names one.
         """
         foreign = self.units.keys() - {unit.name for unit in costs.units}
         if foreign:
             raise ArtifactError(f"config.json quantizes {min(foreign)}, which this architecture does not have.")
+
+    def plan(self, costs: Costs) -> BitPlan:
+        """Bits of every unit of the model."""
         bits = dict(costs.float_plan.bits)
         bits.update({name: UnitBits(entry.weight, entry.activation) for name, entry in self.units.items()})
         return BitPlan(bits)
+
+
+def _quantizers(model: nn.Module, unit: str) -> Mapping[str, ActivationQuantizer]:
+    module = model.get_submodule(unit)
+    return module.quantizers if isinstance(module, QuantizedLayer | Product) else {}
 
 
 def parse_manifest(value: object, *, source: str) -> Manifest:

@@ -9,13 +9,14 @@ import numpy as np
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.program import Utility
-from mixqsam.cli.console import Bars, models_table, out
+from mixqsam.cli.console import Bars, models_table, out, rows_table, show_table
 from mixqsam.data.images import open_image
 from mixqsam.errors import AnnotationError, BudgetError, InputError
 from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache, write_bytes, write_json
 from mixqsam.numeric.observers import OBSERVERS
-from mixqsam.pipeline.demo import run_demo
+from mixqsam.pipeline.compare import MODES, Request, run_comparison
+from mixqsam.pipeline.demo import DemoData, DemoEvaluation, run_demo
 from mixqsam.pipeline.jobs import (
     float_costs,
     float_source,
@@ -24,12 +25,25 @@ from mixqsam.pipeline.jobs import (
     run_quantization,
     stored_costs,
 )
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Session
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Options, QuantizationOptions, Session
 from mixqsam.pipeline.stages import load, nearest_uniform, read_analysis, run_allocation
 from mixqsam.plan import CANDIDATE_BITS, Analysis
 from mixqsam.prompts import Prompts, clip_boxes
+from mixqsam.quantization.recipes import RECIPES, find_recipe
+from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
 from mixqsam.sam.predictor import SamPredictor
+
+
+def optional_data(images: Path | None, *, annotations: Path | None, detections: Path | None, grid: int) -> Data | None:
+    """Images and prompts of a command that can do without.
+
+    Raises:
+        InputError: annotations or boxes without images.
+    """
+    if images is None and (annotations or detections):
+        raise InputError("Annotations and boxes need the folder of their images.")
+    return None if images is None else data(images, annotations=annotations, detections=detections, grid=grid)
 
 
 def data(images: Path, *, annotations: Path | None, detections: Path | None, grid: int) -> Data:
@@ -104,8 +118,20 @@ def allocation_options(
     )
 
 
-def _session(cache: Path | None) -> Session:
-    return Session(Cache(cache or default_cache()), Bars())
+def quantization_options(recipe: str, *, iterations: int, batch: int, seed: int) -> QuantizationOptions:
+    """Validated options of a quantization."""
+    return QuantizationOptions(
+        find_recipe(recipe).name, ReconstructionOptions(iterations=iterations, batch=batch, seed=seed)
+    )
+
+
+def all_options(analysis: AnalysisOptions, allocation: AllocationOptions, quantization: QuantizationOptions) -> Options:
+    """The options of a whole job."""
+    return Options(analysis, allocation, quantization)
+
+
+def _session(cache: Path | None, device: str = "cpu") -> Session:
+    return Session(Cache(cache or default_cache()), Bars(), device)
 
 
 def demo(output: Path, *, budget: str, cache: Path | None) -> None:
@@ -126,11 +152,11 @@ def quantize(
     *,
     output: Path,
     budget: str,
-    analysis: AnalysisOptions,
-    allocation: AllocationOptions,
+    options: Options,
     check: int,
     overwrite: bool,
     cache: Path | None,
+    device: str,
 ) -> None:
     """`mixqsam quantize`."""
     result = run_quantization(
@@ -138,9 +164,8 @@ def quantize(
         source,
         budget=budget,
         output=output,
-        analysis_options=analysis,
-        allocation_options=allocation,
-        session=_session(cache),
+        options=options,
+        session=_session(cache, device),
         overwrite=overwrite,
         check=check,
     )
@@ -150,9 +175,59 @@ def quantize(
     out.print(f"Next: [bold]mixqsam evaluate {output} --images FOLDER[/]")
 
 
-def analyze(model: str, source: Data, *, output: Path, options: AnalysisOptions, cache: Path | None) -> None:
+def recipes() -> None:
+    """`mixqsam recipes`."""
+    rows = [[one.name, one.summary, one.source, str(one.least_images)] for one in RECIPES.values()]
+    show_table("Recipes", ["name", "what it does", "source", "images, at least"], rows, numbers=("images, at least",))
+    out.print("Details: docs/recipes.md. Next: [bold]mixqsam quantize --recipe NAME …[/]")
+
+
+def compare(
+    model: str,
+    calibration: Data | None,
+    evaluation: Data | None,
+    *,
+    recipes: str,
+    budgets: Sequence[str],
+    modes: str,
+    limit: int | None,
+    options: Options,
+    output: Path,
+    overwrite: bool,
+    cache: Path | None,
+    device: str,
+) -> None:
+    """`mixqsam compare`."""
+    names = list(RECIPES) if recipes == "all" else [name.strip() for name in recipes.split(",") if name.strip()]
+    wanted = [_one_of(mode.strip(), MODES, option="--modes") for mode in modes.split(",")]
+    comparison = run_comparison(
+        model,
+        calibration or DemoData(),
+        evaluation or (None if calibration else DemoEvaluation()),
+        request=Request(
+            recipes=names,
+            budgets=budgets,
+            modes=[mode for mode in MODES if mode in wanted],
+            limit=limit,
+            options=options,
+        ),
+        output=output,
+        session=_session(cache, device),
+        overwrite=overwrite,
+    )
+    rows = {"float": asdict(comparison.float_row)}
+    rows |= {f"{row.recipe}, {row.budget}, {row.mode}": asdict(row) for row in comparison.rows}
+    rows_table(f"{comparison.evaluation} images", rows)
+    best = max(comparison.rows, key=lambda row: (row.ap or 0.0, row.mean_iou))
+    out.print(f"Written: {output} (comparison.md, .csv, .json, .svg, .png)")
+    out.print(f"Next: [bold]mixqsam quantize --recipe {best.recipe} --budget {best.budget} … -o out[/]")
+
+
+def analyze(
+    model: str, source: Data, *, output: Path, options: AnalysisOptions, cache: Path | None, device: str
+) -> None:
     """`mixqsam analyze`."""
-    analysis = run_analysis(model, source, options=options, session=_session(cache))
+    analysis = run_analysis(model, source, options=options, session=_session(cache, device))
     write_json(output, analysis.to_json())
     out.print(f"Written: {output} ({len(analysis.units)} units, {analysis.images} images)")
     out.print(f"Next: [bold]mixqsam allocate {output} --budget W4A4 -o allocation.json[/]")
@@ -171,12 +246,18 @@ def allocate(
 
 
 def evaluate(
-    models: Sequence[str], source: Data, *, reference: str | None, limit: int | None, output: Path | None
+    models: Sequence[str],
+    source: Data,
+    *,
+    reference: str | None,
+    limit: int | None,
+    output: Path | None,
+    device: str,
 ) -> None:
     """`mixqsam evaluate`."""
     chosen = {"float": reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])}
     chosen |= {model: model for model in models if model != chosen["float"]}
-    reports = run_evaluation(chosen, source, limit=limit, session=_session(None))
+    reports = run_evaluation(chosen, source, limit=limit, session=_session(None, device))
     rows = {name: stored_costs(Path(chosen[name])) | _quality(report) for name, report in reports.items()}
     known = next((float_costs(Path(model)) for model in models if stored_costs(Path(model))), {})
     rows["float"] = known | rows["float"]

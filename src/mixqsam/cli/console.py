@@ -25,12 +25,18 @@ err = Console(stderr=True)
 
 
 class Bars:
-    """Progress bars on a terminal; on a pipe, nothing but notes."""
+    """Progress bars on a terminal, one below the other where work is nested; on a pipe, nothing but notes."""
+
+    def __init__(self) -> None:
+        self._live: Progress | None = None
 
     def track(
         self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
     ) -> Iterator[T]:
         """Show a bar with the time left while `items` are worked on; it goes when they are done."""
+        if self._live is not None:
+            yield from self._count(self._live, items, label=label, total=total, steps=steps)
+            return
         columns = (
             TextColumn("{task.description:34}"),
             BarColumn(),
@@ -38,22 +44,38 @@ class Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-            task = bar.add_task(label, total=total)
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as live:
+            self._live = live
+            try:
+                yield from self._count(live, items, label=label, total=total, steps=steps)
+            finally:
+                self._live = None
+
+    @staticmethod
+    def _count(
+        live: Progress, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None
+    ) -> Iterator[T]:
+        task = live.add_task(label, total=total)
+        try:
             for item in items:
                 yield item
-                bar.advance(task, steps(item) if steps else 1)
+                live.advance(task, steps(item) if steps else 1)
+        finally:
+            live.remove_task(task)
 
     def note(self, message: str) -> None:
         """Print a note."""
         err.print(escape(message), style="yellow" if "Skipped" in message else "dim", highlight=False)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others numbers."""
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] | None = None
+) -> None:
+    """Print a table; `numbers` names the columns of numbers, by default all but the first."""
     table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    right = columns[1:] if numbers is None else numbers
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     out.print(table)
@@ -77,12 +99,30 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 def models_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> None:
     """Print models side by side: a column for each, a row for each figure that is known of any."""
-    rows = [
-        [heading, *("–" if (value := one.get(key)) is None else write(value) for one in models.values())]
-        for key, (heading, write) in _FIGURES.items()
-        if any(one.get(key) is not None for one in models.values())
-    ]
+    figures = _known(models)
+    rows = [[heading, *(_cell(one, key) for one in models.values())] for key, heading in figures.items()]
     show_table(title, ["", *models], rows)
+
+
+def rows_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print many models: a row for each, a column for each figure that is known of any."""
+    figures = _known(models)
+    rows = [[name, *(_cell(one, key) for key in figures)] for name, one in models.items()]
+    show_table(title, ["", *figures.values()], rows)
+
+
+def _known(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Key → heading of the figures that are known of any model."""
+    return {
+        key: heading
+        for key, (heading, _) in _FIGURES.items()
+        if any(one.get(key) is not None for one in models.values())
+    }
+
+
+def _cell(model: Mapping[str, Any], key: str) -> str:
+    value = model.get(key)
+    return "–" if value is None else _FIGURES[key][1](value)
 
 
 def guarded(action: Callable[[], Any], *, debug: bool) -> int:

@@ -11,6 +11,7 @@ from mixqsam import __version__
 from mixqsam.cli.console import guarded
 from mixqsam.cli.options import (
     Annotations,
+    Batch,
     Bits,
     Budget,
     CacheFolder,
@@ -18,9 +19,11 @@ from mixqsam.cli.options import (
     Count,
     Coupling,
     Detections,
+    Device,
     Free,
     Grid,
     Images,
+    Iterations,
     Keep,
     Model,
     Observer,
@@ -29,6 +32,8 @@ from mixqsam.cli.options import (
     Pairs,
     Prompts,
     PromptsPerImage,
+    Recipe_,
+    Seed,
     Synergy,
     TimeLimit,
     Utility_,
@@ -101,7 +106,10 @@ def quantize(
     budget: Budget = "W4A4",
     count: Count = 32,
     prompts: Prompts = 4,
-    observer: Observer = "omse",
+    recipe: Recipe_ = "omse",
+    iterations: Iterations = 400,
+    batch: Batch = 1,
+    seed: Seed = 0,
     sensitivity_bits: Bits = "2,4,8",
     pairs: Pairs = True,
     prompts_per_image: PromptsPerImage = 1,
@@ -116,6 +124,7 @@ def quantize(
     check: Annotated[int, typer.Option(min=0, help="Compare with float on so many calibration images.")] = 4,
     overwrite: Overwrite = False,
     cache: CacheFolder = None,
+    device: Device = "cpu",
 ) -> None:
     """Do it all: analyse a model on images, choose bits under a budget, quantize, and write a directory."""
     from mixqsam.cli import commands
@@ -125,27 +134,130 @@ def quantize(
         commands.data(images, annotations=annotations, detections=boxes, grid=grid),
         output=output,
         budget=budget,
-        analysis=commands.analysis_options(
-            count,
-            prompts,
-            observer=observer,
-            bits=sensitivity_bits,
-            pairs=pairs,
-            prompts_per_image=prompts_per_image,
-        ),
-        allocation=commands.allocation_options(
-            output_distribution,
-            utility,
-            synergy=synergy,
-            coupling=coupling,
-            free=free,
-            candidates=candidates,
-            keep=keep,
-            time_limit=time_limit,
+        options=commands.all_options(
+            commands.analysis_options(
+                count,
+                prompts,
+                observer="omse",
+                bits=sensitivity_bits,
+                pairs=pairs,
+                prompts_per_image=prompts_per_image,
+            ),
+            commands.allocation_options(
+                output_distribution,
+                utility,
+                synergy=synergy,
+                coupling=coupling,
+                free=free,
+                candidates=candidates,
+                keep=keep,
+                time_limit=time_limit,
+            ),
+            commands.quantization_options(recipe, iterations=iterations, batch=batch, seed=seed),
         ),
         check=check,
         overwrite=overwrite,
         cache=cache,
+        device=device,
+    )
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes: the ways to quantize, for --recipe and `compare`."""
+    from mixqsam.cli import commands
+
+    commands.recipes()
+
+
+@app.command()
+def compare(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.")],
+    model: Model = "sam-tiny",
+    images: Annotated[
+        Path | None, typer.Option("--images", "-i", help="Folder of images; without it, the demonstration's.")
+    ] = None,
+    annotations: Annotations = None,
+    boxes: Detections = None,
+    grid: Grid = 4,
+    eval_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images to compare on; default: those the calibration leaves over.", rich_help_panel="Images"
+        ),
+    ] = None,
+    eval_annotations: Annotated[
+        Path | None, typer.Option(help="Their COCO annotations, for AP.", rich_help_panel="Images")
+    ] = None,
+    eval_boxes: Annotated[
+        Path | None, typer.Option(help="COCO-results JSON whose boxes are their prompts.", rich_help_panel="Images")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Compare on so many images only.", rich_help_panel="Images")
+    ] = None,
+    recipes: Annotated[
+        str, typer.Option("--recipes", "-r", help="Names, by commas, or all; `mixqsam recipes` lists them.")
+    ] = "minmax,percentile,omse,ptq4sam-s",
+    budget: Annotated[
+        list[str] | None,
+        typer.Option("--budget", "-b", help="As for quantize; may be repeated.  [default: W6A6, W4A4]"),
+    ] = None,
+    modes: Annotated[str, typer.Option(help="uniform, mixed, or both.")] = "uniform,mixed",
+    count: Count = 32,
+    prompts: Prompts = 4,
+    iterations: Iterations = 400,
+    batch: Batch = 1,
+    seed: Seed = 0,
+    sensitivity_bits: Bits = "2,4,8",
+    prompts_per_image: PromptsPerImage = 1,
+    output_distribution: Output_ = "bernoulli",
+    utility: Utility_ = "exponential",
+    synergy: Synergy = "proximity",
+    coupling: Coupling = 0.0,
+    free: Free = True,
+    candidates: Candidates = "2-8",
+    keep: Keep = None,
+    time_limit: TimeLimit = 50.0,
+    overwrite: Overwrite = False,
+    cache: CacheFolder = None,
+    device: Device = "cpu",
+) -> None:
+    """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. Resumes where it was."""
+    from mixqsam.cli import commands
+
+    commands.compare(
+        model,
+        commands.optional_data(images, annotations=annotations, detections=boxes, grid=grid),
+        commands.optional_data(eval_images, annotations=eval_annotations, detections=eval_boxes, grid=grid),
+        recipes=recipes,
+        budgets=budget or ["W6A6", "W4A4"],
+        modes=modes,
+        limit=limit,
+        options=commands.all_options(
+            commands.analysis_options(
+                count,
+                prompts,
+                observer="omse",
+                bits=sensitivity_bits,
+                pairs=True,
+                prompts_per_image=prompts_per_image,
+            ),
+            commands.allocation_options(
+                output_distribution,
+                utility,
+                synergy=synergy,
+                coupling=coupling,
+                free=free,
+                candidates=candidates,
+                keep=keep,
+                time_limit=time_limit,
+            ),
+            commands.quantization_options("omse", iterations=iterations, batch=batch, seed=seed),
+        ),
+        output=output,
+        overwrite=overwrite,
+        cache=cache,
+        device=device,
     )
 
 
@@ -163,6 +275,7 @@ def analyze(
     sensitivity_bits: Bits = "2,4,8",
     pairs: Pairs = True,
     cache: CacheFolder = None,
+    device: Device = "cpu",
 ) -> None:
     """Measure importance, synergy and sensitivity of every unit; the file serves many allocations."""
     from mixqsam.cli import commands
@@ -175,6 +288,7 @@ def analyze(
             count, prompts, observer=observer, bits=sensitivity_bits, pairs=pairs, prompts_per_image=1
         ),
         cache=cache,
+        device=device,
     )
 
 
@@ -226,6 +340,7 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    device: Device = "cpu",
 ) -> None:
     """Compare with the float model: COCO mask AP with annotations, else fidelity of masks."""
     from mixqsam.cli import commands
@@ -236,6 +351,7 @@ def evaluate(
         reference=reference,
         limit=limit,
         output=output,
+        device=device,
     )
 
 

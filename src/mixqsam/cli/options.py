@@ -25,7 +25,17 @@ Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Calibration im
 Prompts = Annotated[
     int, typer.Option(min=1, help="Prompts of each calibration image, at most.", rich_help_panel="Analysis")
 ]
-Observer = Annotated[str, typer.Option(help="minmax, percentile or omse.", rich_help_panel="Analysis")]
+Recipe_ = Annotated[str, typer.Option("--recipe", "-r", help="How to quantize; `mixqsam recipes` lists them.")]
+Iterations = Annotated[
+    int,
+    typer.Option(min=1, help="Of a reconstruction, on each block at most.", rich_help_panel="Reconstruction"),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Images in a step.", rich_help_panel="Reconstruction")]
+Seed = Annotated[int, typer.Option(help="Of what is drawn by chance.", rich_help_panel="Reconstruction")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+Observer = Annotated[
+    str, typer.Option(help="minmax, avgminmax, percentile, omse or omse-2.4.", rich_help_panel="Analysis")
+]
 Bits = Annotated[
     str,
     typer.Option(

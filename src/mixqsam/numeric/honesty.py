@@ -1,41 +1,75 @@
 """Check that what is called b bits is b bits (methods §4)."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mixqsam.errors import HonestyError
-from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear, Quantizer
+from mixqsam.numeric.modules import Product, QuantizedLayer
+from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
+from mixqsam.plan import BitPlan, UnitBits
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module, plan: BitPlan | None = None) -> None:
     """Check every quantized module of a model.
 
     Each weight must equal the decoding of its stored codes, each code must fit its bits, and each activation
-    quantizer must emit at most 2^b distinct values.
+    quantizer must emit at most 2^b distinct values. With a plan, every unit of it must be a frozen quantized module
+    of exactly the plan's bits, so that nothing soft is left of a reconstruction.
 
     Raises:
         HonestyError: one does not; the message names it.
     """
     for name, module in model.named_modules():
-        if isinstance(module, QuantizedLinear | QuantizedConv2d):
+        if isinstance(module, QuantizedLayer):
             _check_weight(module, name)
-        if isinstance(module, Quantizer):
+        if isinstance(module, ActivationQuantizer):
             _check_quantizer(module, name)
-        if isinstance(module, Product) and isinstance(module.left, Quantizer) != isinstance(module.right, Quantizer):
+        if isinstance(module, Product) and len(module.quantizers) == 1:
             raise HonestyError(f"{name}: only one operand of the product is quantized.")
+    if plan is not None:
+        for name, bits in plan.bits.items():
+            _check_unit(model.get_submodule(name), name, bits)
 
 
-def _check_weight(module: QuantizedLinear | QuantizedConv2d, name: str) -> None:
+def _check_unit(module: nn.Module, name: str, bits: UnitBits) -> None:
+    if isinstance(module, QuantizedLayer):
+        found = str(UnitBits(module.stored.grid.bits, module.input.bits))
+    elif isinstance(module, Product) and module.quantizers:
+        found = str(UnitBits(module.quantizers["right"].bits, module.quantizers["left"].bits))
+    else:
+        soft = not isinstance(module, Product | nn.Linear | nn.Conv2d)
+        found = type(module).__name__ if soft else "float"
+    if found != str(bits):
+        raise HonestyError(f"{name} is to be {bits} but is {found}.")
+
+
+def _check_weight(module: QuantizedLayer, name: str) -> None:
     stored = module.stored
     if int(stored.codes.max()) >= 2**stored.grid.bits:
         raise HonestyError(f"{name}: a weight code does not fit {stored.grid.bits} bits.")
-    if not torch.equal(module.weight, stored.dequantize().to(module.weight.dtype)):
+    if not torch.equal(module.weight.cpu(), stored.dequantize().cpu()):
         raise HonestyError(f"{name}: the weight in use is not the weight on its {stored.grid.bits}-bit grid.")
 
 
-def _check_quantizer(module: Quantizer, name: str) -> None:
-    reach = float(module.scale) * 2 ** (module.bits + 1)
-    probe = torch.linspace(-reach, reach, 64 * 2**module.bits)
-    distinct = module(probe).unique().numel()
+def _check_quantizer(module: ActivationQuantizer, name: str) -> None:
+    distinct = int(distinct_values(module).max())
     if distinct > 2**module.bits:
         raise HonestyError(f"{name}: {distinct} distinct values from a {module.bits}-bit quantizer.")
+
+
+def distinct_values(quantizer: ActivationQuantizer) -> Tensor:
+    """How many values a quantizer emits, of each channel: [channels], or [1] where all share one grid.
+
+    It is fed values that are dense over its whole range, and dense near zero too.
+    """
+    channels = len(quantizer.group) if isinstance(quantizer, GroupedQuantizer) else 1
+    device = next(quantizer.buffers()).device
+    far = torch.full((1, channels), 1e6, device=device)
+    low, high = quantizer(-far).min(), quantizer(far).max()
+    reach = (high - low).clamp(min=1e-6)
+    even = torch.linspace(-0.1, 1.1, 32 * 2**quantizer.bits, device=device) * reach + low
+    small = torch.logspace(-12, 0, 1024, device=device) * reach
+    probe = torch.cat([even, small, low + small, -small, torch.zeros(1, device=device)])
+    found = quantizer(probe[:, None].expand(-1, channels)).sort(dim=0).values
+    steps: Tensor = (found.diff(dim=0) != 0).sum(dim=0)
+    return steps + 1

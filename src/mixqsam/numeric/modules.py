@@ -1,66 +1,46 @@
-"""Frozen quantizers and fake-quantized layers: the arithmetic is float, the values are those of b bits."""
+"""Fake-quantized layers: the arithmetic is float, the values are those of b bits."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 
 
-class Quantizer(nn.Module):
-    """A static per-tensor activation quantizer. It has no state but its grid, and no modes.
-
-    Attributes:
-        bits: bit-width.
-        scale, zero: float32 scalars.
-    """
-
-    scale: Tensor
-    zero: Tensor
-
-    def __init__(self, grid: AffineGrid) -> None:
-        super().__init__()
-        self.bits = grid.bits
-        self.register_buffer("scale", grid.scale.detach().float().reshape(()).clone())
-        self.register_buffer("zero", grid.zero.detach().float().reshape(()).clone())
-        # Plain numbers, so that the four passes below read no tensor; a float32 survives the round trip.
-        self._step = float(self.scale)
-        self._low = -float(self.zero)
-        self._high = 2**self.bits - 1 - float(self.zero)
-
-    @property
-    def grid(self) -> AffineGrid:
-        """The grid it projects onto."""
-        return AffineGrid(self.bits, self.scale, self.zero)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Project each value onto the grid; any shape."""
-        return torch.div(values, self._step).round_().clamp_(self._low, self._high).mul_(self._step)
-
-    def extra_repr(self) -> str:
-        """What `print(model)` shows."""
-        return f"bits={self.bits}, scale={self._step:.4g}, zero={-self._low:.0f}"
-
-
-class _QuantizedLayer(nn.Module):
+class QuantizedLayer(nn.Module):
     """A weight on its grid, a bias in float, and the quantizer of the input."""
 
     weight: Tensor
 
-    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, quantizer: Quantizer) -> None:
+    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, quantizer: ActivationQuantizer) -> None:
         super().__init__()
-        self.input = quantizer
+        self.input: ActivationQuantizer = quantizer
         self.stored = weight
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_buffer("weight", weight.dequantize(), persistent=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored of it beside the bias: packed weight, its grid, and the input's quantizer."""
+        grid = self.stored.grid
+        return {
+            "weight": self.stored.packed(),
+            "weight_scale": grid.scale.reshape(-1).float().cpu().contiguous(),
+            "weight_zero": grid.zero.reshape(-1).to(torch.uint8).cpu(),
+            **{f"input_{name}": tensor for name, tensor in self.input.tensors().items()},
+        }
+
+    @property
+    def quantizers(self) -> dict[str, ActivationQuantizer]:
+        """Role → quantizer of an activation."""
+        return {"input": self.input}
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f"shape={self.stored.shape}, bits={self.stored.grid.bits}"
 
 
-class QuantizedLinear(_QuantizedLayer):
+class QuantizedLinear(QuantizedLayer):
     """y = x̂·ŵᵀ + bias."""
 
     def forward(self, values: Tensor) -> Tensor:
@@ -68,11 +48,11 @@ class QuantizedLinear(_QuantizedLayer):
         return functional.linear(self.input(values), self.weight, self.bias)
 
 
-class QuantizedConv2d(_QuantizedLayer):
+class QuantizedConv2d(QuantizedLayer):
     """A convolution of the quantized input with the quantized kernel."""
 
     def __init__(
-        self, weight: QuantizedTensor, bias: Tensor | None, quantizer: Quantizer, *, source: nn.Conv2d
+        self, weight: QuantizedTensor, bias: Tensor | None, quantizer: ActivationQuantizer, *, source: nn.Conv2d
     ) -> None:
         super().__init__(weight, bias, quantizer)
         self.stride = source.stride
@@ -98,6 +78,20 @@ class Product(nn.Module):
         super().__init__()
         self.left: nn.Module = nn.Identity()
         self.right: nn.Module = nn.Identity()
+
+    @property
+    def quantizers(self) -> dict[str, ActivationQuantizer]:
+        """Role → quantizer of an activation; empty while the product is float."""
+        roles = {"left": self.left, "right": self.right}
+        return {role: one for role, one in roles.items() if isinstance(one, ActivationQuantizer)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored of it; nothing while it is float."""
+        return {
+            f"{role}_{name}": tensor
+            for role, quantizer in self.quantizers.items()
+            for name, tensor in quantizer.tensors().items()
+        }
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """Left [..., n, k] @ right [..., k, m]; both have been through their quantizers."""

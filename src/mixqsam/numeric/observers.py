@@ -5,6 +5,7 @@ every bit-width then reads its range from the same statistics.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Statistics:
     def __init__(self) -> None:
         self.low = float("inf")
         self.high = float("-inf")
+        self._extremes = (0.0, 0.0, 0)
         self._reach = 0.0
         self._counts = torch.zeros(_BINS, dtype=torch.float64)
 
@@ -42,6 +44,8 @@ class Statistics:
                 "or the model overflows in this precision."
             )
         self.low, self.high = min(self.low, low), max(self.high, high)
+        lows, highs, count = self._extremes
+        self._extremes = (lows + low, highs + high, count + 1)
         self._grow(max(abs(low), abs(high)))
         flat = values.detach().reshape(-1)
         # An odd step does not fall into step with channel counts, which are even.
@@ -58,6 +62,11 @@ class Statistics:
             self._counts[_BINS // 4 : _BINS // 4 * 3] = merged
             self._reach *= 2
 
+    def mean_extremes(self) -> Range:
+        """The means of the lows and of the highs of all tensors that were taken in."""
+        lows, highs, count = self._extremes
+        return lows / count, highs / count
+
     def points(self) -> tuple[Tensor, Tensor]:
         """Centres and shares (summing to 1) of the occupied bins, ascending."""
         width = 2 * self._reach / _BINS
@@ -71,6 +80,12 @@ def minmax(statistics: Statistics, *, bits: int) -> Range:
     """The smallest and largest value seen, at any bit-width."""
     del bits
     return statistics.low, statistics.high
+
+
+def avgminmax(statistics: Statistics, *, bits: int) -> Range:
+    """The mean over images of each image's smallest and largest value, at any bit-width."""
+    del bits
+    return statistics.mean_extremes()
 
 
 def percentile(statistics: Statistics, *, bits: int) -> Range:
@@ -88,27 +103,35 @@ def percentile(statistics: Statistics, *, bits: int) -> Range:
     return _best(centres, shares, torch.tensor(lows), torch.tensor(highs), bits=bits)
 
 
-def omse(statistics: Statistics, *, bits: int) -> Range:
-    """The range with the least mean squared error, found by shrinking both ends, then each end alone."""
+def omse(statistics: Statistics, *, bits: int, power: float = 2.0) -> Range:
+    """The range with the least mean |x̂ − x|^power, found by shrinking both ends, then each end alone."""
     centres, shares = statistics.points()
     low, high = torch.tensor(statistics.low), torch.tensor(statistics.high)
     shrink = torch.linspace(0.01, 1, 100)
-    best = _best(centres, shares, low * shrink, high * shrink, bits=bits)
+    best = _best(centres, shares, low * shrink, high * shrink, bits=bits, power=power)
     factors = torch.linspace(0.5, 1.5, 41)
     for _ in range(2):
         highs = (best[1] * factors).clamp(max=statistics.high)
-        best = _best(centres, shares, torch.full_like(highs, best[0]), highs, bits=bits)
+        best = _best(centres, shares, torch.full_like(highs, best[0]), highs, bits=bits, power=power)
         lows = (best[0] * factors).clamp(min=statistics.low)
-        best = _best(centres, shares, lows, torch.full_like(lows, best[1]), bits=bits)
+        best = _best(centres, shares, lows, torch.full_like(lows, best[1]), bits=bits, power=power)
     return best
 
 
-def _best(centres: Tensor, shares: Tensor, lows: Tensor, highs: Tensor, *, bits: int) -> Range:
-    """The candidate range whose grid has the least mean squared error on the histogram."""
+def _best(centres: Tensor, shares: Tensor, lows: Tensor, highs: Tensor, *, bits: int, power: float = 2.0) -> Range:
+    """The candidate range whose grid has the least mean |error|^power on the histogram."""
     grid = AffineGrid.from_range(lows[:, None], highs[:, None], bits=bits)
-    errors = (grid.project(centres[None]) - centres).square_().mul_(shares).sum(1)
+    difference = grid.project(centres[None]) - centres
+    errors = (difference.square_() if power == 2.0 else difference.abs_().pow_(power)).mul_(shares).sum(1)
     best = int(errors.argmin())
     return float(lows[best]), float(highs[best])
 
 
-OBSERVERS: dict[str, Callable[..., Range]] = {"minmax": minmax, "percentile": percentile, "omse": omse}
+OBSERVERS: dict[str, Callable[..., Range]] = {
+    "minmax": minmax,
+    "avgminmax": avgminmax,
+    "percentile": percentile,
+    "omse": omse,
+    # The norm of PTQ4SAM's released code.
+    "omse-2.4": partial(omse, power=2.4),
+}

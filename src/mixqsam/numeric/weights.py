@@ -54,7 +54,7 @@ def weight_grid(weight: Tensor, *, bits: int, observer: str, name: str) -> Affin
     Args:
         weight: shape [channels, …].
         bits: 2 to 8.
-        observer: `minmax` takes each channel's extremes; `percentile` and `omse` search, per channel, the
+        observer: `minmax` and `avgminmax` take each channel's extremes; the others search, per channel, the
             shrink factor of the extremes (100 steps) with the least squared error.
         name: whose weight it is, for the error.
 
@@ -68,7 +68,7 @@ def weight_grid(weight: Tensor, *, bits: int, observer: str, name: str) -> Affin
     if not torch.isfinite(rows).all():
         raise NumericError(f"The weight of {name} holds NaN or infinity; the checkpoint is damaged.")
     low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
-    if observer != "minmax":
+    if observer not in {"minmax", "avgminmax"}:
         shrink = _best_shrink(rows, low, high, bits=bits)
         low, high = low * shrink, high * shrink
     return AffineGrid.from_range(low, high, bits=bits)

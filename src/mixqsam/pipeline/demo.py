@@ -4,17 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixqsam.calibrate import WeightGrids
 from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
 from mixqsam.data.samples import Sample
 from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import write_bytes
 from mixqsam.pipeline.jobs import Result, run_quantization
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session
-from mixqsam.pipeline.stages import calibration_samples, find_ranges, load
+from mixqsam.pipeline.options import AnalysisOptions, Options, QuantizationOptions, Session
+from mixqsam.pipeline.stages import calibration_samples, load, quantize_model
 from mixqsam.plan import BitPlan
 from mixqsam.progress import Progress
-from mixqsam.quantization.nearest import quantize
 from mixqsam.report.overlay import draw_overlay, png_bytes, side_by_side, stack
 from mixqsam.sam.load import EMBEDDED, Sam
 from mixqsam.sam.predictor import SamPredictor
@@ -31,6 +29,17 @@ class DemoData:
         """Photographs with boxes."""
         del count, progress
         return demo_samples(CALIBRATION)
+
+
+class DemoEvaluation:
+    """The photographs that the demonstration compares models on: the calibration has not seen them."""
+
+    annotations = None
+
+    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+        """Photographs with boxes, and with a grid of points."""
+        del count, progress
+        return demo_samples(EVALUATION, grid=4)
 
 
 @dataclass(frozen=True)
@@ -61,19 +70,18 @@ def run_demo(output: Path, *, budget: str, session: Session) -> DemoResult:
         DemoData(),
         budget=budget,
         output=output / "quantized",
-        analysis_options=_OPTIONS,
-        allocation_options=AllocationOptions(),
+        options=Options(analysis=_OPTIONS),
         session=session,
         overwrite=True,
         check=0,
     )
     with session.timed("evaluation"):
-        models = {"float": load(EMBEDDED)}
+        models = {"float": load(EMBEDDED, device=session.device)}
         if result.uniform is not None:
             models["uniform"] = _uniform_model(models["float"], result.uniform.plan, session=session)
-        models["mixed"] = load(output / "quantized")
+        models["mixed"] = load(output / "quantized", device=session.device)
         predictors = {name: SamPredictor(model) for name, model in models.items()}
-        samples = demo_samples(EVALUATION, grid=4)
+        samples = DemoEvaluation().samples(count=None, progress=session.progress)
         reports = evaluate(predictors, samples, annotations=None, progress=session.progress)
         overlay = output / "overlay.png"
         write_bytes(overlay, _picture(predictors))
@@ -82,9 +90,7 @@ def run_demo(output: Path, *, budget: str, session: Session) -> DemoResult:
 
 def _uniform_model(sam: Sam, plan: BitPlan, *, session: Session) -> Sam:
     samples = calibration_samples(DemoData(), _OPTIONS, session)
-    ranges = find_ranges(sam, samples, observer=_OPTIONS.observer, session=session)
-    weights = WeightGrids(sam, observer=_OPTIONS.observer)
-    return quantize(sam, plan, ranges=ranges, weights=weights)
+    return quantize_model(sam, plan, samples, options=QuantizationOptions(), session=session).sam
 
 
 def _picture(predictors: Mapping[str, SamPredictor]) -> bytes:

@@ -1,7 +1,7 @@
 """The jobs that users start: analyze, quantize, evaluate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +9,22 @@ from mixqsam.allocation.budget import parse_bits
 from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import CONFIG, save_model
-from mixqsam.calibrate import WeightGrids
 from mixqsam.errors import BudgetError, ModelError
 from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import check_new_directory, new_directory, read_json, write_bytes, write_json
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session, Source
+from mixqsam.pipeline.options import AnalysisOptions, Options, Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
     calibration_samples,
-    find_ranges,
     load,
     nearest_uniform,
+    quantize_model,
     read_analysis,
     run_allocation,
 )
 from mixqsam.plan import Analysis
-from mixqsam.quantization.nearest import quantize
+from mixqsam.quantization.recipes import find_recipe
+from mixqsam.quantization.run import Quantized, check_recipe
 from mixqsam.report.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -34,10 +34,9 @@ MARKER = "allocation.json"
 
 def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, session: Session) -> Analysis:
     """From a model and images to an analysis."""
-    sam = load_sam(model)
+    sam = load_sam(model, device=session.device)
     samples = calibration_samples(data, options, session)
-    ranges = find_ranges(sam, samples, observer=options.observer, session=session)
-    return analyze_model(sam, samples, ranges=ranges, options=options, session=session)
+    return analyze_model(sam, samples, options=options, session=session)
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ def run_quantization(
     *,
     budget: str,
     output: Path,
-    analysis_options: AnalysisOptions,
-    allocation_options: AllocationOptions,
+    options: Options,
     session: Session,
     overwrite: bool = False,
     check: int = 4,
@@ -79,31 +77,34 @@ def run_quantization(
         data: calibration images.
         budget: see `mixqsam.allocation.budget.HELP`.
         output: the directory to write, whole or not at all.
-        analysis_options: how to analyse; what the allocation does not look at is not measured.
-        allocation_options: how to choose bits.
+        options: how; what the allocation does not look at is not measured, and the recipe's observer is the
+            analysis's too.
         session: cache and progress.
         overwrite: replace a directory that mixqsam wrote before.
         check: compare with the float model on so many calibration images.
     """
     check_new_directory(output, overwrite=overwrite, marker=MARKER)
-    analysis_options = _needed(analysis_options, allocation_options)
+    recipe = find_recipe(options.quantization.recipe)
+    measured = replace(needed(options), observer=recipe.observer)
     with session.timed("loading"):
-        sam = load_sam(model)
-        samples = calibration_samples(data, analysis_options, session)
-    _check_request(sam, budget, analysis_options=analysis_options, allocation_options=allocation_options)
-    ranges = find_ranges(sam, samples, observer=analysis_options.observer, session=session)
-    analysis = analyze_model(sam, samples, ranges=ranges, options=analysis_options, session=session)
-    allocation = run_allocation(analysis, budget, options=allocation_options, session=session)
+        sam = load_sam(model, device=session.device)
+        samples = calibration_samples(data, measured, session)
+    check_recipe(recipe, images=len(samples))
+    check_budget(sam, budget, options)
+    analysis = analyze_model(sam, samples, options=measured, session=session)
+    analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
+    allocation = run_allocation(analysis, budget, options=options.allocation, session=session)
     uniform = nearest_uniform(analysis, allocation)
-    weights = WeightGrids(sam, observer=analysis_options.observer)
-    with session.timed("quantization"):
-        quantized = quantize(sam, allocation.plan, ranges=ranges, weights=weights)
+    quantized = quantize_model(sam, allocation.plan, samples, options=options.quantization, session=session)
     reports: dict[str, Report] = {}
     if check:
         with session.timed("check"):
-            models = {"float": sam, "mixed": quantized}
-            if uniform is not None:
-                models["uniform"] = quantize(sam, uniform.plan, ranges=ranges, weights=weights)
+            models = {"float": sam, "mixed": quantized.sam}
+            if uniform is not None and recipe.method is None:
+                # A second reconstruction would double the time; `mixqsam compare` is there for that.
+                models["uniform"] = quantize_model(
+                    sam, uniform.plan, samples, options=options.quantization, session=session
+                ).sam
             predictors = {name: SamPredictor(one) for name, one in models.items()}
             reports = evaluate(predictors, samples[:check], annotations=None, progress=session.progress)
     file_bytes = _write(
@@ -113,62 +114,66 @@ def run_quantization(
         allocation=allocation,
         uniform=uniform,
         reports=reports,
-        observer=analysis_options.observer,
+        recipe=recipe.name,
         session=session,
         overwrite=overwrite,
     )
     return Result(output, analysis, allocation, uniform, file_bytes, reports)
 
 
-def _needed(options: AnalysisOptions, allocation: AllocationOptions) -> AnalysisOptions:
+def needed(options: Options) -> AnalysisOptions:
     """Only what the allocation will look at: measuring is what takes the time."""
+    analysis, allocation = options.analysis, options.allocation
     return replace(
-        options,
-        pairs=options.pairs and allocation.coupling > 0 and allocation.synergy == "interaction",
-        sensitivity_bits=options.sensitivity_bits if allocation.utility == "measured" else (),
+        analysis,
+        pairs=analysis.pairs and allocation.coupling > 0 and allocation.synergy == "interaction",
+        sensitivity_bits=analysis.sensitivity_bits if allocation.utility == "measured" else (),
     )
 
 
-def _check_request(
-    sam: Sam, budget: str, *, analysis_options: AnalysisOptions, allocation_options: AllocationOptions
-) -> None:
-    """Fail before the long work, not after it."""
-    costs = sam.costs(prompts_per_image=analysis_options.prompts_per_image)
-    options, sensitivity_bits = allocation_options, analysis_options.sensitivity_bits
+def check_budget(sam: Sam, budget: str, options: Options) -> None:
+    """Fail before the long work, not after it.
+
+    Raises:
+        BudgetError: the budget cannot be understood or met.
+    """
+    costs, allocation = sam.costs(prompts_per_image=options.analysis.prompts_per_image), options.allocation
     if budget.startswith("uniform:"):
         parse_bits(budget.removeprefix("uniform:"))
     else:
-        check_request(costs, budget, candidates=options.candidates, tied=options.tied, keep=options.keep)
-    if options.utility == "measured" and not sensitivity_bits:
+        check_request(costs, budget, candidates=allocation.candidates, tied=allocation.tied, keep=allocation.keep)
+    if allocation.utility == "measured" and not options.analysis.sensitivity_bits:
         raise BudgetError("--utility measured needs --sensitivity-bits, e.g. 2,4,8.")
 
 
 def _write(
-    quantized: Sam,
+    quantized: Quantized,
     output: Path,
     *,
     analysis: Analysis,
     allocation: Allocation,
     uniform: Allocation | None,
     reports: Mapping[str, Report],
-    observer: str,
+    recipe: str,
     session: Session,
     overwrite: bool,
 ) -> int:
     manifest = Manifest.of(
+        quantized.sam.model,
         allocation.plan,
         source=analysis.model,
-        observer=observer,
+        recipe=recipe,
         prompts_per_image=analysis.costs.prompts_per_image,
     )
     with session.timed("writing"), new_directory(output, overwrite=overwrite, marker=MARKER) as folder:
-        file_bytes = save_model(quantized, manifest, folder)
+        file_bytes = save_model(quantized.sam, manifest, folder)
         write_json(folder / "analysis.json", analysis.to_json())
         write_json(folder / MARKER, allocation.to_json())
         text = write_summary(
             analysis,
             plan=allocation.plan,
-            facts=_facts(analysis, allocation, uniform=uniform, file_bytes=file_bytes, reports=reports),
+            facts=_facts(analysis, allocation, uniform=uniform, file_bytes=file_bytes, reports=reports)
+            | {"recipe": recipe, "reconstruction": [asdict(log) for log in quantized.logs]},
             seconds=session.seconds,
         )
         write_bytes(folder / "summary.md", text.encode())
@@ -203,7 +208,7 @@ def run_evaluation(
 ) -> dict[str, Report]:
     """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well."""
     samples = data.samples(count=limit, progress=session.progress)[:limit]
-    predictors = {name: SamPredictor(load(source)) for name, source in models.items()}
+    predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
     return evaluate(predictors, samples, annotations=data.annotations, progress=session.progress)
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Protocol
 
 from mixqsam.allocation.program import Objective, Utility
+from mixqsam.calibrate import GridLibrary
 from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import Sample, folder_samples
 from mixqsam.errors import AnnotationError
 from mixqsam.files import Cache, default_cache
 from mixqsam.plan import CANDIDATE_BITS
 from mixqsam.progress import Progress, Silent
+from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 
 
 class Source(Protocol):
@@ -59,7 +61,7 @@ class AnalysisOptions:
     Attributes:
         count: calibration images.
         prompts: of each image, at most.
-        observer: `minmax`, `percentile` or `omse`.
+        observer: of the ranges that the sensitivity is measured with; `quantize` takes the recipe's.
         pairs: measure the synergy estimator `interaction` too.
         sensitivity_bits: where the `measured` utility is measured; empty for not at all.
         prompts_per_image: in the BitOps.
@@ -103,6 +105,34 @@ class AllocationOptions:
         return Objective(self.output, self.utility, self.synergy, self.coupling)
 
 
+@dataclass(frozen=True)
+class QuantizationOptions:
+    """How a bit plan becomes a quantized model.
+
+    Attributes:
+        recipe: by name.
+        reconstruction: how long, for the recipes that reconstruct.
+    """
+
+    recipe: str = "omse"
+    reconstruction: ReconstructionOptions = field(default_factory=ReconstructionOptions)
+
+
+@dataclass(frozen=True)
+class Options:
+    """All that can be chosen of a job; the defaults are the tool's.
+
+    Attributes:
+        analysis: how a model is analysed, and on how many images it is calibrated.
+        allocation: how bits are chosen.
+        quantization: by which recipe, and how long.
+    """
+
+    analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
+    allocation: AllocationOptions = field(default_factory=AllocationOptions)
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+
+
 @dataclass
 class Session:
     """One user's work: where stages are kept, who is told, and how long each stage took.
@@ -110,11 +140,15 @@ class Session:
     Attributes:
         cache: finished stages.
         progress: listener.
+        device: where models compute.
+        grids: weights' grids, each searched once.
         seconds: stage → wall time; a stage found in the cache takes next to none.
     """
 
     cache: Cache = field(default_factory=lambda: Cache(default_cache()))
     progress: Progress = field(default_factory=Silent)
+    device: str = "cpu"
+    grids: GridLibrary = field(default_factory=GridLibrary)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def timed(self, stage: str) -> "_Timer":

@@ -7,11 +7,13 @@ from mixqsam.allocation.budget import parse_bits, resolve_budget
 from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.artifact.store import is_quantized, load_model
-from mixqsam.calibrate import Ranges, WeightGrids, calibrate
+from mixqsam.calibrate import Ranges, cached_ranges
 from mixqsam.data.samples import Sample, for_calibration
 from mixqsam.files import digest, read_json
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Session, Source
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions, Session, Source
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
+from mixqsam.quantization.recipes import find_recipe
+from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.sam.load import Sam, load_sam
 
 
@@ -35,22 +37,19 @@ def calibration_samples(data: Source, options: AnalysisOptions, session: Session
 
 def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session) -> Ranges:
     """Calibrate, or take the finished calibration."""
-    key = digest(1, sam.fingerprint, [sample.digest() for sample in samples], observer)
-    with session.timed("calibration"), session.cache.lock("calibration", key):
-        found = session.cache.get("calibration", key)
-        if found is not None:
-            return Ranges.from_json(found)
-        ranges = calibrate(sam, samples, observer=observer, progress=session.progress)
-        session.cache.put("calibration", key, ranges.to_json())
-    return ranges
+    with session.timed("calibration"):
+        return cached_ranges(sam, samples, observer=observer, cache=session.cache, progress=session.progress)
 
 
-def analyze_model(
-    sam: Sam, samples: Sequence[Sample], *, ranges: Ranges, options: AnalysisOptions, session: Session
-) -> Analysis:
-    """Measure importance, synergy and sensitivity; images that were measured before are not measured again."""
+def analyze_model(sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session) -> Analysis:
+    """Measure importance, synergy and sensitivity; images that were measured before are not measured again.
+
+    Only the sensitivity needs a calibration.
+    """
+    measured = bool(options.sensitivity_bits)
+    ranges = find_ranges(sam, samples, observer=options.observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
-    weights = WeightGrids(sam, observer=options.observer)
+    weights = session.grids.of(sam, observer=options.observer)
     with session.timed("analysis"), session.cache.lock("analysis", key):
         analysis = analyze(
             sam,
@@ -62,6 +61,23 @@ def analyze_model(
             progress=session.progress,
         )
     return analysis.with_prompts(options.prompts_per_image)
+
+
+def quantize_model(
+    sam: Sam, plan: BitPlan, samples: Sequence[Sample], *, options: QuantizationOptions, session: Session
+) -> Quantized:
+    """Quantize by a recipe; finished calibrations and pieces of a reconstruction are taken from the cache."""
+    with session.timed("quantization"):
+        return quantize(
+            sam,
+            plan,
+            samples,
+            recipe=find_recipe(options.recipe),
+            cache=session.cache,
+            progress=session.progress,
+            grids=session.grids,
+            options=options.reconstruction,
+        )
 
 
 def run_allocation(analysis: Analysis, budget: str, *, options: AllocationOptions, session: Session) -> Allocation:

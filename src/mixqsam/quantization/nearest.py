@@ -1,49 +1,51 @@
-"""Round to nearest: every weight and activation on the grid that its observer chose, nothing learned."""
+"""Round to nearest: every weight on the nearest point of its grid, nothing learned."""
 
 import copy
 from dataclasses import replace
 
-from mixqsam.calibrate import Ranges, WeightGrids
-from mixqsam.errors import MixqsamError
 from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.weights import quantize_weight
 from mixqsam.plan import BitPlan, Unit
+from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.attach import attach_layer, attach_product
 from mixqsam.sam.load import Sam
 
 
-def quantize(sam: Sam, plan: BitPlan, *, ranges: Ranges, weights: WeightGrids) -> Sam:
+def round_to_nearest(setting: Setting, activations: Activations) -> Sam:
     """A quantized copy of a float model; tensors that stay float are shared with it.
 
-    Args:
-        sam: the float model; it is not changed.
-        plan: bits of every unit.
-        ranges: activations' ranges.
-        weights: weights' grids.
-
     Raises:
-        MixqsamError: the plan is not one for this model.
         HonestyError: a module is not what its bits claim.
     """
-    units = sam.costs().units
-    if set(plan.bits) != {unit.name for unit in units}:
-        odd = min(set(plan.bits) ^ {unit.name for unit in units})
-        raise MixqsamError(f"The bit plan was made for another model: unit {odd} is in one of them only.")
+    quantized = draft(setting.sam)
+    for unit in setting.quantized():
+        attach_nearest(quantized, unit, setting, activations)
+    return finished(quantized, setting.plan)
+
+
+def draft(sam: Sam) -> Sam:
+    """A copy of a model whose modules may be replaced; its tensors are the model's own."""
     shared = {id(tensor): tensor for tensor in sam.model.parameters()}
-    copied = replace(sam, model=copy.deepcopy(sam.model, shared))
-    for unit in units:
-        if not plan.bits[unit.name].is_float:
-            _quantize_unit(copied, unit, plan, ranges=ranges, weights=weights)
-    check_model(copied.model)
-    return copied
+    return replace(sam, model=copy.deepcopy(sam.model, shared))
 
 
-def _quantize_unit(sam: Sam, unit: Unit, plan: BitPlan, *, ranges: Ranges, weights: WeightGrids) -> None:
-    bits = plan.bits[unit.name]
-    activation = ranges.grid(unit.name, slot="activation", bits=bits.activation)
+def finished(quantized: Sam, plan: BitPlan) -> Sam:
+    """The same model, once it has passed the honesty checks.
+
+    Raises:
+        HonestyError: a module is not what its bits claim.
+    """
+    quantized.model.to(quantized.device)
+    check_model(quantized.model, plan)
+    return quantized
+
+
+def attach_nearest(quantized: Sam, unit: Unit, setting: Setting, activations: Activations) -> None:
+    """Quantize one unit of a draft."""
+    model, name = quantized.model, unit.name
+    left = copy.deepcopy(activations[name, "activation"])
     if unit.kind == "product":
-        right = ranges.grid(unit.name, slot="weight", bits=bits.weight)
-        attach_product(sam.model, unit.name, left=activation, right=right)
+        attach_product(model, name, left=left, right=copy.deepcopy(activations[name, "weight"]))
         return
-    grid = weights.grid(unit.name, bits=bits.weight)
-    attach_layer(sam.model, unit.name, weight=quantize_weight(weights.weight(unit.name), grid), grid=activation)
+    grid = setting.weights.grid(name, bits=setting.plan.bits[name].weight)
+    attach_layer(model, name, weight=quantize_weight(setting.weights.weight(name), grid), quantizer=left)

@@ -1,7 +1,7 @@
 """The Markdown summary that lies beside every quantized model."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,16 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, facts: Mapping[str, Any]
     Args:
         analysis: what was measured.
         plan: the bits.
-        facts: `models` (name → size, bitops, bits, mean_iou), `allocation` (as JSON) and `file_bytes`.
+        facts: `models` (name → size, bitops, bits, mean_iou), `allocation` (as JSON), `file_bytes`, `recipe` and
+            `reconstruction` (the logs of its pieces).
         seconds: stage → wall time.
     """
     allocation = facts["allocation"]
     lines = [
         f"# {analysis.model}, quantized by mixqsam",
         "",
-        f"Budget: `{allocation['budget']['text']}`. Calibrated on {analysis.images} images.",
+        f"Budget: `{allocation['budget']['text']}`. Recipe: `{facts['recipe']}`. "
+        f"Calibrated on {analysis.images} images.",
         "",
         *_models(facts["models"]),
         "",
@@ -31,6 +33,7 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, facts: Mapping[str, Any]
         "",
         *_proof(allocation),
         "",
+        *_reconstruction(facts["reconstruction"]),
         *_histogram(analysis, plan),
         "",
         *_units(analysis, plan),
@@ -76,6 +79,24 @@ def _proof(allocation: Mapping[str, Any]) -> list[str]:
         f"objective {allocation['value']:.6g}, bound {allocation['bound']:.6g}, {allocation['seconds']:.2f} s. "
         f"Of the budget it uses {', '.join(used)}."
     ]
+
+
+def _reconstruction(logs: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not logs:
+        return []
+    rows = [
+        "## Reconstruction",
+        "",
+        "Loss is the squared distance to the float model's output, rounded to nearest and as deployed.",
+        "",
+        "| piece | nearest | deployed | iterations | ended |",
+        "|---|---:|---:|---:|---|",
+    ]
+    rows += [
+        f"| {log['piece']} | {log['before']:.4g} | {log['after']:.4g} | {log['iterations']} | {log['ending']} |"
+        for log in logs
+    ]
+    return [*rows, ""]
 
 
 def _histogram(analysis: Analysis, plan: BitPlan) -> list[str]:

@@ -1,22 +1,25 @@
 """Put quantized modules in the places of a model's units."""
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 from transformers import SamModel
 
-from mixqsam.errors import ModelError
-from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear, Quantizer
+from mixqsam.errors import ArtifactError, ModelError
+from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear
+from mixqsam.numeric.quantizers import ActivationQuantizer
+from mixqsam.numeric.tensor_file import TensorFile
 from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.plan import UnitBits
 
 
-def attach_layer(model: SamModel, name: str, *, weight: QuantizedTensor, grid: AffineGrid) -> None:
+def attach_layer(model: SamModel, name: str, *, weight: QuantizedTensor, quantizer: ActivationQuantizer) -> None:
     """Replace the linear or convolution `name` by its quantized form; the bias is kept.
 
     Raises:
         ModelError: the module is neither.
     """
     source = model.get_submodule(name)
-    quantizer = Quantizer(grid)
     if isinstance(source, nn.Linear):
         model.set_submodule(name, QuantizedLinear(weight, source.bias, quantizer))
     elif isinstance(source, nn.Conv2d):
@@ -25,7 +28,7 @@ def attach_layer(model: SamModel, name: str, *, weight: QuantizedTensor, grid: A
         raise ModelError(f"{name} is a {type(source).__name__}; only linears and convolutions have weights.")
 
 
-def attach_product(model: SamModel, name: str, *, left: AffineGrid, right: AffineGrid) -> None:
+def attach_product(model: SamModel, name: str, *, left: ActivationQuantizer, right: ActivationQuantizer) -> None:
     """Quantize both operands of the product `name`.
 
     Raises:
@@ -34,4 +37,32 @@ def attach_product(model: SamModel, name: str, *, left: AffineGrid, right: Affin
     module = model.get_submodule(name)
     if not isinstance(module, Product):
         raise ModelError(f"{name} is a {type(module).__name__}; expected a product of an attention.")
-    module.left, module.right = Quantizer(left), Quantizer(right)
+    module.left, module.right = left, right
+
+
+def attach_stored(model: SamModel, name: str, *, bits: UnitBits, kinds: Mapping[str, str], tensors: TensorFile) -> None:
+    """Put a stored unit in the place of the float one.
+
+    Args:
+        model: changed in place.
+        name: the unit.
+        bits: its bits.
+        kinds: role (`input`, `left`, `right`) → kind of quantizer; those left out are affine.
+        tensors: where its tensors are.
+
+    Raises:
+        ArtifactError: a tensor is missing or not what it should be.
+    """
+    module = model.get_submodule(name)
+
+    def quantizer(role: str, width: int, channels: int | None = None) -> ActivationQuantizer:
+        return tensors.quantizer(f"{name}.{role}", kind=kinds.get(role, "affine"), bits=width, channels=channels)
+
+    if isinstance(module, Product):
+        attach_product(model, name, left=quantizer("left", bits.activation), right=quantizer("right", bits.weight))
+        return
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        raise ArtifactError(f"{name} has no weight to quantize.")
+    stored = tensors.weight(name, bits=bits.weight, shape=tuple(weight.shape))
+    attach_layer(model, name, weight=stored, quantizer=quantizer("input", bits.activation, weight.shape[1]))

@@ -117,19 +117,23 @@ class DecoderAttention(nn.Module):
     ) -> tuple[Tensor, None]:
         """Attend from [batch, prompts, n, c] to [batch, prompts, m, c]; the groupings of both sides may differ."""
         prompts = query.shape[1]
-        q = self.qk.left(self._split(self.q_proj(query)))
-        k = self.qk.right(self._split(self.k_proj(key)))
-        v = self.av.right(self._split(self.v_proj(value)))
-        logits: Tensor = self.qk(q, k.transpose(-2, -1))
-        logits = logits.mul_(self.scale)
-        if attention_similarity is not None:
-            logits = logits + attention_similarity
-        weights = self.av.left(torch.softmax(logits, dim=-1, dtype=torch.float32).to(v.dtype))
+        q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        weights = self.av.left(self.weights(q, k, similarity=attention_similarity).to(v.dtype))
+        v = self.av.right(self._split(v))
         mixed: Tensor = self.av(weights, v)
         groups, heads, tokens, width = mixed.shape
         joined = mixed.transpose(1, 2).reshape(groups // prompts, prompts, tokens, heads * width)
         out: Tensor = self.out_proj(joined)
         return out, None
+
+    def weights(self, query: Tensor, key: Tensor, *, similarity: Tensor | None = None) -> Tensor:
+        """Softmax of q·kᵀ [batch·prompts, heads, n, m], from projected queries and keys."""
+        q, k = self.qk.left(self._split(query)), self.qk.right(self._split(key))
+        logits: Tensor = self.qk(q, k.transpose(-2, -1))
+        logits = logits.mul_(self.scale)
+        if similarity is not None:
+            logits = logits + similarity
+        return torch.softmax(logits, dim=-1, dtype=torch.float32)
 
     def _split(self, tokens: Tensor) -> Tensor:
         batch, prompts, count, channels = tokens.shape

@@ -1,0 +1,247 @@
+"""Recipes × budgets × (uniform, mixed) on one model and one data set; what was done once is not done again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from mixqsam.allocation.choose import Allocation
+from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.errors import InputError
+from mixqsam.evaluation.run import Report, evaluate
+from mixqsam.files import check_new_directory, digest, new_directory, write_bytes, write_json
+from mixqsam.pipeline.jobs import check_budget, needed
+from mixqsam.pipeline.options import Options, Session, Source
+from mixqsam.pipeline.stages import analyze_model, nearest_uniform, quantize_model, run_allocation
+from mixqsam.plan import Analysis
+from mixqsam.quantization.recipe import Recipe
+from mixqsam.quantization.recipes import find_recipe
+from mixqsam.quantization.run import check_recipe
+from mixqsam.report.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
+from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.predictor import SamPredictor
+
+MARKER = "comparison.json"
+MODES: tuple[Mode, ...] = ("uniform", "mixed")
+# Raised when what a score means changes, so that old ones in the cache are not taken for new.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compared.
+
+    Attributes:
+        recipes: names.
+        budgets: as `quantize` takes them.
+        modes: `uniform`, `mixed` or both.
+        limit: evaluate on so many images at most.
+        options: how; the recipe among them is not looked at.
+    """
+
+    recipes: Sequence[str]
+    budgets: Sequence[str]
+    modes: Sequence[Mode] = MODES
+    limit: int | None = None
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One quantized model that is asked for."""
+
+    recipe: Recipe
+    budget: str
+    mode: Mode
+    allocation: Allocation
+
+
+def run_comparison(
+    model: str | Path,
+    calibration: Source,
+    evaluation: Source | None,
+    *,
+    request: Request,
+    output: Path,
+    session: Session,
+    overwrite: bool = False,
+) -> Comparison:
+    """Quantize and evaluate all that is asked for, and write the tables and the figure.
+
+    Every score is kept as soon as it is known, and so is every finished piece of a reconstruction: a run that was
+    stopped goes on where it was.
+
+    Args:
+        model: float checkpoint.
+        calibration: images that recipes are calibrated on.
+        evaluation: images that models are compared on; None for those of `calibration` that it left over.
+        request: what is compared.
+        output: directory to write: `comparison.md`, `.csv`, `.json`, `.svg`, `.png`.
+        session: cache and progress.
+        overwrite: replace a comparison that was written there before.
+
+    Raises:
+        InputError: an unknown recipe, or too few calibration images for one.
+        BudgetError: a budget that cannot be understood or met.
+    """
+    check_new_directory(output, overwrite=overwrite, marker=MARKER)
+    recipes = [find_recipe(name) for name in request.recipes]
+    if not recipes or not request.budgets or not request.modes:
+        raise InputError("There is nothing to compare: name a recipe, a budget, and uniform or mixed.")
+    sam = load_sam(model, device=session.device)
+    options = needed(request.options)
+    for budget in request.budgets:
+        check_budget(sam, budget, request.options)
+    everything = calibration.samples(count=None, progress=session.progress)
+    samples = for_calibration(everything, count=options.count, prompts=options.prompts, progress=session.progress)
+    for recipe in recipes:
+        check_recipe(recipe, images=len(samples))
+    source = calibration if evaluation is None else evaluation
+    judged = _left_over(everything, samples, session) if evaluation is None else _all(evaluation, session)
+    judged = judged[: request.limit]
+    analysis = analyze_model(sam, samples, options=options, session=session)
+    models = [m for recipe in recipes for m in _models(recipe, analysis, request, session)]
+    scores = _Scores(sam, samples, judged, annotations=source.annotations, request=request, session=session)
+    rows = [_row(one, *scores(one)) for one in session.progress.track(models, label="Comparing", total=len(models))]
+    comparison = Comparison(
+        str(model), len(samples), scores.images, _float_row(analysis, scores.reference()), rows, _settings(request)
+    )
+    with new_directory(output, overwrite=overwrite, marker=MARKER) as folder:
+        write_json(folder / MARKER, comparison.to_json())
+        write_bytes(folder / "comparison.csv", to_csv(comparison).encode())
+        write_bytes(folder / "comparison.md", to_markdown(comparison).encode())
+        for name, content in figure(comparison).items():
+            write_bytes(folder / name, content)
+    return comparison
+
+
+def _all(source: Source, session: Session) -> list[Sample]:
+    return source.samples(count=None, progress=session.progress)
+
+
+def _left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Session) -> list[Sample]:
+    """Images that the calibration has not seen; all of them where there are none."""
+    seen = {sample.path for sample in used}
+    rest = [sample for sample in everything if sample.path not in seen]
+    if any(len(sample.prompts) for sample in rest):
+        session.progress.note(f"Evaluating on the {len(rest)} images that the calibration leaves over.")
+        return rest
+    session.progress.note("All images are used for calibration, so the evaluation is on images that it has seen.")
+    return list(everything)
+
+
+def _models(recipe: Recipe, analysis: Analysis, request: Request, session: Session) -> list[_Model]:
+    analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
+    found = []
+    for budget in request.budgets:
+        mixed = run_allocation(analysis, budget, options=request.options.allocation, session=session)
+        by_mode: dict[Mode, Allocation | None] = {"uniform": nearest_uniform(analysis, mixed), "mixed": mixed}
+        for mode in request.modes:
+            allocation = by_mode[mode]
+            if allocation is None:
+                session.progress.note(f"No uniform model fits {budget}; its row is left out.")
+            else:
+                found.append(_Model(recipe, budget, mode, allocation))
+    return found
+
+
+class _Scores:
+    """Quantizes and evaluates models, each once."""
+
+    def __init__(
+        self,
+        sam: Sam,
+        samples: Sequence[Sample],
+        judged: Sequence[Sample],
+        *,
+        annotations: Path | None,
+        request: Request,
+        session: Session,
+    ) -> None:
+        self._sam, self._samples, self._judged = sam, samples, judged
+        self._annotations, self._request, self._session = annotations, request, session
+        self._key = digest(
+            _VERSION,
+            sam.fingerprint,
+            [sample.digest() for sample in samples],
+            [sample.digest() for sample in judged],
+            annotations is not None,
+        )
+        self.images = len([sample for sample in judged if len(sample.prompts)])
+
+    def __call__(self, model: _Model) -> tuple[Mapping[str, Any], float]:
+        """The report (as JSON) and the seconds of quantization."""
+        recipe = model.recipe
+        settings = asdict(self._request.options.quantization.reconstruction) if recipe.method else None
+        key = digest(self._key, recipe.name, settings, model.allocation.plan.to_json())
+        found = self._session.cache.get("comparison", key)
+        if found is None:
+            label = f"{recipe.name}, {model.budget}, {model.mode}"
+            self._session.progress.note(f"{label}: quantizing")
+            started = monotonic()
+            options = replace(self._request.options.quantization, recipe=recipe.name)
+            quantized = quantize_model(
+                self._sam, model.allocation.plan, self._samples, options=options, session=self._session
+            )
+            seconds = monotonic() - started
+            reports = self._evaluate({"quantized": quantized.sam})
+            found = {"report": reports["quantized"].to_json(), "seconds": seconds}
+            self._session.cache.put("comparison", key, found)
+            self._session.cache.put("comparison", self._key, reports["float"].to_json())
+        return found["report"], float(found["seconds"])
+
+    def reference(self) -> Mapping[str, Any]:
+        """The float model's report."""
+        found: Mapping[str, Any] | None = self._session.cache.get("comparison", self._key)
+        return self._evaluate({})["float"].to_json() if found is None else found
+
+    def _evaluate(self, models: Mapping[str, Sam]) -> dict[str, Report]:
+        predictors = {name: SamPredictor(one) for name, one in {"float": self._sam, **models}.items()}
+        with self._session.timed("evaluation"):
+            return evaluate(predictors, self._judged, annotations=self._annotations, progress=self._session.progress)
+
+
+def _row(model: _Model, report: Mapping[str, Any], seconds: float) -> Row:
+    allocation = model.allocation
+    return Row(
+        recipe=model.recipe.name,
+        budget=model.budget,
+        mode=model.mode,
+        bits=allocation.budget.text if model.mode == "uniform" else "",
+        size=allocation.size,
+        bitops=allocation.bitops,
+        ap=report["coco"]["ap"] if report["coco"] else None,
+        truth_iou=report["truth_iou"],
+        mean_iou=report["fidelity"]["mean_iou"],
+        seconds=seconds,
+    )
+
+
+def _float_row(analysis: Analysis, report: Mapping[str, Any]) -> Row:
+    costs = analysis.costs
+    return Row(
+        recipe="float",
+        budget="",
+        mode="uniform",
+        bits="",
+        size=costs.size(costs.float_plan),
+        bitops=costs.bitops(costs.float_plan),
+        ap=report["coco"]["ap"] if report["coco"] else None,
+        truth_iou=report["truth_iou"],
+        mean_iou=1.0,
+        seconds=0.0,
+    )
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    allocation, reconstruction = request.options.allocation, request.options.quantization.reconstruction
+    return {
+        "prompts of a calibration image": request.options.analysis.prompts,
+        "utility": allocation.utility,
+        "P_Y": allocation.output,
+        "λ": allocation.coupling,
+        "bits": "tied" if allocation.tied else "free",
+        "iterations of a piece": reconstruction.iterations,
+        "seed": reconstruction.seed,
+    }

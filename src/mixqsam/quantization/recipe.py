@@ -1,0 +1,60 @@
+"""What a recipe is: parts of the house, put together under a name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mixqsam.data.samples import Sample
+from mixqsam.files import Cache
+from mixqsam.plan import Unit
+from mixqsam.progress import Progress
+from mixqsam.quantization.reconstruction.method import Method
+from mixqsam.quantization.setting import Activations, Setting
+from mixqsam.sam.load import Sam
+
+# An exact rewrite of the float model, from what its activations look like.
+Rewrite = Callable[[Sam, Sequence[Sample], Cache, Progress], Sam]
+
+
+class Step(Protocol):
+    """Chooses other quantizers for some activations."""
+
+    def extra_bytes(self, unit: Unit) -> int:
+        """Bytes that the unit's quantizers take beyond a scale and a zero point for each operand."""
+        ...
+
+    def choose(self, setting: Setting, activations: Activations) -> Activations:
+        """The activations' quantizers, some of them replaced."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a float model and a bit plan become a quantized model.
+
+    Attributes:
+        name: by which users choose it.
+        summary: one line for them.
+        source: the publication.
+        observer: of activations.
+        weight_observer: of weights.
+        rewrite: done to the float model first.
+        steps: choose other quantizers for some activations, in turn.
+        method: how it is reconstructed; None for rounding to nearest.
+        least_images: calibration images that it needs.
+    """
+
+    name: str
+    summary: str
+    source: str
+    observer: str = "omse"
+    weight_observer: str = "omse"
+    rewrite: Rewrite | None = None
+    steps: tuple[Step, ...] = ()
+    method: Method | None = None
+    least_images: int = 1
+
+    def extra_bytes(self, units: Sequence[Unit]) -> Mapping[str, int]:
+        """Unit → bytes beyond a scale and a zero point for each operand; units without are left out."""
+        found = {unit.name: sum(step.extra_bytes(unit) for step in self.steps) for unit in units}
+        return {name: extra for name, extra in found.items() if extra}

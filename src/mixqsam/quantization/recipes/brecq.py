@@ -1,0 +1,12 @@
+"""BRECQ: rounding is learned block by block, then the scales of activations by LSQ (methods §3)."""
+
+from mixqsam.quantization.recipe import Recipe
+from mixqsam.quantization.reconstruction import method
+
+BRECQ = Recipe(
+    "brecq",
+    "learned rounding, block by block, then learned scales",
+    "BRECQ, arXiv 2102.05426",
+    method=method.BRECQ,
+    least_images=4,
+)

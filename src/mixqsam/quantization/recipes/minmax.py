@@ -1,0 +1,7 @@
+"""MinMax: ranges from the smallest and largest values seen (methods §2)."""
+
+from mixqsam.quantization.recipe import Recipe
+
+MINMAX = Recipe(
+    "minmax", "ranges from the extremes; nearest", "methods' baseline", observer="minmax", weight_observer="minmax"
+)

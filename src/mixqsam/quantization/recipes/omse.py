@@ -1,0 +1,5 @@
+"""OMSE: the ranges with the least squared error, of weights and activations (methods §2)."""
+
+from mixqsam.quantization.recipe import Recipe
+
+OMSE = Recipe("omse", "ranges with the least squared error; nearest", "arXiv 1902.06822")

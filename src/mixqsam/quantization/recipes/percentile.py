@@ -1,0 +1,7 @@
+"""Percentile: activations clipped to the best pair of quantiles by MSE (methods §2)."""
+
+from mixqsam.quantization.recipe import Recipe
+
+PERCENTILE = Recipe(
+    "percentile", "activations clipped to quantiles; nearest", "arXiv 1805.06085", observer="percentile"
+)

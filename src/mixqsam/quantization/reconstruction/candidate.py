@@ -1,0 +1,158 @@
+"""The units of one piece: as they would be deployed (`Candidate`), and while they are learned (`Trainee`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.modules import Product
+from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
+from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.quantization.reconstruction.learnable import LearnableLayer, LearnableQuantizer, SoftWeight
+from mixqsam.quantization.reconstruction.method import Phase
+from mixqsam.quantization.steps.grouping import GROUPS, merge_groups
+from mixqsam.sam.attach import attach_layer, attach_product
+from mixqsam.sam.load import Sam
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What one unit would be deployed with.
+
+    Attributes:
+        weight: None for a product.
+        quantizers: slot → quantizer.
+    """
+
+    weight: QuantizedTensor | None
+    quantizers: Mapping[str, ActivationQuantizer]
+
+
+# Unit → what it would be deployed with.
+Candidate = Mapping[str, Frozen]
+
+
+def deployable(candidate: Candidate) -> Candidate:
+    """The candidate with no more groups of channels than a deployed quantizer has."""
+    return {
+        name: Frozen(one.weight, {slot: merged(quantizer, GROUPS) for slot, quantizer in one.quantizers.items()})
+        for name, one in candidate.items()
+    }
+
+
+def merged(quantizer: ActivationQuantizer, groups: int) -> ActivationQuantizer:
+    """A grouped quantizer with at most so many groups; any other as it is."""
+    return merge_groups(quantizer, groups=groups) if isinstance(quantizer, GroupedQuantizer) else quantizer
+
+
+def attach(draft: Sam, candidate: Candidate, *, source: Sam) -> None:
+    """Put frozen modules in the places of a draft's units, whatever is there now."""
+    for name, frozen in candidate.items():
+        activation = frozen.quantizers["activation"]
+        if frozen.weight is None:
+            attach_product(draft.model, name, left=activation, right=frozen.quantizers["weight"])
+        else:
+            draft.model.set_submodule(name, _layer(source, name))
+            attach_layer(draft.model, name, weight=frozen.weight, quantizer=activation)
+
+
+def detach(draft: Sam, units: Sequence[str], *, source: Sam) -> None:
+    """Put the float modules back in the places of a draft's units."""
+    for name in units:
+        module = draft.model.get_submodule(name)
+        if isinstance(module, Product):
+            module.left, module.right = nn.Identity(), nn.Identity()
+        else:
+            draft.model.set_submodule(name, _layer(source, name))
+
+
+def _layer(source: Sam, name: str) -> nn.Linear | nn.Conv2d:
+    layer = source.model.get_submodule(name)
+    assert isinstance(layer, nn.Linear | nn.Conv2d)  # noqa: S101  (units with weights are nothing else)
+    return layer
+
+
+class Trainee:
+    """A piece's units with what one phase learns of them.
+
+    Args:
+        start: what they begin as.
+        grids: unit → grid of its weight.
+        source: the float model.
+        phase: what is learned.
+        generator: what drops.
+    """
+
+    def __init__(
+        self,
+        start: Candidate,
+        *,
+        grids: Mapping[str, AffineGrid],
+        source: Sam,
+        phase: Phase,
+        generator: torch.Generator,
+    ) -> None:
+        self._source, self._phase, self._generator, self._start = source, phase, generator, start
+        self.soft = {
+            name: SoftWeight(_layer(source, name).weight, grids[name])
+            for name, one in start.items()
+            if phase.weights and one.weight is not None
+        }
+        self._quantizers = {
+            (name, slot): self._learnable(quantizer)
+            for name, one in start.items()
+            for slot, quantizer in one.quantizers.items()
+        }
+
+    def _learnable(self, quantizer: ActivationQuantizer) -> LearnableQuantizer:
+        return LearnableQuantizer(quantizer, float_share=self._phase.float_share, generator=self._generator)
+
+    def attach(self, draft: Sam) -> None:
+        """Put the learnable modules in the places of a draft's units."""
+        for name, one in self._start.items():
+            activation = self._quantizers[name, "activation"]
+            if one.weight is not None:
+                weight: SoftWeight | Tensor = self.soft.get(name) or one.weight.dequantize()
+                draft.model.set_submodule(name, LearnableLayer(_layer(self._source, name), weight, activation))
+                continue
+            product = draft.model.get_submodule(name)
+            assert isinstance(product, Product)  # noqa: S101
+            product.left, product.right = activation, self._quantizers[name, "weight"]
+
+    @property
+    def alphas(self) -> list[nn.Parameter]:
+        """What decides rounding."""
+        return [one.alpha for one in self.soft.values()]
+
+    @property
+    def scales(self) -> list[nn.Parameter]:
+        """What moves the scales of activations; none where the phase does not learn them."""
+        return [one.logarithm for one in self._quantizers.values() if self._phase.scales and one.logarithm is not None]
+
+    @property
+    def undecided(self) -> float:
+        """The largest share, of any weight, that is neither rounded up nor down."""
+        return max((one.undecided() for one in self.soft.values()), default=0.0)
+
+    def groups(self) -> int:
+        """The most groups of channels that a quantizer still has; 0 without such quantizers."""
+        starts = [one.start for one in self._quantizers.values()]
+        return max((len(one.scale) for one in starts if isinstance(one, GroupedQuantizer)), default=0)
+
+    def merge(self, groups: int) -> None:
+        """Merge the groups of channels; the scales begin anew from the merged ones. `attach` has to follow."""
+        for key, one in self._quantizers.items():
+            if isinstance(one.start, GroupedQuantizer) and len(one.start.scale) > groups:
+                self._quantizers[key] = self._learnable(merged(one.freeze(), groups))
+
+    def freeze(self) -> Candidate:
+        """What would be deployed now, but for groups of channels that are still to be merged."""
+        return {
+            name: Frozen(
+                self.soft[name].harden() if name in self.soft else one.weight,
+                {slot: self._quantizers[name, slot].freeze() for slot in one.quantizers},
+            )
+            for name, one in self._start.items()
+        }

@@ -1,0 +1,260 @@
+"""Block reconstruction of a whole model, piece by piece in the order of the data; each finished piece is kept."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from mixqsam.errors import ArtifactError
+from mixqsam.files import write_bytes
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.modules import Product, QuantizedLayer
+from mixqsam.numeric.tensor_file import TensorFile, kinds_of
+from mixqsam.numeric.weights import quantize_weight
+from mixqsam.plan import Unit
+from mixqsam.quantization.nearest import draft, finished
+from mixqsam.quantization.reconstruction.candidate import Candidate, Frozen, attach, detach
+from mixqsam.quantization.reconstruction.fit import Fit, Log, Piece
+from mixqsam.quantization.reconstruction.learnable import coins
+from mixqsam.quantization.reconstruction.method import Method, ReconstructionOptions
+from mixqsam.quantization.reconstruction.states import States
+from mixqsam.quantization.setting import Activations, Setting, watched
+from mixqsam.sam.attach import attach_stored
+from mixqsam.sam.blocks import Block, State, decoder_blocks, encoder_blocks, stages, start_decoder, start_encoder
+from mixqsam.sam.forward import make_frame, prompt_tensors
+from mixqsam.sam.load import Sam
+
+_VERSION = 1
+
+
+def reconstruct(
+    setting: Setting, activations: Activations, *, name: str, method: Method, options: ReconstructionOptions
+) -> tuple[Sam, list[Log]]:
+    """Reconstruct a model.
+
+    Memory holds the model, its draft, one piece's learnable weights (8 bytes of α and its gradient, 8 of Adam, for
+    each weight) and the graph of one image through one piece. Inputs and targets of a piece lie on disk (`states`).
+
+    Args:
+        setting: float model, bits, samples.
+        activations: what activations begin with.
+        name: the recipe's, under which finished pieces are kept.
+        method: what is learned of which pieces.
+        options: how long and how fast.
+
+    Returns:
+        The quantized model, and how each piece went.
+
+    Raises:
+        HonestyError: a module of the result is not what its bits claim.
+        OutputError: another process reconstructs the same, or the disk is full.
+    """
+    key = setting.key(_VERSION, name, setting.plan.to_json(), asdict(method), asdict(options))
+    folder = setting.cache.root / f"reconstruction-{key}"
+    with setting.cache.lock("reconstruction", key):
+        states = States(folder / "states", count=len(setting.samples), device=setting.sam.device)
+        with states:
+            return _Reconstruction(setting, activations, method, options, folder=folder, states=states).run()
+
+
+@dataclass
+class _Reconstruction:
+    setting: Setting
+    activations: Activations
+    method: Method
+    options: ReconstructionOptions
+    folder: Path
+    states: States
+
+    def run(self) -> tuple[Sam, list[Log]]:
+        self.draft = draft(self.setting.sam)
+        self.logs: list[Log] = []
+        sam, samples = self.setting.sam, self.setting.samples
+        frames = (make_frame(sam, sample.open()) for sample in samples)
+        self.prompts = []
+        for index, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
+            self.prompts.append(prompt_tensors(sam, sample.prompts, frame))
+            for stream in ("float", "quantized"):
+                self.states.put(stream, index, start_encoder(sam, frame))
+        encoder = encoder_blocks(sam)
+        self._blocks(stages(encoder) if self.method.cut == "stage" else encoder)
+        for stream in ("float", "quantized"):
+            self.states.fill(stream, partial(self._start_decoder, stream))
+        self._blocks(decoder_blocks(sam))
+        return finished(self.draft, self.setting.plan), self.logs
+
+    def _start_decoder(self, stream: str, index: int) -> State:
+        embedding = self.states.get(stream, index)["embedding"]
+        return start_decoder(self.setting.sam, embedding, self.prompts[index])
+
+    def _advance(self, stream: str, block: Block, model: Sam, index: int) -> State:
+        return block.run(model, self.states.get(stream, index))
+
+    def _blocks(self, blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            self.generator = torch.Generator(device=self.draft.device).manual_seed(self.options.seed)
+            units = [unit for unit in self.setting.quantized() if unit.name in block.units]
+            self.states.fill("next", partial(self._advance, "float", block, self.setting.sam))
+            path = self.folder / f"{block.name}.safetensors"
+            if not self._restore(path, units):
+                logs = self._layers(block, units) if self.method.cut == "layer" else self._whole(block, units)
+                self._keep(path, units, logs)
+                self.logs += logs
+                for log in logs:
+                    self._tell(log)
+            self.states.fill("quantized", partial(self._advance, "quantized", block, self.draft))
+            self.states.rename("next", "float")
+
+    def _whole(self, block: Block, units: Sequence[Unit]) -> list[Log]:
+        """Fit a block as one piece, to the output that the float model has there."""
+        if not units:
+            return []
+        readout = self._readout(block)
+        self.states.fill("target", lambda i: readout(self.states.get("next", i), i))
+
+        def loss(draft: Sam, index: int, state: State) -> Tensor:
+            found = readout(block.run(draft, state), index)
+            return _distance(found, self.states.get("target", index))
+
+        piece = Piece(
+            block.name,
+            self._grids(units),
+            lambda draft, index: loss(draft, index, self._mixed(index)),
+            lambda draft, index: loss(draft, index, self.states.get("quantized", index)),
+            len(self.setting.samples),
+        )
+        return [self._fit(piece, units)]
+
+    def _layers(self, block: Block, units: Sequence[Unit]) -> list[Log]:
+        """Fit each layer of a block by itself; products take their grids as they are."""
+        logs = []
+        for unit in units:
+            if unit.kind == "product":
+                attach(self.draft, self._start([unit]), source=self.setting.sam)
+                continue
+            self._see(block, unit.name)
+
+            def loss(draft: Sam, index: int, name: str = unit.name) -> Tensor:
+                seen = self.states.get("layer", index)
+                return _distance({"output": draft.model.get_submodule(name)(seen["input"])}, seen)
+
+            piece = Piece(unit.name, self._grids([unit]), loss, loss, len(self.setting.samples))
+            logs.append(self._fit(piece, [unit]))
+        return logs
+
+    def _see(self, block: Block, unit: str) -> None:
+        """Keep a layer's input in the draft and its output in the float model."""
+        seen: dict[str, Tensor] = {}
+
+        def take(index: int) -> State:
+            with watched(self.draft, {unit: lambda inputs, _: seen.update(input=inputs[0])}):
+                block.run(self.draft, self.states.get("quantized", index))
+            with watched(self.setting.sam, {unit: lambda _, output: seen.update(output=output)}):
+                block.run(self.setting.sam, self.states.get("float", index))
+            return seen
+
+        self.states.fill("layer", take)
+
+    def _readout(self, block: Block) -> Callable[[State, int], State]:
+        """What of a state is fitted: the block's outputs, or the image tokens behind the two-way transformer."""
+        if not self.method.prompt_aware or not block.name.startswith("vision_encoder"):
+            return lambda state, _: {name: state[name] for name in block.outputs}
+        sam, layers = self.setting.sam, decoder_blocks(self.setting.sam)[:-1]
+
+        def readout(state: State, index: int) -> State:
+            # From wherever the encoder is, straight to the decoder: what lies between is skipped.
+            embedding = state["embedding"] if "embedding" in state else sam.model.vision_encoder.neck(state["hidden"])
+            state = start_decoder(sam, embedding, self.prompts[index])
+            for layer in layers:
+                state = layer.run(sam, state)
+            return {"keys": state["keys"]}
+
+        return readout
+
+    def _mixed(self, index: int) -> State:
+        """A piece's input, with some elements from the float model."""
+        state, share = self.states.get("quantized", index), self.method.float_inputs
+        if not share:
+            return state
+        exact = self.states.get("float", index)
+        return {
+            name: torch.lerp(tensor, exact[name], coins(tensor, share, generator=self.generator))
+            for name, tensor in state.items()
+        }
+
+    def _grids(self, units: Sequence[Unit]) -> dict[str, AffineGrid]:
+        plan, weights = self.setting.plan, self.setting.weights
+        return {u.name: weights.grid(u.name, bits=plan.bits[u.name].weight) for u in units if u.kind != "product"}
+
+    def _start(self, units: Sequence[Unit]) -> Candidate:
+        """Rounded to nearest."""
+        grids, weights = self._grids(units), self.setting.weights
+        return {
+            unit.name: Frozen(
+                quantize_weight(weights.weight(unit.name), grids[unit.name]) if unit.name in grids else None,
+                {slot: self.activations[unit.name, slot] for slot in _slots(unit)},
+            )
+            for unit in units
+        }
+
+    def _fit(self, piece: Piece, units: Sequence[Unit]) -> Log:
+        fit = Fit(self.draft, piece, source=self.setting.sam, options=self.options, progress=self.setting.progress)
+        _, log = fit.run(self._start(units), self.method.phases)
+        return log
+
+    def _tell(self, log: Log) -> None:
+        if log.ending == "not finite":
+            self.setting.progress.note(
+                f"{log.piece}: the loss is not finite after {log.iterations} iterations; "
+                f"the best so far is kept (loss {log.after:.4g})."
+            )
+        else:
+            self.setting.progress.note(
+                f"{log.piece}: loss {log.before:.4g} → {log.after:.4g} after {log.iterations} iterations ({log.ending})"
+            )
+
+    def _keep(self, path: Path, units: Sequence[Unit], logs: Sequence[Log]) -> None:
+        tensors: dict[str, Tensor] = {}
+        kinds: dict[str, dict[str, str]] = {}
+        for unit in units:
+            module = self.draft.model.get_submodule(unit.name)
+            assert isinstance(module, QuantizedLayer | Product)  # noqa: S101
+            tensors |= {f"{unit.name}.{part}": tensor for part, tensor in module.tensors().items()}
+            kinds[unit.name] = kinds_of(module.quantizers)
+        metadata = {"kinds": json.dumps(kinds), "logs": json.dumps([asdict(log) for log in logs])}
+        write_bytes(path, save(tensors, metadata=metadata))
+
+    def _restore(self, path: Path, units: Sequence[Unit]) -> bool:
+        """Attach a finished piece; false where there is none that can be read."""
+        if not path.exists():
+            return False
+        try:
+            with TensorFile(path) as file:
+                kinds, logs = json.loads(file.metadata["kinds"]), json.loads(file.metadata["logs"])
+                for unit in units:
+                    bits = self.setting.plan.bits[unit.name]
+                    attach_stored(self.draft.model, unit.name, bits=bits, kinds=kinds[unit.name], tensors=file)
+        except (ArtifactError, KeyError, ValueError, TypeError):
+            detach(self.draft, [unit.name for unit in units], source=self.setting.sam)
+            self.setting.progress.note(f"{path} cannot be read; its piece is fitted again.")
+            return False
+        self.logs += [Log(**log) for log in logs]
+        return True
+
+
+def _slots(unit: Unit) -> tuple[str, ...]:
+    return ("activation", "weight") if unit.kind == "product" else ("activation",)
+
+
+def _distance(found: State, wanted: Mapping[str, Tensor]) -> Tensor:
+    """‖y_q − y_fp‖²: summed over channels, averaged over tokens."""
+    total = sum(
+        (found[name] - wanted[name]).square().sum() / (found[name].numel() / found[name].shape[-1]) for name in found
+    )
+    assert isinstance(total, Tensor)  # noqa: S101
+    return total

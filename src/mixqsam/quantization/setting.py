@@ -1,0 +1,89 @@
+"""What every part of a recipe works with, and what it may not change."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mixqsam.calibrate import Ranges, WeightGrids, run_sample
+from mixqsam.data.samples import Sample
+from mixqsam.files import Cache, digest
+from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
+from mixqsam.plan import BitPlan, Unit
+from mixqsam.progress import Progress
+from mixqsam.sam.load import Sam
+
+# (unit, slot) → the quantizer of that activation; a product has the slots `activation` (left) and `weight` (right).
+Activations = Mapping[tuple[str, str], ActivationQuantizer]
+
+# What is done with a module's inputs and output.
+Watcher = Callable[[tuple[Tensor, ...], Tensor], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A float model, the bits it shall have, and what was measured of it.
+
+    Attributes:
+        sam: the float model, already rewritten if the recipe rewrites.
+        units: all of them, in the order in which the data flows.
+        plan: bits of every unit.
+        samples: calibration images with prompts.
+        ranges: activations' ranges by the recipe's observer.
+        weights: weights' grids by the recipe's observer.
+        cache: keeps what is finished.
+        progress: is told about steps.
+    """
+
+    sam: Sam
+    units: Sequence[Unit]
+    plan: BitPlan
+    samples: Sequence[Sample]
+    ranges: Ranges
+    weights: WeightGrids
+    cache: Cache
+    progress: Progress
+
+    def quantized(self, *tails: str) -> list[Unit]:
+        """The units that the plan quantizes and whose names end so (all of them without `tails`)."""
+        return [u for u in self.units if not self.plan.bits[u.name].is_float and (not tails or u.name.endswith(tails))]
+
+    def key(self, *more: object) -> str:
+        """A hash of the model, the samples and whatever else a result depends on."""
+        return digest(self.sam.fingerprint, [sample.digest() for sample in self.samples], *more)
+
+    def watch(self, watchers: Mapping[str, Watcher], *, label: str, samples: int | None = None) -> None:
+        """Run the float model over the samples (or the first few) and show each watched module's traffic."""
+        some = self.samples[:samples]
+        with watched(self.sam, watchers):
+            for sample in self.progress.track(some, label=label, total=len(some)):
+                run_sample(self.sam, sample)
+
+
+@contextmanager
+def watched(sam: Sam, watchers: Mapping[str, Watcher]) -> Iterator[None]:
+    """While this is open, each watcher sees the inputs and the output of its module."""
+    with ExitStack() as stack:
+        for path, watcher in watchers.items():
+            stack.callback(sam.model.get_submodule(path).register_forward_hook(_show(watcher)).remove)
+        yield
+
+
+def _show(watcher: Watcher):  # type: ignore[no-untyped-def]
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del module
+        watcher(inputs, output)
+
+    return hook
+
+
+def observed(setting: Setting) -> dict[tuple[str, str], ActivationQuantizer]:
+    """Every activation on the affine grid that the observer chose: what recipes start from."""
+    found: dict[tuple[str, str], ActivationQuantizer] = {}
+    for unit in setting.quantized():
+        bits = setting.plan.bits[unit.name]
+        widths = {"activation": bits.activation} | ({"weight": bits.weight} if unit.kind == "product" else {})
+        for slot, width in widths.items():
+            found[unit.name, slot] = Quantizer(setting.ranges.grid(unit.name, slot=slot, bits=width))
+    return found

@@ -1,0 +1,141 @@
+"""Perceptual-consistency clipping (SAQ-SAM, methods §3): clip so that attention keeps looking where it looked."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
+from mixqsam.plan import Unit
+from mixqsam.quantization.setting import Activations, Setting
+from mixqsam.sam.attention import DecoderAttention
+
+STEPS = tuple(np.linspace(0.85, 0.99999, 29).tolist())
+_FOCUS = 0.5
+# Bytes of tokens that are kept of each attention, and values of a tensor that its quantiles are read from.
+_BYTES, _VALUES = 32 << 20, 1 << 18
+_PARTS = (".q_proj", ".k_proj", ".qk")
+
+
+@dataclass
+class _Tokens:
+    """Inputs of `q_proj` and `k_proj`, image by image, as long as they fit."""
+
+    queries: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    bytes: int = 0
+
+    def add(self, kind: list[Tensor], tokens: Tensor) -> None:
+        if self.bytes < _BYTES:
+            kind.append(tokens.clone())
+            self.bytes += tokens.numel() * tokens.element_size()
+
+
+@dataclass(frozen=True)
+class PerceptualClipping:
+    """Chooses one symmetric percentile for q, k and the inputs of their projections, of each decoder attention."""
+
+    def extra_bytes(self, unit: Unit) -> int:
+        """None: the grids stay affine."""
+        del unit
+        return 0
+
+    def choose(self, setting: Setting, activations: Activations) -> Activations:
+        """The percentile whose attention foci overlap most with the float model's."""
+        attentions = [
+            name
+            for name, module in setting.sam.model.named_modules()
+            if isinstance(module, DecoderAttention)
+            and all(not setting.plan.bits[name + part].is_float for part in _PARTS)
+        ]
+        keys = {
+            name: setting.key("clipping", name, [str(setting.plan.bits[name + p]) for p in _PARTS])
+            for name in attentions
+        }
+        missing = [name for name in attentions if setting.cache.get("clipping", keys[name]) is None]
+        if missing:
+            self._search(missing, keys, setting)
+        chosen = dict(activations)
+        for name in attentions:
+            found = setting.cache.get("clipping", keys[name]) or {}
+            for (unit, slot), bits in _slots(name, setting).items():
+                low, high = found[f"{unit}/{slot}"]
+                chosen[unit, slot] = Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
+        return chosen
+
+    def _search(self, names: list[str], keys: dict[str, str], setting: Setting) -> None:
+        tokens = {name: _Tokens() for name in names}
+        watchers = {}
+        for name, seen in tokens.items():
+            watchers[f"{name}.q_proj"] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
+            watchers[f"{name}.k_proj"] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
+        setting.watch(watchers, label="Decoder's attention, for clipping")
+        for name in setting.progress.track(names, label="Clipping", total=len(names)):
+            module = setting.sam.model.get_submodule(name)
+            assert isinstance(module, DecoderAttention)  # noqa: S101
+            setting.cache.put("clipping", keys[name], _best(module, tokens[name], _slots(name, setting)))
+
+
+def _slots(name: str, setting: Setting) -> dict[tuple[str, str], int]:
+    """The clipped activations of an attention and their bits: inputs of q_proj and k_proj, q, k."""
+    bits = setting.plan.bits
+    return {
+        (f"{name}.q_proj", "activation"): bits[f"{name}.q_proj"].activation,
+        (f"{name}.k_proj", "activation"): bits[f"{name}.k_proj"].activation,
+        (f"{name}.qk", "activation"): bits[f"{name}.qk"].activation,
+        (f"{name}.qk", "weight"): bits[f"{name}.qk"].weight,
+    }
+
+
+@torch.no_grad()
+def _best(
+    module: DecoderAttention, tokens: _Tokens, slots: dict[tuple[str, str], int]
+) -> dict[str, tuple[float, float]]:
+    pairs = list(zip(tokens.queries, tokens.keys, strict=False))
+    exact = [(module.q_proj(q), module.k_proj(k)) for q, k in pairs]
+    foci = [_focus(module, q, k) for q, k in exact]
+    columns = [[q for q, _ in pairs], [k for _, k in pairs], [q for q, _ in exact], [k for _, k in exact]]
+    ordered = [_sorted_values(column) for column in columns]
+    most, best = -1.0, {}
+    for step in STEPS:
+        ranges = [_quantiles(values, step) for values in ordered]
+        quantizers = [_affine(low, high, bits) for (low, high), bits in zip(ranges, slots.values(), strict=True)]
+        overlaps = []
+        for (queries, keys), focus in zip(pairs, foci, strict=True):
+            q = quantizers[2](module.q_proj(quantizers[0](queries)))
+            k = quantizers[3](module.k_proj(quantizers[1](keys)))
+            overlaps.append(_overlap(_focus(module, q, k), focus))
+        overlap = float(np.mean(overlaps))
+        # Of equals the wider range: it clips less.
+        if overlap >= most:
+            most, best = overlap, {f"{u}/{s}": r for (u, s), r in zip(slots, ranges, strict=True)}
+    return best
+
+
+def _affine(low: float, high: float, bits: int) -> ActivationQuantizer:
+    return Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
+
+
+def _focus(module: DecoderAttention, q: Tensor, k: Tensor) -> Tensor:
+    """M = 1{A > 0.5·rowmax(A)}."""
+    attention = module.weights(q, k)
+    return attention > _FOCUS * attention.amax(dim=-1, keepdim=True)
+
+
+def _overlap(first: Tensor, second: Tensor) -> float:
+    """Mean IoU of rows of foci."""
+    both, either = (first & second).sum(-1), (first | second).sum(-1)
+    return float((both / either.clamp(min=1)).mean())
+
+
+def _sorted_values(tensors: list[Tensor]) -> Tensor:
+    flat = torch.cat([one.reshape(-1) for one in tensors])
+    # An odd step does not fall into step with channel counts, which are even.
+    return flat[:: flat.numel() // _VALUES | 1].float().cpu().sort().values
+
+
+def _quantiles(ordered: Tensor, step: float) -> tuple[float, float]:
+    last = len(ordered) - 1
+    return float(ordered[round((1 - step) * last)]), float(ordered[round(step * last)])

@@ -1,0 +1,181 @@
+"""The comparison of recipes, budgets and bits as Markdown, CSV, JSON and a figure."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+Mode = Literal["uniform", "mixed"]
+
+_MARKS: Mapping[Mode, Mapping[str, Any]] = {
+    "uniform": {"linestyle": "--", "marker": "o", "fillstyle": "none"},
+    "mixed": {"linestyle": "-", "marker": "o"},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantized model.
+
+    Attributes:
+        recipe, budget, mode: what it is.
+        bits: of a uniform model, e.g. W4A4.
+        size: bytes.
+        bitops: per image.
+        ap: COCO mask AP in percent; None without annotations.
+        truth_iou: mean IoU with annotated masks; None where they are not known.
+        mean_iou: mean IoU with the float model's masks.
+        seconds: quantization, as it took when it was done.
+    """
+
+    recipe: str
+    budget: str
+    mode: Mode
+    bits: str
+    size: float
+    bitops: float
+    ap: float | None
+    truth_iou: float | None
+    mean_iou: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All models of a comparison.
+
+    Attributes:
+        model: the float model.
+        calibration, evaluation: numbers of images.
+        float_row: the float model itself; its `mean_iou` is 1.
+        rows: the quantized ones.
+        settings: what else a reader has to know.
+    """
+
+    model: str
+    calibration: int
+    evaluation: int
+    float_row: Row
+    rows: Sequence[Row]
+    settings: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return {"format": "mixqsam-comparison", "version": 1, **asdict(self)}
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line for each model, the float one first."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(asdict(comparison.float_row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in (comparison.float_row, *comparison.rows))
+    return stream.getvalue()
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """A table of quality with a column for each budget, and one of size, BitOps and time."""
+    known = comparison.float_row.ap is not None
+    figures = (
+        "AP / mean IoU with annotated masks / mean IoU with the float masks"
+        if known
+        else "mean IoU with the float masks"
+    )
+    return "\n".join(
+        [
+            f"# {comparison.model}: recipes, budgets, bits",
+            "",
+            f"Calibrated on {comparison.calibration} images, evaluated on {comparison.evaluation}. "
+            + ", ".join(f"{name}: {value}" for name, value in comparison.settings.items())
+            + ".",
+            "",
+            f"Each cell: {figures}.",
+            "",
+            quality_table(comparison),
+            "",
+            "What they cost (seconds: of quantization, when it was done; what was in the cache then cost nothing):",
+            "",
+            cost_table(comparison),
+            "",
+        ]
+    )
+
+
+def quality_table(comparison: Comparison) -> str:
+    """Rows: recipe and mode; columns: budgets."""
+    budgets = _budgets(comparison)
+    lines = [_line(["recipe", "bits", *budgets]), _line(["---", "---", *["---:"] * len(budgets)])]
+    lines.append(_line(["float", "", *[_quality(comparison.float_row)] * len(budgets)]))
+    for recipe, mode, found in _groups(comparison):
+        lines.append(_line([recipe, mode, *(_quality(found[b]) if b in found else "–" for b in budgets)]))
+    return "\n".join(lines)
+
+
+def cost_table(comparison: Comparison) -> str:
+    """Rows: recipe and mode; columns: budgets."""
+    budgets, start = _budgets(comparison), comparison.float_row
+    lines = [_line(["recipe", "bits", *budgets]), _line(["---", "---", *["---:"] * len(budgets)])]
+    lines.append(
+        _line(["float", "", *[f"{start.size / 1e6:.2f} MB, {start.bitops / 1e9:,.1f} GBitOps"] * len(budgets)])
+    )
+    for recipe, mode, found in _groups(comparison):
+        lines.append(_line([recipe, mode, *(_cost(found[b]) if b in found else "–" for b in budgets)]))
+    return "\n".join(lines)
+
+
+def _budgets(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(row.budget for row in comparison.rows))
+
+
+def _groups(comparison: Comparison) -> list[tuple[str, Mode, dict[str, Row]]]:
+    found: dict[tuple[str, Mode], dict[str, Row]] = {}
+    for row in comparison.rows:
+        found.setdefault((row.recipe, row.mode), {})[row.budget] = row
+    return [(recipe, mode, rows) for (recipe, mode), rows in found.items()]
+
+
+def _quality(row: Row) -> str:
+    known = [f"{row.ap:.1f}"] if row.ap is not None else []
+    known += [f"{row.truth_iou:.3f}"] if row.truth_iou is not None else []
+    return " / ".join([*known, f"{row.mean_iou:.3f}"])
+
+
+def _cost(row: Row) -> str:
+    return f"{row.size / 1e6:.2f} MB, {row.bitops / 1e9:,.1f} GBitOps, {row.seconds:,.0f} s"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def figure(comparison: Comparison) -> dict[str, bytes]:
+    """Quality against size and against BitOps: file name → content (SVG and PNG)."""
+    by_ap = comparison.float_row.ap is not None
+    drawing = Figure(figsize=(12, 5.2), layout="constrained")
+    size_axes, bitops_axes = drawing.subplots(1, 2, sharey=True)
+    recipes = list(dict.fromkeys(row.recipe for row in comparison.rows))
+    for recipe, mode, found in _groups(comparison):
+        rows = sorted(found.values(), key=lambda row: row.size)
+        style = {**_MARKS[mode], "color": f"C{recipes.index(recipe)}", "label": f"{recipe}, {mode}"}
+        heights = [row.ap if by_ap and row.ap is not None else row.mean_iou for row in rows]
+        size_axes.plot([row.size / 1e6 for row in rows], heights, **style)
+        bitops_axes.plot([row.bitops / 1e9 for row in rows], heights, **style)
+    level = comparison.float_row.ap if by_ap and comparison.float_row.ap is not None else 1.0
+    for axes, label in ((size_axes, "size, MB"), (bitops_axes, "BitOps per image, 10⁹")):
+        axes.axhline(level, color="black", linewidth=0.8, label="float")
+        axes.set_xlabel(label)
+        axes.grid(visible=True, alpha=0.3)
+    size_axes.set_ylabel("COCO mask AP" if by_ap else "mean IoU with the float masks")
+    size_axes.set_title(f"{comparison.model}: dashed and hollow, uniform bits; solid, mixed bits", loc="left")
+    drawing.legend(*size_axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    return {f"comparison.{kind}": _drawn(drawing, kind) for kind in ("svg", "png")}
+
+
+def _drawn(drawing: Figure, kind: str) -> bytes:
+    stream = io.BytesIO()
+    # Without a date the same comparison gives the same file.
+    drawing.savefig(stream, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
+    return stream.getvalue()
