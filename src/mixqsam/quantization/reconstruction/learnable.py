@@ -143,9 +143,12 @@ def coins(like: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
     Floats, for arithmetic with them is many times faster than with booleans on a CPU; and 8 coins from each random
     number, for those are what takes the time.
     """
+    threshold = round(share * 256)
+    if threshold > 255:
+        return torch.ones_like(like)
     words = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
     coarse = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: like.numel()]
-    return (coarse < round(share * 256)).to(like.dtype).reshape(like.shape)
+    return (coarse < threshold).to(like.dtype).reshape(like.shape)
 
 
 class _Lsq(torch.autograd.Function):

@@ -52,7 +52,7 @@ class ReconstructionOptions:
         seed: of the images' order and of dropping.
     """
 
-    iterations: int = 400
+    iterations: int = 300
     batch: int = 1
     weight_rate: float = 1e-2
     scale_rate: float = 2e-3
