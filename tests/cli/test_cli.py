@@ -44,7 +44,8 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nimport mixqsam\nfrom mixqsam.cli.main import app\n"
         "text = CliRunner().invoke(app, ['--help']).output\n"
-        "for name in ('analyze', 'allocate', 'quantize', 'evaluate', 'predict', 'demo'): assert name in text, name\n"
+        "names = 'analyze allocate quantize compare recipes evaluate predict demo'.split()\n"
+        "assert all(name in text for name in names), text\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -57,7 +58,9 @@ def test_version_needs_no_command() -> None:
     assert run("fly").exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["analyze", "allocate", "quantize", "evaluate", "predict", "demo"])
+@pytest.mark.parametrize(
+    "command", ["analyze", "allocate", "quantize", "compare", "recipes", "evaluate", "predict", "demo"]
+)
 def test_each_command_explains_itself(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -172,10 +175,12 @@ def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[obje
     yield [*images, "--keep", "nothing=8"], 3, "no unit fits"
     yield [*images, "--utility", "measured", "--sensitivity-bits", ""], 3, "needs --sensitivity-bits"
     yield [*images, "--recipe", "best"], 2, "choose minmax, percentile, omse, adaround"
+    yield [*images, "--recipe", "qdrop"], 2, "qdrop needs at least 4 calibration images, there are 3"
+    yield [*images, "--device", "cuda:77"], 2, "'cuda:77' cannot be used here; there is cpu"
     yield [*images, "--boxes", tmp_path / "empty.json"], 2, "Detections need the annotation file"
 
 
-@pytest.mark.parametrize("index", range(11))
+@pytest.mark.parametrize("index", range(13))
 def test_bad_input_is_one_clear_paragraph(
     model_directory: Path, picture_folder: Path, tmp_path: Path, index: int
 ) -> None:
@@ -320,6 +325,57 @@ def test_the_python_interface_does_the_same(model_directory: Path, picture_folde
     predictor = mixqsam.predictor(tmp_path / "out")
     predictor.set_image(open_image(picture_folder / "a.png"))
     assert predictor.predict(mixqsam.Prompts(boxes=np.array([[1.0, 1, 30, 30]]))).masks.shape == (1, 1, 40, 64)
+
+
+def test_recipes_are_listed() -> None:
+    from mixqsam.quantization.recipes import RECIPES
+
+    text = run("recipes").output
+    assert all(name in text for name in RECIPES)
+
+
+def test_a_recipe_that_reconstructs_goes_into_the_directory(model_directory: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(4):
+        draw(photos / f"{i}.png", width=60, height=50, seed=i)
+    out = tmp_path / "out"
+    result = quantize(model_directory, photos, out, "--recipe", "ahcptq", "--iterations", 5, "--check", 1)
+    assert result.exit_code == 0, result.output
+    assert "mask_decoder.transformer.layers.0: loss" in result.output
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert config["recipe"] == "ahcptq"
+    assert config["units"]["vision_encoder.layers.0.mlp.lin2"]["quantizers"] == {"input": "hybrid"}
+    assert config["units"]["vision_encoder.layers.0.attn.qkv"]["quantizers"] == {"input": "grouped"}
+    summary = (out / "summary.md").read_text()
+    assert "Recipe: `ahcptq`" in summary
+    assert "| vision_encoder.layers.0 |" in summary
+    assert run("evaluate", out, "-i", photos, "--grid", 2).exit_code == 0
+    # The pieces are kept: the same job again is a matter of loading.
+    again = quantize(model_directory, photos, tmp_path / "again", "--recipe", "ahcptq", "--iterations", 5)
+    assert "loss" not in again.output
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_a_comparison_from_the_command_line(model_directory: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(4):
+        draw(photos / f"{i}.png", width=60, height=50, seed=i)
+    out = tmp_path / "comparison"
+    arguments = ["compare", "-m", model_directory, "-i", photos, "-n", 2, "--grid", 2, "-o", out, "-r"]
+    result = run(*arguments, "minmax,omse", "-b", "W4A4")
+    assert result.exit_code == 0, result.output
+    assert "omse, W4A4, mixed" in " ".join(result.output.split())
+    assert "Next: mixqsam quantize --recipe" in " ".join(result.output.split())
+    assert (out / "comparison.svg").exists()
+    for wrong, words in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
+        failed = run(*arguments, wrong, "--overwrite")
+        assert (failed.exit_code, words in " ".join(failed.output.split())) == (2, True), failed.output
+    assert "exists already" in run(*arguments, "omse").output
+    assert "--modes 'mix' is unknown" in run(*arguments, "omse", "--modes", "mix").output
+    alone = run("compare", "--annotations", photos / "x.json", "-o", tmp_path / "other")
+    assert "need the folder of their images" in " ".join(alone.output.split())
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from mixqsam.prompts import Prompts, clip_boxes
 from mixqsam.quantization.recipes import RECIPES, find_recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
+from mixqsam.sam.load import check_device
 from mixqsam.sam.predictor import SamPredictor
 
 
@@ -131,6 +132,7 @@ def all_options(analysis: AnalysisOptions, allocation: AllocationOptions, quanti
 
 
 def _session(cache: Path | None, device: str = "cpu") -> Session:
+    check_device(device)
     return Session(Cache(cache or default_cache()), Bars(), device)
 
 

@@ -101,7 +101,7 @@ def _prepare(
     activations: Activations = observed(setting)
     for step in recipe.steps:
         activations = step.choose(setting, activations)
-    return setting, activations
+    return setting, {key: one.to(sam.device) for key, one in activations.items()}
 
 
 def _check_plan(sam: Sam, plan: BitPlan) -> None:

@@ -16,7 +16,7 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from mixqsam.errors import ModelError
+from mixqsam.errors import InputError, ModelError
 from mixqsam.plan import Costs
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.meta import config_of, is_meta_layout, rename
@@ -65,6 +65,20 @@ class Sam:
     def costs(self, *, prompts_per_image: int = 1) -> Costs:
         """Units and what they cost."""
         return count_costs(self.config, prompts_per_image=prompts_per_image)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine or this build of PyTorch does not have.
+
+    Raises:
+        InputError: the message says which there are.
+    """
+    try:
+        torch.empty(0, device=name)
+    # A build without CUDA answers with an AssertionError.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(f"The device {name!r} cannot be used here; there is {', '.join(found)}.") from error
 
 
 def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:

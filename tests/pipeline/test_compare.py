@@ -1,0 +1,173 @@
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from mixqsam.data.samples import Sample
+from mixqsam.errors import BudgetError, InputError, OutputError
+from mixqsam.pipeline import compare
+from mixqsam.pipeline.compare import Request, run_comparison
+from mixqsam.pipeline.options import AnalysisOptions, Options, QuantizationOptions, Session
+from mixqsam.progress import Progress, Silent
+from mixqsam.quantization.reconstruction.method import ReconstructionOptions
+from mixqsam.report.comparison import Comparison
+from tests.conftest import draw
+
+OPTIONS = Options(
+    analysis=AnalysisOptions(count=4),
+    quantization=QuantizationOptions(reconstruction=ReconstructionOptions(iterations=5)),
+)
+
+
+class Pictures:
+    """Drawn pictures with boxes, where a comparison takes a user's folder."""
+
+    annotations = None
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self._samples = samples
+
+    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+        del count, progress
+        return self._samples
+
+
+@pytest.fixture
+def six(tmp_path: Path, samples: list[Sample]) -> Pictures:
+    (tmp_path / "six").mkdir()
+    paths = [draw(tmp_path / f"six/{i}.png", width=64, height=40, seed=i) for i in range(6)]
+    return Pictures([Sample(path, 64, 40, samples[0].prompts, image_id=i) for i, path in enumerate(paths)])
+
+
+def run(model: Path, pictures: Pictures, output: Path, session: Session, **changes: object) -> Comparison:
+    request = Request(**{"recipes": ["minmax", "qdrop"], "budgets": ["W4A4"], "options": OPTIONS, **changes})  # type: ignore[arg-type]
+    return run_comparison(model, pictures, None, request=request, output=output, session=session, overwrite=True)
+
+
+def test_a_comparison_has_a_row_for_everything_asked_for(
+    model_directory: Path, six: Pictures, session: Session, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = run(model_directory, six, out, session, budgets=["W4A4", "106kB"])
+    assert (found.calibration, found.evaluation) == (4, 2)
+    assert [(r.recipe, r.budget, r.mode) for r in found.rows] == [
+        (recipe, budget, mode)
+        for recipe in ("minmax", "qdrop")
+        for budget in ("W4A4", "106kB")
+        for mode in ("uniform", "mixed")
+    ]
+    by = {(r.recipe, r.budget, r.mode): r for r in found.rows}
+    uniform, mixed = by["qdrop", "W4A4", "uniform"], by["qdrop", "W4A4", "mixed"]
+    assert uniform.bits == "W4A4"
+    # The largest uniform model that fits a budget in bytes.
+    assert by["qdrop", "106kB", "uniform"].bits == "W2A2"
+    assert mixed.size <= uniform.size
+    assert mixed.bitops <= uniform.bitops
+    assert 0 <= mixed.mean_iou <= 1
+    assert mixed.ap is None
+    assert found.float_row.mean_iou == 1
+    assert found.float_row.size > uniform.size
+    assert {p.name for p in out.iterdir()} == {f"comparison.{kind}" for kind in ("md", "csv", "json", "svg", "png")}
+    table = list(csv.DictReader(io.StringIO((out / "comparison.csv").read_text())))
+    assert [row["recipe"] for row in table] == ["float", *(r.recipe for r in found.rows)]
+    assert float(table[1]["mean_iou"]) == found.rows[0].mean_iou
+    assert json.loads((out / "comparison.json").read_text()) == json.loads(json.dumps(found.to_json()))
+    markdown = (out / "comparison.md").read_text()
+    assert "| qdrop | mixed |" in markdown
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "minmax, uniform" in (out / "comparison.svg").read_text()
+
+
+def test_nothing_is_computed_twice(
+    model_directory: Path, six: Pictures, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(model_directory, six, tmp_path / "out", session)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    for name in ("quantize_model", "evaluate"):
+        monkeypatch.setattr(compare, name, refuse)
+    assert run(model_directory, six, tmp_path / "again", session).rows == first.rows
+    # Another budget is another model.
+    with pytest.raises(AssertionError, match="computed again"):
+        run(model_directory, six, tmp_path / "again", session, budgets=["W5A5"])
+
+
+def test_a_stopped_comparison_keeps_its_rows_and_leaves_no_output(
+    model_directory: Path, six: Pictures, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = compare.quantize_model, []
+
+    def stop_at_the_third(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compare, "quantize_model", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(model_directory, six, tmp_path / "out", session)
+    assert not (tmp_path / "out").exists()
+    found = run(model_directory, six, tmp_path / "out", session)
+    assert len(found.rows) == 4
+    # Two were done before; the third was begun twice.
+    assert len(calls) == 3 + 2
+
+
+def test_annotated_images_are_scored(coco: Path, session: Session, tmp_path: Path) -> None:
+    from mixqsam.pipeline.options import Data
+
+    annotations = coco / "annotations/instances_val2017.json"
+    request = Request(["minmax"], ["W8A8"], modes=["uniform"], limit=3, options=Options(AnalysisOptions(count=2)))
+    data = Data(coco / "val2017", annotations)
+    found = run_comparison("sam-tiny", data, data, request=request, output=tmp_path / "out", session=session)
+    assert found.rows[0].ap is not None
+    assert found.rows[0].truth_iou is not None
+    assert found.evaluation == 3
+    assert found.rows[0].mean_iou > 0.8
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"recipes": ["omse", "best"]}, InputError, "'best' is unknown; choose minmax"),
+        ({"recipes": []}, InputError, "nothing to compare"),
+        ({"budgets": ["W1A1"]}, BudgetError, "W1A1"),
+        ({"options": Options(AnalysisOptions(count=3))}, InputError, "qdrop needs at least 4 calibration images"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(
+    model_directory: Path,
+    six: Pictures,
+    session: Session,
+    tmp_path: Path,
+    changes: dict[str, object],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        run(model_directory, six, tmp_path / "out", session, **changes)
+    assert not (tmp_path / "out").exists()
+    assert not session.cache.root.exists() or not list(session.cache.root.glob("ablation-*"))
+
+
+def test_a_folder_of_something_else_is_not_replaced(
+    model_directory: Path, six: Pictures, session: Session, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/letter.txt").write_text("dear")
+    with pytest.raises(OutputError, match="was not made by mixqsam"):
+        run(model_directory, six, tmp_path / "out", session)
+
+
+def test_where_no_image_is_left_over_the_report_says_so(
+    model_directory: Path, six: Pictures, session: Session, tmp_path: Path
+) -> None:
+    options = Options(AnalysisOptions(count=6))
+    found = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], options=options)
+    assert found.evaluation == 6
+    assert isinstance(session.progress, Silent)
+    assert any("on images that it has seen" in note for note in session.progress.notes)
