@@ -174,7 +174,7 @@ class _Scores:
         """The report (as JSON) and the seconds of quantization."""
         recipe = model.recipe
         settings = asdict(self._request.options.quantization.reconstruction) if recipe.method else None
-        key = digest(self._key, recipe.name, settings, model.allocation.plan.to_json())
+        key = digest(self._key, recipe.key, settings, model.allocation.plan.to_json())
         found = self._session.cache.get("comparison", key)
         if found is None:
             label = f"{recipe.name}, {model.budget}, {model.mode}"

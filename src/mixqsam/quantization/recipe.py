@@ -42,6 +42,7 @@ class Recipe:
         steps: choose other quantizers for some activations, in turn.
         method: how it is reconstructed; None for rounding to nearest.
         least_images: calibration images that it needs.
+        version: raised when the recipe comes to mean something else, so that old results are not taken for new.
     """
 
     name: str
@@ -53,6 +54,12 @@ class Recipe:
     steps: tuple[Step, ...] = ()
     method: Method | None = None
     least_images: int = 1
+    version: int = 1
+
+    @property
+    def key(self) -> str:
+        """What finished results are kept under."""
+        return self.name if self.version == 1 else f"{self.name}@{self.version}"
 
     def extra_bytes(self, units: Sequence[Unit]) -> Mapping[str, int]:
         """Unit → bytes beyond a scale and a zero point for each operand; units without are left out."""

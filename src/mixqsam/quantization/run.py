@@ -79,7 +79,7 @@ def quantize(
     if recipe.method is None:
         return Quantized(round_to_nearest(setting, activations), ())
     chosen = options or ReconstructionOptions()
-    found, logs = reconstruct(setting, activations, name=recipe.name, method=recipe.method, options=chosen)
+    found, logs = reconstruct(setting, activations, name=recipe.key, method=recipe.method, options=chosen)
     return Quantized(found, tuple(logs))
 
 

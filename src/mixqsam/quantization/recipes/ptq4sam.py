@@ -14,6 +14,7 @@ PTQ4SAM_S = Recipe(
     observer="omse-2.4",
     rewrite=merge_bimodal,
     steps=(AdaptiveGranularity(),),
+    version=2,
 )
 PTQ4SAM_L = replace(
     PTQ4SAM_S,

@@ -11,7 +11,10 @@ from mixqsam.numeric.quantizers import LogQuantizer
 from mixqsam.plan import Unit
 from mixqsam.quantization.setting import Activations, Setting
 
-TAUS = (1, 2, 4)
+# The paper's, for its 4 and 6 bits. A finer step per octave is no use to few codes, but without one 8 bits would be
+# hardly better than 5: neighbouring values would stay 19% apart.
+_TAUS = (1, 2, 4)
+_FINER = {7: (8,), 8: (8, 16)}
 _POWER = 2.4
 # s runs from the largest value down by quarter octaves.
 _SCALES = [2 ** (-k / 4) for k in range(16)]
@@ -49,7 +52,10 @@ class AdaptiveGranularity:
             NumericError: an attention is all zero, so that no scale fits it; the message names the unit.
         """
         units = setting.quantized(".av")
-        keys = {unit.name: setting.key("granularity", unit.name, _bits(setting, unit)) for unit in units}
+        keys = {
+            unit.name: setting.key("granularity", unit.name, _bits(setting, unit), taus(_bits(setting, unit)))
+            for unit in units
+        }
         missing = [unit for unit in units if setting.cache.get("granularity", keys[unit.name]) is None]
         if missing:
             watchers = {unit.name: _Attention() for unit in missing}
@@ -65,6 +71,11 @@ class AdaptiveGranularity:
         return chosen
 
 
+def taus(bits: int) -> tuple[int, ...]:
+    """The steps per octave to choose from: the paper's 1, 2 and 4, and finer ones for 7 and 8 bits."""
+    return _TAUS + _FINER.get(bits, ())
+
+
 def _bits(setting: Setting, unit: Unit) -> int:
     return setting.plan.bits[unit.name].activation
 
@@ -75,7 +86,7 @@ def _best(seen: Sequence[tuple[Tensor, Tensor]], *, bits: int, name: str) -> tup
         raise NumericError(f"{name}: its attention is all zero; a logarithmic quantizer does not fit it.")
     exact = [attention @ values for attention, values in seen]
     least, best = float("inf"), (1, largest)
-    for tau in TAUS:
+    for tau in taus(bits):
         for factor in _SCALES:
             quantizer = LogQuantizer(bits, scale=torch.tensor(largest * factor), tau=tau)
             error = sum(
