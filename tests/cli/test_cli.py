@@ -255,6 +255,32 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
 
 
+def test_a_killed_reconstruction_goes_on_after_its_last_finished_block(model_directory: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(4):
+        draw(images / f"{i}.png", width=60, height=50, seed=i)
+    base = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model_directory), "-i", str(images)]
+    base += ["--recipe", "qdrop", "--iterations", "40", "--check", "0", "-o"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*base, str(tmp_path / "out"), "--cache", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
+    pattern, deadline = "reconstruction-*/*.safetensors", time.monotonic() + 120
+    while len(list((tmp_path / "killed").glob(pattern))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob(pattern)}
+    assert 2 <= len(kept) < 6
+    assert not (tmp_path / "out").exists()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    undisturbed = [*base, str(tmp_path / "calm"), "--cache", str(tmp_path / "calm-cache")]
+    subprocess.run(undisturbed, check=True, capture_output=True, env=environment)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "calm")]
+    assert weights[0] == weights[1]
+
+
 def test_a_hub_id_loads_from_the_hubs_cache(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "hub/models--someone--small-sam/snapshots/0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(model_directory, snapshot)

@@ -127,6 +127,17 @@ def test_a_half_finished_model_is_dishonest(sam: Sam, four: list[Sample], tmp_pa
         check_model(model.model, plan)
 
 
+def test_every_recipe_has_its_page() -> None:
+    pages = Path(__file__).parents[2] / "docs/recipes"
+    index = (pages / "README.md").read_text()
+    for name in RECIPES:
+        text = (pages / f"{name}.md").read_text()
+        assert text.startswith(f"# {name}\n")
+        assert "**Source.**" in text
+        assert f"[{name}]({name}.md)" in index
+    assert {page.stem for page in pages.glob("*.md")} == {*RECIPES, "README"}
+
+
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="'gptq' is unknown; choose minmax, percentile, omse, adaround, brecq, qdrop"):
         find_recipe("gptq")

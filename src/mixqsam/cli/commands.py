@@ -181,7 +181,7 @@ def recipes() -> None:
     """`mixqsam recipes`."""
     rows = [[one.name, one.summary, one.source, str(one.least_images)] for one in RECIPES.values()]
     show_table("Recipes", ["name", "what it does", "source", "images, at least"], rows, numbers=("images, at least",))
-    out.print("Details: docs/recipes.md. Next: [bold]mixqsam quantize --recipe NAME …[/]")
+    out.print("Details: docs/recipes/README.md. Next: [bold]mixqsam quantize --recipe NAME …[/]")
 
 
 def compare(

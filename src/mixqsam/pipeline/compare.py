@@ -223,7 +223,7 @@ def _float_row(analysis: Analysis, report: Mapping[str, Any]) -> Row:
     return Row(
         recipe="float",
         budget="",
-        mode="uniform",
+        mode="float",
         bits="",
         size=costs.size(costs.float_plan),
         bitops=costs.bitops(costs.float_plan),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-Mode = Literal["uniform", "mixed"]
+Mode = Literal["float", "uniform", "mixed"]
 
 _MARKS: Mapping[Mode, Mapping[str, Any]] = {
     "uniform": {"linestyle": "--", "marker": "o", "fillstyle": "none"},

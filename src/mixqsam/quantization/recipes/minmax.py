@@ -2,6 +2,4 @@
 
 from mixqsam.quantization.recipe import Recipe
 
-MINMAX = Recipe(
-    "minmax", "ranges from the extremes; nearest", "methods' baseline", observer="minmax", weight_observer="minmax"
-)
+MINMAX = Recipe("minmax", "ranges from the extremes; nearest", "baseline", observer="minmax", weight_observer="minmax")

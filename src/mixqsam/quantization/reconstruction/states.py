@@ -1,7 +1,7 @@
 """Activations at block borders, on disk: memory holds one image's at a time.
 
 A stream (the float model's inputs, the quantized model's, …) takes images × tokens × channels × 4 bytes, for SAM-B at
-1024 pixels 12.6 MB an image; three streams are kept.
+1024 pixels 12.6 MB an image; four streams are kept.
 """
 
 import shutil
