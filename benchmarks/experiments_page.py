@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mixqsam.plan import Analysis
+from mixqsam.report.comparison import Comparison, cost_table, quality_table
+from mixqsam.report.comparison import Row as Model
 
 DOCS = Path(__file__).parents[1] / "docs"
 BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
@@ -172,6 +174,30 @@ def solver() -> str:
     return "\n".join([*lines, "", _machine(data)])
 
 
+def comparison() -> Comparison:
+    """The comparison of recipes, as `mixqsam compare` wrote it."""
+    data = load("comparison")
+    rows = [Model(**row) for row in data["rows"]]
+    known = {key: data[key] for key in ("model", "calibration", "evaluation", "settings")}
+    return Comparison(float_row=Model(**data["float_row"]), rows=rows, **known)
+
+
+def recipes_gain(found: Comparison) -> str:
+    """What mixed bits change, and what share of the float AP they keep."""
+    budgets = list(dict.fromkeys(row.budget for row in found.rows))
+    by = {(row.recipe, row.budget, row.mode): row for row in found.rows}
+    lines = [_line(["recipe", *budgets]), _line(["---", *["---:"] * len(budgets)])]
+    whole = found.float_row.ap or 1.0
+    for recipe in dict.fromkeys(row.recipe for row in found.rows):
+        cells = [recipe]
+        for budget in budgets:
+            uniform, mixed = by[recipe, budget, "uniform"], by[recipe, budget, "mixed"]
+            gain = (mixed.ap or 0.0) - (uniform.ap or 0.0)
+            cells.append(f"{gain:+.1f} / {mixed.mean_iou - uniform.mean_iou:+.3f} / {(mixed.ap or 0.0) / whole:.1%}")
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
 def _machine(data: Any) -> str:
     one = data["machine"]
     return f"({one['cpu']}, {one['threads']} threads, torch {one['torch']})"
@@ -195,6 +221,9 @@ def main() -> None:
     fill(
         DOCS / "experiments.md",
         {
+            "recipes": quality_table(comparison()),
+            "recipes gain": recipes_gain(comparison()),
+            "recipes cost": cost_table(comparison()),
             "main": main_table(data),
             "synergy": synergy_table(data),
             "cheap": cheap_table(data),

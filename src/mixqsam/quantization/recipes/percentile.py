@@ -2,6 +2,4 @@
 
 from mixqsam.quantization.recipe import Recipe
 
-PERCENTILE = Recipe(
-    "percentile", "activations clipped to quantiles; nearest", "arXiv 1805.06085", observer="percentile"
-)
+PERCENTILE = Recipe("percentile", "activations clipped to quantiles; nearest", "baseline", observer="percentile")

@@ -1,30 +1,25 @@
 """Block reconstruction of a whole model, piece by piece in the order of the data; each finished piece is kept."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from mixqsam.errors import ArtifactError
-from mixqsam.files import write_bytes
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.modules import Product, QuantizedLayer
-from mixqsam.numeric.tensor_file import TensorFile, kinds_of
 from mixqsam.numeric.weights import quantize_weight
 from mixqsam.plan import Unit
 from mixqsam.quantization.nearest import draft, finished
 from mixqsam.quantization.reconstruction.candidate import Candidate, Frozen, attach, detach
 from mixqsam.quantization.reconstruction.fit import Fit, Log, Piece
+from mixqsam.quantization.reconstruction.kept import keep, restore
 from mixqsam.quantization.reconstruction.learnable import coins
 from mixqsam.quantization.reconstruction.method import Method, ReconstructionOptions
 from mixqsam.quantization.reconstruction.states import States
 from mixqsam.quantization.setting import Activations, Setting, watched
-from mixqsam.sam.attach import attach_stored
 from mixqsam.sam.blocks import Block, State, decoder_blocks, encoder_blocks, stages, start_decoder, start_encoder
 from mixqsam.sam.forward import make_frame, prompt_tensors
 from mixqsam.sam.load import Sam
@@ -103,7 +98,7 @@ class _Reconstruction:
             path = self.folder / f"{block.name}.safetensors"
             if not self._restore(path, units):
                 logs = self._layers(block, units) if self.method.cut == "layer" else self._whole(block, units)
-                self._keep(path, units, logs)
+                keep(path, self.draft, [unit.name for unit in units], logs)
                 self.logs += logs
                 for log in logs:
                     self._tell(log)
@@ -218,32 +213,17 @@ class _Reconstruction:
                 f"{log.piece}: loss {log.before:.4g} → {log.after:.4g} after {log.iterations} iterations ({log.ending})"
             )
 
-    def _keep(self, path: Path, units: Sequence[Unit], logs: Sequence[Log]) -> None:
-        tensors: dict[str, Tensor] = {}
-        kinds: dict[str, dict[str, str]] = {}
-        for unit in units:
-            module = self.draft.model.get_submodule(unit.name)
-            assert isinstance(module, QuantizedLayer | Product)  # noqa: S101
-            tensors |= {f"{unit.name}.{part}": tensor for part, tensor in module.tensors().items()}
-            kinds[unit.name] = kinds_of(module.quantizers)
-        metadata = {"kinds": json.dumps(kinds), "logs": json.dumps([asdict(log) for log in logs])}
-        write_bytes(path, save(tensors, metadata=metadata))
-
     def _restore(self, path: Path, units: Sequence[Unit]) -> bool:
         """Attach a finished piece; false where there is none that can be read."""
         if not path.exists():
             return False
+        names = [unit.name for unit in units]
         try:
-            with TensorFile(path) as file:
-                kinds, logs = json.loads(file.metadata["kinds"]), json.loads(file.metadata["logs"])
-                for unit in units:
-                    bits = self.setting.plan.bits[unit.name]
-                    attach_stored(self.draft.model, unit.name, bits=bits, kinds=kinds[unit.name], tensors=file)
-        except (ArtifactError, KeyError, ValueError, TypeError):
-            detach(self.draft, [unit.name for unit in units], source=self.setting.sam)
+            self.logs += restore(path, self.draft, names, self.setting.plan)
+        except ArtifactError:
+            detach(self.draft, names, source=self.setting.sam)
             self.setting.progress.note(f"{path} cannot be read; its piece is fitted again.")
             return False
-        self.logs += [Log(**log) for log in logs]
         return True
 
 
@@ -252,7 +232,7 @@ def _slots(unit: Unit) -> tuple[str, ...]:
 
 
 def _distance(found: State, wanted: Mapping[str, Tensor]) -> Tensor:
-    """‖y_q − y_fp‖²: summed over channels, averaged over tokens."""
+    """‖y_q − y_fp‖²: summed over the last axis (channels of tokens, columns of maps), averaged over the others."""
     total = sum(
         (found[name] - wanted[name]).square().sum() / (found[name].numel() / found[name].shape[-1]) for name in found
     )
