@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import SamConfig, SamModel
+from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig, SamConfig, SamModel
+from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
@@ -115,4 +116,34 @@ def coco() -> Path:
     folder = Path(os.environ.get("MIXQSAM_COCO") or beside)
     if not (folder / "annotations/instances_val2017.json").is_file():
         pytest.skip(f"needs a COCO subset at $MIXQSAM_COCO (looked at {folder})")
+    return folder
+
+
+DETECTOR_NAMES = {0: "disc", 1: "N/A", 2: "hot_dog"}
+
+
+@pytest.fixture(scope="session")
+def detector_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny real DETR with random weights."""
+    folder = tmp_path_factory.mktemp("tiny-detr")
+    backbone = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]
+    )
+    config = DetrConfig(
+        use_timm_backbone=False,
+        backbone_config=backbone,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        num_queries=7,
+        id2label=DETECTOR_NAMES,
+        label2id={name: label for label, name in DETECTOR_NAMES.items()},
+    )
+    torch.manual_seed(0)
+    DetrForObjectDetection(config).save_pretrained(folder)
+    DetrImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
     return folder

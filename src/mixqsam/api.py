@@ -136,6 +136,7 @@ def evaluate(
     images: Data | Path | str,
     *,
     limit: int | None = None,
+    best_of_three: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Report]:
     """Evaluate models side by side; the first is the reference of the fidelity. With annotations, mask AP too.
@@ -143,7 +144,9 @@ def evaluate(
     Raises:
         MixqsamError: any of its kinds; the message says what to do.
     """
-    return run_evaluation(models, _data(images), limit=limit, session=_session(None, progress))
+    return run_evaluation(
+        models, _data(images), limit=limit, session=_session(None, progress), best_of_three=best_of_three
+    )
 
 
 def predictor(model: str | Path, *, device: str = "cpu") -> SamPredictor:

@@ -19,7 +19,9 @@ from mixqsam.sam.predictor import Prediction, SamPredictor
 
 
 def prediction(masks: np.ndarray, scores: np.ndarray) -> Prediction:
-    return Prediction(masks[:, None], scores[:, None].astype(np.float32), np.zeros((len(masks), 1, 8, 8), np.float32))
+    return Prediction(
+        masks[:, None], scores[:, None].astype(np.float32), np.zeros((len(masks), 1, 8, 8), np.float32), (8, 8)
+    )
 
 
 def test_predictor_gives_masks_of_the_images_size(sam: Sam, samples: list[Sample]) -> None:
@@ -72,6 +74,24 @@ def test_a_model_is_faithful_to_itself_and_less_to_another(
     assert different.mean_iou < 1
     assert different.kl["bernoulli"] > 0
     assert (reports["float"].images, reports["float"].prompts) == (2, 3)
+
+
+def test_the_best_of_three_masks_is_the_one_with_the_highest_score(sam: Sam, samples: list[Sample]) -> None:
+    predictor = SamPredictor(sam)
+    predictor.set_image(samples[0].open())
+    three = predictor.predict(samples[0].prompts, multimask=True)
+    best = three.best()
+    assert best.masks.shape == (2, 1, samples[0].height, samples[0].width)
+    for row in range(2):
+        chosen = int(three.scores[row].argmax())
+        assert best.scores[row, 0] == three.scores[row].max()
+        assert (best.masks[row, 0] == three.masks[row, chosen]).all()
+        assert (best.logits[row, 0] == three.logits[row, chosen]).all()
+    reports = evaluate(
+        {"a": predictor, "b": predictor}, samples, annotations=None, progress=Silent(), best_of_three=True
+    )
+    assert reports["b"].fidelity is not None
+    assert reports["b"].fidelity.mean_iou == 1
 
 
 def test_iou_by_hand() -> None:

@@ -11,12 +11,14 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.program import Utility
 from mixqsam.cli.console import Bars, models_table, out, rows_table, show_table
 from mixqsam.data.images import open_image
+from mixqsam.detection.boxes import Wishes
 from mixqsam.errors import AnnotationError, BudgetError, InputError
 from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache, write_bytes, write_json
 from mixqsam.numeric.observers import OBSERVERS
 from mixqsam.pipeline.compare import MODES, Request, run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, run_demo
+from mixqsam.pipeline.detect import run_detection
 from mixqsam.pipeline.jobs import (
     float_costs,
     float_source,
@@ -247,19 +249,46 @@ def allocate(
     out.print(f"Written: {output}")
 
 
+def detect(
+    detector: str,
+    *,
+    images: Path,
+    annotations: Path,
+    output: Path,
+    score: float | None,
+    top: int | None,
+    nms: float | None,
+    cache: Path | None,
+    device: str,
+) -> None:
+    """`mixqsam detect`."""
+    found = run_detection(
+        detector,
+        images=images,
+        annotations=annotations,
+        output=output,
+        wishes=Wishes(score, top, nms),
+        session=_session(cache, device),
+    )
+    count = len({one["image_id"] for one in found})
+    out.print(f"Written: {output} ({len(found):,} boxes on {count:,} images)")
+    out.print(f"Next: [bold]mixqsam evaluate OUT --images {images} --annotations {annotations} --boxes {output}[/]")
+
+
 def evaluate(
     models: Sequence[str],
     source: Data,
     *,
     reference: str | None,
     limit: int | None,
+    best_of_three: bool,
     output: Path | None,
     device: str,
 ) -> None:
     """`mixqsam evaluate`."""
     chosen = {"float": reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])}
     chosen |= {model: model for model in models if model != chosen["float"]}
-    reports = run_evaluation(chosen, source, limit=limit, session=_session(None, device))
+    reports = run_evaluation(chosen, source, limit=limit, session=_session(None, device), best_of_three=best_of_three)
     rows = {name: stored_costs(Path(chosen[name])) | _quality(report) for name, report in reports.items()}
     known = next((float_costs(Path(model)) for model in models if stored_costs(Path(model))), {})
     rows["float"] = known | rows["float"]

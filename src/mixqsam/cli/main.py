@@ -329,6 +329,38 @@ def allocate(
 
 
 @app.command()
+def detect(
+    images: Images,
+    annotations: Annotated[Path, typer.Option(help="COCO annotation file: which images, which categories.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="COCO-results JSON to write.")],
+    detector: Annotated[str, typer.Option(help="Hub id or directory of a transformers detector (DETR, RT-DETR, …).")],
+    score: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Least score; default: as published for the detector.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Boxes of each image, at most.")] = None,
+    nms: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="IoU above which the weaker box of a class goes; 1: none.")
+    ] = None,
+    cache: CacheFolder = None,
+    device: Device = "cpu",
+) -> None:
+    """Run a detector once over a data set; `evaluate --boxes` then prompts with its boxes."""
+    from mixqsam.cli import commands
+
+    commands.detect(
+        detector,
+        images=images,
+        annotations=annotations,
+        output=output,
+        score=score,
+        top=top,
+        nms=nms,
+        cache=cache,
+        device=device,
+    )
+
+
+@app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
     images: Images,
@@ -339,6 +371,9 @@ def evaluate(
         str | None, typer.Option("--float", help="The float model; default: the one the first was made from.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    best_of_three: Annotated[
+        bool, typer.Option("--best-of-three", help="Of three masks of a prompt take the one the model thinks best.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     device: Device = "cpu",
 ) -> None:
@@ -350,6 +385,7 @@ def evaluate(
         commands.data(images, annotations=annotations, detections=boxes, grid=grid),
         reference=reference,
         limit=limit,
+        best_of_three=best_of_three,
         output=output,
         device=device,
     )

@@ -88,6 +88,18 @@ def read_detections(path: Path) -> list[Detection]:
     return detections
 
 
+def category_names(annotations: Path) -> dict[int, str]:
+    """Category → name.
+
+    Raises:
+        AnnotationError: the file has no named categories.
+    """
+    names = {category.id: category.name for category in read_annotations(annotations).categories if category.name}
+    if not names:
+        raise AnnotationError(f"{annotations} names no categories, so a detector's classes cannot be matched.")
+    return names
+
+
 @dataclass(frozen=True)
 class _Prompt:
     """A box [x, y, width, height], and what is known of it."""
@@ -115,12 +127,18 @@ def annotated_samples(annotations: Path, *, images: Path, detections: Path | Non
     """
     content = read_annotations(annotations)
     records = {image.id: image for image in content.images}
+    known = {category.id for category in content.categories}
     boxes: dict[int, list[_Prompt]] = {image.id: [] for image in content.images}
     source = detections or annotations
     for prompt in _detected(detections) if detections else _annotated(content):
         if prompt.image_id not in records:
             raise AnnotationError(
                 f"{source}: a box belongs to image {prompt.image_id}, which {annotations} does not hold."
+            )
+        if detections and content.categories and prompt.category not in known:
+            raise AnnotationError(
+                f"{source}: a box of image {prompt.image_id} has category {prompt.category}, which {annotations} "
+                "does not have; its class numbers are probably those of another data set."
             )
         boxes[prompt.image_id].append(prompt)
     return [_sample(records[i], boxes[i], images=images, source=source) for i in sorted(records)]

@@ -59,18 +59,20 @@ def evaluate(
     *,
     annotations: Path | None,
     progress: Progress,
+    best_of_three: bool = False,
 ) -> dict[str, Report]:
     """Evaluate predictors; the first is the reference of the fidelity.
 
-    Each prompt gives one mask. With annotations the COCO score of a mask is the predicted IoU, times the
-    detector's score where there is one. AP is over the images of `samples`; those that cannot be read are named and
-    skipped, and count as images without masks.
+    Each prompt gives one mask: the model's single one, or of its three the one that it thinks best. With annotations
+    the COCO score of a mask is the predicted IoU, times the detector's score where there is one. AP is over the images
+    of `samples`; those that cannot be read are named and skipped, and count as images without masks.
 
     Args:
         predictors: name → model.
         samples: images with prompts.
         annotations: the COCO file for AP; None for fidelity alone.
         progress: is told about images.
+        best_of_three: let the model choose among three masks.
 
     Raises:
         AnnotationError: no sample has a prompt.
@@ -93,7 +95,8 @@ def evaluate(
         found = {}
         for name, predictor in predictors.items():
             predictor.set_image(image)
-            found[name] = predictor.predict(sample.prompts)
+            prediction = predictor.predict(sample.prompts, multimask=best_of_three)
+            found[name] = prediction.best() if best_of_three else prediction
         for name, prediction in found.items():
             runs[name].add(sample, prediction, found[reference])
     if broken:
@@ -118,7 +121,7 @@ class _Run:
     def add(self, sample: Sample, prediction: Prediction, reference: Prediction) -> None:
         self.images += 1
         self.ious.extend(mask_ious(prediction.masks[:, 0], reference.masks[:, 0]).tolist())
-        ours, theirs = _visible(prediction, sample), _visible(reference, sample)
+        ours, theirs = _visible(prediction), _visible(reference)
         for output, divergence in OUTPUTS.items():
             self.kl[output].append(float(divergence(theirs, ours[None])))
         if self.truth is not None:
@@ -134,11 +137,9 @@ class _Run:
         return Report(self.images, len(self.ious), coco, truth_iou, None if is_reference else fidelity)
 
 
-def _visible(prediction: Prediction, sample: Sample) -> torch.Tensor:
+def _visible(prediction: Prediction) -> torch.Tensor:
     """Low-resolution logits without the frame's padding."""
-    side = prediction.logits.shape[-1]
-    longest = max(sample.width, sample.height)
-    height, width = (max(1, round(side * edge / longest)) for edge in (sample.height, sample.width))
+    height, width = prediction.visible
     return torch.from_numpy(prediction.logits[..., :height, :width])
 
 

@@ -204,12 +204,23 @@ def _facts(
 
 
 def run_evaluation(
-    models: Mapping[str, str | Path], data: Source, *, limit: int | None, session: Session
+    models: Mapping[str, str | Path],
+    data: Source,
+    *,
+    limit: int | None,
+    session: Session,
+    best_of_three: bool = False,
 ) -> dict[str, Report]:
     """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well."""
     samples = data.samples(count=limit, progress=session.progress)[:limit]
     predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
-    return evaluate(predictors, samples, annotations=data.annotations, progress=session.progress)
+    return evaluate(
+        predictors,
+        samples,
+        annotations=data.annotations,
+        progress=session.progress,
+        best_of_three=best_of_three,
+    )
 
 
 def float_source(directory: Path) -> str:

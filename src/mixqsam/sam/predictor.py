@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixqsam.errors import InputError
 from mixqsam.prompts import Prompts
-from mixqsam.sam.forward import Frame, decode, encode, make_frame, masks_from_logits, prompt_tensors
+from mixqsam.sam.forward import Frame, decode, encode, make_frame, masks_from_logits, prompt_tensors, visible
 from mixqsam.sam.load import Sam
 
 # Masks are made from logits some at a time: 16 masks of a 12-megapixel photograph take 0.8 GB as floats.
@@ -26,11 +26,19 @@ class Prediction:
         masks: [P, M, height, width], of the original image.
         scores: [P, M], the IoU that the model predicts for its own mask.
         logits: [P, M, 4h, 4w], low resolution, padding included.
+        visible: height and width of the part of `logits` that shows the image.
     """
 
     masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     logits: NDArray[np.float32]
+    visible: tuple[int, int]
+
+    def best(self) -> "Prediction":
+        """Of each prompt's masks the one with the highest predicted IoU: M becomes 1."""
+        rows, best = np.arange(len(self.scores)), self.scores.argmax(axis=1)
+        masks, scores, logits = (one[rows, best][:, None] for one in (self.masks, self.scores, self.logits))
+        return Prediction(masks, scores, logits, self.visible)
 
 
 class Predictor(Protocol):
@@ -73,4 +81,5 @@ class SamPredictor:
         tensors = prompt_tensors(self.sam, prompts, self._frame)
         logits, scores = decode(self.sam, self._embedding, tensors, multimask=multimask)
         pieces = [masks_from_logits(self.sam, part, self._frame) for part in logits.split(_MASKS_AT_ONCE)]
-        return Prediction(torch.cat(pieces).cpu().numpy(), scores.cpu().numpy(), logits.cpu().numpy())
+        height, width = visible(self.sam, logits, self._frame).shape[-2:]
+        return Prediction(torch.cat(pieces).cpu().numpy(), scores.cpu().numpy(), logits.cpu().numpy(), (height, width))

@@ -1,0 +1,124 @@
+"""A detector from transformers: DETR, Deformable DETR, RT-DETR, YOLOS and whatever else its auto classes load."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from transformers.utils import logging as transformers_logging
+
+from mixqsam.detection.boxes import Detections, Selection
+from mixqsam.errors import AnnotationError, ModelError
+
+# How the published evaluations select, by model type (methods §5); others take `Selection`'s defaults.
+SELECTIONS: Mapping[str, Selection] = {
+    "detr": Selection(score=0.0, top=100),
+    "conditional_detr": Selection(score=0.0, top=100),
+    "deformable_detr": Selection(score=0.0, top=100),
+    "rt_detr": Selection(score=0.0, top=300),
+    "rt_detr_v2": Selection(score=0.0, top=300),
+    "d_fine": Selection(score=0.0, top=300),
+    "yolos": Selection(score=0.0, top=100),
+}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector ready to run.
+
+    Attributes:
+        model, processor: transformers' own.
+        source: hub id or directory, as the user said it.
+    """
+
+    model: Any
+    processor: Any
+    source: str
+
+    @property
+    def selection(self) -> Selection:
+        """How the published evaluations select this detector's boxes."""
+        return SELECTIONS.get(str(self.model.config.model_type), Selection())
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Label → name."""
+        return {int(label): str(name) for label, name in self.model.config.id2label.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights, the configuration and the image processor."""
+        total = hashlib.sha256(f"{self.model.config.to_json_string()}{self.processor.to_json_string()}".encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return total.hexdigest()
+
+    @torch.no_grad()
+    def detect(self, image: Image.Image, *, score: float) -> Detections:
+        """All boxes of an RGB image with at least some score, in its pixels; labels are the detector's."""
+        batch = self.processor(images=image, return_tensors="pt").to(self.model.device)
+        outputs = self.model(**batch)
+        size = [(image.height, image.width)]
+        # Just below, for the processor keeps what is above the threshold, and we what is not below it.
+        threshold = float(np.nextafter(np.float32(score), np.float32(-1.0)))
+        found = self.processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=size)[0]
+        return Detections(*(found[key].double().cpu().numpy() for key in ("boxes", "scores", "labels")))
+
+
+def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
+    """Load a detector: a hub id or a local directory; safetensors only, no code from the checkpoint.
+
+    Raises:
+        ModelError: it cannot be loaded, or is no detector; the message says why.
+    """
+    text = str(source)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        processor = AutoImageProcessor.from_pretrained(text)
+        model = AutoModelForObjectDetection.from_pretrained(text, use_safetensors=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{text} cannot be loaded as a detector: {first} "
+            "Give a hub id or a directory of a transformers detector (DETR, Deformable DETR, RT-DETR, YOLOS) with "
+            "safetensors weights and its image processor."
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if not hasattr(processor, "post_process_object_detection"):
+        raise ModelError(f"{text}: its image processor ({type(processor).__name__}) is not that of a detector.")
+    return Detector(model.eval().requires_grad_(False).to(torch.device(device)), processor, text)
+
+
+def match_categories(names: Mapping[int, str], categories: Mapping[int, str], *, source: str) -> dict[int, int]:
+    """Label of the detector → category of the annotations, by name; labels without a category are left out.
+
+    Args:
+        names: label → name.
+        categories: category → name.
+        source: names the detector in the error.
+
+    Raises:
+        AnnotationError: not a single name is in both.
+    """
+    by_name = {_plain(name): category for category, name in categories.items() if name}
+    found = {label: by_name[_plain(name)] for label, name in names.items() if _plain(name) in by_name}
+    if not found:
+        few = [", ".join(sorted(str(n) for n in some.values())[:5]) for some in (names, categories)]
+        raise AnnotationError(
+            f"{source} and the annotations have no category in common: the detector knows {few[0]}, …; "
+            f"the annotations have {few[1]}, …."
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", " ").replace("-", " ")

@@ -1,0 +1,94 @@
+"""Run a detector once over a data set; evaluation then reads its boxes from the file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mixqsam.data.coco import annotated_samples, category_names
+from mixqsam.data.samples import Sample
+from mixqsam.detection.boxes import Detections, Selection, Wishes, select
+from mixqsam.detection.detector import Detector, load_detector, match_categories
+from mixqsam.errors import AnnotationError, ImageError
+from mixqsam.files import digest, write_json
+from mixqsam.pipeline.options import Session
+
+# Raised when what is kept of an image means something else.
+_VERSION = 1
+
+
+def run_detection(
+    source: str | Path,
+    *,
+    images: Path,
+    annotations: Path,
+    output: Path,
+    session: Session,
+    wishes: Wishes,
+) -> list[dict[str, Any]]:
+    """Write a COCO-results file of a detector's boxes on all images of an annotation file.
+
+    Each image's boxes are kept as soon as they are known, so that a stopped run goes on. Images that cannot be read are
+    named and skipped.
+
+    Args:
+        source: hub id or directory of a transformers detector.
+        images: the folder that the annotation file's names are relative to.
+        annotations: a COCO file; its images, and its categories by name, are used.
+        output: the JSON file.
+        session: cache, progress, device.
+        wishes: which boxes; by default those that the published evaluations use with this detector.
+
+    Returns:
+        The results, as written.
+
+    Raises:
+        ModelError: the detector cannot be loaded.
+        AnnotationError: detector and annotations have no category in common, or no box is found.
+    """
+    samples = annotated_samples(annotations, images=images)
+    names = category_names(annotations)
+    detector = load_detector(source, device=session.device)
+    categories = match_categories(detector.names, names, source=str(source))
+    selection = wishes.over(detector.selection)
+    results: list[dict[str, Any]] = []
+    broken: list[str] = []
+    for sample in session.progress.track(samples, label="Detecting", total=len(samples)):
+        try:
+            found = _detect(detector, sample, selection, session)
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        known = found.pick([int(label) in categories for label in found.labels])
+        known = select(known, selection, width=sample.width, height=sample.height)
+        results += _records(sample, known, categories)
+    if broken:
+        session.progress.note(f"Skipped {len(broken)} of {len(samples)} images: " + " ".join(broken))
+    if not results:
+        raise AnnotationError(
+            f"{source} finds no box with a score of at least {selection.score:g} on any of {len(samples)} images; "
+            "lower the score, or choose another detector."
+        )
+    write_json(output, results)
+    return results
+
+
+def _detect(detector: Detector, sample: Sample, selection: Selection, session: Session) -> Detections:
+    key = digest(_VERSION, detector.fingerprint, sample.digest(), selection.score)
+    kept: dict[str, Any] | None = session.cache.get("detection", key)
+    if kept is None:
+        found = detector.detect(sample.open(), score=selection.score)
+        kept = {"boxes": found.boxes.tolist(), "scores": found.scores.tolist(), "labels": found.labels.tolist()}
+        session.cache.put("detection", key, kept)
+    return Detections.of(kept["boxes"], kept["scores"], kept["labels"])
+
+
+def _records(sample: Sample, found: Detections, categories: dict[int, int]) -> Sequence[dict[str, Any]]:
+    records = []
+    for (x1, y1, x2, y2), score, label in zip(found.boxes.tolist(), found.scores, found.labels, strict=True):
+        box = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
+        if box[2] > 0 and box[3] > 0:
+            category = categories[int(label)]
+            records.append(
+                {"image_id": sample.image_id, "category_id": category, "bbox": box, "score": round(float(score), 6)}
+            )
+    return records
