@@ -27,7 +27,15 @@ from mixqsam.pipeline.jobs import (
     run_quantization,
     stored_costs,
 )
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Options, QuantizationOptions, Session
+from mixqsam.pipeline.options import (
+    AllocationOptions,
+    AnalysisOptions,
+    Data,
+    Options,
+    OrientedData,
+    QuantizationOptions,
+    Session,
+)
 from mixqsam.pipeline.stages import load, nearest_uniform, read_analysis, run_allocation
 from mixqsam.plan import CANDIDATE_BITS, Analysis
 from mixqsam.prompts import Prompts, clip_boxes
@@ -297,6 +305,47 @@ def evaluate(
     if output is not None:
         write_json(output, {name: report.to_json() for name, report in reports.items()})
         out.print(f"Written: {output}")
+
+
+def oriented_data(
+    images: Path, labels: Path, *, boxes: Path | None, tile: int, overlap: int, merge: float
+) -> OrientedData:
+    """An oriented data set of a command.
+
+    Raises:
+        InputError: the overlap does not fit the tile.
+    """
+    if overlap >= tile:
+        raise InputError(f"--overlap {overlap} does not fit tiles of {tile} pixels; it has to be smaller.")
+    return OrientedData(images, labels, boxes, tile, overlap, merge)
+
+
+def evaluate_oriented(
+    models: Sequence[str],
+    source: OrientedData,
+    *,
+    limit: int | None,
+    submission: Path | None,
+    output: Path | None,
+    device: str,
+) -> None:
+    """`mixqsam evaluate-oriented`."""
+    # Only this command needs the geometry library, which is an extra.
+    from mixqsam.pipeline.oriented import run_oriented
+
+    found = run_oriented(
+        {model: model for model in models},
+        source,
+        session=_session(None, device),
+        limit=limit,
+        submission=submission,
+    )
+    models_table("Oriented detection", {name: asdict(scores) for name, scores in found.items()})
+    if output is not None:
+        write_json(output, {name: asdict(scores) for name, scores in found.items()})
+        out.print(f"Written: {output}")
+    if submission is not None:
+        out.print(f"Written: {submission} (Task1_<category>.txt of each model, for the DOTA server)")
 
 
 def predict(

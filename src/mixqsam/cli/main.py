@@ -392,6 +392,38 @@ def evaluate(
 
 
 @app.command()
+def evaluate_oriented(
+    models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
+    images: Images,
+    labels: Annotated[Path, typer.Option("--labels", "-l", help="Folder of DOTA's label files (P0001.txt, …).")],
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a detector's Task2_<category>.txt; default: rectangles around the labels."),
+    ] = None,
+    tile: Annotated[int, typer.Option(min=16, help="Side of a tile in pixels.")] = 1024,
+    overlap: Annotated[int, typer.Option(min=0, help="Pixels that neighbouring tiles share.")] = 200,
+    merge: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Rotated IoU above which the weaker of two results goes.")
+    ] = 0.1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    submission: Annotated[Path | None, typer.Option(help="Write the DOTA server's files into this folder.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Oriented detection on DOTA-v1.0: boxes → masks → rotated boxes → mAP."""
+    from mixqsam.cli import commands
+
+    commands.evaluate_oriented(
+        models,
+        commands.oriented_data(images, labels, boxes=boxes, tile=tile, overlap=overlap, merge=merge),
+        limit=limit,
+        submission=submission,
+        output=output,
+        device=device,
+    )
+
+
+@app.command()
 def predict(
     image: Annotated[Path, typer.Argument(help="An image.")],
     model: Model = "sam-tiny",

@@ -55,6 +55,25 @@ class Data:
 
 
 @dataclass(frozen=True)
+class OrientedData:
+    """An oriented data set, as a user names it.
+
+    Attributes:
+        images, labels: folders.
+        boxes: folder of a detector's `Task2_<category>.txt`; None for the rectangles around the labelled objects.
+        tile, overlap: pixels.
+        merge: rotated IoU above which the weaker of two results of a category goes.
+    """
+
+    images: Path
+    labels: Path
+    boxes: Path | None = None
+    tile: int = 1024
+    overlap: int = 200
+    merge: float = 0.1
+
+
+@dataclass(frozen=True)
 class AnalysisOptions:
     """How a model is analysed.
 
