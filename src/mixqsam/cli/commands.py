@@ -34,8 +34,10 @@ from mixqsam.pipeline.options import (
     Options,
     OrientedData,
     QuantizationOptions,
+    SemanticData,
     Session,
 )
+from mixqsam.pipeline.semantic import run_semantic
 from mixqsam.pipeline.stages import load, nearest_uniform, read_analysis, run_allocation
 from mixqsam.plan import CANDIDATE_BITS, Analysis
 from mixqsam.prompts import Prompts, clip_boxes
@@ -346,6 +348,22 @@ def evaluate_oriented(
         out.print(f"Written: {output}")
     if submission is not None:
         out.print(f"Written: {submission} (Task1_<category>.txt of each model, for the DOTA server)")
+
+
+def semantic_data(images: Path, labels: Path, *, prompts: str, background: int | None, least: int) -> SemanticData:
+    """A data set of label maps of a command."""
+    return SemanticData(images, labels, _one_of(prompts, ("boxes", "points"), option="--prompts"), background, least)
+
+
+def evaluate_semantic(
+    models: Sequence[str], source: SemanticData, *, limit: int | None, output: Path | None, device: str
+) -> None:
+    """`mixqsam evaluate-semantic`."""
+    found = run_semantic({model: model for model in models}, source, session=_session(None, device), limit=limit)
+    models_table("Semantic segmentation", {name: asdict(scores) for name, scores in found.items()})
+    if output is not None:
+        write_json(output, {name: asdict(scores) for name, scores in found.items()})
+        out.print(f"Written: {output}")
 
 
 def predict(

@@ -91,6 +91,8 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "small": ("AP small", lambda value: f"{value:.1f}"),
     "medium": ("AP medium", lambda value: f"{value:.1f}"),
     "large": ("AP large", lambda value: f"{value:.1f}"),
+    "miou": ("mIoU", lambda value: f"{value:.1f}"),
+    "accuracy": ("pixel accuracy", lambda value: f"{value:.1f}"),
     "map50_voc07": ("mAP50, VOC 07", lambda value: f"{value:.1f}"),
     "map50": ("mAP50, area", lambda value: f"{value:.1f}"),
     "map": ("mAP50:95, area", lambda value: f"{value:.1f}"),

@@ -424,6 +424,32 @@ def evaluate_oriented(
 
 
 @app.command()
+def evaluate_semantic(
+    models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
+    images: Images,
+    labels: Annotated[Path, typer.Option("--labels", "-l", help="Folder of label maps: PNG, pixels are classes.")],
+    prompts: Annotated[str, typer.Option(help="boxes around regions, or points inside them.")] = "boxes",
+    background: Annotated[
+        int | None, typer.Option(min=0, max=254, help="Class that fills what no mask covers; it gives no prompts.")
+    ] = None,
+    least: Annotated[int, typer.Option(min=1, help="Pixels of a region that prompts.")] = 64,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Semantic segmentation: regions of label maps prompt the model; mean IoU of the painted map."""
+    from mixqsam.cli import commands
+
+    commands.evaluate_semantic(
+        models,
+        commands.semantic_data(images, labels, prompts=prompts, background=background, least=least),
+        limit=limit,
+        output=output,
+        device=device,
+    )
+
+
+@app.command()
 def predict(
     image: Annotated[Path, typer.Argument(help="An image.")],
     model: Model = "sam-tiny",

@@ -74,6 +74,24 @@ class OrientedData:
 
 
 @dataclass(frozen=True)
+class SemanticData:
+    """A data set of label maps, as a user names it.
+
+    Attributes:
+        images, labels: folders.
+        prompts: `boxes` around regions, or `points` inside them.
+        background: the class that fills what no mask covers, and gives no prompts.
+        least: pixels of a region that prompts.
+    """
+
+    images: Path
+    labels: Path
+    prompts: str = "boxes"
+    background: int | None = None
+    least: int = 64
+
+
+@dataclass(frozen=True)
 class AnalysisOptions:
     """How a model is analysed.
 
