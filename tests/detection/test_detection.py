@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import YolosConfig, YolosForObjectDetection
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
-from mixqsam.detection.boxes import Detections, Selection, box_ious, select, suppress
+from mixqsam.boxes import Detections, Selection, box_ious, select, suppress
 from mixqsam.detection.detector import load_detector, match_categories
 from mixqsam.errors import AnnotationError, ModelError
 from tests.conftest import DETECTOR_NAMES as NAMES

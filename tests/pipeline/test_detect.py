@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from mixqsam.boxes import Wishes
 from mixqsam.data.coco import annotated_samples
-from mixqsam.detection.boxes import Wishes
 from mixqsam.errors import AnnotationError
 from mixqsam.pipeline import detect
 from mixqsam.pipeline.detect import run_detection

@@ -9,13 +9,14 @@ import numpy as np
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.program import Utility
+from mixqsam.boxes import Wishes
 from mixqsam.cli.console import Bars, models_table, out, rows_table, show_table
 from mixqsam.data.images import open_image
-from mixqsam.detection.boxes import Wishes
 from mixqsam.errors import AnnotationError, BudgetError, InputError
 from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache, write_bytes, write_json
 from mixqsam.numeric.observers import OBSERVERS
+from mixqsam.pipeline.automatic import run_automatic
 from mixqsam.pipeline.compare import MODES, Request, run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, run_demo
 from mixqsam.pipeline.detect import run_detection
@@ -44,6 +45,7 @@ from mixqsam.prompts import Prompts, clip_boxes
 from mixqsam.quantization.recipes import RECIPES, find_recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
+from mixqsam.sam.automatic import Automatic
 from mixqsam.sam.load import check_device
 from mixqsam.sam.predictor import SamPredictor
 
@@ -296,8 +298,7 @@ def evaluate(
     device: str,
 ) -> None:
     """`mixqsam evaluate`."""
-    chosen = {"float": reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])}
-    chosen |= {model: model for model in models if model != chosen["float"]}
+    chosen = _with_reference(models, reference)
     reports = run_evaluation(chosen, source, limit=limit, session=_session(None, device), best_of_three=best_of_three)
     rows = {name: stored_costs(Path(chosen[name])) | _quality(report) for name, report in reports.items()}
     known = next((float_costs(Path(model)) for model in models if stored_costs(Path(model))), {})
@@ -348,6 +349,39 @@ def evaluate_oriented(
         out.print(f"Written: {output}")
     if submission is not None:
         out.print(f"Written: {submission} (Task1_<category>.txt of each model, for the DOTA server)")
+
+
+def automatic_options(side: int, *, predicted_iou: float, stability: float, overlap: float) -> Automatic:
+    """How masks are made when everything is segmented."""
+    return Automatic(side, predicted_iou, stability, overlap)
+
+
+def evaluate_automatic(
+    models: Sequence[str],
+    source: Data,
+    *,
+    reference: str | None,
+    options: Automatic,
+    limit: int | None,
+    output: Path | None,
+    device: str,
+) -> None:
+    """`mixqsam evaluate-automatic`."""
+    chosen = _with_reference(models, reference)
+    found = run_automatic(chosen, source, options=options, session=_session(None, device), limit=limit)
+    models_table(
+        f"Segment everything, {next(iter(found.values())).images} images",
+        {name: asdict(scores) for name, scores in found.items()},
+    )
+    if output is not None:
+        write_json(output, {name: asdict(scores) for name, scores in found.items()})
+        out.print(f"Written: {output}")
+
+
+def _with_reference(models: Sequence[str], reference: str | None) -> dict[str, str]:
+    """The float model first: the one that is named, or the one that the first model was made from."""
+    chosen = {"float": reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])}
+    return chosen | {model: model for model in models if model != chosen["float"]}
 
 
 def semantic_data(images: Path, labels: Path, *, prompts: str, background: int | None, least: int) -> SemanticData:

@@ -424,6 +424,36 @@ def evaluate_oriented(
 
 
 @app.command()
+def evaluate_automatic(
+    models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
+    images: Images,
+    annotations: Annotations = None,
+    reference: Annotated[
+        str | None, typer.Option("--float", help="The float model; default: the one the first was made from.")
+    ] = None,
+    side: Annotated[int, typer.Option(min=1, max=64, help="Points per side of the grid.")] = 32,
+    predicted_iou: Annotated[float, typer.Option(help="Least IoU that the model predicts for a mask.")] = 0.88,
+    stability: Annotated[float, typer.Option(help="Least IoU of the masks cut at -1 and at +1.")] = 0.95,
+    overlap: Annotated[float, typer.Option(help="Box IoU above which the less sure of two masks goes.")] = 0.7,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Segment everything: how many of the float model's masks are found, and of the annotated ones."""
+    from mixqsam.cli import commands
+
+    commands.evaluate_automatic(
+        models,
+        commands.data(images, annotations=annotations, detections=None, grid=1),
+        reference=reference,
+        options=commands.automatic_options(side, predicted_iou=predicted_iou, stability=stability, overlap=overlap),
+        limit=limit,
+        output=output,
+        device=device,
+    )
+
+
+@app.command()
 def evaluate_semantic(
     models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
     images: Images,

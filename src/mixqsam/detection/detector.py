@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.utils import logging as transformers_logging
 
-from mixqsam.detection.boxes import Detections, Selection
+from mixqsam.boxes import Detections, Selection
 from mixqsam.errors import AnnotationError, ModelError
 
 # How the published evaluations select, by model type (methods §5); others take `Selection`'s defaults.

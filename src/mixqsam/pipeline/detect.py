@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mixqsam.boxes import Detections, Selection, Wishes, select
 from mixqsam.data.coco import annotated_samples, category_names
 from mixqsam.data.samples import Sample
-from mixqsam.detection.boxes import Detections, Selection, Wishes, select
 from mixqsam.detection.detector import Detector, load_detector, match_categories
 from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.files import digest, write_json

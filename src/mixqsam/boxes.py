@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mixqsam.prompts import Array
 
@@ -25,7 +25,7 @@ class Detections:
     labels: Array
 
     @classmethod
-    def of(cls, boxes: Sequence[Any], scores: Sequence[Any], labels: Sequence[Any]) -> "Detections":
+    def of(cls, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> "Detections":
         """From lists; without boxes too."""
         corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         return cls(corners, np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64))

@@ -1,0 +1,55 @@
+"""Segment everything with several models, and compare what they find."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mixqsam.errors import ImageError
+from mixqsam.evaluation.automatic import AutomaticCounts, AutomaticScores
+from mixqsam.evaluation.coco import Truth
+from mixqsam.pipeline.options import Session, Source
+from mixqsam.pipeline.stages import load
+from mixqsam.sam.automatic import Automatic, segment_everything
+from mixqsam.sam.predictor import SamPredictor
+
+
+def run_automatic(
+    models: Mapping[str, str | Path],
+    data: Source,
+    *,
+    options: Automatic,
+    session: Session,
+    limit: int | None = None,
+) -> dict[str, AutomaticScores]:
+    """Let models segment everything in the same images; the first is the reference of the fidelity.
+
+    Args:
+        models: name → float model or quantized directory.
+        data: images; with ground-truth annotations the recall of their masks is measured too.
+        options: how masks are made and chosen.
+        session: progress, device.
+        limit: only the first so many images.
+
+    Raises:
+        ImageError: no image can be read; those that cannot are named and skipped.
+    """
+    samples = data.samples(count=limit, progress=session.progress)[:limit]
+    truth = None if data.annotations is None else Truth(data.annotations)
+    predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
+    counts = {name: AutomaticCounts() for name in predictors}
+    reference = next(iter(predictors))
+    broken: list[str] = []
+    for sample in session.progress.track(samples, label="Segmenting everything", total=len(samples)):
+        try:
+            image = sample.open()
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        found = {name: segment_everything(one, image, options).masks for name, one in predictors.items()}
+        annotated = None if truth is None else truth.masks(sample)
+        for name, masks in found.items():
+            counts[name].add(masks, reference=None if name == reference else found[reference], truth=annotated)
+    if broken:
+        session.progress.note(f"Skipped {len(broken)} of {len(samples)} images: " + " ".join(broken))
+    if len(broken) == len(samples):
+        raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
+    return {name: one.scores() for name, one in counts.items()}

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from mixqsam.cli.main import app
+from mixqsam.errors import ImageError
+from mixqsam.evaluation.automatic import AutomaticCounts, nearest_ious
+from mixqsam.evaluation.run import mask_ious
+from mixqsam.pipeline.automatic import run_automatic
+from mixqsam.pipeline.options import Data, Session
+from mixqsam.progress import Silent
+from mixqsam.prompts import Prompts
+from mixqsam.sam.automatic import Automatic, segment_everything
+from mixqsam.sam.predictor import Prediction
+
+
+class Quadrants:
+    """Finds, for each point, its quadrant (sure), the whole image (less sure) and an unsteady half."""
+
+    def set_image(self, image: Image.Image | np.ndarray) -> None:
+        self.shape = np.asarray(image).shape[:2]
+
+    def predict(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
+        assert multimask
+        assert prompts.points is not None
+        height, width = self.shape
+        masks = np.zeros((len(prompts), 3, height, width), bool)
+        for index, (x, y) in enumerate(prompts.points[:, 0]):
+            rows = slice(0, height // 2) if y < height / 2 else slice(height // 2, height)
+            columns = slice(0, width // 2) if x < width / 2 else slice(width // 2, width)
+            masks[index, 0, rows, columns] = True
+        masks[:, 1] = True
+        masks[:, 2, :, : width // 2] = True
+        logits = np.where(masks, 5.0, -5.0).astype(np.float32)
+        logits[:, 2] = np.where(masks[:, 2], 0.5, -0.5)
+        scores = np.tile(np.array([0.95, 0.9, 0.99], np.float32), (len(prompts), 1))
+        return Prediction(masks, scores, logits, (height, width))
+
+
+PICTURE = Image.new("RGB", (40, 20))
+
+
+def test_each_thing_is_found_once_and_what_is_unsure_or_unsteady_is_not() -> None:
+    found = segment_everything(Quadrants(), PICTURE, Automatic(side=10))
+    assert len(found.masks) == 5
+    assert found.scores.tolist() == pytest.approx([0.95] * 4 + [0.9])
+    assert found.masks[:4].sum() == 800
+    assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=10, predicted_iou=0.92)).masks) == 4
+    assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=10, predicted_iou=0.999)).masks) == 0
+    assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=2, stability=0.0)).masks) == 6
+
+
+def test_the_nearest_mask_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    wanted, found = rng.random((3, 9, 7)) < 0.4, rng.random((5, 9, 7)) < 0.4
+    expected = [max(mask_ious(one[None], other[None])[0] for other in found) for one in wanted]
+    assert nearest_ious(wanted, found).tolist() == pytest.approx(expected)
+    assert nearest_ious(wanted, found[:0]).tolist() == [0, 0, 0]
+    assert nearest_ious(wanted[:0], found).shape == (0,)
+
+
+def test_figures_by_hand() -> None:
+    masks = np.zeros((2, 4, 4), bool)
+    masks[0, :2] = True
+    masks[1, 2:] = True
+    half = masks.copy()
+    half[1, 3] = False  # IoU 0.5
+    counts = AutomaticCounts()
+    counts.add(half, reference=masks, truth=masks)
+    scores = counts.scores()
+    assert (scores.images, scores.masks, scores.fidelity, scores.same) == (1, 2, 0.75, 50)
+    assert scores.recall50 == 100
+    assert scores.recall == pytest.approx(100 * (1 + 9 * 0.5) / 10)
+    counts.add(half[:0], reference=masks, truth=None)
+    assert counts.scores().fidelity == 0.375
+    own = AutomaticCounts()
+    own.add(masks, reference=None, truth=None)
+    assert (own.scores().fidelity, own.scores().recall) == (None, None)
+
+
+def test_a_model_finds_all_of_its_own_masks(picture_folder: Path, session: Session) -> None:
+    options = Automatic(side=6, predicted_iou=0.0, stability=0.0)
+    models = {"float": "sam-tiny", "again": "sam-tiny"}
+    found = run_automatic(models, Data(picture_folder), options=options, session=session, limit=2)
+    assert found["float"].masks > 0
+    assert found["again"].fidelity == 1
+    assert found["again"].same == 100
+    assert found["again"].recall is None
+
+
+def test_annotated_masks_are_recalled(coco: Path, session: Session) -> None:
+    data = Data(coco / "val2017", coco / "annotations/instances_val2017.json")
+    options = Automatic(side=8, predicted_iou=0.5, stability=0.7)
+    found = run_automatic({"float": "sam-tiny"}, data, options=options, session=session, limit=2)["float"]
+    assert found.recall is not None
+    assert 0 <= found.recall <= found.recall50 <= 100
+
+
+def test_broken_images_are_named(picture_folder: Path, session: Session, tmp_path: Path) -> None:
+    class Broken:
+        annotations = None
+
+        def samples(self, *, count: int | None, progress: object) -> list[object]:
+            del count, progress
+            return [Gone(), *samples]
+
+    class Gone:
+        def open(self) -> None:
+            raise ImageError("gone.png is damaged")
+
+    samples = Data(picture_folder).samples(count=1, progress=Silent())[:1]
+    options = Automatic(side=2, predicted_iou=0.0, stability=0.0)
+    run_automatic({"float": "sam-tiny"}, Broken(), options=options, session=session)  # type: ignore[arg-type]
+    assert isinstance(session.progress, Silent)
+    assert any("Skipped 1 of 2 images: gone.png" in note for note in session.progress.notes)
+    samples.clear()
+    with pytest.raises(ImageError, match="None of the images"):
+        run_automatic({"float": "sam-tiny"}, Broken(), options=options, session=session)  # type: ignore[arg-type]
+
+
+def test_from_the_command_line(picture_folder: Path, tmp_path: Path) -> None:
+    command = ["evaluate-automatic", "sam-tiny", "-i", str(picture_folder), "--side", "3", "--limit", "1"]
+    done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "s.json")])
+    assert done.exit_code == 0, done.output
+    assert "masks of an image" in done.output
+    assert json.loads((tmp_path / "s.json").read_text())["float"]["images"] == 1
