@@ -3,6 +3,7 @@
 Also the grids of weights, which need no images but the same observer.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import Product
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
 from mixqsam.numeric.weights import weight_grid
+from mixqsam.parallel.engine import Alone, Engine, share
 from mixqsam.plan import CANDIDATE_BITS
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
@@ -122,37 +124,87 @@ def run_sample(sam: Sam, sample: Sample) -> None:
     decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
 
 
-def cached_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, cache: Cache, progress: Progress) -> Ranges:
+def cached_ranges(
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    observer: str,
+    cache: Cache,
+    progress: Progress,
+    engine: Engine | None = None,
+) -> Ranges:
     """`calibrate`, or the finished calibration of the same model, samples and observer."""
+    engine = engine or Alone()
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer)
-    found = cache.get("calibration", key)
+    # What one process finds the others may not yet see: rank 0 decides for all.
+    found = engine.gather(cache.get("calibration", key))[0]
     if found is not None:
         return Ranges.from_json(found)
-    with cache.lock("calibration", key):
-        ranges = calibrate(sam, samples, observer=observer, progress=progress)
-        cache.put("calibration", key, ranges.to_json())
+    with cache.lock("calibration", key, wanted=engine.rank == 0):
+        found = engine.gather(cache.get("calibration", key))[0]
+        if found is not None:  # a process that we waited for has done it
+            return Ranges.from_json(found)
+        ranges = calibrate(sam, samples, observer=observer, progress=progress, engine=engine)
+        if engine.rank == 0:
+            cache.put("calibration", key, ranges.to_json())
         return ranges
 
 
-def calibrate(sam: Sam, samples: Sequence[Sample], *, observer: str, progress: Progress) -> Ranges:
+def calibrate(
+    sam: Sam, samples: Sequence[Sample], *, observer: str, progress: Progress, engine: Engine | None = None
+) -> Ranges:
     """Run the float model over the samples once and choose ranges for 2 to 8 bits.
 
-    Memory does not grow with the number of images: each activation is reduced to a histogram as it passes.
+    Memory does not grow with the number of images: each activation is reduced to a histogram as it passes. Processes
+    of a group share the images; the ranges are the same, whatever their number.
 
     Raises:
         NumericError: an activation is not finite.
         ImageError: an image cannot be read.
     """
-    statistics: dict[tuple[str, str], Statistics] = {}
-    with _observed(sam, statistics):
-        for sample in progress.track(samples, label="Calibrating", total=len(samples)):
-            run_sample(sam, sample)
+    statistics = _gathered(sam, samples, progress, engine or Alone())
     choose = OBSERVERS[observer]
     values: dict[str, dict[str, dict[int, Range]]] = {}
     found = progress.track(statistics.items(), label=f"Ranges ({observer})", total=len(statistics))
     for (unit, slot), seen in found:
         values.setdefault(unit, {})[slot] = {bits: choose(seen, bits=bits) for bits in CANDIDATE_BITS}
     return Ranges(observer, values)
+
+
+def _gathered(
+    sam: Sam, samples: Sequence[Sample], progress: Progress, engine: Engine
+) -> dict[tuple[str, str], Statistics]:
+    """Statistics of all samples; each process runs its share, and the first sample's ranges are everyone's base."""
+    statistics: dict[tuple[str, str], Statistics] = {}
+    own = [sample for _, sample in share(engine, samples)]
+    tracked = progress.track(own, label="Calibrating", total=len(own))
+    with _observed(sam, statistics):
+        for index, sample in enumerate(tracked):
+            if index == 0:
+                _agree_on_bases(sam, sample, statistics, engine)
+            else:
+                run_sample(sam, sample)
+        if not own:
+            engine.gather({})
+    first, *others = engine.gather(statistics)
+    merged = copy.deepcopy(first)
+    for part in others:
+        for key, seen in part.items():
+            if seen.seen:
+                merged[key].merge(seen)
+    return merged
+
+
+def _agree_on_bases(sam: Sam, sample: Sample, statistics: Mapping[tuple[str, str], Statistics], engine: Engine) -> None:
+    """Run a process's first sample, with the bases that rank 0 found on its own."""
+    if engine.rank == 0:
+        run_sample(sam, sample)
+        engine.gather({key: seen.base for key, seen in statistics.items()})
+        return
+    bases: dict[tuple[str, str], float] = engine.gather({})[0]
+    for key, base in bases.items():
+        statistics[key].rebase(base)
+    run_sample(sam, sample)
 
 
 @contextmanager

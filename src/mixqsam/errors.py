@@ -65,3 +65,9 @@ class HonestyError(MixqsamError):
     """A model is not what its bit-widths claim; it must not be saved."""
 
     exit_code = 6
+
+
+class ParallelError(MixqsamError):
+    """A group of processes is not the one asked for, or has lost one."""
+
+    exit_code = 7

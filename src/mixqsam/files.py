@@ -141,11 +141,12 @@ def default_cache() -> Path:
 class Cache:
     """Finished stages, each a JSON file named after the hash of its inputs.
 
-    One process at a time works on one stage; a second one waits for nothing and is refused.
+    One process at a time works on one stage; a second one is refused, or waits if the cache is patient (as that of a
+    group of processes is, which work on the same thing on purpose).
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, patient: bool = False) -> None:
+        self.root, self.patient = root, patient
 
     def path(self, stage: str, key: str) -> Path:
         """The file in which the result of `stage` for inputs `key` is kept."""
@@ -166,19 +167,24 @@ class Cache:
         write_json(self.path(stage, key), value)
 
     @contextlib.contextmanager
-    def lock(self, stage: str, key: str) -> Iterator[None]:
+    def lock(self, stage: str, key: str, *, wanted: bool = True) -> Iterator[None]:
         """Hold a stage, so that no other process works on the same inputs.
+
+        Of a group of processes one holds it for all; for the others `wanted` is false, and nothing is held.
 
         Raises:
             OutputError: another process holds it.
         """
+        if not wanted:
+            yield
+            return
         path = self.path(stage, key).with_suffix(".lock")
         with _named_failures(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             stream = path.open("w")
         with stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX if self.patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise OutputError(
                     f"Another mixqsam process is working on the same {stage} (lock {path}); "

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from mixqsam.cli.main import app
 from mixqsam.errors import ImageError
 from mixqsam.evaluation.automatic import AutomaticCounts, nearest_ious
-from mixqsam.evaluation.run import mask_ious
+from mixqsam.evaluation.record import mask_ious
 from mixqsam.pipeline.automatic import run_automatic
 from mixqsam.pipeline.options import Data, Session
 from mixqsam.progress import Silent

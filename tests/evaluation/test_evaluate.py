@@ -11,7 +11,8 @@ from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, InputError
 from mixqsam.evaluation.coco import Truth, mask_results
-from mixqsam.evaluation.run import evaluate, mask_ious
+from mixqsam.evaluation.record import mask_ious
+from mixqsam.evaluation.run import evaluate
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam, load_sam
@@ -92,6 +93,30 @@ def test_the_best_of_three_masks_is_the_one_with_the_highest_score(sam: Sam, sam
     )
     assert reports["b"].fidelity is not None
     assert reports["b"].fidelity.mean_iou == 1
+
+
+def test_models_of_different_input_sizes_are_not_compared(sam: Sam, samples: list[Sample]) -> None:
+    predictors = {"float": SamPredictor(sam), "larger": SamPredictor(load_sam("sam-tiny"))}
+    with pytest.raises(InputError, match="cannot be compared"):
+        evaluate(predictors, samples, annotations=None, progress=Silent())
+
+
+def test_embeddings_are_kept_on_request(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
+    plain, kept = SamPredictor(sam), SamPredictor(sam, embeddings=tmp_path)
+    for _ in range(2):
+        for sample in samples:
+            for predictor in (plain, kept):
+                predictor.set_image(sample.open())
+            assert (plain.predict(sample.prompts).logits == kept.predict(sample.prompts).logits).all()
+    assert len(list(tmp_path.iterdir())) == 2
+    # The encoder is not asked again.
+    handle = sam.model.vision_encoder.register_forward_hook(lambda m, i, o: pytest.fail("encoded again"))
+    kept.set_image(samples[0].open())
+    handle.remove()
+    # A damaged file is made anew.
+    next(iter(tmp_path.iterdir())).write_text("x")
+    for sample in samples:
+        kept.set_image(sample.open())
 
 
 def test_iou_by_hand() -> None:

@@ -14,6 +14,7 @@ from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
+from mixqsam.parallel.engine import Alone, Engine, combine, share
 from mixqsam.plan import SLOTS, Analysis, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
@@ -49,6 +50,7 @@ def analyze(
     wanted: Measurements,
     cache: Cache,
     progress: Progress,
+    engine: Engine | None = None,
 ) -> Analysis:
     """Measure importance, synergy and (if wanted) sensitivity of all units.
 
@@ -60,6 +62,7 @@ def analyze(
         wanted: what to measure.
         cache: keeps each image's measurements.
         progress: is told about images.
+        engine: the group of processes that share the images.
 
     Raises:
         NumericError: the model's output is not finite.
@@ -80,7 +83,7 @@ def analyze(
             quantized.append(QuantizedVariants(sam, ranges, weights, bits=wanted.sensitivity_bits))
         return quantized[0].measure(sam, prefix, progress=progress, label=label)
 
-    measure = _Measure(sam, cache)
+    measure = _Measure(sam, cache, engine or Alone())
     ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
     divergences = {output: values[:, : len(names)] for output, values in ablated.items()}
     omegas = {output: importance(values) for output, values in divergences.items()}
@@ -103,8 +106,8 @@ def analyze(
 class _Measure:
     """Measures images one at a time and keeps each result."""
 
-    def __init__(self, sam: Sam, cache: Cache) -> None:
-        self._sam, self._cache = sam, cache
+    def __init__(self, sam: Sam, cache: Cache, engine: Engine) -> None:
+        self._sam, self._cache, self._engine = sam, cache, engine
 
     def __call__(
         self,
@@ -116,15 +119,16 @@ class _Measure:
         settings: Sequence[object] = (),
     ) -> dict[str, Vector]:
         """P_Y definition → [images, length]; of a longer result that is kept, the beginning is what is asked for."""
-        rows = []
-        for number, sample in enumerate(samples, start=1):
+        own: dict[int, Measured] = {}
+        for index, sample in share(self._engine, samples):
             key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
             found: Measured | None = self._cache.get(stage, key)
             if found is None or len(found[next(iter(OUTPUTS))]) < length:
-                label = f"{stage.capitalize()}, image {number} of {len(samples)}"
+                label = f"{stage.capitalize()}, image {index + 1} of {len(samples)}"
                 found = measure(run_prefix(self._sam, sample), label)
                 if not all(np.isfinite(values).all() for values in found.values()):
                     raise NumericError(f"The model's output on {sample.path} is not finite; the checkpoint is damaged.")
                 self._cache.put(stage, key, found)
-            rows.append(found)
+            own[index] = found
+        rows = combine(self._engine, own, count=len(samples))
         return {output: np.array([row[output][:length] for row in rows]) for output in OUTPUTS}

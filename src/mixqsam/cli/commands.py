@@ -10,12 +10,13 @@ import numpy as np
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.program import Utility
 from mixqsam.boxes import Wishes
-from mixqsam.cli.console import Bars, models_table, out, rows_table, show_table
+from mixqsam.cli.console import Bars, err, models_table, out, rows_table, show_table
 from mixqsam.data.images import open_image
 from mixqsam.errors import AnnotationError, BudgetError, InputError
 from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache, write_bytes, write_json
 from mixqsam.numeric.observers import OBSERVERS
+from mixqsam.parallel.engine import start
 from mixqsam.pipeline.automatic import run_automatic
 from mixqsam.pipeline.compare import MODES, Request, run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, run_demo
@@ -145,9 +146,17 @@ def all_options(analysis: AnalysisOptions, allocation: AllocationOptions, quanti
     return Options(analysis, allocation, quantization)
 
 
-def _session(cache: Path | None, device: str = "cpu") -> Session:
+def _session(cache: Path | None, device: str = "cpu", *, processes: int | None = None, group: bool = False) -> Session:
+    """The session of a command; `group` where it may be one of several processes that torchrun launched."""
     check_device(device)
-    return Session(Cache(cache or default_cache()), Bars(), device)
+    if not group:
+        return Session(Cache(cache or default_cache()), Bars(), device)
+    engine = start(processes=processes, device=device)
+    if engine.rank:
+        # Rank 0 speaks for all.
+        out.quiet = err.quiet = True
+    own = getattr(engine, "device", device) if device == "cuda" else device
+    return Session(Cache(cache or default_cache(), patient=engine.world > 1), Bars(), own, engine)
 
 
 def demo(output: Path, *, budget: str, cache: Path | None) -> None:
@@ -212,6 +221,7 @@ def compare(
     overwrite: bool,
     cache: Path | None,
     device: str,
+    processes: int | None,
 ) -> None:
     """`mixqsam compare`."""
     names = list(RECIPES) if recipes == "all" else [name.strip() for name in recipes.split(",") if name.strip()]
@@ -228,7 +238,7 @@ def compare(
             options=options,
         ),
         output=output,
-        session=_session(cache, device),
+        session=_session(cache, device, processes=processes, group=True),
         overwrite=overwrite,
     )
     rows = {"float": asdict(comparison.float_row)}
@@ -240,10 +250,20 @@ def compare(
 
 
 def analyze(
-    model: str, source: Data, *, output: Path, options: AnalysisOptions, cache: Path | None, device: str
+    model: str,
+    source: Data,
+    *,
+    output: Path,
+    options: AnalysisOptions,
+    cache: Path | None,
+    device: str,
+    processes: int | None,
 ) -> None:
     """`mixqsam analyze`."""
-    analysis = run_analysis(model, source, options=options, session=_session(cache, device))
+    session = _session(cache, device, processes=processes, group=True)
+    analysis = run_analysis(model, source, options=options, session=session)
+    if session.engine.rank:
+        return
     write_json(output, analysis.to_json())
     out.print(f"Written: {output} ({len(analysis.units)} units, {analysis.images} images)")
     out.print(f"Next: [bold]mixqsam allocate {output} --budget W4A4 -o allocation.json[/]")
@@ -294,12 +314,25 @@ def evaluate(
     reference: str | None,
     limit: int | None,
     best_of_three: bool,
+    keep_embeddings: bool,
     output: Path | None,
+    cache: Path | None,
     device: str,
+    processes: int | None,
 ) -> None:
     """`mixqsam evaluate`."""
     chosen = _with_reference(models, reference)
-    reports = run_evaluation(chosen, source, limit=limit, session=_session(None, device), best_of_three=best_of_three)
+    session = _session(cache, device, processes=processes, group=True)
+    reports = run_evaluation(
+        chosen,
+        source,
+        limit=limit,
+        session=session,
+        best_of_three=best_of_three,
+        keep_embeddings=keep_embeddings,
+    )
+    if session.engine.rank:
+        return
     rows = {name: stored_costs(Path(chosen[name])) | _quality(report) for name, report in reports.items()}
     known = next((float_costs(Path(model)) for model in models if stored_costs(Path(model))), {})
     rows["float"] = known | rows["float"]

@@ -30,6 +30,7 @@ from mixqsam.cli.options import (
     Output_,
     Overwrite,
     Pairs,
+    Processes,
     Prompts,
     PromptsPerImage,
     Recipe_,
@@ -221,6 +222,7 @@ def compare(
     overwrite: Overwrite = False,
     cache: CacheFolder = None,
     device: Device = "cpu",
+    processes: Processes = None,
 ) -> None:
     """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. Resumes where it was."""
     from mixqsam.cli import commands
@@ -258,6 +260,7 @@ def compare(
         overwrite=overwrite,
         cache=cache,
         device=device,
+        processes=processes,
     )
 
 
@@ -276,6 +279,7 @@ def analyze(
     pairs: Pairs = True,
     cache: CacheFolder = None,
     device: Device = "cpu",
+    processes: Processes = None,
 ) -> None:
     """Measure importance, synergy and sensitivity of every unit; the file serves many allocations."""
     from mixqsam.cli import commands
@@ -289,6 +293,7 @@ def analyze(
         ),
         cache=cache,
         device=device,
+        processes=processes,
     )
 
 
@@ -374,8 +379,13 @@ def evaluate(
     best_of_three: Annotated[
         bool, typer.Option("--best-of-three", help="Of three masks of a prompt take the one the model thinks best.")
     ] = False,
+    keep_embeddings: Annotated[
+        bool, typer.Option("--keep-embeddings", help="Keep the float model's image embeddings for the next model.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    cache: CacheFolder = None,
     device: Device = "cpu",
+    processes: Processes = None,
 ) -> None:
     """Compare with the float model: COCO mask AP with annotations, else fidelity of masks."""
     from mixqsam.cli import commands
@@ -386,8 +396,11 @@ def evaluate(
         reference=reference,
         limit=limit,
         best_of_three=best_of_three,
+        keep_embeddings=keep_embeddings,
         output=output,
+        cache=cache,
         device=device,
+        processes=processes,
     )
 
 

@@ -32,6 +32,10 @@ Iterations = Annotated[
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images in a step.", rich_help_panel="Reconstruction")]
 Seed = Annotated[int, typer.Option(help="Of what is drawn by chance.", rich_help_panel="Reconstruction")]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="Refuse to run unless torchrun launched so many processes; they share the work."),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
 Observer = Annotated[
     str, typer.Option(help="minmax, avgminmax, percentile, omse or omse-2.4.", rich_help_panel="Analysis")

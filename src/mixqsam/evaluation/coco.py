@@ -83,9 +83,15 @@ def mask_results(sample: Sample, prediction: Prediction) -> list[dict[str, Any]]
         scores = scores * np.array(sample.scores, dtype=np.float32)
     encoded = rle.encode(np.asfortranarray(prediction.masks[:, 0].transpose(1, 2, 0).astype(np.uint8)))
     return [
-        {"image_id": sample.image_id, "category_id": category, "segmentation": code, "score": float(score)}
+        {"image_id": sample.image_id, "category_id": category, "segmentation": _text(code), "score": float(score)}
         for category, code, score in zip(sample.categories, encoded, scores, strict=True)
     ]
+
+
+def _text(code: dict[str, Any]) -> dict[str, Any]:
+    """A mask's code with its counts as text: what COCO's files hold."""
+    counts = code["counts"]
+    return {"size": code["size"], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
 def _quiet(*_: object) -> None:

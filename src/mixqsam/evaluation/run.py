@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from PIL import Image
 
 from mixqsam.analysis.outputs import OUTPUTS
+from mixqsam.data.prefetch import opened
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError
-from mixqsam.evaluation.coco import CocoScores, Truth, mask_results
+from mixqsam.evaluation.coco import CocoScores, Truth
+from mixqsam.evaluation.record import Record, measure
+from mixqsam.files import Cache, digest
+from mixqsam.parallel.engine import Alone, Engine, combine, share
 from mixqsam.progress import Progress
 from mixqsam.sam.predictor import Prediction, Predictor
 
@@ -53,6 +56,28 @@ class Report:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Where each image's records are kept, so that a stopped evaluation goes on.
+
+    Attributes:
+        cache: the place.
+        keys: predictor's name → hash of all that its records depend on but the image and its prompts.
+    """
+
+    cache: Cache
+    keys: Mapping[str, str]
+
+    def get(self, name: str, sample: Sample) -> Record | None:
+        """A record, if it is known."""
+        found: Record | None = self.cache.get("evaluation", digest(self.keys[name], sample.digest()))
+        return found
+
+    def put(self, name: str, sample: Sample, record: Record) -> None:
+        """Keep a record."""
+        self.cache.put("evaluation", digest(self.keys[name], sample.digest()), record)
+
+
 def evaluate(
     predictors: Mapping[str, Predictor],
     samples: Sequence[Sample],
@@ -60,6 +85,8 @@ def evaluate(
     annotations: Path | None,
     progress: Progress,
     best_of_three: bool = False,
+    engine: Engine | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Report]:
     """Evaluate predictors; the first is the reference of the fidelity.
 
@@ -67,85 +94,96 @@ def evaluate(
     the COCO score of a mask is the predicted IoU, times the detector's score where there is one. AP is over the images
     of `samples`; those that cannot be read are named and skipped, and count as images without masks.
 
+    Images are decoded ahead, and one at a time is worked on; of each, only figures and encoded masks are remembered.
+
     Args:
         predictors: name → model.
         samples: images with prompts.
         annotations: the COCO file for AP; None for fidelity alone.
         progress: is told about images.
         best_of_three: let the model choose among three masks.
+        engine: the group of processes that share the images; all get the same reports, whatever their number.
+        kept: where records are kept.
 
     Raises:
         AnnotationError: no sample has a prompt.
         ImageError: no image can be read.
+        ParallelError: a process was lost.
     """
+    engine = engine or Alone()
     truth = None if annotations is None else Truth(annotations)
-    images = [sample.image_id for sample in samples]
-    runs = {name: _Run(truth, images) for name in predictors}
-    reference = next(iter(predictors))
     usable = [sample for sample in samples if len(sample.prompts)]
     if not usable:
         raise AnnotationError("No image has a box or point to evaluate with.")
-    broken: list[str] = []
-    for sample in progress.track(usable, label="Evaluating", total=len(usable)):
-        try:
-            image = sample.open()
-        except ImageError as error:
-            broken.append(str(error))
-            continue
-        found = {}
-        for name, predictor in predictors.items():
-            predictor.set_image(image)
-            prediction = predictor.predict(sample.prompts, multimask=best_of_three)
-            found[name] = prediction.best() if best_of_three else prediction
-        for name, prediction in found.items():
-            runs[name].add(sample, prediction, found[reference])
+    work = _Work(predictors, truth, kept, best_of_three=best_of_three)
+    own: dict[int, dict[str, Record] | str] = {}
+    new: list[tuple[int, Sample]] = []
+    for index, sample in share(engine, usable):
+        known = work.known(sample)
+        if known is None:
+            new.append((index, sample))
+        else:
+            own[index] = known
+    for index, sample, image in progress.track(opened(new), label="Evaluating", total=len(new)):
+        own[index] = str(image) if isinstance(image, ImageError) else work.run(sample, image)
+    records = combine(engine, own, count=len(usable))
+    broken = [one for one in records if isinstance(one, str)]
     if broken:
         progress.note(f"Skipped {len(broken)} of {len(usable)} images: " + " ".join(broken))
     if len(broken) == len(usable):
         raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
-    return {name: run.report(is_reference=name == reference) for name, run in runs.items()}
+    good = [one for one in records if not isinstance(one, str)]
+    images, reference = [sample.image_id for sample in samples], next(iter(predictors))
+    return {
+        name: _report([one[name] for one in good], truth, images=images, is_reference=name == reference)
+        for name in predictors
+    }
 
 
-class _Run:
-    """What is gathered of one predictor."""
+class _Work:
+    """What is done with one image."""
 
-    def __init__(self, truth: Truth | None, image_ids: Sequence[int]) -> None:
-        self.truth = truth
-        self.image_ids = image_ids
-        self.images = 0
-        self.truth_ious: list[float] = []
-        self.ious: list[float] = []
-        self.kl: dict[str, list[float]] = {output: [] for output in OUTPUTS}
-        self.results: list[dict[str, Any]] = []
+    def __init__(
+        self, predictors: Mapping[str, Predictor], truth: Truth | None, kept: Kept | None, *, best_of_three: bool
+    ) -> None:
+        self._predictors, self._truth, self._kept, self._best = predictors, truth, kept, best_of_three
+        self._reference = next(iter(predictors))
 
-    def add(self, sample: Sample, prediction: Prediction, reference: Prediction) -> None:
-        self.images += 1
-        self.ious.extend(mask_ious(prediction.masks[:, 0], reference.masks[:, 0]).tolist())
-        ours, theirs = _visible(prediction), _visible(reference)
-        for output, divergence in OUTPUTS.items():
-            self.kl[output].append(float(divergence(theirs, ours[None])))
-        if self.truth is not None:
-            self.results.extend(mask_results(sample, prediction))
-            masks = self.truth.masks(sample)
-            if masks is not None:
-                self.truth_ious.extend(mask_ious(prediction.masks[:, 0], masks).tolist())
+    def known(self, sample: Sample) -> dict[str, Record] | None:
+        """The records of all predictors, where they are kept."""
+        if self._kept is None:
+            return None
+        found = {name: self._kept.get(name, sample) for name in self._predictors}
+        return None if any(one is None for one in found.values()) else {n: one for n, one in found.items() if one}
 
-    def report(self, *, is_reference: bool) -> Report:
-        fidelity = Fidelity(float(np.mean(self.ious)), {name: float(np.mean(v)) for name, v in self.kl.items()})
-        coco = None if self.truth is None else self.truth.score(self.results, images=self.image_ids)
-        truth_iou = float(np.mean(self.truth_ious)) if self.truth_ious else None
-        return Report(self.images, len(self.ious), coco, truth_iou, None if is_reference else fidelity)
-
-
-def _visible(prediction: Prediction) -> torch.Tensor:
-    """Low-resolution logits without the frame's padding."""
-    height, width = prediction.visible
-    return torch.from_numpy(prediction.logits[..., :height, :width])
+    def run(self, sample: Sample, image: Image.Image) -> dict[str, Record]:
+        """Run the predictors whose records are not known, and the reference."""
+        records: dict[str, Record] = {}
+        reference: Prediction | None = None
+        for name, predictor in self._predictors.items():
+            known = self._kept.get(name, sample) if self._kept else None
+            if known is not None and name != self._reference:
+                records[name] = known
+                continue
+            predictor.set_image(image)
+            found = predictor.predict(sample.prompts, multimask=self._best)
+            found = found.best() if self._best else found
+            reference = reference or found
+            records[name] = measure(sample, found, reference, truth=self._truth)
+            if self._kept:
+                self._kept.put(name, sample, records[name])
+        return records
 
 
-def mask_ious(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """IoU of each pair of masks [P, height, width]; two empty masks agree."""
-    both = (first & second).sum(axis=(1, 2))
-    either = (first | second).sum(axis=(1, 2))
-    ious: NDArray[np.float64] = np.where(either > 0, both / np.maximum(either, 1), 1.0)
-    return ious
+def _report(records: Sequence[Record], truth: Truth | None, *, images: Sequence[int], is_reference: bool) -> Report:
+    ious = [iou for one in records for iou in one["ious"]]
+    truth_ious = [iou for one in records for iou in one["truth_ious"]]
+    kl = {output: float(np.mean([one["kl"][output] for one in records])) for output in OUTPUTS}
+    coco = None if truth is None else truth.score([r for one in records for r in one["results"]], images=images)
+    return Report(
+        len(records),
+        len(ious),
+        coco,
+        float(np.mean(truth_ious)) if truth_ious else None,
+        None if is_reference else Fidelity(float(np.mean(ious)), kl),
+    )

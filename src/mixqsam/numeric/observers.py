@@ -4,6 +4,7 @@ One streaming pass fills a `Statistics` per tensor; its memory does not grow wit
 every bit-width then reads its range from the same statistics.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -22,13 +23,22 @@ _PERCENTILES = (0.9, 0.99, 0.999, 0.9999, 0.99999, 1.0)
 
 
 class Statistics:
-    """Extremes (exact) and a histogram (over a symmetric range that doubles when it must) of a stream."""
+    """Extremes (exact) and a histogram (over a symmetric range that doubles when it must) of a stream.
 
-    def __init__(self) -> None:
+    What is remembered does not depend on the order of the tensors, but for `base`, so that parts of a stream may be
+    remembered apart and merged.
+
+    Args:
+        base: the histogram's range is this times a power of two; None for the first tensor's largest value.
+    """
+
+    def __init__(self, base: float | None = None) -> None:
         self.low = float("inf")
         self.high = float("-inf")
-        self._extremes = (0.0, 0.0, 0)
-        self._reach = 0.0
+        self.base = base
+        self._lows: list[float] = []
+        self._highs: list[float] = []
+        self._reach = base or 0.0
         self._counts = torch.zeros(_BINS, dtype=torch.float64)
 
     def update(self, values: Tensor, *, name: str) -> None:
@@ -44,28 +54,52 @@ class Statistics:
                 "or the model overflows in this precision."
             )
         self.low, self.high = min(self.low, low), max(self.high, high)
-        lows, highs, count = self._extremes
-        self._extremes = (lows + low, highs + high, count + 1)
-        self._grow(max(abs(low), abs(high)))
+        self._lows.append(low)
+        self._highs.append(high)
+        largest = max(abs(low), abs(high))
+        if self.base is None:
+            self.base = self._reach = largest or 1.0
+        reach = self.base
+        while reach < largest:
+            reach *= 2
+        self._grow(reach)
         flat = values.detach().reshape(-1)
         # An odd step does not fall into step with channel counts, which are even.
         step = flat.numel() // _SAMPLE | 1
-        counts = torch.histc(flat[::step].float(), bins=_BINS, min=-self._reach, max=self._reach)
-        self._counts += counts.double().cpu() * step
+        counts = torch.histc(flat[::step].float(), bins=_BINS, min=-reach, max=reach).double().cpu() * step
+        self._counts += _widened(counts, reach, self._reach)
+
+    @property
+    def seen(self) -> bool:
+        """Whether anything was taken in."""
+        return bool(self._lows)
+
+    def rebase(self, base: float) -> None:
+        """Choose the base, before anything was taken in."""
+        self.base = self._reach = base
+
+    def merge(self, other: "Statistics") -> None:
+        """Take in what another one remembers; both have the same base.
+
+        Raises:
+            ValueError: they have not.
+        """
+        if self.base is None or self.base != other.base:
+            raise ValueError(f"statistics over {self.base} and {other.base} cannot be merged")
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self._lows += other._lows
+        self._highs += other._highs
+        self._grow(other._reach)
+        self._counts += _widened(other._counts, other._reach, self._reach)
 
     def _grow(self, reach: float) -> None:
-        if self._reach == 0.0:
-            self._reach = reach or 1.0
-        while reach > self._reach:
-            merged = self._counts.reshape(-1, 2).sum(1)
-            self._counts = torch.zeros(_BINS, dtype=torch.float64)
-            self._counts[_BINS // 4 : _BINS // 4 * 3] = merged
-            self._reach *= 2
+        if reach > self._reach:
+            self._counts, self._reach = _widened(self._counts, self._reach, reach), reach
 
     def mean_extremes(self) -> Range:
         """The means of the lows and of the highs of all tensors that were taken in."""
-        lows, highs, count = self._extremes
-        return lows / count, highs / count
+        # An exactly rounded sum does not depend on the order.
+        return math.fsum(self._lows) / len(self._lows), math.fsum(self._highs) / len(self._highs)
 
     def points(self) -> tuple[Tensor, Tensor]:
         """Centres and shares (summing to 1) of the occupied bins, ascending."""
@@ -74,6 +108,16 @@ class Statistics:
         occupied = self._counts > 0
         counts = self._counts[occupied]
         return centres[occupied].clamp(self.low, self.high).float(), (counts / counts.sum()).float()
+
+
+def _widened(counts: Tensor, reach: float, wanted: float) -> Tensor:
+    """Counts over ±reach as counts over ±wanted, which is reach times a power of two."""
+    while reach < wanted:
+        merged = counts.reshape(-1, 2).sum(1)
+        counts = torch.zeros(_BINS, dtype=torch.float64)
+        counts[_BINS // 4 : _BINS // 4 * 3] = merged
+        reach *= 2
+    return counts
 
 
 def minmax(statistics: Statistics, *, bits: int) -> Range:

@@ -11,6 +11,7 @@ from mixqsam.data.samples import Sample, for_calibration
 from mixqsam.errors import InputError
 from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import check_new_directory, digest, new_directory, write_bytes, write_json
+from mixqsam.parallel.engine import combine, share
 from mixqsam.pipeline.jobs import check_budget, needed
 from mixqsam.pipeline.options import Options, Session, Source
 from mixqsam.pipeline.stages import analyze_model, nearest_uniform, quantize_model, run_allocation
@@ -70,7 +71,7 @@ def run_comparison(
     """Quantize and evaluate all that is asked for, and write the tables and the figure.
 
     Every score is kept as soon as it is known, and so is every finished piece of a reconstruction: a run that was
-    stopped goes on where it was.
+    stopped goes on where it was. A group of processes shares the images of the analysis, and then the models.
 
     Args:
         model: float checkpoint.
@@ -101,12 +102,19 @@ def run_comparison(
     judged = _left_over(everything, samples, session) if evaluation is None else _all(evaluation, session)
     judged = judged[: request.limit]
     analysis = analyze_model(sam, samples, options=options, session=session)
-    models = [m for recipe in recipes for m in _models(recipe, analysis, request, session)]
+    engine = session.engine
+    # A solver that stops at its time limit may stop elsewhere in another process: rank 0 allocates for all.
+    planned = [m for recipe in recipes for m in _models(recipe, analysis, request, session)] if not engine.rank else []
+    models = engine.gather(planned)[0]
     scores = _Scores(sam, samples, judged, annotations=source.annotations, request=request, session=session)
-    rows = [_row(one, *scores(one)) for one in session.progress.track(models, label="Comparing", total=len(models))]
+    own = share(engine, models)
+    tracked = session.progress.track(own, label="Comparing", total=len(own))
+    rows = combine(engine, {index: _row(one, *scores(one)) for index, one in tracked}, count=len(models))
     comparison = Comparison(
         str(model), len(samples), scores.images, _float_row(analysis, scores.reference()), rows, _settings(request)
     )
+    if engine.rank:
+        return comparison
     with new_directory(output, overwrite=overwrite, marker=MARKER) as folder:
         write_json(folder / MARKER, comparison.to_json())
         write_bytes(folder / "comparison.csv", to_csv(comparison).encode())

@@ -10,8 +10,8 @@ from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import CONFIG, save_model
 from mixqsam.errors import BudgetError, ModelError
-from mixqsam.evaluation.run import Report, evaluate
-from mixqsam.files import check_new_directory, new_directory, read_json, write_bytes, write_json
+from mixqsam.evaluation.run import Kept, Report, evaluate
+from mixqsam.files import check_new_directory, digest, digest_file, new_directory, read_json, write_bytes, write_json
 from mixqsam.pipeline.options import AnalysisOptions, Options, Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
@@ -30,6 +30,8 @@ from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
 MARKER = "allocation.json"
+# Raised when what a record of the evaluation means changes, so that old ones in the cache are not taken for new.
+_RECORDS = 1
 
 
 def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, session: Session) -> Analysis:
@@ -210,16 +212,40 @@ def run_evaluation(
     limit: int | None,
     session: Session,
     best_of_three: bool = False,
+    keep_embeddings: bool = False,
 ) -> dict[str, Report]:
-    """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well."""
+    """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well.
+
+    Each image's records are kept as soon as they are known, so that a stopped run goes on, and a model that is
+    evaluated again is not run again.
+
+    Args:
+        models: name → float model or quantized directory.
+        data: images and prompts.
+        limit: only the first so many images.
+        session: cache, progress, device, group of processes.
+        best_of_three: let the models choose among three masks.
+        keep_embeddings: keep the reference's image embeddings (4.2 MB an image for a full-size SAM) for the next model
+            that is compared with it.
+    """
     samples = data.samples(count=limit, progress=session.progress)[:limit]
-    predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
+    loaded = {name: load(source, device=session.device) for name, source in models.items()}
+    truth = None if data.annotations is None else digest_file(data.annotations)
+    reference = next(iter(loaded.values())).fingerprint
+    keys = {name: digest(_RECORDS, sam.fingerprint, reference, truth, best_of_three) for name, sam in loaded.items()}
+    embeddings = session.cache.root / "embeddings" if keep_embeddings else None
+    predictors = {
+        name: SamPredictor(sam, embeddings=embeddings if sam.fingerprint == reference else None)
+        for name, sam in loaded.items()
+    }
     return evaluate(
         predictors,
         samples,
         annotations=data.annotations,
         progress=session.progress,
         best_of_three=best_of_three,
+        engine=session.engine,
+        kept=Kept(session.cache, keys),
     )
 
 

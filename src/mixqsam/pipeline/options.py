@@ -11,6 +11,7 @@ from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import Sample, folder_samples
 from mixqsam.errors import AnnotationError
 from mixqsam.files import Cache, default_cache
+from mixqsam.parallel.engine import Alone, Engine
 from mixqsam.plan import CANDIDATE_BITS
 from mixqsam.progress import Progress, Silent
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
@@ -178,6 +179,7 @@ class Session:
         cache: finished stages.
         progress: listener.
         device: where models compute.
+        engine: the group of processes that this one belongs to.
         grids: weights' grids, each searched once.
         seconds: stage → wall time; a stage found in the cache takes next to none.
     """
@@ -185,6 +187,7 @@ class Session:
     cache: Cache = field(default_factory=lambda: Cache(default_cache()))
     progress: Progress = field(default_factory=Silent)
     device: str = "cpu"
+    engine: Engine = field(default_factory=Alone)
     grids: GridLibrary = field(default_factory=GridLibrary)
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -38,7 +38,9 @@ def calibration_samples(data: Source, options: AnalysisOptions, session: Session
 def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session) -> Ranges:
     """Calibrate, or take the finished calibration."""
     with session.timed("calibration"):
-        return cached_ranges(sam, samples, observer=observer, cache=session.cache, progress=session.progress)
+        return cached_ranges(
+            sam, samples, observer=observer, cache=session.cache, progress=session.progress, engine=session.engine
+        )
 
 
 def analyze_model(sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session) -> Analysis:
@@ -50,7 +52,7 @@ def analyze_model(sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptio
     ranges = find_ranges(sam, samples, observer=options.observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
     weights = session.grids.of(sam, observer=options.observer)
-    with session.timed("analysis"), session.cache.lock("analysis", key):
+    with session.timed("analysis"), session.cache.lock("analysis", key, wanted=session.engine.rank == 0):
         analysis = analyze(
             sam,
             samples,
@@ -59,6 +61,7 @@ def analyze_model(sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptio
             wanted=Measurements(options.pairs, options.sensitivity_bits),
             cache=session.cache,
             progress=session.progress,
+            engine=session.engine,
         )
     return analysis.with_prompts(options.prompts_per_image)
 

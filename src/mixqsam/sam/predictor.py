@@ -1,15 +1,20 @@
 """Encode once, prompt often."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mixqsam.errors import InputError
+from mixqsam.files import write_bytes
 from mixqsam.prompts import Prompts
 from mixqsam.sam.forward import Frame, decode, encode, make_frame, masks_from_logits, prompt_tensors, visible
 from mixqsam.sam.load import Sam
@@ -54,10 +59,16 @@ class Predictor(Protocol):
 
 
 class SamPredictor:
-    """A Predictor over a PyTorch model, float or quantized."""
+    """A Predictor over a PyTorch model, float or quantized.
 
-    def __init__(self, sam: Sam) -> None:
+    Args:
+        sam: the model.
+        embeddings: a folder that image embeddings are kept in; None to compute each anew.
+    """
+
+    def __init__(self, sam: Sam, *, embeddings: Path | None = None) -> None:
         self.sam = sam
+        self._embeddings = embeddings
         self._frame: Frame | None = None
         self._embedding: Tensor | None = None
 
@@ -65,8 +76,21 @@ class SamPredictor:
         """Encode an RGB image (Pillow, or uint8 [height, width, 3])."""
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)
-        self._frame = make_frame(self.sam, image.convert("RGB"))
-        self._embedding = encode(self.sam, self._frame)
+        image = image.convert("RGB")
+        self._frame = make_frame(self.sam, image)
+        self._embedding = self._kept_embedding(image, self._frame)
+
+    def _kept_embedding(self, image: Image.Image, frame: Frame) -> Tensor:
+        if self._embeddings is None:
+            return encode(self.sam, frame)
+        content = hashlib.sha256(f"{self.sam.fingerprint} {image.size} ".encode() + image.tobytes()).hexdigest()
+        path = self._embeddings / f"{content}.safetensors"
+        try:
+            return load_file(path, device=str(self.sam.device))["embedding"]
+        except (OSError, SafetensorError, KeyError):
+            embedding = encode(self.sam, frame)
+            write_bytes(path, save({"embedding": embedding.cpu().contiguous()}))
+            return embedding
 
     def predict(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels.
