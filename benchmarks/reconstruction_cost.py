@@ -1,0 +1,123 @@
+"""Time and memory of reconstruction: one block of SAM-B at 1024 pixels, windowed and global, and sam-tiny as a whole.
+
+    python -m benchmarks.reconstruction_cost --coco ../shared/data/coco-mini --output docs/data/reconstruction_cost.json
+
+Each measurement runs in a process of its own, so that peaks do not mix. About 12 minutes on 2 cores.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import SamConfig
+
+from benchmarks.harness import machine, peak_gigabytes
+from benchmarks.importance_cost import random_sam
+from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.files import Cache, write_json
+from mixqsam.numeric.weights import quantize_weight
+from mixqsam.pipeline.options import AnalysisOptions, Data, QuantizationOptions, Session
+from mixqsam.pipeline.stages import calibration_samples, quantize_model
+from mixqsam.plan import CANDIDATE_BITS, BitPlan, UnitBits
+from mixqsam.progress import Silent
+from mixqsam.quantization.nearest import draft
+from mixqsam.quantization.reconstruction.candidate import Frozen
+from mixqsam.quantization.reconstruction.fit import Fit, Piece
+from mixqsam.quantization.reconstruction.method import QDROP, ReconstructionOptions
+from mixqsam.quantization.setting import Setting, observed
+from mixqsam.sam.attention import split_attention
+from mixqsam.sam.blocks import encoder_blocks
+from mixqsam.sam.load import Sam, default_processor, load_sam
+
+ITERATIONS = 6
+
+
+def block(index: int) -> dict[str, float]:
+    """QDrop on one encoder block of SAM-B with random weights: seconds of an iteration, and what it adds to the peak."""
+    config = SamConfig()
+    sam = Sam(split_attention(random_sam(config, implementation="eager")).eval(), default_processor(config), "random")
+    piece = encoder_blocks(sam)[index]
+    units = [unit for unit in sam.costs().units if unit.name in piece.units]
+    plan = BitPlan.uniform(sam.costs().units, UnitBits(4, 4))
+    spans = {
+        "activation": dict.fromkeys(CANDIDATE_BITS, (-4.0, 4.0)),
+        "weight": dict.fromkeys(CANDIDATE_BITS, (-4.0, 4.0)),
+    }
+    ranges = Ranges("minmax", {unit.name: spans for unit in sam.costs().units})
+    weights = WeightGrids(sam, observer="minmax")
+    setting = Setting(sam, units, plan, (), ranges, weights, Cache(Path("unused")), Silent())
+    activations = observed(setting)
+    grids = {u.name: weights.grid(u.name, bits=4) for u in units if u.kind != "product"}
+    start = {
+        unit.name: Frozen(
+            quantize_weight(weights.weight(unit.name), grids[unit.name]) if unit.name in grids else None,
+            {slot: one for (name, slot), one in activations.items() if name == unit.name},
+        )
+        for unit in units
+    }
+    state = {"hidden": torch.randn(1, 64, 64, 768, generator=torch.Generator().manual_seed(0))}
+    with torch.no_grad():
+        target = piece.run(sam, state)["hidden"]
+
+    def loss(model: Sam, _: int) -> torch.Tensor:
+        return (piece.run(model, state)["hidden"] - target).square().sum() / 4096
+
+    fit = Fit(
+        draft(sam),
+        Piece(piece.name, grids, loss, loss, 1),
+        source=sam,
+        options=ReconstructionOptions(iterations=ITERATIONS),
+        progress=Silent(),
+    )
+    before, started = peak_gigabytes(), time.perf_counter()
+    _, log = fit.run(start, QDROP.phases)
+    seconds = time.perf_counter() - started
+    # Every iteration is followed by a look at the candidate here, for there are so few of them.
+    return {"seconds_per_iteration": seconds / log.iterations, "peak_gigabytes": peak_gigabytes(), "before": before}
+
+
+def whole(recipe: str, coco: Path) -> dict[str, float]:
+    """A recipe on sam-tiny, W4A4, 32 images, the defaults."""
+    sam = load_sam("sam-tiny")
+    with tempfile.TemporaryDirectory() as folder:
+        session = Session(Cache(Path(folder)), Silent())
+        data = Data(coco / "train2017", coco / "annotations/instances_train2017.json")
+        samples = calibration_samples(data, AnalysisOptions(), session)
+        plan = BitPlan.uniform(sam.costs().units, UnitBits(4, 4))
+        started = time.perf_counter()
+        quantize_model(sam, plan, samples, options=QuantizationOptions(recipe), session=session)
+        return {"seconds": time.perf_counter() - started, "peak_gigabytes": peak_gigabytes()}
+
+
+JOBS = {"SAM-B, windowed block": 1, "SAM-B, global block": 2}
+RECIPES = ("adaround", "brecq", "qdrop", "ptq4sam-l", "ahcptq", "saq-sam")
+
+
+def main() -> None:
+    """Parse arguments; measure one job, or all of them in processes of their own."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("docs/data/reconstruction_cost.json"))
+    parser.add_argument("--job")
+    arguments = parser.parse_args()
+    if arguments.job:
+        found = block(JOBS[arguments.job]) if arguments.job in JOBS else whole(arguments.job, arguments.coco)
+        print(json.dumps(found))
+        return
+    results: dict[str, Any] = {"machine": machine()}
+    for job in (*JOBS, *RECIPES):
+        command = [sys.executable, "-m", "benchmarks.reconstruction_cost", "--coco", str(arguments.coco), "--job", job]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        results[job] = json.loads(done.stdout.splitlines()[-1])
+        print(job, results[job], flush=True)
+        write_json(arguments.output, results)
+
+
+if __name__ == "__main__":
+    main()
