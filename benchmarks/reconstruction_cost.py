@@ -39,7 +39,7 @@ ITERATIONS = 6
 
 
 def block(index: int) -> dict[str, float]:
-    """QDrop on one encoder block of SAM-B with random weights: seconds of an iteration, and what it adds to the peak."""
+    """QDrop on one encoder block of SAM-B with random weights: seconds of an iteration, peak memory."""
     config = SamConfig()
     sam = Sam(split_attention(random_sam(config, implementation="eager")).eval(), default_processor(config), "random")
     piece = encoder_blocks(sam)[index]

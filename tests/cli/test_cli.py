@@ -255,6 +255,29 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
 
 
+def test_a_detectors_boxes_are_evaluated(detector_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
+    instance = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [9, 9, 20, 20], "area": 400, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 40}],
+        "annotations": [{**instance, "segmentation": [[9, 9, 29, 9, 29, 29, 9, 29]]}],
+        "categories": [{"id": 1, "name": "disc"}, {"id": 2, "name": "hot dog"}],
+    }
+    annotations, boxes = tmp_path / "instances.json", tmp_path / "boxes.json"
+    annotations.write_text(json.dumps(content))
+    where = ["-i", picture_folder, "--annotations", annotations]
+    found = run("detect", "--detector", detector_directory, *where, "-o", boxes, "--top", 3)
+    assert found.exit_code == 0, found.output
+    assert "3 boxes on 1 images" in " ".join(found.output.split())
+    done = run("evaluate", "sam-tiny", *where, "--boxes", boxes, "-o", tmp_path / "scores.json", "--best-of-three")
+    assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "scores.json").read_text())["float"]
+    assert (scores["prompts"], scores["truth_iou"]) == (3, None)
+    assert 0 <= scores["coco"]["ap"] <= 100
+    refused = run("detect", "--detector", tmp_path, *where, "-o", tmp_path / "other.json")
+    assert refused.exit_code == 2
+    assert "cannot be loaded as a detector" in " ".join(refused.output.split())
+
+
 def test_a_killed_reconstruction_goes_on_after_its_last_finished_block(model_directory: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -17,6 +17,7 @@ from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import Prediction, SamPredictor
+from tests.conftest import draw
 
 
 def prediction(masks: np.ndarray, scores: np.ndarray) -> Prediction:
@@ -117,6 +118,54 @@ def test_embeddings_are_kept_on_request(sam: Sam, samples: list[Sample], tmp_pat
     next(iter(tmp_path.iterdir())).write_text("x")
     for sample in samples:
         kept.set_image(sample.open())
+
+
+def one_annotation(folder: Path, segmentation: object) -> tuple[Path, Sample]:
+    """An annotation file with one instance, and its sample."""
+    draw(folder / "a.png", width=20, height=10, seed=1)
+    annotation = {"id": 4, "image_id": 1, "category_id": 1, "bbox": [2, 2, 6, 6], "area": 36, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 20, "height": 10}],
+        "annotations": [{**annotation, "segmentation": segmentation}],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    path = folder / "instances.json"
+    path.write_text(json.dumps(content))
+    (sample,) = annotated_samples(path, images=folder)
+    return path, sample
+
+
+GOOD = [[2, 2, 8, 2, 8, 8, 2, 8]]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "ap"),
+    [(GOOD, 100), ([], 0), ([[2, 2, 8, 2, 8, 2, 2, 2]], 0), ([[2, 2, 8, 8]], 0), ([[2, 2]], 0), ([[1, 2, 3]], 0)],
+)
+def test_a_polygon_without_area_is_an_object_that_nothing_finds(
+    tmp_path: Path, segmentation: object, ap: float
+) -> None:
+    path, sample = one_annotation(tmp_path, segmentation)
+    truth = Truth(path)
+    square = np.zeros((1, 10, 20), bool)
+    square[:, 2:8, 2:8] = True
+    assert truth.score(mask_results(sample, prediction(square, np.array([0.9])))).ap == ap
+    masks = truth.masks(sample)
+    assert masks is not None
+    assert masks.shape == (1, 10, 20)
+    assert bool(masks.any()) == bool(ap)
+
+
+@pytest.mark.parametrize("segmentation", [None, [["a", 1, 2, 3, 4, 5]], {"size": [5, 5], "counts": [25]}])
+def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: object) -> None:
+    path, sample = one_annotation(tmp_path, segmentation)
+    with pytest.raises(AnnotationError, match=r"instances.json.*(annotation 4|cannot be scored)"):
+        Truth(path).masks(sample)
+
+
+def test_no_results_at_all_score_nothing(tmp_path: Path) -> None:
+    path, _ = one_annotation(tmp_path, GOOD)
+    assert Truth(path).score([]).ap == 0
 
 
 def test_iou_by_hand() -> None:

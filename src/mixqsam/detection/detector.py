@@ -79,8 +79,9 @@ def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
         ModelError: it cannot be loaded, or is no detector; the message says why.
     """
     text = str(source)
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         processor = AutoImageProcessor.from_pretrained(text)
         model = AutoModelForObjectDetection.from_pretrained(text, use_safetensors=True)
@@ -93,6 +94,8 @@ def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
     if not hasattr(processor, "post_process_object_detection"):
         raise ModelError(f"{text}: its image processor ({type(processor).__name__}) is not that of a detector.")
     return Detector(model.eval().requires_grad_(False).to(torch.device(device)), processor, text)

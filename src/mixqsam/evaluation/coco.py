@@ -49,11 +49,34 @@ class Truth:
             raise AnnotationError(f"{annotations} cannot be scored against: {error!r}.") from error
 
     def masks(self, sample: Sample) -> NDArray[np.bool_] | None:
-        """The annotated masks behind a sample's prompts, [P, height, width]; None where prompts are a detector's."""
+        """The annotated masks behind a sample's prompts, [P, height, width]; None where prompts are a detector's.
+
+        A polygon without area gives an empty mask, as it does when it is scored.
+
+        Raises:
+            AnnotationError: a segmentation cannot be drawn, or is not of the image's size.
+        """
         if not sample.annotation_ids:
             return None
         found = self._coco.loadAnns(list(sample.annotation_ids))
-        return np.stack([self._coco.annToMask(one) for one in found]).astype(bool)
+        return np.stack([self._mask(one, sample) for one in found])
+
+    def _mask(self, annotation: dict[str, Any], sample: Sample) -> NDArray[np.bool_]:
+        polygons = annotation.get("segmentation")
+        if isinstance(polygons, list) and not any(isinstance(one, list) and len(one) >= 6 for one in polygons):
+            return np.zeros((sample.height, sample.width), dtype=bool)
+        try:
+            mask = np.asarray(self._coco.annToMask(annotation), dtype=bool)
+        except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+            raise AnnotationError(
+                f"{self._path}: the segmentation of annotation {annotation.get('id')} cannot be drawn: {error}."
+            ) from error
+        if mask.shape != (sample.height, sample.width):
+            raise AnnotationError(
+                f"{self._path}: the segmentation of annotation {annotation.get('id')} is for {mask.shape[1]}×"
+                f"{mask.shape[0]} pixels, its image has {sample.width}×{sample.height}."
+            )
+        return mask
 
     def score(self, results: list[dict[str, Any]], *, images: Sequence[int] | None = None) -> CocoScores:
         """Mask AP of results over some images of the file, or all; those without results count as empty.
