@@ -1,28 +1,31 @@
-"""Put measured tables into docs/experiments.md and docs/performance.md, between their markers.
+"""Put measured tables into docs/experiments.md, performance.md and scale.md, between their markers.
 
     python -m benchmarks.experiments_page
 
 Reads docs/data/*.json, as the other benchmarks wrote them.
 """
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.performance_tables import (
+    DOCS,
+    evaluator,
+    forward,
+    importance_cost,
+    line,
+    load,
+    reconstruction,
+    solver,
+)
 from mixqsam.plan import Analysis
 from mixqsam.report.comparison import Comparison, cost_table, quality_table
 from mixqsam.report.comparison import Row as Model
 
-DOCS = Path(__file__).parents[1] / "docs"
 BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
 Row = dict[str, Any]
-
-
-def load(name: str) -> Any:
-    """One file of measurements."""
-    return json.loads((DOCS / "data" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def describe(row: Row) -> str:
@@ -48,16 +51,12 @@ def table(data: Any, keep: Callable[[Row], bool]) -> str:
         if keep(row):
             found.setdefault(describe(row), {})[row["budget"]] = row
     header = ["bits chosen by", *BUDGETS, "mean of the last figure"]
-    lines = [_line(header), _line(["---", *["---:"] * (len(BUDGETS) + 1)])]
-    lines.append(_line(["float", *[cell(data["float"])] * len(BUDGETS), "1.000"]))
+    lines = [line(header), line(["---", *["---:"] * (len(BUDGETS) + 1)])]
+    lines.append(line(["float", *[cell(data["float"])] * len(BUDGETS), "1.000"]))
     for label, by_budget in found.items():
         average = sum(by_budget[b]["fidelity"]["mean_iou"] for b in BUDGETS) / len(BUDGETS)
-        lines.append(_line([label, *(cell(by_budget[b]) for b in BUDGETS), f"{average:.3f}"]))
+        lines.append(line([label, *(cell(by_budget[b]) for b in BUDGETS), f"{average:.3f}"]))
     return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def main_table(data: Any) -> str:
@@ -82,7 +81,7 @@ def cheap_table(data: Any) -> str:
 
 def wins(data: Any) -> str:
     """For each budget, how many of the mixed rows beat uniform, by each figure."""
-    lines = [_line(["figure", *BUDGETS]), _line(["---", *["---:"] * len(BUDGETS)])]
+    lines = [line(["figure", *BUDGETS]), line(["---", *["---:"] * len(BUDGETS)])]
     figures: dict[str, Callable[[Row], float]] = {
         "AP": lambda r: float(r["coco"]["ap"]),
         "mean IoU to annotated masks": lambda r: float(r["truth_iou"]),
@@ -95,7 +94,7 @@ def wins(data: Any) -> str:
             uniform = next(figure(r) for r in rows if r["bits"] == "uniform")
             mixed = [r for r in rows if r["bits"] != "uniform"]
             cells.append(f"{sum(figure(r) > uniform for r in mixed)} of {len(mixed)}")
-        lines.append(_line(cells))
+        lines.append(line(cells))
     return "\n".join(lines)
 
 
@@ -108,70 +107,24 @@ def parts() -> str:
         "multiply-adds": [float(analysis.costs.multiply_adds(unit)) for unit in analysis.units],
         **{f"importance, {name}": omega.tolist() for name, omega in analysis.importance.items()},
     }
-    lines = [_line(["part", *columns]), _line(["---", *["---:"] * len(columns)])]
+    lines = [line(["part", *columns]), line(["---", *["---:"] * len(columns)])]
     for part in ("encoder", "decoder"):
         shares = [
             sum(v for v, unit in zip(values, analysis.units, strict=True) if unit.part == part) / sum(values)
             for values in columns.values()
         ]
-        lines.append(_line([part, *(f"{share:.1%}" for share in shares)]))
+        lines.append(line([part, *(f"{share:.1%}" for share in shares)]))
     return "\n".join(lines)
 
 
 def noise() -> str:
     """Bootstrap intervals of differences in AP."""
     data = load("ap_noise")
-    lines = [_line(["difference in AP", *BUDGETS]), _line(["---", *["---:"] * len(BUDGETS)])]
+    lines = [line(["difference in AP", *BUDGETS]), line(["---", *["---:"] * len(BUDGETS)])]
     for pair in ("uniform − float", "mixed − float", "mixed − uniform"):
         rows = [data["rows"][f"{pair}, {budget}"] for budget in BUDGETS]
-        lines.append(_line([pair, *(f"{r['median']:+.1f} ({r['low']:+.1f} … {r['high']:+.1f})" for r in rows)]))
+        lines.append(line([pair, *(f"{r['median']:+.1f} ({r['low']:+.1f} … {r['high']:+.1f})" for r in rows)]))
     return "\n".join([*lines, "", f"({data['draws']} draws)"])
-
-
-def importance_cost() -> str:
-    """Cost of importance."""
-    data = load("importance_cost")
-    lines = [
-        _line(["model", "units", "distinct ablations", "plain pass", "importance", "in plain passes", "peak memory"])
-    ]
-    lines.append(_line(["---", *["---:"] * 6]))
-    for name, one in data.items():
-        if name != "machine":
-            lines.append(
-                _line(
-                    [
-                        name,
-                        str(one["units"]),
-                        str(one["distinct_ablations"]),
-                        f"{one['plain_pass_seconds']:.1f} s",
-                        f"{one['importance_seconds']:.0f} s",
-                        f"{one['importance_in_plain_passes']:.1f}",
-                        f"{one['peak_gigabytes']:.1f} GB",
-                    ]
-                )
-            )
-    return "\n".join([*lines, "", _machine(data)])
-
-
-def solver() -> str:
-    """Time of the allocation."""
-    data = load("solver")
-    lines = [_line(["bits", "programs", "proven optimal", "largest gap", "median", "longest"])]
-    lines.append(_line(["---", *["---:"] * 5]))
-    for name, one in data["summary"].items():
-        lines.append(
-            _line(
-                [
-                    name,
-                    str(one["programs"]),
-                    str(one["proven"]),
-                    f"{one['largest_gap']:.2e}" if one["largest_gap"] else "0",
-                    f"{one['median_seconds']:.1f} s",
-                    f"{one['largest_seconds']:.1f} s",
-                ]
-            )
-        )
-    return "\n".join([*lines, "", _machine(data)])
 
 
 def comparison() -> Comparison:
@@ -186,7 +139,7 @@ def recipes_gain(found: Comparison) -> str:
     """What mixed bits change, and what share of the float AP they keep."""
     budgets = list(dict.fromkeys(row.budget for row in found.rows))
     by = {(row.recipe, row.budget, row.mode): row for row in found.rows}
-    lines = [_line(["recipe", *budgets]), _line(["---", *["---:"] * len(budgets)])]
+    lines = [line(["recipe", *budgets]), line(["---", *["---:"] * len(budgets)])]
     whole = found.float_row.ap or 1.0
     for recipe in dict.fromkeys(row.recipe for row in found.rows):
         cells = [recipe]
@@ -194,13 +147,8 @@ def recipes_gain(found: Comparison) -> str:
             uniform, mixed = by[recipe, budget, "uniform"], by[recipe, budget, "mixed"]
             gain = (mixed.ap or 0.0) - (uniform.ap or 0.0)
             cells.append(f"{gain:+.1f} / {mixed.mean_iou - uniform.mean_iou:+.3f} / {(mixed.ap or 0.0) / whole:.1%}")
-        lines.append(_line(cells))
+        lines.append(line(cells))
     return "\n".join(lines)
-
-
-def _machine(data: Any) -> str:
-    one = data["machine"]
-    return f"({one['cpu']}, {one['threads']} threads, torch {one['torch']})"
 
 
 def fill(page: Path, tables: dict[str, str]) -> None:
@@ -216,7 +164,7 @@ def fill(page: Path, tables: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Fill both pages."""
+    """Fill the pages."""
     data = load("allocation")
     fill(
         DOCS / "experiments.md",
@@ -232,7 +180,16 @@ def main() -> None:
             "parts": parts(),
         },
     )
-    fill(DOCS / "performance.md", {"importance": importance_cost(), "solver": solver()})
+    fill(
+        DOCS / "performance.md",
+        {
+            "importance": importance_cost(),
+            "solver": solver(),
+            "reconstruction": reconstruction(),
+            "evaluator": evaluator(),
+        },
+    )
+    fill(DOCS / "scale.md", {"forward": forward()})
 
 
 if __name__ == "__main__":

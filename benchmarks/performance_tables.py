@@ -1,0 +1,109 @@
+"""Tables of docs/performance.md and docs/scale.md, from docs/data/*.json."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def load(name: str) -> Any:
+    """One file of measurements."""
+    return json.loads((DOCS / "data" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def line(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def importance_cost() -> str:
+    """Cost of importance."""
+    data = load("importance_cost")
+    lines = [
+        line(["model", "units", "distinct ablations", "plain pass", "importance", "in plain passes", "peak memory"])
+    ]
+    lines.append(line(["---", *["---:"] * 6]))
+    for name, one in data.items():
+        if name != "machine":
+            lines.append(
+                line(
+                    [
+                        name,
+                        str(one["units"]),
+                        str(one["distinct_ablations"]),
+                        f"{one['plain_pass_seconds']:.1f} s",
+                        f"{one['importance_seconds']:.0f} s",
+                        f"{one['importance_in_plain_passes']:.1f}",
+                        f"{one['peak_gigabytes']:.1f} GB",
+                    ]
+                )
+            )
+    return "\n".join([*lines, "", _machine(data)])
+
+
+def solver() -> str:
+    """Time of the allocation."""
+    data = load("solver")
+    lines = [line(["bits", "programs", "proven optimal", "largest gap", "median", "longest"])]
+    lines.append(line(["---", *["---:"] * 5]))
+    for name, one in data["summary"].items():
+        lines.append(
+            line(
+                [
+                    name,
+                    str(one["programs"]),
+                    str(one["proven"]),
+                    f"{one['largest_gap']:.2e}" if one["largest_gap"] else "0",
+                    f"{one['median_seconds']:.1f} s",
+                    f"{one['largest_seconds']:.1f} s",
+                ]
+            )
+        )
+    return "\n".join([*lines, "", _machine(data)])
+
+
+def reconstruction() -> str:
+    """Time and memory of reconstruction."""
+    data = load("reconstruction_cost")
+    lines = [line(["what", "time", "peak memory"]), line(["---", "---:", "---:"])]
+    for name, one in data.items():
+        if name != "machine":
+            seconds = f"{one['seconds']:.0f} s" if "seconds" in one else f"{one['seconds_per_iteration']:.1f} s a step"
+            lines.append(line([name, seconds, f"{one['peak_gigabytes']:.1f} GB"]))
+    return "\n".join([*lines, "", _machine(data)])
+
+
+def evaluator() -> str:
+    """Time of COCO's evaluation."""
+    one = load("evaluator")
+    lines = [line(["evaluator", "images", "masks", "time", "AP"]), line(["---", *["---:"] * 4])]
+    for name, seconds, key in (
+        ("faster-coco-eval", one["seconds"], "ours"),
+        ("pycocotools", one["pycocotools_seconds"], "pycocotools"),
+    ):
+        row = [name, f"{one['images']:,}", f"{one['masks']:,}", f"{seconds:.1f} s", f"{one['ap'][key]:.6f}"]
+        lines.append(line(row))
+    return "\n".join([*lines, "", _machine(one)])
+
+
+def forward() -> str:
+    """Forward times, and what COCO val2017 takes."""
+    data = load("forward_times")
+    columns = ["model", "encoder, an image", "decoder, a box", "COCO val2017, one process"]
+    lines = [line(columns), line(["---", *["---:"] * 3])]
+    for name, one in data.items():
+        if name != "machine":
+            cells = [
+                f"{one['image_seconds']:.1f} s",
+                f"{one['box_seconds'] * 1000:.0f} ms",
+                f"{one['coco_hours']:.0f} h",
+            ]
+            lines.append(line([name, *cells]))
+    return "\n".join([*lines, "", _machine(data)])
+
+
+def _machine(data: Any) -> str:
+    one = data["machine"]
+    return f"({one['cpu']}, {one['threads']} threads, torch {one['torch']})"
