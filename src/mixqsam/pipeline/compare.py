@@ -10,7 +10,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.data.samples import Sample, for_calibration
 from mixqsam.errors import InputError
 from mixqsam.evaluation.run import Report, evaluate
-from mixqsam.files import check_new_directory, digest, new_directory, write_bytes, write_json
+from mixqsam.files import check_new_directory, digest, digest_file, new_directory, write_bytes, write_json
 from mixqsam.parallel.engine import combine, share
 from mixqsam.pipeline.jobs import check_budget, needed
 from mixqsam.pipeline.options import Options, Session, Source
@@ -174,7 +174,7 @@ class _Scores:
             sam.fingerprint,
             [sample.digest() for sample in samples],
             [sample.digest() for sample in judged],
-            annotations is not None,
+            annotations and digest_file(annotations),
         )
         self.images = len([sample for sample in judged if len(sample.prompts)])
 
