@@ -284,7 +284,8 @@ def test_a_flat_loss_stops_early(sam: Sam, four: list[Sample], tmp_path: Path) -
         options=ReconstructionOptions(iterations=200, scale_rate=0.0),
     )
     assert {log.ending for log in found.logs} == {"flat"}
-    assert all(log.iterations < 60 for log in found.logs)
+    # Half of the iterations are the scales'; a look every tenth of them, and three without a gain.
+    assert {log.iterations for log in found.logs} == {40}
 
 
 def test_units_in_float_stay_float_and_a_float_block_is_skipped(sam: Sam, four: list[Sample], tmp_path: Path) -> None:

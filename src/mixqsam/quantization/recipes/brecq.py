@@ -8,5 +8,6 @@ BRECQ = Recipe(
     "learned rounding, block by block, then learned scales",
     "BRECQ, arXiv 2102.05426",
     method=method.BRECQ,
+    version=2,
     least_images=4,
 )

@@ -14,9 +14,10 @@ from mixqsam.quantization.reconstruction.method import Phase, ReconstructionOpti
 from mixqsam.quantization.steps.grouping import GROUPS
 from mixqsam.sam.load import Sam
 
-# How often a phase looks at what it would deploy, and what counts as flat and as decided.
+# How often a phase looks at what it would deploy; flat is a gain of less than _FLAT in _PATIENCE looks, for scales gain
+# little by little; decided is a rounding of which less than that share is open.
 _CHECKS = 10
-_FLAT = 0.003
+_FLAT, _PATIENCE = 0.003, 3
 _DECIDED = 0.01
 # Channels are merged to 4 groups in so many steps, over this share of the iterations.
 _MERGES, _MERGED_BY = 4, 0.5
@@ -111,7 +112,7 @@ class Fit:
             return 0, "complete"
         trainee.attach(self._draft)
         total = max(1, round(self._options.iterations * phase.share))
-        every, last = max(1, total // _CHECKS), math.inf
+        every, losses = max(1, total // _CHECKS), [math.inf]
         targets = _merge_targets(trainee.groups(), total)
         optimizer = self._optimizer(trainee)
         for step in self._progress.track(range(total), label=self._piece.name, total=total):
@@ -123,12 +124,11 @@ class Fit:
                 optimizer = self._optimizer(trainee, old=optimizer)
             if (step + 1) % every and step + 1 < total:
                 continue
-            loss = self._consider(trainee.freeze())
+            losses.append(self._consider(trainee.freeze()))
             trainee.attach(self._draft)
-            flat = loss > last * (1 - _FLAT) and trainee.undecided < _DECIDED and trainee.groups() <= GROUPS
-            if flat and step + 1 < total:
+            settled = trainee.undecided < _DECIDED and trainee.groups() <= GROUPS
+            if settled and _is_flat(losses) and step + 1 < total:
                 return step + 1, "flat"
-            last = loss
         return total, "complete"
 
     def _optimizer(self, trainee: Trainee, *, old: torch.optim.Optimizer | None = None) -> torch.optim.Optimizer:
@@ -173,6 +173,12 @@ class Fit:
         if loss < self._least or not self._best:
             self._least, self._best = loss, candidate
         return loss
+
+
+def _is_flat(losses: Sequence[float]) -> bool:
+    """Whether the last few losses gained next to nothing on those before."""
+    before, last = losses[:-_PATIENCE], losses[-_PATIENCE:]
+    return len(before) > 1 and min(last) > min(before) * (1 - _FLAT)
 
 
 def _merge_targets(groups: int, total: int) -> dict[int, int]:

@@ -12,7 +12,7 @@ class Phase:
         weights: learn the rounding of weights.
         scales: learn the scales of activations (LSQ).
         float_share: probability that an element of a quantized activation stays float: 1 leaves activations float.
-        share: of the iterations.
+        share: of the iterations that the options say; shares need not add up to 1.
     """
 
     weights: bool
@@ -65,8 +65,8 @@ ADAROUND = Method("layer", (Phase(weights=True, scales=False, float_share=1.0),)
 BRECQ = Method(
     "block",
     (
-        Phase(weights=True, scales=False, float_share=1.0, share=0.7),
-        Phase(weights=False, scales=True, float_share=0.0, share=0.3),
+        Phase(weights=True, scales=False, float_share=1.0),
+        Phase(weights=False, scales=True, float_share=0.0, share=0.5),
     ),
 )
 QDROP = Method("block", (Phase(weights=True, scales=True, float_share=0.5),), float_inputs=0.5)
