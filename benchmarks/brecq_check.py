@@ -2,8 +2,9 @@
 
     python -m benchmarks.brecq_check --coco ../shared/data/coco-mini --output docs/data/brecq_check.json
 
-With 8-bit activations its learned rounding has to be worth something (W3A8, beside OMSE, AdaRound and QDrop); and learning the
-rounding with quantized activations instead of float ones, all else equal, has to mend W4A4. About 8 minutes on 2 cores.
+With 8-bit activations its learned rounding has to be worth something (W3A8, beside OMSE, AdaRound and QDrop); and
+learning the rounding with quantized activations instead of float ones, all else equal, has to mend W4A4. About 8
+minutes on 2 cores.
 """
 
 import argparse

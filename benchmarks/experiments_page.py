@@ -151,6 +151,13 @@ def recipes_gain(found: Comparison) -> str:
     return "\n".join(lines)
 
 
+def brecq_table() -> str:
+    """The check of why BRECQ loses."""
+    data = load("brecq_check")
+    lines = [line(["recipe, bits", "AP / IoU / IoU to float"]), line(["---", "---:"])]
+    return "\n".join([*lines, *(line([label, cell(row)]) for label, row in data.items())])
+
+
 def fill(page: Path, tables: dict[str, str]) -> None:
     """Replace what stands between `<!-- table NAME -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
@@ -171,6 +178,7 @@ def main() -> None:
         {
             "recipes": quality_table(comparison()),
             "recipes gain": recipes_gain(comparison()),
+            "brecq": brecq_table(),
             "recipes cost": cost_table(comparison()),
             "main": main_table(data),
             "synergy": synergy_table(data),
