@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mixqsam.artifact.store import load_model
-from mixqsam.cli.commands import parse_candidates
 from mixqsam.cli.main import app
+from mixqsam.cli.parsing import parse_candidates
 from mixqsam.data.images import open_image
 from mixqsam.errors import BudgetError
 from mixqsam.plan import Analysis

@@ -1,0 +1,53 @@
+"""The command `mixqsam` itself: what all its commands share."""
+
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mixqsam import __version__
+from mixqsam.cli.console import guarded
+
+
+class Guarded(TyperGroup):
+    """The group of commands; errors of ours end in one paragraph and an exit code, also Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; `MIXQSAM_DEBUG=1` lets tracebacks through."""
+        code = guarded(lambda: super(Guarded, self).invoke(ctx), debug=bool(os.environ.get("MIXQSAM_DEBUG")))
+        if code:
+            raise typer.Exit(code)
+
+
+app = typer.Typer(
+    name="mixqsam",
+    cls=Guarded,
+    help=(
+        "Quantize the Segment Anything Model with a bit-width of its own for every layer (Mix-QSAM).\n\n"
+        "Start with [bold]mixqsam demo[/], then [bold]mixqsam quantize --images FOLDER --budget W4A4 -o out[/]."
+    ),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mixqsam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_show_version, is_eager=True)
+    ] = False,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
+) -> None:
+    """What all commands share."""
+    del version
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
