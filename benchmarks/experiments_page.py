@@ -17,6 +17,7 @@ from benchmarks.performance_tables import (
     importance_cost,
     line,
     load,
+    processes,
     reconstruction,
     solver,
 )
@@ -197,7 +198,7 @@ def main() -> None:
             "evaluator": evaluator(),
         },
     )
-    fill(DOCS / "scale.md", {"forward": forward()})
+    fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 
 
 if __name__ == "__main__":

@@ -104,6 +104,18 @@ def forward() -> str:
     return "\n".join([*lines, "", _machine(data)])
 
 
+def processes() -> str:
+    """One process and two."""
+    data = load("processes")
+    scores = data["scores"]
+    figures = next(one for name, one in scores.items() if name != "float")
+    lines = [line(["processes", "time", "again, with everything kept"]), line(["---", "---:", "---:"])]
+    lines += [line([world, f"{data[world]:.0f} s", f"{data[f'{world}, again']:.0f} s"]) for world in ("1", "2")]
+    equal = "equal to the last digit" if data["equal"] else "NOT EQUAL"
+    ap = f"AP {figures['coco']['ap']:.10f} in both: all figures {equal}."
+    return "\n".join([*lines, "", ap, "", _machine(data)])
+
+
 def _machine(data: Any) -> str:
     one = data["machine"]
     return f"({one['cpu']}, {one['threads']} threads, torch {one['torch']})"
