@@ -17,9 +17,11 @@ from mixqsam.numeric.modules import Product, QuantizedLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
 from mixqsam.plan import BitPlan, Costs, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES, find_recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.quantization.run import quantize
+from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.sam.load import Sam
 from tests.oracles import logits_of
 from tests.quantization.conftest import mixture
@@ -125,6 +127,15 @@ def test_a_half_finished_model_is_dishonest(sam: Sam, four: list[Sample], tmp_pa
     model.model.set_submodule(unit, sam.model.get_submodule(unit))
     with pytest.raises(HonestyError, match=r"layers.0.mlp.lin1 is to be W4A4 but is float"):
         check_model(model.model, plan)
+
+
+def test_grouped_channels_are_merged_without_reconstruction_too(sam: Sam, four: list[Sample], tmp_path: Path) -> None:
+    plan = BitPlan.uniform(sam.costs().units, UnitBits(4, 4))
+    recipe = Recipe("grouped", "", "", steps=(ChannelGrouping(),))
+    model = quantize(sam, plan, four, recipe=recipe, cache=Cache(tmp_path), progress=Silent()).sam
+    found = [m for m in model.model.modules() if isinstance(m, GroupedQuantizer)]
+    assert found
+    assert all(len(one.scale) <= 4 for one in found)
 
 
 def test_every_recipe_has_its_page() -> None:

@@ -100,7 +100,6 @@ def test_every_kind_has_at_most_2_to_the_b_values_is_idempotent_and_survives_sto
         assert torch.allclose(quantizer(once), once, atol=1e-6)
         again = QUANTIZERS[quantizer.kind].restore(bits, quantizer.tensors())
         assert torch.equal(again(values), once)
-        assert quantizer.stored_bytes == sum(t.numel() * t.element_size() for t in quantizer.tensors().values())
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,6 @@ class ActivationQuantizer(nn.Module):
             for name, (_, dtype) in self.fields.items()
         }
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of `tensors()`."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
-
     @classmethod
     def restore(cls, bits: int, tensors: Mapping[str, Tensor]) -> "ActivationQuantizer":
         """The inverse of `tensors`.

@@ -7,6 +7,7 @@ from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.weights import quantize_weight
 from mixqsam.plan import BitPlan, Unit
 from mixqsam.quantization.setting import Activations, Setting
+from mixqsam.quantization.steps.grouping import GROUPS, merged
 from mixqsam.sam.attach import attach_layer, attach_product
 from mixqsam.sam.load import Sam
 
@@ -43,7 +44,7 @@ def finished(quantized: Sam, plan: BitPlan) -> Sam:
 def attach_nearest(quantized: Sam, unit: Unit, setting: Setting, activations: Activations) -> None:
     """Quantize one unit of a draft."""
     model, name = quantized.model, unit.name
-    left = copy.deepcopy(activations[name, "activation"])
+    left = merged(copy.deepcopy(activations[name, "activation"]), GROUPS)
     if unit.kind == "product":
         attach_product(model, name, left=left, right=copy.deepcopy(activations[name, "weight"]))
         return

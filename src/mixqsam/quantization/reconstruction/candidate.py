@@ -12,7 +12,7 @@ from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.quantization.reconstruction.learnable import LearnableLayer, LearnableQuantizer, SoftWeight
 from mixqsam.quantization.reconstruction.method import Phase
-from mixqsam.quantization.steps.grouping import GROUPS, merge_groups
+from mixqsam.quantization.steps.grouping import GROUPS, merged
 from mixqsam.sam.attach import attach_layer, attach_product
 from mixqsam.sam.load import Sam
 
@@ -40,11 +40,6 @@ def deployable(candidate: Candidate) -> Candidate:
         name: Frozen(one.weight, {slot: merged(quantizer, GROUPS) for slot, quantizer in one.quantizers.items()})
         for name, one in candidate.items()
     }
-
-
-def merged(quantizer: ActivationQuantizer, groups: int) -> ActivationQuantizer:
-    """A grouped quantizer with at most so many groups; any other as it is."""
-    return merge_groups(quantizer, groups=groups) if isinstance(quantizer, GroupedQuantizer) else quantizer
 
 
 def attach(draft: Sam, candidate: Candidate, *, source: Sam) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixqsam.errors import MixqsamError
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.quantizers import GroupedQuantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
 from mixqsam.plan import Unit
 from mixqsam.quantization.setting import Activations, Setting
 
@@ -115,3 +115,8 @@ def merge_groups(quantizer: GroupedQuantizer, *, groups: int, seed: int = 0) -> 
     means = torch.stack([ends[group == index].mean(dim=0) for index in range(len(used))])
     merged = AffineGrid.from_range(means[:, 0], means[:, 1], bits=grid.bits)
     return GroupedQuantizer(grid.bits, scale=merged.scale, zero=merged.zero, group=group)
+
+
+def merged(quantizer: ActivationQuantizer, groups: int) -> ActivationQuantizer:
+    """A grouped quantizer with at most so many groups; any other as it is."""
+    return merge_groups(quantizer, groups=groups) if isinstance(quantizer, GroupedQuantizer) else quantizer
