@@ -7,11 +7,15 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mixqsam.errors import ArtifactError, OutputError
+
+# Seconds that a process waits for another one's stage.
+_GRACE = 2.0
 
 
 @contextlib.contextmanager
@@ -138,11 +142,20 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixqsam"
 
 
+def _locked(stream: TextIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class Cache:
     """Finished stages, each a JSON file named after the hash of its inputs.
 
-    One process at a time works on one stage; a second one is refused, or waits if the cache is patient (as that of a
-    group of processes is, which work on the same thing on purpose).
+    One process at a time works on one stage. A second one waits a moment, for the first may only be reading what is
+    finished, and is refused then; or it waits as long as it takes, if the cache is patient (as that of a group of
+    processes is, which work on the same thing on purpose).
     """
 
     def __init__(self, root: Path, *, patient: bool = False) -> None:
@@ -183,11 +196,12 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
             stream = path.open("w")
         with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX if self.patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(
-                    f"Another mixqsam process is working on the same {stage} (lock {path}); "
-                    "wait for it, or stop it, and run the command again."
-                ) from error
+            given_up = float("inf") if self.patient else time.monotonic() + _GRACE
+            while not _locked(stream):
+                if time.monotonic() > given_up:
+                    raise OutputError(
+                        f"Another mixqsam process is working on the same {stage} (lock {path}); "
+                        "wait for it, or stop it, and run the command again."
+                    )
+                time.sleep(0.05)
             yield

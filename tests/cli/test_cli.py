@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -335,6 +336,22 @@ def test_two_processes_do_not_work_on_the_same_stage(tmp_path: Path) -> None:
         pass
     with second.lock("analysis", "k"):
         pass
+
+
+@pytest.mark.parametrize(("patient", "held"), [(False, 0.3), (True, 2.5)])
+def test_a_stage_that_is_held_for_a_moment_is_waited_for(tmp_path: Path, patient: bool, held: float) -> None:
+    from mixqsam.files import Cache
+
+    def hold() -> None:
+        with Cache(tmp_path).lock("analysis", "k"):
+            taken.set()
+            time.sleep(held)
+
+    taken, holder = threading.Event(), threading.Thread(target=hold)
+    holder.start()
+    taken.wait(timeout=10)
+    with Cache(tmp_path, patient=patient).lock("analysis", "k"):
+        holder.join()
 
 
 def test_candidates_in_words() -> None:
