@@ -6,7 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import YolosConfig, YolosForObjectDetection
+from transformers import (
+    DeformableDetrConfig,
+    DeformableDetrForObjectDetection,
+    ResNetConfig,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
+    RTDetrResNetConfig,
+    YolosConfig,
+    YolosForObjectDetection,
+)
+from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil
+from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 from mixqsam.boxes import Detections, Selection, box_ious, select, suppress
@@ -53,6 +64,53 @@ def test_another_family_loads_too(tmp_path: Path, picture: Image.Image) -> None:
     YolosForObjectDetection(config).save_pretrained(tmp_path)
     YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path)
     assert len(load_detector(tmp_path).detect(picture, score=0.0)) == 10
+
+
+SMALL = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "embedding_size": 8, "layer_type": "basic"}
+HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+
+
+def test_deformable_detr_loads_too(tmp_path: Path, picture: Image.Image) -> None:
+    backbone = ResNetConfig(**SMALL, out_features=["stage2", "stage3", "stage4"])
+    config = DeformableDetrConfig(
+        **HEADS,
+        use_timm_backbone=False,
+        backbone_config=backbone,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_queries=7,
+        num_labels=3,
+        num_feature_levels=3,
+    )
+    DeformableDetrForObjectDetection(config).save_pretrained(tmp_path)
+    DeformableDetrImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path)
+    detector = load_detector(tmp_path)
+    # It gives the best of all queries and classes.
+    assert 0 < len(detector.detect(picture, score=0.0)) <= 21
+    assert detector.selection.top == 100
+
+
+def test_rt_detr_loads_too(tmp_path: Path, picture: Image.Image) -> None:
+    backbone = RTDetrResNetConfig(**SMALL, out_features=["stage2", "stage3", "stage4"])
+    config = RTDetrConfig(
+        **HEADS,
+        backbone_config=backbone,
+        use_timm_backbone=False,
+        encoder_hidden_dim=32,
+        encoder_in_channels=[16, 16, 32],
+        decoder_in_channels=[32, 32, 32],
+        d_model=32,
+        num_queries=7,
+        decoder_layers=1,
+        num_labels=3,
+        num_denoising=0,
+    )
+    RTDetrForObjectDetection(config).save_pretrained(tmp_path)
+    RTDetrImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    detector = load_detector(tmp_path)
+    assert len(detector.detect(picture, score=0.0)) == 7
+    assert detector.selection == Selection(score=0.0, top=300)
 
 
 def test_what_is_no_detector_is_refused(tmp_path: Path, model_directory: Path) -> None:
