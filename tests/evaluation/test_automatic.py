@@ -92,12 +92,23 @@ def test_a_model_finds_all_of_its_own_masks(picture_folder: Path, session: Sessi
     assert found["again"].recall is None
 
 
+def test_a_model_that_is_sure_of_nothing_is_told(picture_folder: Path, session: Session) -> None:
+    found = run_automatic(
+        {"float": "sam-tiny"}, Data(picture_folder), options=Automatic(side=2), session=session, limit=1
+    )
+    assert found["float"].masks == 0
+    assert isinstance(session.progress, Silent)
+    assert any("finds no mask at all" in note for note in session.progress.notes)
+
+
 def test_annotated_masks_are_recalled(coco: Path, session: Session) -> None:
     data = Data(coco / "val2017", coco / "annotations/instances_val2017.json")
-    options = Automatic(side=8, predicted_iou=0.5, stability=0.7)
-    found = run_automatic({"float": "sam-tiny"}, data, options=options, session=session, limit=2)["float"]
+    options = Automatic(side=16, predicted_iou=0.2, stability=0.4)
+    found = run_automatic({"float": "sam-tiny"}, data, options=options, session=session, limit=4)["float"]
     assert found.recall is not None
-    assert 0 <= found.recall <= found.recall50 <= 100
+    assert found.recall50 is not None
+    assert 0 < found.recall50 <= 100
+    assert 0 <= found.recall <= found.recall50
 
 
 def test_broken_images_are_named(picture_folder: Path, session: Session, tmp_path: Path) -> None:

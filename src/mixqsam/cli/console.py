@@ -20,8 +20,9 @@ from mixqsam.errors import MixqsamError
 
 T = TypeVar("T")
 
-out = Console()
-err = Console(stderr=True)
+# Lines are left whole, so that paths and commands can be copied; tables still fit the width.
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
 
 
 class Bars:
@@ -78,7 +79,7 @@ def show_table(
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 # What may be known of a model: key → heading and how a number is written.

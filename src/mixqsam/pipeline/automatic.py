@@ -52,4 +52,11 @@ def run_automatic(
         session.progress.note(f"Skipped {len(broken)} of {len(samples)} images: " + " ".join(broken))
     if len(broken) == len(samples):
         raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
-    return {name: one.scores() for name, one in counts.items()}
+    scores = {name: one.scores() for name, one in counts.items()}
+    if scores[reference].masks == 0:
+        session.progress.note(
+            f"{reference} finds no mask at all with a predicted IoU of at least {options.predicted_iou:g} and a "
+            f"stability of at least {options.stability:g}. Small models are less sure of their masks: lower both "
+            "(--predicted-iou, --stability)."
+        )
+    return scores
