@@ -346,12 +346,14 @@ def test_a_stage_that_is_held_for_a_moment_is_waited_for(tmp_path: Path, patient
         with Cache(tmp_path).lock("analysis", "k"):
             taken.set()
             time.sleep(held)
+            done.set()
 
-    taken, holder = threading.Event(), threading.Thread(target=hold)
+    taken, done, holder = threading.Event(), threading.Event(), threading.Thread(target=hold)
     holder.start()
-    taken.wait(timeout=10)
+    assert taken.wait(timeout=10)
     with Cache(tmp_path, patient=patient).lock("analysis", "k"):
-        holder.join()
+        assert done.is_set()
+    holder.join()
 
 
 def test_candidates_in_words() -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, InputError
 from mixqsam.evaluation.coco import Truth, mask_results
 from mixqsam.evaluation.record import mask_ious
-from mixqsam.evaluation.run import evaluate
+from mixqsam.evaluation.run import Kept, evaluate
+from mixqsam.files import Cache
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam, load_sam
@@ -161,6 +163,23 @@ def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: ob
     path, sample = one_annotation(tmp_path, segmentation)
     with pytest.raises(AnnotationError, match=r"instances.json.*(annotation 4|cannot be scored)"):
         Truth(path).masks(sample)
+
+
+def test_kept_records_do_not_serve_other_scores_or_categories(sam: Sam, tmp_path: Path) -> None:
+    path, sample = one_annotation(tmp_path, GOOD)
+    kept = Kept(Cache(tmp_path / "cache"), {"float": "k"})
+
+    def results_of(one: Sample) -> list[dict[str, object]]:
+        evaluate({"float": SamPredictor(sam)}, [one], annotations=path, progress=Silent(), kept=kept)
+        record = kept.get("float", one)
+        assert record is not None
+        return list(record["results"])
+
+    first = replace(sample, scores=(0.9,), annotation_ids=())
+    weaker, other = replace(first, scores=(0.1,)), replace(first, categories=(7,))
+    (a,), (b,), (c,) = results_of(first), results_of(weaker), results_of(other)
+    assert a["score"] == pytest.approx(9 * b["score"])
+    assert (a["category_id"], c["category_id"]) == (1, 7)
 
 
 def test_no_results_at_all_score_nothing(tmp_path: Path) -> None:

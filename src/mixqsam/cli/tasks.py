@@ -1,6 +1,6 @@
 """What the commands that judge models do once their words are parsed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,7 @@ def evaluate_oriented(
         limit=limit,
         submission=submission,
     )
-    models_table("Oriented detection", {name: asdict(scores) for name, scores in found.items()})
-    if output is not None:
-        write_json(output, {name: asdict(scores) for name, scores in found.items()})
-        out.print(f"Written: {output}")
+    _tell("Oriented detection", {name: asdict(scores) for name, scores in found.items()}, output)
     if submission is not None:
         out.print(f"Written: {submission} (Task1_<category>.txt of each model, for the DOTA server)")
 
@@ -130,13 +127,8 @@ def evaluate_automatic(
     """`mixqsam evaluate-automatic`."""
     chosen = _with_reference(models, reference)
     found = run_automatic(chosen, source, options=options, session=session(None, device), limit=limit)
-    models_table(
-        f"Segment everything, {next(iter(found.values())).images} images",
-        {name: asdict(scores) for name, scores in found.items()},
-    )
-    if output is not None:
-        write_json(output, {name: asdict(scores) for name, scores in found.items()})
-        out.print(f"Written: {output}")
+    title = f"Segment everything, {next(iter(found.values())).images} images"
+    _tell(title, {name: asdict(scores) for name, scores in found.items()}, output)
 
 
 def evaluate_semantic(
@@ -144,9 +136,13 @@ def evaluate_semantic(
 ) -> None:
     """`mixqsam evaluate-semantic`."""
     found = run_semantic({model: model for model in models}, source, session=session(None, device), limit=limit)
-    models_table("Semantic segmentation", {name: asdict(scores) for name, scores in found.items()})
+    _tell("Semantic segmentation", {name: asdict(scores) for name, scores in found.items()}, output)
+
+
+def _tell(title: str, scores: Mapping[str, Mapping[str, Any]], output: Path | None) -> None:
+    models_table(title, scores)
     if output is not None:
-        write_json(output, {name: asdict(scores) for name, scores in found.items()})
+        write_json(output, scores)
         out.print(f"Written: {output}")
 
 

@@ -55,6 +55,10 @@ class Sample:
         arrays = (self.prompts.boxes, self.prompts.points, self.prompts.labels)
         return digest(digest_file(self.path), [None if a is None else a.tolist() for a in arrays])
 
+    def labelled_digest(self) -> str:
+        """A hash of `digest` and of what results are labelled with: image number, categories, scores, annotations."""
+        return digest(self.digest(), self.image_id, self.categories, self.scores, self.annotation_ids)
+
 
 def folder_samples(folder: Path, *, count: int | None, grid: int, progress: Progress) -> list[Sample]:
     """Images of a folder, each prompted with grid × grid points.

@@ -62,7 +62,7 @@ class Kept:
 
     Attributes:
         cache: the place.
-        keys: predictor's name → hash of all that its records depend on but the image and its prompts.
+        keys: predictor's name → hash of all that its records depend on but the sample.
     """
 
     cache: Cache
@@ -70,12 +70,12 @@ class Kept:
 
     def get(self, name: str, sample: Sample) -> Record | None:
         """A record, if it is known."""
-        found: Record | None = self.cache.get("evaluation", digest(self.keys[name], sample.digest()))
+        found: Record | None = self.cache.get("evaluation", digest(self.keys[name], sample.labelled_digest()))
         return found
 
     def put(self, name: str, sample: Sample, record: Record) -> None:
         """Keep a record."""
-        self.cache.put("evaluation", digest(self.keys[name], sample.digest()), record)
+        self.cache.put("evaluation", digest(self.keys[name], sample.labelled_digest()), record)
 
 
 def evaluate(

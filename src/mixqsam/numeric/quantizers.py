@@ -3,6 +3,7 @@
 `QUANTIZERS` lists the kinds; a kind is what a file says of an activation that is not on a plain affine grid.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from mixqsam.numeric.affine import AffineGrid
 
 
-class ActivationQuantizer(nn.Module):
+class ActivationQuantizer(nn.Module, ABC):
     """Projects activations onto a fixed set of values.
 
     Attributes:
@@ -33,13 +34,13 @@ class ActivationQuantizer(nn.Module):
         }
 
     @classmethod
+    @abstractmethod
     def restore(cls, bits: int, tensors: Mapping[str, Tensor]) -> "ActivationQuantizer":
         """The inverse of `tensors`.
 
         Raises:
             ValueError: the tensors do not describe a quantizer of so many bits.
         """
-        raise NotImplementedError
 
     def _keep(self, **buffers: Tensor) -> None:
         for name, value in buffers.items():

@@ -173,7 +173,7 @@ class _Scores:
             _VERSION,
             sam.fingerprint,
             [sample.digest() for sample in samples],
-            [sample.digest() for sample in judged],
+            [sample.labelled_digest() for sample in judged],
             annotations and digest_file(annotations),
         )
         self.images = len([sample for sample in judged if len(sample.prompts)])
