@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,9 +50,34 @@ class Setting:
         """The units that the plan quantizes and whose names end so (all of them without `tails`)."""
         return [u for u in self.units if not self.plan.bits[u.name].is_float and (not tails or u.name.endswith(tails))]
 
+    def activation_bits(self, *tails: str) -> dict[str, int]:
+        """Name → bits of the (left) activation, of the units that `quantized` finds."""
+        return {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*tails)}
+
     def key(self, *more: object) -> str:
         """A hash of the model, the samples and whatever else a result depends on."""
         return digest(self.sam.fingerprint, [sample.digest() for sample in self.samples], *more)
+
+    def remembered(
+        self,
+        stage: str,
+        depends: Mapping[str, Sequence[object]],
+        make: Callable[[list[str]], Iterator[tuple[str, Any]]],
+    ) -> dict[str, Any]:
+        """JSON-able values by name: those that are kept, and those that `make` finds, which are kept from then on.
+
+        Args:
+            stage: what they are.
+            depends: name → what its value depends on, beside the model and the samples.
+            make: from the names of what is not known to their values, one after the other.
+        """
+        keys = {name: self.key(stage, name, *parts) for name, parts in depends.items()}
+        found = {name: self.cache.get(stage, key) for name, key in keys.items()}
+        missing = [name for name, value in found.items() if value is None]
+        for name, value in make(missing) if missing else ():
+            self.cache.put(stage, keys[name], value)
+            found[name] = value
+        return found
 
     def watch(self, watchers: Mapping[str, Watcher], *, label: str, samples: int | None = None) -> None:
         """Run the float model over the samples (or the first few) and show each watched module's traffic."""

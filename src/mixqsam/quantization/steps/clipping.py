@@ -1,6 +1,8 @@
 """Perceptual-consistency clipping (SAQ-SAM, methods §3): clip so that attention keeps looking where it looked."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,32 +52,26 @@ class PerceptualClipping:
             if isinstance(module, DecoderAttention)
             and all(not setting.plan.bits[name + part].is_float for part in _PARTS)
         ]
-        keys = {
-            name: setting.key("clipping", name, [str(setting.plan.bits[name + p]) for p in _PARTS])
-            for name in attentions
-        }
-        missing = [name for name in attentions if setting.cache.get("clipping", keys[name]) is None]
-        if missing:
-            self._search(missing, keys, setting)
+        depends = {name: ([str(setting.plan.bits[name + part]) for part in _PARTS],) for name in attentions}
         chosen = dict(activations)
-        for name in attentions:
-            found = setting.cache.get("clipping", keys[name]) or {}
+        for name, found in setting.remembered("clipping", depends, partial(_search, setting)).items():
             for (unit, slot), bits in _slots(name, setting).items():
                 low, high = found[f"{unit}/{slot}"]
                 chosen[unit, slot] = Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
         return chosen
 
-    def _search(self, names: list[str], keys: dict[str, str], setting: Setting) -> None:
-        tokens = {name: _Tokens() for name in names}
-        watchers = {}
-        for name, seen in tokens.items():
-            watchers[f"{name}.q_proj"] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
-            watchers[f"{name}.k_proj"] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
-        setting.watch(watchers, label="Decoder's attention, for clipping")
-        for name in setting.progress.track(names, label="Clipping", total=len(names)):
-            module = setting.sam.model.get_submodule(name)
-            assert isinstance(module, DecoderAttention)  # noqa: S101
-            setting.cache.put("clipping", keys[name], _best(module, tokens[name], _slots(name, setting)))
+
+def _search(setting: Setting, names: list[str]) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
+    tokens = {name: _Tokens() for name in names}
+    watchers = {}
+    for name, seen in tokens.items():
+        watchers[f"{name}.q_proj"] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
+        watchers[f"{name}.k_proj"] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
+    setting.watch(watchers, label="Decoder's attention, for clipping")
+    for name in setting.progress.track(names, label="Clipping", total=len(names)):
+        module = setting.sam.model.get_submodule(name)
+        assert isinstance(module, DecoderAttention)  # noqa: S101
+        yield name, _best(module, tokens[name], _slots(name, setting))
 
 
 def _slots(name: str, setting: Setting) -> dict[tuple[str, str], int]:

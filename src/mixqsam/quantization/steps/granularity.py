@@ -1,6 +1,6 @@
 """Adaptive granularity (PTQ4SAM, methods §3): a logarithmic quantizer for softmax, with its steps per octave chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,33 +51,26 @@ class AdaptiveGranularity:
         Raises:
             NumericError: an attention is all zero, so that no scale fits it; the message names the unit.
         """
-        units = setting.quantized(".av")
-        keys = {
-            unit.name: setting.key("granularity", unit.name, _bits(setting, unit), taus(_bits(setting, unit)))
-            for unit in units
-        }
-        missing = [unit for unit in units if setting.cache.get("granularity", keys[unit.name]) is None]
-        if missing:
-            watchers = {unit.name: _Attention() for unit in missing}
+        bits = setting.activation_bits(".av")
+
+        def search(names: list[str]) -> Iterator[tuple[str, dict[str, float]]]:
+            watchers = {name: _Attention() for name in names}
             setting.watch(watchers, label="Attention, for its granularity", samples=_IMAGES)
-            for unit in setting.progress.track(missing, label="Granularity", total=len(missing)):
-                tau, largest = _best(watchers[unit.name].seen, bits=_bits(setting, unit), name=unit.name)
-                setting.cache.put("granularity", keys[unit.name], {"tau": tau, "scale": largest})
+            for name in setting.progress.track(names, label="Granularity", total=len(names)):
+                tau, scale = _best(watchers[name].seen, bits=bits[name], name=name)
+                yield name, {"tau": tau, "scale": scale}
+
+        depends = {name: (width, taus(width)) for name, width in bits.items()}
         chosen = dict(activations)
-        for unit in units:
-            found = setting.cache.get("granularity", keys[unit.name]) or {}
+        for name, found in setting.remembered("granularity", depends, search).items():
             scale = torch.tensor(found["scale"])
-            chosen[unit.name, "activation"] = LogQuantizer(_bits(setting, unit), scale=scale, tau=int(found["tau"]))
+            chosen[name, "activation"] = LogQuantizer(bits[name], scale=scale, tau=int(found["tau"]))
         return chosen
 
 
 def taus(bits: int) -> tuple[int, ...]:
     """The steps per octave to choose from: the paper's 1, 2 and 4, and finer ones for 7 and 8 bits."""
     return _TAUS + _FINER.get(bits, ())
-
-
-def _bits(setting: Setting, unit: Unit) -> int:
-    return setting.plan.bits[unit.name].activation
 
 
 def _best(seen: Sequence[tuple[Tensor, Tensor]], *, bits: int, name: str) -> tuple[int, float]:

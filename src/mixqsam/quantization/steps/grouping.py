@@ -1,6 +1,7 @@
 """Channel-aware grouping (AHCPTQ, methods §3): channels of like range share an affine grid."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,17 +61,17 @@ class ChannelGrouping:
                     f"{unit.name} has {unit.parameters // unit.channels} input channels; grouping needs {GROUPS}. "
                     f"Choose another recipe, or leave the unit in float with --keep '{unit.name}=float'."
                 )
-        bits = {unit.name: setting.plan.bits[unit.name].activation for unit in units}
-        keys = {name: setting.key("grouping", name, width) for name, width in bits.items()}
-        missing = [name for name, key in keys.items() if setting.cache.get("grouping", key) is None]
-        if missing:
-            watchers = {name: _Channels() for name in missing}
+        bits = setting.activation_bits(*_INPUTS)
+
+        def search(names: list[str]) -> Iterator[tuple[str, dict[str, list[float]]]]:
+            watchers = {name: _Channels() for name in names}
             setting.watch(watchers, label="Channels, for grouping", samples=_IMAGES)
-            for name in setting.progress.track(missing, label="Channels' grids", total=len(missing)):
-                setting.cache.put("grouping", keys[name], _per_channel(watchers[name], bits=bits[name]))
+            for name in setting.progress.track(names, label="Channels' grids", total=len(names)):
+                yield name, _per_channel(watchers[name], bits=bits[name])
+
         chosen = dict(activations)
-        for name, key in keys.items():
-            found = setting.cache.get("grouping", key) or {}
+        depends = {name: (width,) for name, width in bits.items()}
+        for name, found in setting.remembered("grouping", depends, search).items():
             scale, zero = torch.tensor(found["scale"]), torch.tensor(found["zero"])
             chosen[name, "activation"] = GroupedQuantizer(
                 bits[name], scale=scale, zero=zero, group=torch.arange(len(scale))

@@ -46,23 +46,19 @@ class HybridLogUniform:
         Raises:
             NumericError: an input is constant, so that it has no range; the message names the unit.
         """
-        units = setting.quantized("mlp.lin2")
-        keys = {u.name: setting.key("hybrid", u.name, _bits(setting, u), setting.ranges.observer) for u in units}
-        missing = [unit for unit in units if setting.cache.get("hybrid", keys[unit.name]) is None]
-        if missing:
-            watchers = {unit.name: _Inputs() for unit in missing}
+        bits = setting.activation_bits("mlp.lin2")
+
+        def search(names: list[str]) -> Iterator[tuple[str, dict[str, float]]]:
+            watchers = {name: _Inputs() for name in names}
             setting.watch(watchers, label="Inputs of lin2", samples=_IMAGES)
-            for unit in setting.progress.track(missing, label="Hybrid grids", total=len(missing)):
-                setting.cache.put("hybrid", keys[unit.name], _best(watchers[unit.name], unit, setting))
+            for name in setting.progress.track(names, label="Hybrid grids", total=len(names)):
+                yield name, _best(watchers[name], name, setting, bits=bits[name])
+
+        depends = {name: (width, setting.ranges.observer) for name, width in bits.items()}
         chosen = dict(activations)
-        for unit in units:
-            found = setting.cache.get("hybrid", keys[unit.name]) or {}
-            chosen[unit.name, "activation"] = _quantizer(_bits(setting, unit), found)
+        for name, found in setting.remembered("hybrid", depends, search).items():
+            chosen[name, "activation"] = _quantizer(bits[name], found)
         return chosen
-
-
-def _bits(setting: Setting, unit: Unit) -> int:
-    return setting.plan.bits[unit.name].activation
 
 
 def _quantizer(bits: int, values: dict[str, float]) -> HybridQuantizer:
@@ -70,22 +66,21 @@ def _quantizer(bits: int, values: dict[str, float]) -> HybridQuantizer:
     return HybridQuantizer(bits, low=low, knee=knee, span=span, log_levels=int(values["log_levels"]))
 
 
-def _best(seen: _Inputs, unit: Unit, setting: Setting) -> dict[str, float]:
-    bits, tokens = _bits(setting, unit), torch.cat(seen.tokens)
-    weight = setting.weights.weight(unit.name)
+def _best(seen: _Inputs, name: str, setting: Setting, *, bits: int) -> dict[str, float]:
+    tokens, weight = torch.cat(seen.tokens), setting.weights.weight(name)
     least, best = float("inf"), None
-    for candidate in _candidates(seen, setting.ranges.values[unit.name]["activation"][bits], bits=bits):
+    for candidate in _candidates(seen, setting.ranges.values[name]["activation"][bits], bits=bits):
         error = float(functional.linear(_quantizer(bits, candidate)(tokens) - tokens, weight).square().mean())
         if error < least:
             least, best = error, candidate
     if best is None:
-        raise NumericError(f"{unit.name}: its input is constant; a hybrid quantizer does not fit it.")
+        raise NumericError(f"{name}: its input is constant; a hybrid quantizer does not fit it.")
     return best
 
 
 def _candidates(seen: _Inputs, observed: tuple[float, float], *, bits: int) -> Iterator[dict[str, float]]:
     """Grids over the whole range, and over the observer's clipped one."""
-    for low, high in {(seen.low, seen.high), observed}:
+    for low, high in dict.fromkeys([(seen.low, seen.high), observed]):
         for ratio in RATIOS:
             for share in SHARES:
                 # Two levels at least: zero, and the knee where both parts meet.
