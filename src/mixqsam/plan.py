@@ -49,8 +49,11 @@ class Unit:
 
     @property
     def overhead_bytes(self) -> int:
-        """Bytes of scales (float32) and zero points (uint8) when the unit is quantized."""
-        return 5 * (self.channels + self.operands)
+        """Bytes of scales and zero points when the unit is quantized.
+
+        A channel of a weight has a bfloat16 and a uint8, an activation a float32 and a uint8.
+        """
+        return 3 * self.channels + 5 * self.operands
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,15 @@ class Costs:
 
     Attributes:
         units: in the order in which the data flows.
-        float_bytes: bytes of all tensors that no plan touches (embeddings, norms, biases, heads).
+        float_bytes: bytes of all tensors that are no unit's (embeddings, norms, biases, heads), in float32.
+        compact_bytes: bytes of the same in the file of a quantized model, where they are stored smaller.
         prompts_per_image: how often the decoder runs for each image.
         extra_bytes: unit → bytes of quantizers that take more than a scale and a zero point, when it is quantized.
     """
 
     units: tuple[Unit, ...]
     float_bytes: int
+    compact_bytes: int
     prompts_per_image: int = 1
     extra_bytes: Mapping[str, int] = field(default_factory=dict)
 
@@ -147,8 +152,10 @@ class Costs:
         return self.multiply_adds(unit) * bits.weight * bits.activation
 
     def size(self, plan: BitPlan) -> float:
-        """Bytes of the whole model: Σ p·b/8 + scales and zero points + everything kept in float."""
-        return self.float_bytes + sum(self.unit_size_bits(u, plan.bits[u.name]) for u in self.units) / 8
+        """Bytes of the whole model: Σ p·b/8 + scales and zero points + the rest."""
+        is_float = all(bits.is_float for bits in plan.bits.values())
+        rest = self.float_bytes if is_float else self.compact_bytes
+        return rest + sum(self.unit_size_bits(u, plan.bits[u.name]) for u in self.units) / 8
 
     def bitops(self, plan: BitPlan) -> int:
         """BitOps of all units per image."""
@@ -200,10 +207,11 @@ class Analysis:
         """A JSON-able form; numbers keep 9 significant digits."""
         return {
             "format": "mixqsam-analysis",
-            "version": 1,
+            "version": 2,
             "model": self.model,
             "images": self.images,
             "float_bytes": self.costs.float_bytes,
+            "compact_bytes": self.costs.compact_bytes,
             "prompts_per_image": self.costs.prompts_per_image,
             "units": [asdict(unit) for unit in self.units],
             "importance": {name: _rounded(v) for name, v in self.importance.items()},
@@ -223,15 +231,23 @@ class Analysis:
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-analysis":
             raise ArtifactError(f"{source} is not an analysis; make one with `mixqsam analyze`.")
-        if value.get("version") != 1:
-            raise ArtifactError(f"{source} has analysis version {value.get('version')}; this mixqsam reads version 1.")
+        if value.get("version") not in {1, 2}:
+            raise ArtifactError(
+                f"{source} has analysis version {value.get('version')}; this mixqsam reads up to version 2."
+            )
         try:
             units = tuple(Unit(**unit) for unit in value["units"])
             bits = tuple(int(b) for b in value["sensitivity_bits"])
             result = cls(
                 model=str(value["model"]),
                 images=int(value["images"]),
-                costs=Costs(units, int(value["float_bytes"]), int(value["prompts_per_image"])),
+                costs=Costs(
+                    units,
+                    int(value["float_bytes"]),
+                    # Version 1 was written when everything stayed in float32.
+                    int(value["compact_bytes" if value["version"] > 1 else "float_bytes"]),
+                    int(value["prompts_per_image"]),
+                ),
                 importance={n: _array(v, (len(units),)) for n, v in value["importance"].items()},
                 synergy={n: _array(v, (len(units) - 1,)) for n, v in value["synergy"].items()},
                 sensitivity={

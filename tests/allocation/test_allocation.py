@@ -40,7 +40,7 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
     return Analysis(
         "toy",
         1,
-        Costs(units, 500),
+        Costs(units, 700, 500),
         {"bernoulli": omega},
         {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")},
         {"bernoulli": sensitivity},

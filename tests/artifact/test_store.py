@@ -38,7 +38,7 @@ def random_plan(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:
 
 def save(sam: Sam, plan: BitPlan, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    return save_model(sam, Manifest.of(sam.model, plan, source="tiny", recipe="omse", prompts_per_image=1), folder)
+    return save_model(sam, Manifest.of(sam, plan, recipe="omse", prompts_per_image=1), folder)
 
 
 @pytest.fixture
@@ -122,6 +122,16 @@ def change_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(values))
 
 
+def flip_a_byte(folder: Path, name: str) -> None:
+    """Change one byte of a tensor and nothing else."""
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    start = json.loads(content[8 : 8 + length])[name]["data_offsets"][0]
+    content[8 + length + start] ^= 1
+    path.write_bytes(content)
+
+
 def change_tensors(folder: Path, name: str, value: torch.Tensor | None) -> None:
     tensors = load_file(folder / "model.safetensors")
     if value is None:
@@ -158,9 +168,46 @@ def test_damage_is_named(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "vision_encoder.layers.0.mlp.lin1.weight",
+        "vision_encoder.layers.0.mlp.lin1.bias",
+        "vision_encoder.pos_embed",
+        "mask_decoder.iou_token.weight",
+    ],
+)
+def test_one_changed_byte_is_found_and_its_tensor_named(saved: Path, name: str) -> None:
+    flip_a_byte(saved, name)
+    with pytest.raises(ArtifactError, match=f"{name} was altered; its checksum"):
+        load_model(saved)
+
+
+def test_checksums_are_not_optional(saved: Path) -> None:
+    save_file(load_file(saved / "model.safetensors"), saved / "model.safetensors")
+    with pytest.raises(ArtifactError, match="lacks its checksums"):
+        load_model(saved)
+
+
+def test_a_directory_of_the_first_format_is_read(sam: Sam, samples: list[Sample], saved: Path) -> None:
+    """It had everything of the rest in float32, and no checksums."""
+    model, manifest = load_model(saved)
+    tensors = load_file(saved / "model.safetensors")
+    for name in manifest.eight_bit:
+        del tensors[f"{name}_scale"], tensors[f"{name}_zero"]
+        tensors[name] = model.model.get_parameter(name)
+    save_file(
+        {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}, saved / "model.safetensors"
+    )
+    change_config(saved, format_version=1, eight_bit=[])
+    again, _ = load_model(saved)
+    assert torch.equal(logits_of(again, samples[0]), logits_of(model, samples[0]))
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format version 2, this mixqsam reads up to 1"),
+        ({"eight_bit": ["nowhere.weight"]}, r"quantizes nowhere.weight"),
+        ({"format_version": 3}, "format version 3, this mixqsam reads up to 2"),
         ({"quant_method": "gptq"}, "no quantization_config of mixqsam"),
         ({"units": {"nowhere.lin": {"weight": 4, "activation": 4}}}, r"quantizes nowhere.lin"),
         ({"units": {"a": {"weight": 1, "activation": 4}}}, r"units.a.weight"),

@@ -1,6 +1,7 @@
 """What is promised of every recipe (methods §4)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from mixqsam.files import Cache
 from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.modules import Product, QuantizedLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
-from mixqsam.plan import BitPlan, Costs, UnitBits
+from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES, find_recipe
@@ -93,7 +94,7 @@ def test_saving_and_loading_gives_the_same_model_of_the_reported_size(
     made: tuple[str, BitPlan, Sam], sam: Sam, four: list[Sample], tmp_path: Path
 ) -> None:
     name, plan, model = made
-    manifest = Manifest.of(model.model, plan, source="tiny", recipe=name, prompts_per_image=1)
+    manifest = Manifest.of(model, plan, recipe=name, prompts_per_image=1)
     file_bytes = save_model(model, manifest, tmp_path)
     again, read = load_model(tmp_path)
     assert read == manifest
@@ -101,7 +102,7 @@ def test_saving_and_loading_gives_the_same_model_of_the_reported_size(
     for sample in four[:2]:
         assert torch.equal(logits_of(again, sample), logits_of(model, sample))
     costs = sam.costs()
-    costs = Costs(costs.units, costs.float_bytes, extra_bytes=RECIPES[name].extra_bytes(costs.units))
+    costs = replace(costs, extra_bytes=RECIPES[name].extra_bytes(costs.units))
     header = int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little") + 8
     payload, theory = file_bytes - header, costs.size(plan)
     # Bit streams are filled up to whole bytes; a grouped quantizer may need fewer groups than it may have.

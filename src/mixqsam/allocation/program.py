@@ -193,7 +193,7 @@ def _costs(costs: Costs, budget: Budget, states: Sequence[NDArray[np.int64]]) ->
         if budget.bitops is not None:
             kinds.append([costs.unit_bitops(unit, choice) / budget.bitops for choice in choices])
         columns.append(np.array(kinds, float).reshape(len(kinds), len(choices)).T)
-    room = [] if budget.size is None else [1 - costs.float_bytes / budget.size]
+    room = [] if budget.size is None else [1 - costs.compact_bytes / budget.size]
     room += [] if budget.bitops is None else [1.0]
     # The budgets of uniform models are met to the last bit; sums of shares round.
     tolerance = 1e-12

@@ -1,6 +1,6 @@
 """What a quantized directory says of itself: the `quantization_config` of its `config.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,8 +11,9 @@ from mixqsam.numeric.modules import Product, QuantizedLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import kinds_of
 from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
+from mixqsam.sam.load import Sam
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 QUANT_METHOD = "mixqsam"
 
 Bits = Annotated[int, Field(ge=CANDIDATE_BITS[0], le=CANDIDATE_BITS[-1])]
@@ -48,38 +49,46 @@ class Manifest(BaseModel):
         recipe: how it was quantized.
         prompts_per_image: that the BitOps were counted with.
         units: unit name → bits.
+        eight_bit: tensors of no unit that are stored as codes of 8 bits (version 1 had none, and no checksums).
     """
 
     model_config = ConfigDict(extra="forbid")
 
     quant_method: Literal["mixqsam"] = "mixqsam"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     source: str
     recipe: str
     prompts_per_image: int = Field(default=1, ge=1)
     units: dict[str, UnitEntry]
+    eight_bit: list[str] = Field(default_factory=list)
 
     @classmethod
-    def of(cls, model: nn.Module, plan: BitPlan, *, source: str, recipe: str, prompts_per_image: int) -> "Manifest":
+    def of(cls, sam: Sam, plan: BitPlan, *, recipe: str, prompts_per_image: int) -> "Manifest":
         """The manifest of a model that was quantized by a plan."""
         units = {
             name: UnitEntry(
                 weight=bits.weight,
                 activation=bits.activation,
-                quantizers=kinds_of(_quantizers(model, name)) or None,
+                quantizers=kinds_of(_quantizers(sam.model, name)) or None,
             )
             for name, bits in plan.bits.items()
             if not bits.is_float
         }
-        return cls(source=source, recipe=recipe, prompts_per_image=prompts_per_image, units=units)
+        return cls(
+            source=sam.source,
+            recipe=recipe,
+            prompts_per_image=prompts_per_image,
+            units=units,
+            eight_bit=sorted(sam.rest),
+        )
 
-    def check(self, costs: Costs) -> None:
-        """Refuse units that the model does not have.
+    def check(self, costs: Costs, tensors: Collection[str]) -> None:
+        """Refuse units and tensors that the model does not have.
 
         Raises:
             ArtifactError: it names one.
         """
-        foreign = self.units.keys() - {unit.name for unit in costs.units}
+        foreign = self.units.keys() - {unit.name for unit in costs.units} | set(self.eight_bit) - set(tensors)
         if foreign:
             raise ArtifactError(f"config.json quantizes {min(foreign)}, which this architecture does not have.")
 

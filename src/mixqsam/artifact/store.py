@@ -1,33 +1,39 @@
 """Write a quantized model, and read it back to the last bit.
 
 What is stored of a quantized unit is said in `numeric.tensor_file`. All other tensors, biases among them, are the
-float model's own.
+float model's own, stored as `sam.rest` says. The file's metadata hold a checksum of every tensor.
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from transformers import SamConfig, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from mixqsam.artifact.manifest import Manifest, parse_manifest
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, HonestyError
 from mixqsam.files import read_json, write_bytes, write_json
+from mixqsam.numeric.checksums import with_checksums
 from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.modules import Product, QuantizedLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorFile
+from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import UnitBits
 from mixqsam.sam.attach import attach_stored
 from mixqsam.sam.attention import split_attention
+from mixqsam.sam.compact import dishonest
 from mixqsam.sam.load import Sam, default_processor
+from mixqsam.sam.rest import BITS, form_of, rows_of
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-_SHARED = "prompt_encoder.shared_embedding.positional_embedding"
+INDEX = "model.safetensors.index.json"
+SHARED = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
@@ -41,10 +47,16 @@ def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
         OutputError: the directory cannot be written.
     """
     check_model(sam.model, manifest.plan(sam.costs()))
-    content = save(_tensors(sam.model), metadata={"format": "pt"})
+    if odd := dishonest(sam.model, sam.rest):
+        raise HonestyError(f"{odd}: the tensor in use is not the one on its 8-bit grid.")
+    content = with_checksums(_tensors(sam))
     write_bytes(directory / WEIGHTS, content)
     values = json.loads(sam.config.to_json_string(use_diff=True))
-    values |= {"architectures": ["SamModel"], "quantization_config": manifest.model_dump(exclude_none=True)}
+    values |= {
+        "architectures": ["SamModel"],
+        "dtype": "float32",
+        "quantization_config": manifest.model_dump(exclude_none=True),
+    }
     write_json(directory / CONFIG, values)
     # Under its public name: which of the library's backends runs it is the reader's choice.
     processor = json.loads(sam.processor.to_json_string()) | {"image_processor_type": "SamImageProcessor"}
@@ -52,16 +64,28 @@ def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
     return len(content)
 
 
-def _tensors(model: SamModel) -> dict[str, Tensor]:
+def _tensors(sam: Sam) -> dict[str, Tensor]:
+    model = sam.model
     tensors = {
-        name: tensor.detach().cpu().contiguous()
+        name: as_stored(tensor.detach().cpu().contiguous())
         for name, tensor in model.state_dict().items()
-        if name != _SHARED and not isinstance(model.get_submodule(name.rpartition(".")[0]), ActivationQuantizer)
+        if name not in {SHARED, *sam.rest}
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), ActivationQuantizer)
     }
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer | Product):
             tensors |= {f"{name}.{part}": tensor for part, tensor in module.tensors().items()}
+    for name, stored in sam.rest.items():
+        tensors |= {f"{name}{part}": tensor for part, tensor in stored.tensors().items()}
     return tensors
+
+
+def as_stored(tensor: Tensor) -> Tensor:
+    """A vector in half precision, where that says the same; anything else as it is."""
+    if form_of(tuple(tensor.shape)) != "half" or tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.half()
+    return half if torch.equal(half.float(), tensor) else tensor
 
 
 def is_quantized(directory: Path) -> bool:
@@ -81,6 +105,20 @@ def load_model(directory: Path, *, device: str = "cpu") -> tuple[Sam, Manifest]:
     Raises:
         ArtifactError: a file is missing, cut, altered in form, or of a newer version; the message names the tensor.
     """
+    sam, manifest = _skeleton(directory)
+    model = sam.model
+    with TensorFile(*weight_files(directory), checked=manifest.format_version > 1) as tensors:
+        for name, entry in manifest.units.items():
+            bits = UnitBits(entry.weight, entry.activation)
+            attach_stored(model, name, bits=bits, kinds=entry.kinds, tensors=tensors)
+        rest = _fill(model, tensors, eight_bit=manifest.eight_bit)
+        tensors.check_all_used()
+    model.requires_grad_(False)
+    return replace(sam, model=model.to(torch.device(device)), rest=rest), manifest
+
+
+def _skeleton(directory: Path) -> tuple[Sam, Manifest]:
+    """The model without its tensors, and what its directory says of it."""
     path = directory / CONFIG
     values = read_json(path, what="the configuration of a quantized model")
     manifest = parse_manifest(values.get("quantization_config") if isinstance(values, dict) else None, source=str(path))
@@ -90,17 +128,25 @@ def load_model(directory: Path, *, device: str = "cpu") -> tuple[Sam, Manifest]:
             model = split_attention(SamModel(config)).eval()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ArtifactError(f"{path} does not describe a SAM: {error}.") from error
-    processor = _processor(directory, config)
-    sam = Sam(model, processor, str(directory))
-    manifest.check(sam.costs())
-    with TensorFile(directory / WEIGHTS) as tensors:
-        for name, entry in manifest.units.items():
-            bits = UnitBits(entry.weight, entry.activation)
-            attach_stored(model, name, bits=bits, kinds=entry.kinds, tensors=tensors)
-        _fill(model, tensors)
-        tensors.check_all_used()
-    model.requires_grad_(False)
-    return Sam(model.to(torch.device(device)), processor, str(directory)), manifest
+    sam = Sam(model, _processor(directory, config), str(directory))
+    manifest.check(sam.costs(), dict(model.named_parameters()))
+    return sam, manifest
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The file with the weights, or the shards that the index lists.
+
+    Raises:
+        ArtifactError: the index is malformed, or names a file outside the directory.
+    """
+    index = directory / INDEX
+    if not index.is_file():
+        return [directory / WEIGHTS]
+    values = read_json(index, what="the index of a model in several files")
+    names = set(values["weight_map"].values()) if isinstance(values, dict) and "weight_map" in values else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ArtifactError(f"{index} is malformed; expected a weight_map with names of files beside it.")
+    return [directory / name for name in sorted(names)]
 
 
 def _processor(directory: Path, config: SamConfig) -> SamImageProcessorPil:
@@ -112,13 +158,18 @@ def _processor(directory: Path, config: SamConfig) -> SamImageProcessorPil:
         raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {error}.") from error
 
 
-def _fill(model: SamModel, tensors: TensorFile) -> None:
-    """Put the float tensors in the places of the meta ones."""
-    state = {
-        name: tensors.take(name, shape=tuple(meta.shape), dtype=torch.float32)
-        for name, meta in model.named_parameters()
-        if name != _SHARED
-    }
-    state[_SHARED] = state["shared_image_embedding.positional_embedding"]
+def _fill(model: SamModel, tensors: TensorFile, *, eight_bit: Sequence[str]) -> dict[str, QuantizedTensor]:
+    """Put the tensors of the rest in the places of the meta ones; returns those that are stored as codes."""
+    rest: dict[str, QuantizedTensor] = {}
+    state: dict[str, Tensor] = {}
+    for name, meta in model.named_parameters():
+        shape = tuple(meta.shape)
+        if name in eight_bit:
+            rest[name] = tensors.codes(name, bits=BITS, shape=shape, rows=rows_of(shape))
+            state[name] = rest[name].dequantize()
+        elif name != SHARED:
+            state[name] = tensors.take(name, shape=shape, dtype=torch.float32)
+    state[SHARED] = state["shared_image_embedding.positional_embedding"]
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
+    return rest

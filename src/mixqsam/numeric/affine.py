@@ -34,6 +34,23 @@ class AffineGrid:
         zero = (-low / scale).round().clamp(0, levels)
         return cls(bits, scale, zero)
 
+    @classmethod
+    def spanning(cls, low: Tensor, high: Tensor, *, bits: int, signed: bool = False) -> "AffineGrid":
+        """`from_range` for weights: the step is the next bfloat16, which is how it is stored.
+
+        Args:
+            low, high: the range.
+            bits: bit-width.
+            signed: at 8 bits the zero point is 128, so that code − zero fits a signed byte, as integer kernels want it
+                (up to 7 bits it always does); where the range is about symmetric this costs less than a code.
+        """
+        if signed and bits == 8:
+            widest = torch.maximum(-low / 128, high / 127)
+            low, high = -128 * widest, 127 * widest
+        scale = _next_bfloat16(cls.from_range(low, high, bits=bits).scale)
+        zero = (-low.float().clamp(max=0) / scale).round().clamp(0, 2**bits - 1)
+        return cls(bits, scale, torch.full_like(zero, 128) if signed and bits == 8 else zero)
+
     def encode(self, values: Tensor) -> Tensor:
         """Codes in [0, 2^b − 1] as uint8, shaped as `values`."""
         codes = (values / self.scale).round_().add_(self.zero).clamp_(0, 2**self.bits - 1)
@@ -47,3 +64,8 @@ class AffineGrid:
         """The nearest grid point of each value (clipped to the grid's range)."""
         steps = (values / self.scale).round_()
         return steps.clamp_(-self.zero, 2**self.bits - 1 - self.zero).mul_(self.scale)
+
+
+def _next_bfloat16(values: Tensor) -> Tensor:
+    """The least bfloat16 that is not below each positive float32 value, as float32."""
+    return ((values.contiguous().view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32)

@@ -1,6 +1,5 @@
 """Fake-quantized layers: the arithmetic is float, the values are those of b bits."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,11 +21,8 @@ class QuantizedLayer(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored of it beside the bias: packed weight, its grid, and the input's quantizer."""
-        grid = self.stored.grid
         return {
-            "weight": self.stored.packed(),
-            "weight_scale": grid.scale.reshape(-1).float().cpu().contiguous(),
-            "weight_zero": grid.zero.reshape(-1).to(torch.uint8).cpu(),
+            **{f"weight{ending}": tensor for ending, tensor in self.stored.tensors().items()},
             **{f"input_{name}": tensor for name, tensor in self.input.tensors().items()},
         }
 

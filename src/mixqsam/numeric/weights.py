@@ -18,9 +18,9 @@ class QuantizedTensor:
     """A weight as whole numbers.
 
     Attributes:
-        codes: uint8, shape [channels, elements per channel].
-        grid: scale and zero point, each of shape [channels, 1].
-        shape: the weight's own shape; its first axis is the output channels.
+        codes: uint8, shape [rows, elements per row]; the rows of a weight are its output channels, its first axis.
+        grid: scale and zero point, each of shape [rows, 1].
+        shape: the weight's own shape.
     """
 
     codes: Tensor
@@ -35,6 +35,16 @@ class QuantizedTensor:
         """The codes as a bit stream (one-dimensional uint8)."""
         return pack(self.codes, bits=self.grid.bits)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored of it, by the ending of the name: packed codes, scales, zero points."""
+        scale = self.grid.scale.reshape(-1).float().cpu().contiguous()
+        bfloat16 = scale.bfloat16()
+        return {
+            "": self.packed(),
+            "_scale": bfloat16 if torch.equal(bfloat16.float(), scale) else scale,
+            "_zero": self.grid.zero.reshape(-1).to(torch.uint8).cpu(),
+        }
+
     @classmethod
     def from_packed(cls, packed: Tensor, *, grid: AffineGrid, shape: tuple[int, ...]) -> "QuantizedTensor":
         """The inverse of `packed`.
@@ -42,10 +52,8 @@ class QuantizedTensor:
         Raises:
             ArtifactError: the lengths do not fit.
         """
-        channels = shape[0]
-        count = channels * int(torch.Size(shape[1:]).numel())
-        codes = unpack(packed, bits=grid.bits, count=count)
-        return cls(codes.reshape(channels, -1), grid, shape)
+        codes = unpack(packed, bits=grid.bits, count=int(torch.Size(shape).numel()))
+        return cls(codes.reshape(len(grid.scale), -1), grid, shape)
 
 
 def weight_grid(weight: Tensor, *, bits: int, observer: str, name: str) -> AffineGrid:
@@ -71,7 +79,7 @@ def weight_grid(weight: Tensor, *, bits: int, observer: str, name: str) -> Affin
     if observer not in {"minmax", "avgminmax"}:
         shrink = _best_shrink(rows, low, high, bits=bits)
         low, high = low * shrink, high * shrink
-    return AffineGrid.from_range(low, high, bits=bits)
+    return AffineGrid.spanning(low, high, bits=bits, signed=True)
 
 
 def quantize_weight(weight: Tensor, grid: AffineGrid) -> QuantizedTensor:
@@ -95,7 +103,7 @@ def _best_shrink(rows: Tensor, low: Tensor, high: Tensor, *, bits: int) -> Tenso
         piece = slice(start, start + step)
         least = torch.full_like(low[piece], float("inf"))
         for factor in torch.linspace(0.01, 1, 100).tolist():
-            grid = AffineGrid.from_range(low[piece] * factor, high[piece] * factor, bits=bits)
+            grid = AffineGrid.spanning(low[piece] * factor, high[piece] * factor, bits=bits, signed=True)
             error = (grid.project(rows[piece]) - rows[piece]).square_().sum(1, keepdim=True)
             better = error < least
             least = torch.where(better, error, least)

@@ -161,9 +161,8 @@ def _write(
     overwrite: bool,
 ) -> int:
     manifest = Manifest.of(
-        quantized.sam.model,
+        quantized.sam,
         allocation.plan,
-        source=analysis.model,
         recipe=recipe,
         prompts_per_image=analysis.costs.prompts_per_image,
     )

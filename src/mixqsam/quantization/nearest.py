@@ -9,6 +9,7 @@ from mixqsam.plan import BitPlan, Unit
 from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.quantization.steps.grouping import GROUPS, merged
 from mixqsam.sam.attach import attach_layer, attach_product
+from mixqsam.sam.compact import compacted
 from mixqsam.sam.load import Sam
 
 
@@ -31,11 +32,13 @@ def draft(sam: Sam) -> Sam:
 
 
 def finished(quantized: Sam, plan: BitPlan) -> Sam:
-    """The same model, once it has passed the honesty checks.
+    """The same model with the rest as its file will hold it, once it has passed the honesty checks.
 
     Raises:
         HonestyError: a module is not what its bits claim.
     """
+    if not all(bits.is_float for bits in plan.bits.values()):
+        quantized = compacted(quantized)
     quantized.model.to(quantized.device)
     check_model(quantized.model, plan)
     return quantized

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from transformers.utils import logging as transformers_logging
 
 from mixqsam.errors import InputError, ModelError
+from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Costs
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.meta import config_of, is_meta_layout, rename
@@ -35,11 +37,13 @@ class Sam:
         model: in evaluation mode; its attentions are those of `mixqsam.sam.attention`.
         processor: resizes, normalises and pads images.
         source: where it came from, as the user said it.
+        rest: tensors of no unit that are stored as codes (see `mixqsam.sam.compact`); none of a float model.
     """
 
     model: SamModel
     processor: SamImageProcessorPil
     source: str
+    rest: Mapping[str, QuantizedTensor] = field(default_factory=dict)
 
     @property
     def config(self) -> SamConfig:

@@ -1,6 +1,7 @@
 """The units of a SAM: which there are, in which order, and what they cost."""
 
 from collections.abc import Iterator
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from transformers import SamConfig, SamModel
 from mixqsam.numeric.modules import Product
 from mixqsam.plan import Costs, Kind, Part, Unit
 from mixqsam.sam.attention import split_attention
+from mixqsam.sam.rest import rest_of, stored_bytes
 
 _ENCODER_BLOCK = ("attn.qkv", "attn.qk", "attn.av", "attn.proj", "mlp.lin1", "mlp.lin2")
 _DECODER_ATTENTION = ("q_proj", "k_proj", "v_proj", "qk", "av", "out_proj")
@@ -53,9 +55,13 @@ def count_costs(config: SamConfig, *, prompts_per_image: int = 1) -> Costs:
     for handle in handles:
         handle.remove()
     units = tuple(_describe(model.get_submodule(name), name, counts[name]) for name in names)
-    total = sum(parameter.numel() * 4 for parameter in model.parameters())
-    float_bytes = total - 4 * sum(unit.parameters for unit in units)
-    return Costs(units, float_bytes, prompts_per_image)
+    shapes = [tuple(parameter.shape) for _, parameter in rest_of(model, set(names))]
+    return Costs(
+        units,
+        float_bytes=4 * sum(prod(shape) for shape in shapes),
+        compact_bytes=sum(stored_bytes(shape) for shape in shapes),
+        prompts_per_image=prompts_per_image,
+    )
 
 
 def _describe(module: nn.Module, name: str, multiply_adds: int) -> Unit:

@@ -24,7 +24,7 @@ from mixqsam.sam.blocks import Block, State, decoder_blocks, encoder_blocks, sta
 from mixqsam.sam.forward import make_frame, prompt_tensors
 from mixqsam.sam.load import Sam
 
-_VERSION = 1
+_VERSION = 2
 
 
 def reconstruct(
