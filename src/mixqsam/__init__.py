@@ -11,6 +11,8 @@ Names are loaded when first used: importing mixqsam loads neither torch nor tran
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mixqsam.registration import install
+
 if TYPE_CHECKING:
     from mixqsam.api import (
         AllocationOptions,
@@ -49,6 +51,10 @@ __all__ = [
     "predictor",
     "quantize",
 ]
+
+
+# From here on transformers loads what mixqsam wrote.
+install()
 
 
 def __getattr__(name: str) -> Any:

@@ -45,7 +45,7 @@ class Ranges:
     def grid(self, unit: str, *, slot: str, bits: int) -> AffineGrid:
         """The grid of one activation at one bit-width."""
         low, high = self.values[unit][slot][bits]
-        return AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits)
+        return AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits, signed=slot == "weight")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""

@@ -135,7 +135,7 @@ def test_analysis_is_readable_and_round_trips(
     np.testing.assert_allclose(
         again.sensitivity["spatial"]["weight"], analysis.sensitivity["spatial"]["weight"], rtol=1e-8
     )
-    for change in ({"version": 2}, {"format": "y"}, {"importance": {"bernoulli": [1.0]}}, {"units": 3}):
+    for change in ({"version": 3}, {"format": "y"}, {"importance": {"bernoulli": [1.0]}}, {"units": 3}):
         with pytest.raises(ArtifactError, match="x "):
             Analysis.from_json(analysis.to_json() | change, source="x")
 

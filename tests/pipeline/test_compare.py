@@ -50,19 +50,19 @@ def test_a_comparison_has_a_row_for_everything_asked_for(
     model_directory: Path, six: Pictures, session: Session, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    found = run(model_directory, six, out, session, budgets=["W4A4", "106kB"])
+    found = run(model_directory, six, out, session, budgets=["W4A4", "46kB"])
     assert (found.calibration, found.evaluation) == (4, 2)
     assert [(r.recipe, r.budget, r.mode) for r in found.rows] == [
         (recipe, budget, mode)
         for recipe in ("minmax", "qdrop")
-        for budget in ("W4A4", "106kB")
+        for budget in ("W4A4", "46kB")
         for mode in ("uniform", "mixed")
     ]
     by = {(r.recipe, r.budget, r.mode): r for r in found.rows}
     uniform, mixed = by["qdrop", "W4A4", "uniform"], by["qdrop", "W4A4", "mixed"]
     assert uniform.bits == "W4A4"
     # The largest uniform model that fits a budget in bytes.
-    assert by["qdrop", "106kB", "uniform"].bits == "W2A2"
+    assert by["qdrop", "46kB", "uniform"].bits == "W2A2"
     assert mixed.size <= uniform.size
     assert mixed.bitops <= uniform.bitops
     assert 0 <= mixed.mean_iou <= 1

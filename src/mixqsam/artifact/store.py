@@ -15,25 +15,23 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from mixqsam.artifact.manifest import Manifest, parse_manifest
-from mixqsam.errors import ArtifactError, HonestyError
+from mixqsam.artifact.packed import SHARED, stored_tensors
+from mixqsam.errors import ArtifactError
 from mixqsam.files import read_json, write_bytes, write_json
 from mixqsam.numeric.checksums import with_checksums
 from mixqsam.numeric.honesty import check_model
-from mixqsam.numeric.modules import Product, QuantizedLayer
-from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorFile
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import UnitBits
+from mixqsam.runtime.build import arrange, packed_layer
 from mixqsam.sam.attach import attach_stored
 from mixqsam.sam.attention import split_attention
-from mixqsam.sam.compact import dishonest
 from mixqsam.sam.load import Sam, default_processor
-from mixqsam.sam.rest import BITS, form_of, rows_of
+from mixqsam.sam.rest import BITS, rows_of
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-SHARED = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
@@ -47,9 +45,7 @@ def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
         OutputError: the directory cannot be written.
     """
     check_model(sam.model, manifest.plan(sam.costs()))
-    if odd := dishonest(sam.model, sam.rest):
-        raise HonestyError(f"{odd}: the tensor in use is not the one on its 8-bit grid.")
-    content = with_checksums(_tensors(sam))
+    content = with_checksums(stored_tensors(sam.model, sam.rest))
     write_bytes(directory / WEIGHTS, content)
     values = json.loads(sam.config.to_json_string(use_diff=True))
     values |= {
@@ -64,30 +60,6 @@ def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
     return len(content)
 
 
-def _tensors(sam: Sam) -> dict[str, Tensor]:
-    model = sam.model
-    tensors = {
-        name: as_stored(tensor.detach().cpu().contiguous())
-        for name, tensor in model.state_dict().items()
-        if name not in {SHARED, *sam.rest}
-        and not isinstance(model.get_submodule(name.rpartition(".")[0]), ActivationQuantizer)
-    }
-    for name, module in model.named_modules():
-        if isinstance(module, QuantizedLayer | Product):
-            tensors |= {f"{name}.{part}": tensor for part, tensor in module.tensors().items()}
-    for name, stored in sam.rest.items():
-        tensors |= {f"{name}{part}": tensor for part, tensor in stored.tensors().items()}
-    return tensors
-
-
-def as_stored(tensor: Tensor) -> Tensor:
-    """A vector in half precision, where that says the same; anything else as it is."""
-    if form_of(tuple(tensor.shape)) != "half" or tensor.dtype != torch.float32:
-        return tensor
-    half = tensor.half()
-    return half if torch.equal(half.float(), tensor) else tensor
-
-
 def is_quantized(directory: Path) -> bool:
     """Whether a directory looks like one that mixqsam wrote."""
     if not (directory / CONFIG).is_file():
@@ -99,8 +71,14 @@ def is_quantized(directory: Path) -> bool:
     return isinstance(values, dict) and "quantization_config" in values
 
 
-def load_model(directory: Path, *, device: str = "cpu") -> tuple[Sam, Manifest]:
-    """Read a quantized model; its outputs are bit-identical to those of the model that was saved.
+def load_model(directory: Path, *, device: str = "cpu", integer: bool = False) -> tuple[Sam, Manifest]:
+    """Read a quantized model.
+
+    Args:
+        directory: what `save_model` wrote.
+        device: a torch device.
+        integer: keep the weights packed and compute in whole numbers where that can be done; otherwise quantization is
+            simulated in float, and the outputs are bit-identical to those of the model that was saved.
 
     Raises:
         ArtifactError: a file is missing, cut, altered in form, or of a newer version; the message names the tensor.
@@ -110,10 +88,14 @@ def load_model(directory: Path, *, device: str = "cpu") -> tuple[Sam, Manifest]:
     with TensorFile(*weight_files(directory), checked=manifest.format_version > 1) as tensors:
         for name, entry in manifest.units.items():
             bits = UnitBits(entry.weight, entry.activation)
-            attach_stored(model, name, bits=bits, kinds=entry.kinds, tensors=tensors)
+            attach_stored(
+                model, name, bits=bits, kinds=entry.kinds, tensors=tensors, layer=packed_layer if integer else None
+            )
         rest = _fill(model, tensors, eight_bit=manifest.eight_bit)
         tensors.check_all_used()
     model.requires_grad_(False)
+    if integer:
+        arrange(model)
     return replace(sam, model=model.to(torch.device(device)), rest=rest), manifest
 
 

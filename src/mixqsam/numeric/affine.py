@@ -21,13 +21,23 @@ class AffineGrid:
     zero: Tensor
 
     @classmethod
-    def from_range(cls, low: Tensor, high: Tensor, *, bits: int) -> "AffineGrid":
+    def from_range(cls, low: Tensor, high: Tensor, *, bits: int, signed: bool = False) -> "AffineGrid":
         """The grid that spans [min(low, 0), max(high, 0)].
 
         A range of zero width gets scale 1: everything maps to zero.
+
+        Args:
+            low: the range's lower end.
+            high: its upper end.
+            bits: bit-width.
+            signed: at 8 bits the zero point is 128, so that code − zero fits a signed byte, as integer kernels want of
+                a weight (up to 7 bits it always does); where the range is about symmetric it costs less than a code.
         """
         levels = 2**bits - 1
         low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+        if signed and bits == 8:
+            widest = torch.maximum(-low / 128, high / 127)
+            low, high = -128 * widest, 127 * widest
         scale = (high - low) / levels
         # A subnormal step would make x/s overflow.
         scale = torch.where(scale > torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
@@ -36,20 +46,12 @@ class AffineGrid:
 
     @classmethod
     def spanning(cls, low: Tensor, high: Tensor, *, bits: int, signed: bool = False) -> "AffineGrid":
-        """`from_range` for weights: the step is the next bfloat16, which is how it is stored.
-
-        Args:
-            low, high: the range.
-            bits: bit-width.
-            signed: at 8 bits the zero point is 128, so that code − zero fits a signed byte, as integer kernels want it
-                (up to 7 bits it always does); where the range is about symmetric this costs less than a code.
-        """
+        """`from_range` for what is stored in rows: the step is the next bfloat16, which is how it is stored."""
+        exact = cls.from_range(low, high, bits=bits, signed=signed)
+        scale = _next_bfloat16(exact.scale)
         if signed and bits == 8:
-            widest = torch.maximum(-low / 128, high / 127)
-            low, high = -128 * widest, 127 * widest
-        scale = _next_bfloat16(cls.from_range(low, high, bits=bits).scale)
-        zero = (-low.float().clamp(max=0) / scale).round().clamp(0, 2**bits - 1)
-        return cls(bits, scale, torch.full_like(zero, 128) if signed and bits == 8 else zero)
+            return cls(bits, scale, exact.zero)
+        return cls(bits, scale, (-low.float().clamp(max=0) / scale).round().clamp(0, 2**bits - 1))
 
     def encode(self, values: Tensor) -> Tensor:
         """Codes in [0, 2^b − 1] as uint8, shaped as `values`."""

@@ -47,7 +47,7 @@ def _check_weight(module: QuantizedLayer, name: str) -> None:
     stored = module.stored
     if int(stored.codes.max()) >= 2**stored.grid.bits:
         raise HonestyError(f"{name}: a weight code does not fit {stored.grid.bits} bits.")
-    if not torch.equal(module.weight.cpu(), stored.dequantize().cpu()):
+    if not torch.equal(module.weight.cpu(), stored.whole().cpu()):
         raise HonestyError(f"{name}: the weight in use is not the weight on its {stored.grid.bits}-bit grid.")
 
 

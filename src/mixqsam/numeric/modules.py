@@ -8,16 +8,24 @@ from mixqsam.numeric.weights import QuantizedTensor
 
 
 class QuantizedLayer(nn.Module):
-    """A weight on its grid, a bias in float, and the quantizer of the input."""
+    """A weight on its grid, a bias in float, and the quantizer of the input.
+
+    Attributes:
+        stored: codes and grids of the weight.
+        weight: the weight in steps, as whole numbers in float32.
+        scale: what the product of whole numbers is multiplied by, [channels].
+    """
 
     weight: Tensor
+    scale: Tensor
 
     def __init__(self, weight: QuantizedTensor, bias: Tensor | None, quantizer: ActivationQuantizer) -> None:
         super().__init__()
         self.input: ActivationQuantizer = quantizer
         self.stored = weight
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self.register_buffer("weight", weight.dequantize(), persistent=False)
+        self.register_buffer("weight", weight.whole(), persistent=False)
+        self.register_buffer("scale", output_scale(weight.grid.scale, quantizer), persistent=False)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored of it beside the bias: packed weight, its grid, and the input's quantizer."""
@@ -41,7 +49,8 @@ class QuantizedLinear(QuantizedLayer):
 
     def forward(self, values: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
-        return functional.linear(self.input(values), self.weight, self.bias)
+        product = functional.linear(self.input(values, whole=True), self.weight)
+        return scaled(product, self.scale, self.bias)
 
 
 class QuantizedConv2d(QuantizedLayer):
@@ -58,16 +67,28 @@ class QuantizedConv2d(QuantizedLayer):
 
     def forward(self, values: Tensor) -> Tensor:
         """Map [batch, in, height, width] to [batch, out, height', width']."""
-        return functional.conv2d(
-            self.input(values), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        product = functional.conv2d(
+            self.input(values, whole=True), self.weight, None, self.stride, self.padding, self.dilation, self.groups
         )
+        return scaled(product, self.scale[:, None, None], None if self.bias is None else self.bias[:, None, None])
+
+
+def output_scale(weight_scale: Tensor, quantizer: ActivationQuantizer) -> Tensor:
+    """Step of the input × step of each channel's weight, float32 [channels]."""
+    return weight_scale.reshape(-1).float() * quantizer.step
+
+
+def scaled(product: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """product·scale + bias, in place, each rounded by itself: so does oneDNN after its integer products."""
+    product.mul_(scale)
+    return product if bias is None else product.add_(bias)
 
 
 class Product(nn.Module):
     """A matrix product of two activations, with a place for a quantizer on each operand.
 
-    The caller passes each operand through `left` or `right` once, then multiplies; so an operand that is used
-    twice (q, in the relative positions) is quantized once, and a product may be computed in pieces.
+    The caller passes each operand through `operand` once, multiplies, and multiplies the result by the steps. So an
+    operand that is used twice (q, in the relative positions) is quantized once, and a product may be made in pieces.
     """
 
     def __init__(self) -> None:
@@ -80,6 +101,13 @@ class Product(nn.Module):
         """Role → quantizer of an activation; empty while the product is float."""
         roles = {"left": self.left, "right": self.right}
         return {role: one for role, one in roles.items() if isinstance(one, ActivationQuantizer)}
+
+    def operand(self, role: str, values: Tensor) -> tuple[Tensor, float]:
+        """An operand (`left` or `right`), quantized if it is to be, and the step that it has to be multiplied by."""
+        module: nn.Module = getattr(self, role)
+        if isinstance(module, ActivationQuantizer):
+            return module(values, whole=True), module.step
+        return module(values), 1.0
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored of it; nothing while it is float."""

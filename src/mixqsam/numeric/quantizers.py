@@ -20,11 +20,24 @@ class ActivationQuantizer(nn.Module, ABC):
         kind: its name in files.
         fields: what is stored of it: buffer → (shape's rank, type).
         bits: bit-width b.
+        step: what `forward(…, whole=True)` has to be multiplied by; 1 where a quantizer has no single step.
     """
 
+    step: float = 1.0
     kind: ClassVar[str]
     fields: ClassVar[Mapping[str, tuple[int, torch.dtype]]]
     bits: int
+
+    @abstractmethod
+    def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
+        """Project values.
+
+        Args:
+            values: float32.
+            whole: leave the step out where there is one: the result is whole numbers, and products of whole numbers are
+                exact in float32 (below 2²⁴), so that they do not depend on the order of summation. Rounding a sum is a
+                cliff: without this, two orders of summation, or two libraries, would soon differ by whole steps.
+        """
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored, in the types in which it is stored."""
@@ -70,8 +83,9 @@ class Quantizer(ActivationQuantizer):
         super().__init__()
         self.bits = grid.bits
         self._keep(scale=grid.scale, zero=grid.zero)
-        # Plain numbers, so that the four passes below read no tensor; a float32 survives the round trip.
-        self._step = float(self.scale)
+        # Plain numbers, so that the passes below read no tensor; a float32 survives the round trip.
+        self.step = float(self.scale)
+        self._per_step = float(1 / self.scale)
         self._low = -float(self.zero)
         self._high = 2**self.bits - 1 - float(self.zero)
 
@@ -87,13 +101,14 @@ class Quantizer(ActivationQuantizer):
         """The grid it projects onto."""
         return AffineGrid(self.bits, self.scale, self.zero)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
         """Project each value onto the grid; any shape."""
-        return torch.div(values, self._step).round_().clamp_(self._low, self._high).mul_(self._step)
+        steps = torch.mul(values, self._per_step).round_().clamp_(self._low, self._high)
+        return steps if whole else steps.mul_(self.step)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        return f"bits={self.bits}, scale={self._step:.4g}, zero={-self._low:.0f}"
+        return f"bits={self.bits}, scale={self.step:.4g}, zero={-self._low:.0f}"
 
 
 class LogQuantizer(ActivationQuantizer):
@@ -124,8 +139,9 @@ class LogQuantizer(ActivationQuantizer):
         _demand(tensors["scale"] > 0 and tensors["tau"] > 0, "a scale or τ that is not positive")
         return cls(bits, scale=tensors["scale"], tau=int(tensors["tau"]))
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
         """Project non-negative values; any shape. What is not positive becomes zero."""
+        del whole
         last = 2**self.bits - 1
         codes = values.clamp(min=1e-30).div_(self._scale).log2_().mul_(-self._tau).round_().clamp_(0, last)
         powers = torch.exp2(codes / -self._tau).mul_(self._scale)
@@ -174,8 +190,9 @@ class HybridQuantizer(ActivationQuantizer):
         _demand(2 <= logs < 2**bits, "more logarithmic levels than codes")
         return cls(bits, low=tensors["low"], knee=tensors["knee"], span=tensors["span"], log_levels=logs)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
         """Project each value; any shape."""
+        del whole
         uniform = 2**self.bits - self._logs
         step = (self._span - self._knee) / uniform
         shifted = (values - self._low).clamp_(0, self._span)
@@ -223,8 +240,9 @@ class GroupedQuantizer(ActivationQuantizer):
         index = self.group.long()
         return AffineGrid(self.bits, self.scale[index], self.zero[index])
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
         """Project values [..., channels]."""
+        del whole
         return self.grid.project(values)
 
     def extra_repr(self) -> str:

@@ -1,13 +1,15 @@
 """Read quantized units from a safetensors file, each tensor once, and each checked before it is used.
 
 For a unit `u` with a weight the file holds `u.weight` (codes as a bit stream, one-dimensional uint8: see
-`numeric.packing`), `u.weight_scale` [channels] bfloat16 (or float32), `u.weight_zero` [channels] uint8, and its input's quantizer:
-for the kind `affine` `u.input_scale` (float32) and `u.input_zero` (uint8), for other kinds the fields that
-`numeric.quantizers` lists. A product holds the same of its operands, `u.left_…` and `u.right_…`.
+`numeric.packing`), `u.weight_scale` [channels] bfloat16 (or float32), `u.weight_zero` [channels] uint8, and its
+input's quantizer: for the kind `affine` `u.input_scale` (float32) and `u.input_zero` (uint8), for other kinds the
+fields that `numeric.quantizers` lists. A product holds the same of its operands, `u.left_…` and `u.right_…`.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,97 @@ from torch import Tensor
 from mixqsam.errors import ArtifactError
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.packing import packed_bytes
 from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer
-from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.numeric.weights import QuantizedTensor, stored_scale
 
 
-class TensorFile:
+class TensorSource(ABC):
+    """Tensors by name, each taken once and checked.
+
+    Raises:
+        ArtifactError: a tensor is missing, damaged or not what it should be; the message names it.
+    """
+
+    def __init__(self, names: Collection[str], *, source: str) -> None:
+        self._source, self._left = source, set(names)
+
+    @abstractmethod
+    def _read(self, name: str) -> Tensor:
+        """A tensor that is there."""
+
+    def take(self, name: str, *, shape: tuple[int, ...] | int, dtype: torch.dtype) -> Tensor:
+        """A tensor of the given shape (or rank) and type; NaN and infinity are refused.
+
+        Where float32 is expected, a shorter float will do, and is converted.
+        """
+        if name not in self._left:
+            raise ArtifactError(f"{self._source}: the tensor {name} is missing.")
+        tensor = self._read(name)
+        self._left.discard(name)
+        if tensor.dtype in {torch.float16, torch.bfloat16} and dtype == torch.float32:
+            tensor = tensor.float()
+        fits = tensor.ndim == shape if isinstance(shape, int) else tuple(tensor.shape) == shape
+        if tensor.dtype != dtype or not fits:
+            expected = f"{shape} axes" if isinstance(shape, int) else str(shape)
+            raise ArtifactError(
+                f"{self._source}: {name} is {tuple(tensor.shape)} of {tensor.dtype}, expected {expected} of {dtype}."
+            )
+        if dtype.is_floating_point and not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{self._source}: {name} holds NaN or infinity.")
+        return tensor
+
+    def weight(self, unit: str, *, bits: int, shape: tuple[int, ...]) -> QuantizedTensor:
+        """The weight of a unit; the first axis of `shape` is its channels."""
+        return self.codes(f"{unit}.weight", bits=bits, shape=shape, rows=shape[0])
+
+    def codes(self, name: str, *, bits: int, shape: tuple[int, ...], rows: int) -> QuantizedTensor:
+        """A tensor that is stored as codes, with a grid for each of `rows` rows."""
+        parts = self.packed(name, bits=bits, shape=shape, rows=rows)
+        grid = AffineGrid(bits, parts["_scale"].float()[:, None], parts["_zero"].float()[:, None])
+        return QuantizedTensor.from_packed(parts[""], grid=grid, shape=shape)
+
+    def packed(self, name: str, *, bits: int, shape: tuple[int, ...], rows: int) -> dict[str, Tensor]:
+        """The same as it is stored (see `QuantizedTensor.tensors`), of the right sizes."""
+        scale = self.take(f"{name}_scale", shape=(rows,), dtype=torch.float32)
+        zero = self.take(f"{name}_zero", shape=(rows,), dtype=torch.uint8)
+        if not bool((scale > 0).all()) or bool((zero > 2**bits - 1).any()):
+            raise ArtifactError(f"{self._source}: {name} has a scale that is not positive or a zero off its grid.")
+        size = packed_bytes(prod(shape), bits)
+        return {"": self.take(name, shape=(size,), dtype=torch.uint8), "_scale": stored_scale(scale), "_zero": zero}
+
+    def quantizer(self, name: str, *, kind: str, bits: int, channels: int | None = None) -> ActivationQuantizer:
+        """The quantizer `u.role`; `channels` is how many a grouped one must know."""
+        family = QUANTIZERS[kind]
+        tensors = {
+            field: self.take(f"{name}_{field}", shape=() if rank == 0 else rank, dtype=dtype)
+            for field, (rank, dtype) in family.fields.items()
+        }
+        if "group" in tensors and len(tensors["group"]) != channels:
+            raise ArtifactError(f"{self._source}: {name} groups {len(tensors['group'])} channels of {channels}.")
+        try:
+            return family.restore(bits, tensors)
+        except ValueError as error:
+            raise ArtifactError(f"{self._source}: {name} has {error}.") from error
+
+    def check_all_used(self) -> None:
+        """Refuse a source that holds more than was taken."""
+        if self._left:
+            raise ArtifactError(f"{self._source} holds tensors that the model does not have, e.g. {min(self._left)}.")
+
+
+class TensorTable(TensorSource):
+    """Tensors that are in memory; `source` says where they came from."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        super().__init__(tensors, source=source)
+        self._tensors = tensors
+
+    def _read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+class TensorFile(TensorSource):
     """The tensors of a file, or of several that hold one model together; a context manager.
 
     Args:
@@ -34,7 +122,6 @@ class TensorFile:
     """
 
     def __init__(self, *paths: Path, checked: bool = False) -> None:
-        self._path = paths[0]
         self._stack = ExitStack()
         self._places: dict[str, Any] = {}
         for path in paths:
@@ -46,7 +133,7 @@ class TensorFile:
                 raise ArtifactError(f"{path} does not exist; the directory is not complete.") from error
             except (SafetensorError, OSError) as error:
                 raise ArtifactError(f"{path} is cut or damaged: {error}.") from error
-        self._left = set(self._places)
+        super().__init__(self._places, source=str(paths[0]))
         self._sums = read_checksums(self.metadata, self._left) if checked else None
         self._unchecked = checked and self._sums is None
 
@@ -56,69 +143,20 @@ class TensorFile:
     def __exit__(self, *details: object) -> None:
         self._stack.close()
 
-    def take(self, name: str, *, shape: tuple[int, ...] | int, dtype: torch.dtype) -> Tensor:
-        """A tensor of the given shape (or rank) and type; NaN and infinity are refused.
-
-        Where float32 is expected, a shorter float will do, and is converted.
-        """
-        if name not in self._left:
-            raise ArtifactError(f"{self._path}: the tensor {name} is missing.")
+    def _read(self, name: str) -> Tensor:
         try:
             tensor: Tensor = self._places[name].get_tensor(name)
         except SafetensorError as error:
-            raise ArtifactError(f"{self._path}: the tensor {name} cannot be read: {error}.") from error
-        self._left.discard(name)
+            raise ArtifactError(f"{self._source}: the tensor {name} cannot be read: {error}.") from error
         if self._sums is not None and checksum(tensor) != self._sums[name]:
-            raise ArtifactError(f"{self._path}: {name} was altered; its checksum is not the one that was written.")
-        if tensor.dtype in {torch.float16, torch.bfloat16} and dtype == torch.float32:
-            tensor = tensor.float()
-        fits = tensor.ndim == shape if isinstance(shape, int) else tuple(tensor.shape) == shape
-        if tensor.dtype != dtype or not fits:
-            expected = f"{shape} axes" if isinstance(shape, int) else str(shape)
-            raise ArtifactError(
-                f"{self._path}: {name} is {tuple(tensor.shape)} of {tensor.dtype}, expected {expected} of {dtype}."
-            )
-        if dtype.is_floating_point and not torch.isfinite(tensor).all():
-            raise ArtifactError(f"{self._path}: {name} holds NaN or infinity.")
+            raise ArtifactError(f"{self._source}: {name} was altered; its checksum is not the one that was written.")
         return tensor
 
-    def weight(self, unit: str, *, bits: int, shape: tuple[int, ...]) -> QuantizedTensor:
-        """The weight of a unit; the first axis of `shape` is its channels."""
-        return self.codes(f"{unit}.weight", bits=bits, shape=shape, rows=shape[0])
-
-    def codes(self, name: str, *, bits: int, shape: tuple[int, ...], rows: int) -> QuantizedTensor:
-        """A tensor that is stored as codes, with a grid for each of `rows` rows."""
-        scale = self.take(f"{name}_scale", shape=(rows,), dtype=torch.float32)
-        zero = self.take(f"{name}_zero", shape=(rows,), dtype=torch.uint8).float()
-        if not bool((scale > 0).all()) or bool((zero > 2**bits - 1).any()):
-            raise ArtifactError(f"{self._path}: {name} has a scale that is not positive or a zero off its grid.")
-        grid = AffineGrid(bits, scale[:, None], zero[:, None])
-        packed = self.take(name, shape=1, dtype=torch.uint8)
-        try:
-            return QuantizedTensor.from_packed(packed, grid=grid, shape=shape)
-        except ArtifactError as error:
-            raise ArtifactError(f"{self._path}: {name}: {error}.") from error
-
-    def quantizer(self, name: str, *, kind: str, bits: int, channels: int | None = None) -> ActivationQuantizer:
-        """The quantizer `u.role`; `channels` is how many a grouped one must know."""
-        family = QUANTIZERS[kind]
-        tensors = {
-            field: self.take(f"{name}_{field}", shape=() if rank == 0 else rank, dtype=dtype)
-            for field, (rank, dtype) in family.fields.items()
-        }
-        if "group" in tensors and len(tensors["group"]) != channels:
-            raise ArtifactError(f"{self._path}: {name} groups {len(tensors['group'])} channels of {channels}.")
-        try:
-            return family.restore(bits, tensors)
-        except ValueError as error:
-            raise ArtifactError(f"{self._path}: {name} has {error}.") from error
-
     def check_all_used(self) -> None:
-        """Refuse a file that holds more than was taken, or lacks the checksums that it has to have."""
-        if self._left:
-            raise ArtifactError(f"{self._path} holds tensors that the model does not have, e.g. {min(self._left)}.")
+        """As for any source; a file also has to have the checksums that were asked for."""
+        super().check_all_used()
         if self._unchecked:
-            raise ArtifactError(f"{self._path} lacks its checksums; copy the directory anew, or make it again.")
+            raise ArtifactError(f"{self._source} lacks its checksums; copy the directory anew, or make it again.")
 
 
 def kinds_of(quantizers: Mapping[str, ActivationQuantizer]) -> dict[str, str]:

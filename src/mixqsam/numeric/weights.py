@@ -31,17 +31,19 @@ class QuantizedTensor:
         """The float32 weight, in its own shape; every element lies exactly on the grid."""
         return self.grid.decode(self.codes).reshape(self.shape)
 
+    def whole(self) -> Tensor:
+        """The weight in steps: codes less zero points, float32, in its own shape."""
+        return (self.codes.float() - self.grid.zero).reshape(self.shape)
+
     def packed(self) -> Tensor:
         """The codes as a bit stream (one-dimensional uint8)."""
         return pack(self.codes, bits=self.grid.bits)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored of it, by the ending of the name: packed codes, scales, zero points."""
-        scale = self.grid.scale.reshape(-1).float().cpu().contiguous()
-        bfloat16 = scale.bfloat16()
         return {
             "": self.packed(),
-            "_scale": bfloat16 if torch.equal(bfloat16.float(), scale) else scale,
+            "_scale": stored_scale(self.grid.scale.reshape(-1).float().cpu().contiguous()),
             "_zero": self.grid.zero.reshape(-1).to(torch.uint8).cpu(),
         }
 
@@ -53,7 +55,13 @@ class QuantizedTensor:
             ArtifactError: the lengths do not fit.
         """
         codes = unpack(packed, bits=grid.bits, count=int(torch.Size(shape).numel()))
-        return cls(codes.reshape(len(grid.scale), -1), grid, shape)
+        return cls(codes.to(grid.scale.device).reshape(len(grid.scale), -1), grid, shape)
+
+
+def stored_scale(scale: Tensor) -> Tensor:
+    """Scales as bfloat16, where that says the same."""
+    short = scale.bfloat16()
+    return short if torch.equal(short.float(), scale) else scale
 
 
 def weight_grid(weight: Tensor, *, bits: int, observer: str, name: str) -> AffineGrid:

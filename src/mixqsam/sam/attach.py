@@ -1,6 +1,7 @@
 """Put quantized modules in the places of a model's units."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from torch import Tensor, nn
 from transformers import SamModel
@@ -8,9 +9,19 @@ from transformers import SamModel
 from mixqsam.errors import ArtifactError, ModelError
 from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear
 from mixqsam.numeric.quantizers import ActivationQuantizer
-from mixqsam.numeric.tensor_file import TensorFile
+from mixqsam.numeric.tensor_file import TensorSource
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import UnitBits
+
+
+class LayerMaker(Protocol):
+    """Makes a module from a float one, its name, and where its tensors are."""
+
+    def __call__(
+        self, source: nn.Module, name: str, *, bits: int, tensors: TensorSource, quantizer: ActivationQuantizer
+    ) -> nn.Module:
+        """The module."""
+        ...
 
 
 def attach_layer(model: SamModel, name: str, *, weight: QuantizedTensor, quantizer: ActivationQuantizer) -> None:
@@ -40,7 +51,15 @@ def attach_product(model: SamModel, name: str, *, left: ActivationQuantizer, rig
     module.left, module.right = left, right
 
 
-def attach_stored(model: SamModel, name: str, *, bits: UnitBits, kinds: Mapping[str, str], tensors: TensorFile) -> None:
+def attach_stored(
+    model: SamModel,
+    name: str,
+    *,
+    bits: UnitBits,
+    kinds: Mapping[str, str],
+    tensors: TensorSource,
+    layer: LayerMaker | None = None,
+) -> None:
     """Put a stored unit in the place of the float one.
 
     Args:
@@ -49,6 +68,7 @@ def attach_stored(model: SamModel, name: str, *, bits: UnitBits, kinds: Mapping[
         bits: its bits.
         kinds: role (`input`, `left`, `right`) → kind of quantizer; those left out are affine.
         tensors: where its tensors are.
+        layer: what makes the module of a unit with a weight; a fake-quantized one if it is not given.
 
     Raises:
         ArtifactError: a tensor is missing or not what it should be.
@@ -64,5 +84,8 @@ def attach_stored(model: SamModel, name: str, *, bits: UnitBits, kinds: Mapping[
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise ArtifactError(f"{name} has no weight to quantize.")
-    stored = tensors.weight(name, bits=bits.weight, shape=tuple(weight.shape))
-    attach_layer(model, name, weight=stored, quantizer=quantizer("input", bits.activation, weight.shape[1]))
+    own = quantizer("input", bits.activation, weight.shape[1])
+    if layer is not None:
+        model.set_submodule(name, layer(module, name, bits=bits.weight, tensors=tensors, quantizer=own))
+        return
+    attach_layer(model, name, weight=tensors.weight(name, bits=bits.weight, shape=tuple(weight.shape)), quantizer=own)

@@ -42,45 +42,53 @@ class VisionAttention(nn.Module):
         tokens = height * width
         qkv = self.qkv(hidden_states).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.reshape(3, batch * self.heads, tokens, -1).unbind(0)
-        query = self.qk.left(query).reshape(batch * self.heads, height, width, -1)
-        key = self.qk.right(key).transpose(-2, -1)
-        value = self.av.right(value)
-        tables = self._relative_tables(height, width)
+        query, query_step = self.qk.operand("left", query)
+        key, key_step = self.qk.operand("right", key)
+        value, value_step = self.av.operand("right", value)
+        shares = self.position_shares(query * query_step if query_step != 1 else query, (height, width))
+        step = self.scale * (query_step * key_step)
         rows = max(1, _PIECE_BYTES // (4 * batch * self.heads * width * tokens))
-        pieces = [
-            self._attend(query[:, start : start + rows], key, value, tables=tables, first_row=start)
-            for start in range(0, height, rows)
-        ]
+        pieces = []
+        for start in range(0, height, rows):
+            logits: Tensor = self.qk(query[:, start * width : (start + rows) * width], key.transpose(-2, -1))
+            add_positions(logits.mul_(step), shares, (height, width), rows=slice(start, start + rows))
+            weights, weights_step = self.av.operand("left", torch.softmax(logits, dim=-1))
+            pieces.append(times(self.av(weights, value), weights_step * value_step))
         mixed = torch.cat(pieces, dim=1).reshape(batch, self.heads, height, width, -1)
         out: Tensor = self.proj(mixed.permute(0, 2, 3, 1, 4).reshape(batch, height, width, -1))
         return out, None
 
-    def _attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        tables: tuple[Tensor, Tensor] | None,
-        first_row: int,
-    ) -> Tensor:
-        """Some rows of queries [batch·heads, rows, width, c] against all keys → [batch·heads, rows·width, c]."""
-        groups, rows, width, _ = query.shape
-        logits: Tensor = self.qk(query.reshape(groups, rows * width, -1), key)
-        logits = logits.mul_(self.scale)
-        if tables is not None:
-            vertical = torch.einsum("brwc,rkc->brwk", query, tables[0][first_row : first_row + rows])
-            horizontal = torch.einsum("brwc,wkc->brwk", query, tables[1])
-            grid = logits.view(groups, rows, width, vertical.shape[-1], horizontal.shape[-1])
-            grid.add_(vertical[..., :, None]).add_(horizontal[..., None, :])
-        weights = self.av.left(torch.softmax(logits, dim=-1, dtype=torch.float32).to(value.dtype))
-        out: Tensor = self.av(weights, value)
-        return out
+    def position_shares(self, query: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """The logits' shares of relative positions.
 
-    def _relative_tables(self, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+        Args:
+            query: [groups, height·width, c].
+            size: height and width.
+
+        Returns:
+            [groups, height, width, height] for the rows of keys and [groups, height, width, width] for their columns;
+            None if this attention has no relative positions.
+        """
         if self.rel_pos_h is None or self.rel_pos_w is None:
             return None
-        return _relative_table(self.rel_pos_h, height), _relative_table(self.rel_pos_w, width)
+        grid = query.reshape(len(query), *size, -1)
+        vertical = torch.einsum("brwc,rkc->brwk", grid, _relative_table(self.rel_pos_h, size[0]))
+        horizontal = torch.einsum("brwc,wkc->brwk", grid, _relative_table(self.rel_pos_w, size[1]))
+        return vertical.contiguous(), horizontal.contiguous()
+
+
+def add_positions(logits: Tensor, shares: tuple[Tensor, Tensor] | None, size: tuple[int, int], *, rows: slice) -> None:
+    """Add the shares of relative positions, in place, to the logits [groups, rows·width, tokens] of some rows."""
+    if shares is None:
+        return
+    vertical, horizontal = (share[:, rows] for share in shares)
+    grid = logits.view(*vertical.shape[:3], *size)
+    grid.add_(vertical[..., :, None]).add_(horizontal[..., None, :])
+
+
+def times(values: Tensor, step: float) -> Tensor:
+    """Values times a step, in place; untouched where the step is 1."""
+    return values if step == 1 else values.mul_(step)
 
 
 def _relative_table(embedding: Tensor, size: int) -> Tensor:
@@ -118,9 +126,9 @@ class DecoderAttention(nn.Module):
         """Attend from [batch, prompts, n, c] to [batch, prompts, m, c]; the groupings of both sides may differ."""
         prompts = query.shape[1]
         q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        weights = self.av.left(self.weights(q, k, similarity=attention_similarity).to(v.dtype))
-        v = self.av.right(self._split(v))
-        mixed: Tensor = self.av(weights, v)
+        weights, weights_step = self.av.operand("left", self.weights(q, k, similarity=attention_similarity).to(v.dtype))
+        v, value_step = self.av.operand("right", self._split(v))
+        mixed = times(self.av(weights, v), weights_step * value_step)
         groups, heads, tokens, width = mixed.shape
         joined = mixed.transpose(1, 2).reshape(groups // prompts, prompts, tokens, heads * width)
         out: Tensor = self.out_proj(joined)
@@ -128,9 +136,10 @@ class DecoderAttention(nn.Module):
 
     def weights(self, query: Tensor, key: Tensor, *, similarity: Tensor | None = None) -> Tensor:
         """Softmax of q·kᵀ [batch·prompts, heads, n, m], from projected queries and keys."""
-        q, k = self.qk.left(self._split(query)), self.qk.right(self._split(key))
+        q, query_step = self.qk.operand("left", self._split(query))
+        k, key_step = self.qk.operand("right", self._split(key))
         logits: Tensor = self.qk(q, k.transpose(-2, -1))
-        logits = logits.mul_(self.scale)
+        logits = logits.mul_(self.scale * (query_step * key_step))
         if similarity is not None:
             logits = logits + similarity
         return torch.softmax(logits, dim=-1, dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""Integer inference in PyTorch, from the packed weights."""

@@ -1,0 +1,68 @@
+"""From a quantized model to one that holds packed weights and computes in whole numbers."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import nn
+from transformers import SamModel
+from transformers.activations import GELUActivation
+from transformers.models.sam.modeling_sam import SamMLPBlock
+
+from mixqsam.numeric.modules import Product, QuantizedLayer
+from mixqsam.numeric.quantizers import ActivationQuantizer
+from mixqsam.numeric.tensor_file import TensorSource
+from mixqsam.runtime.attention import IntegerMlp, IntegerVisionAttention
+from mixqsam.runtime.packed import PackedConv2d, PackedLayer, PackedLinear, pack_layer
+from mixqsam.sam.attention import VisionAttention
+from mixqsam.sam.load import Sam
+
+
+def integer_model(sam: Sam) -> Sam:
+    """A copy of a fake-quantized model that computes in whole numbers where it can; its float tensors are shared."""
+    shared = {id(tensor): tensor for tensor in [*sam.model.parameters(), *sam.model.buffers()]}
+    model = copy.deepcopy(sam.model, shared)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantizedLayer):
+            model.set_submodule(name, pack_layer(module))
+    return replace(sam, model=arrange(model))
+
+
+def packed_layer(
+    source: nn.Module, name: str, *, bits: int, tensors: TensorSource, quantizer: ActivationQuantizer
+) -> PackedLayer:
+    """The packed form of a stored layer, its weight not unpacked: for `attach_stored`."""
+    assert isinstance(source, nn.Linear | nn.Conv2d)  # noqa: S101  (what a unit with a weight is)
+    shape = tuple(source.weight.shape)
+    parts = tensors.packed(f"{name}.weight", bits=bits, shape=shape, rows=shape[0])
+    if isinstance(source, nn.Conv2d):
+        return PackedConv2d(shape, bits, tensors=parts, bias=source.bias, quantizer=quantizer, source=source)
+    return PackedLinear(shape, bits, tensors=parts, bias=source.bias, quantizer=quantizer)
+
+
+def arrange(model: SamModel) -> SamModel:
+    """Let bytes flow from product to product within each attention and MLP of the encoder; in place."""
+    for name, module in list(model.named_modules()):
+        if type(module) is VisionAttention and IntegerVisionAttention.reason_against(module) is None:
+            model.set_submodule(name, IntegerVisionAttention(module))
+        elif type(module) is SamMLPBlock and _is_packed(module):
+            model.set_submodule(name, IntegerMlp(module))
+    return model
+
+
+def simulated_units(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Quantized units that are computed in float, and why."""
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLayer) and module.simulated:
+            yield name, module.simulated
+        elif isinstance(module, Product) and module.quantizers:
+            owner = model.get_submodule(name.rpartition(".")[0])
+            if isinstance(owner, VisionAttention) and not isinstance(owner, IntegerVisionAttention):
+                yield name, IntegerVisionAttention.reason_against(owner) or "it was not arranged"
+            elif not isinstance(owner, VisionAttention):
+                yield name, "the decoder's products are small"
+
+
+def _is_packed(block: SamMLPBlock) -> bool:
+    layers = isinstance(block.lin1, PackedLinear) and isinstance(block.lin2, PackedLinear)
+    return layers and isinstance(block.act, GELUActivation)

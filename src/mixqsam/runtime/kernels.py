@@ -1,0 +1,148 @@
+"""Products of unsigned and signed bytes by PyTorch's own oneDNN kernels (CPU).
+
+With codes c of an activation (scale s, zero point z) and signed bytes w of a weight (scale t for each output):
+y = s·t·Σ (c − z)·w + bias, summed in whole numbers. Codes of fewer than 8 bits are bytes too, so every bit-width runs
+here. Sums are exact, and scale and bias are applied in the order of `numeric.modules.scaled`, so the results are those
+of the simulation to the last bit, whatever the kernel.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
+from mixqsam.numeric.weights import QuantizedTensor
+
+
+class UnsupportedError(Exception):
+    """A unit cannot be computed in whole numbers here; the text says why."""
+
+
+@dataclass(frozen=True)
+class ByteGrid:
+    """A static affine grid of an activation, as plain numbers.
+
+    Attributes:
+        quantizer: projects onto it.
+        bits: bit-width; codes run from 0 to 2^bits − 1.
+        scale: step.
+        zero: zero point.
+    """
+
+    quantizer: Quantizer
+    bits: int
+    scale: float
+    zero: int
+
+    @classmethod
+    def of(cls, quantizer: ActivationQuantizer) -> "ByteGrid":
+        """The grid of a frozen quantizer.
+
+        Raises:
+            UnsupportedError: it is not affine with one scale for the whole tensor.
+        """
+        if not isinstance(quantizer, Quantizer):
+            raise UnsupportedError(f"a {quantizer.kind} quantizer has no single step")
+        return cls(quantizer, quantizer.bits, quantizer.step, int(quantizer.zero))
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Codes of float32 values, uint8, same shape."""
+        steps = self.quantizer(values, whole=True)
+        codes: Tensor = (steps.add_(self.zero) if self.zero else steps).to(torch.uint8)
+        return codes
+
+
+@cache
+def missing_kernels() -> str | None:
+    """Why integer products cannot be had from this build of PyTorch on this processor; None if they can."""
+    try:
+        grid = ByteGrid.of(Quantizer(AffineGrid(8, torch.tensor(0.5), torch.tensor(3.0))))
+        weight = prepared(torch.tensor([[2, -3]], dtype=torch.int8), rows=1)
+        found = multiply(grid.encode(torch.tensor([[1.0, -1.0]])), grid, weight, scale=torch.tensor([0.125]))
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        return str(error).split("\n", maxsplit=1)[0]
+    return None if found.item() == 1.25 else f"the integer product of a known case is {found.item()}, not 1.25"
+
+
+def prepared(weight: Tensor, *, rows: int) -> Tensor:
+    """A weight [out, in] of signed bytes in the layout of the kernels, for about so many rows of input."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, [rows, weight.shape[1]])
+    return packed
+
+
+def multiply(codes: Tensor, source: ByteGrid, weight: Tensor, *, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """An integer product: scale·Σ (c − z)·w + bias.
+
+    Args:
+        codes: uint8 [n, in].
+        source: their grid, whose zero point is z.
+        weight: what `prepared` made of [out, in].
+        scale: float32 [out], the step of the codes times that of the weight.
+        bias: float32 [out].
+
+    Returns:
+        float32 [n, out].
+    """
+    op: Any = torch.ops.onednn.qlinear_pointwise
+    zeros = torch.zeros(len(scale), dtype=torch.int32)
+    found: Tensor = op(codes, 1.0, source.zero, weight, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], "")
+    return found
+
+
+class ByteMatrix:
+    """Codes [n, c] of an activation, as the weight of a product with other codes.
+
+    Args:
+        codes: uint8 [n, c].
+        grid: theirs.
+        step: what the product of whole numbers is multiplied by.
+        rows: about how many rows it is multiplied with at once.
+        transposed: sum over n instead of c.
+    """
+
+    def __init__(self, codes: Tensor, grid: ByteGrid, *, step: float, rows: int, transposed: bool = False) -> None:
+        # Less an offset the codes fit a signed byte; at 8 bits that is the zero point only if it is 128.
+        offset = 128 if grid.bits == 8 else grid.zero
+        signed = (codes.to(torch.int16) - offset).to(torch.int8)
+        signed = signed.t().contiguous() if transposed else signed
+        self._weight = prepared(signed, rows=rows)
+        self._lacking, self._step = float(grid.zero - offset), step
+        self._scale = torch.full((len(signed),), 1.0 if self._lacking else step)
+
+    def times(self, codes: Tensor, grid: ByteGrid) -> Tensor:
+        """uint8 [m, c] → float32 [m, n] (transposed: [m, n] → [m, c])."""
+        product = multiply(codes.contiguous(), grid, self._weight, scale=self._scale)
+        if not self._lacking:
+            return product
+        # Σ a·(w − z) = Σ a·(w − o) − (z − o)·Σ a
+        sums = codes.sum(1, keepdim=True, dtype=torch.int32).sub_(grid.zero * codes.shape[1]).float()
+        return product.sub_(sums, alpha=self._lacking).mul_(self._step)
+
+
+class IntegerLinear:
+    """A linear layer in whole numbers.
+
+    Args:
+        weight: codes and grids.
+        bias: float32 [out].
+        source: the grid of the input.
+
+    Raises:
+        UnsupportedError: a weight less its zero point does not fit a signed byte.
+    """
+
+    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, source: ByteGrid) -> None:
+        signed = weight.codes.to(torch.int16) - weight.grid.zero.to(torch.int16)
+        if int(signed.min()) < -128 or int(signed.max()) > 127:
+            raise UnsupportedError("its 8-bit weights have other zero points than 128")
+        self.source, self._bias = source, bias
+        self._scale = weight.grid.scale.reshape(-1) * source.scale
+        self._weight = prepared(signed.to(torch.int8), rows=1024)
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """uint8 [n, in] → float32 [n, out]."""
+        return multiply(codes, self.source, self._weight, scale=self._scale, bias=self._bias)

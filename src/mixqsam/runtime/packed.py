@@ -1,0 +1,160 @@
+"""Linears and convolutions that hold their weight packed, and compute in whole numbers where that can be done."""
+
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, output_scale, scaled
+from mixqsam.numeric.quantizers import ActivationQuantizer
+from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, missing_kernels
+
+_told: set[str] = set()
+
+
+def tell_once(message: str) -> None:
+    """A warning, the first time."""
+    if message not in _told:
+        _told.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class PackedLayer(nn.Module):
+    """A weight as it lies in the file, a bias in float, and the quantizer of the input.
+
+    Args:
+        shape: the weight's.
+        bits: its bit-width.
+        packed: codes as a bit stream; scale and zero point of each channel beside it.
+        bias: float32, or None.
+        quantizer: of the input.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    weight_zero: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        bits: int,
+        *,
+        tensors: Mapping[str, Tensor],
+        bias: nn.Parameter | None,
+        quantizer: ActivationQuantizer,
+    ) -> None:
+        super().__init__()
+        self.shape, self.bits = shape, bits
+        for ending in ("", "_scale", "_zero"):
+            self.register_buffer(f"weight{ending}", tensors[ending], persistent=False)
+        self.bias = bias
+        self.input = quantizer
+
+    @property
+    def stored(self) -> QuantizedTensor:
+        """The weight as codes, unpacked anew each time."""
+        grid = AffineGrid(self.bits, self.weight_scale.float()[:, None], self.weight_zero.float()[:, None])
+        return QuantizedTensor.from_packed(self.weight, grid=grid, shape=self.shape)
+
+    @property
+    def scale(self) -> Tensor:
+        """What the product of whole numbers is multiplied by, [channels]."""
+        return output_scale(self.weight_scale, self.input)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored of it beside the bias; see `QuantizedLayer.tensors`."""
+        return {
+            **{f"weight{ending}": self.get_buffer(f"weight{ending}").cpu() for ending in ("", "_scale", "_zero")},
+            **{f"input_{name}": tensor for name, tensor in self.input.tensors().items()},
+        }
+
+    @property
+    def quantizers(self) -> dict[str, ActivationQuantizer]:
+        """Role → quantizer of an activation."""
+        return {"input": self.input}
+
+    @cached_property
+    def _prepared(self) -> IntegerLinear | str:
+        if reason := missing_kernels():
+            return reason
+        try:
+            return IntegerLinear(self.stored, self.bias, ByteGrid.of(self.input))
+        except UnsupportedError as error:
+            return str(error)
+
+    def kernel(self, values: Tensor) -> IntegerLinear | None:
+        """The integer kernel for such an input; None where the layer has to be simulated."""
+        if values.device.type != "cpu" or values.dtype != torch.float32:
+            return None
+        if isinstance(self._prepared, IntegerLinear):
+            return self._prepared
+        if reason := missing_kernels():
+            tell_once(f"Integer kernels are not to be had here ({reason}); quantization is simulated in float.")
+        return None
+
+    @property
+    def simulated(self) -> str | None:
+        """Why this layer is computed in float, if it is."""
+        return None if isinstance(self._prepared, IntegerLinear) else self._prepared
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"shape={self.shape}, bits={self.bits}"
+
+
+class PackedLinear(PackedLayer):
+    """y = x̂·ŵᵀ + bias."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map [..., in] to [..., out]."""
+        kernel = self.kernel(values)
+        if kernel is None:
+            product = functional.linear(self.input(values, whole=True), self.stored.whole())
+            return scaled(product, self.scale, self.bias)
+        codes = kernel.source.encode(values.reshape(-1, values.shape[-1]))
+        return kernel(codes).reshape(*values.shape[:-1], -1)
+
+
+class PackedConv2d(PackedLayer):
+    """A convolution, as a product of the unfolded patches with the kernel."""
+
+    def __init__(self, *parts: object, source: nn.Conv2d | QuantizedConv2d, **more: object) -> None:
+        super().__init__(*parts, **more)  # type: ignore[arg-type]
+        self.stride, self.padding = source.stride, source.padding
+        self.dilation, self.groups = source.dilation, source.groups
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map [batch, in, height, width] to [batch, out, height', width']."""
+        kernel = self.kernel(values)
+        if kernel is None or not self._is_plain():
+            inputs, weight = self.input(values, whole=True), self.stored.whole()
+            product = functional.conv2d(inputs, weight, None, self.stride, self.padding, self.dilation, self.groups)
+            return scaled(product, self.scale[:, None, None], None if self.bias is None else self.bias[:, None, None])
+        patches = self._patches(kernel.source.encode(values), fill=kernel.source.zero)
+        batch, height, width = patches.shape[:3]
+        out = kernel(patches.reshape(batch * height * width, -1))
+        return out.reshape(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+
+    def _is_plain(self) -> bool:
+        return self.stride == (1, 1) and self.dilation == (1, 1) and self.groups == 1
+
+    def _patches(self, codes: Tensor, *, fill: int) -> Tensor:
+        """[batch, in, height, width] → [batch, height', width', in, k, k]; the border holds the code of zero."""
+        vertical, horizontal = (int(side) for side in self.padding)
+        padded = functional.pad(codes, (horizontal, horizontal, vertical, vertical), value=fill)
+        windows = padded.unfold(2, self.shape[2], 1).unfold(3, self.shape[3], 1)
+        return windows.permute(0, 2, 3, 1, 4, 5)
+
+
+def pack_layer(module: QuantizedLayer) -> PackedLayer:
+    """The packed form of a fake-quantized layer; its tensors are shared where they can be."""
+    stored = module.stored
+    parts = (stored.shape, stored.grid.bits)
+    if isinstance(module, QuantizedConv2d):
+        return PackedConv2d(*parts, tensors=stored.tensors(), bias=module.bias, quantizer=module.input, source=module)
+    return PackedLinear(*parts, tensors=stored.tensors(), bias=module.bias, quantizer=module.input)
