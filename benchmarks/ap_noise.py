@@ -33,7 +33,7 @@ def results_of(experiment: Experiment, plan: BitPlan) -> Results:
     for sample in experiment.samples:
         if len(sample.prompts):
             predictor.set_image(sample.open())
-            found[sample.image_id] = mask_results(sample, predictor.predict(sample.prompts))
+            found[sample.image_id] = mask_results(sample, predictor.segment(sample.prompts))
     return found
 
 

@@ -34,7 +34,7 @@ def predictions(coco: Path) -> Records:
     for sample in annotated_samples(coco / "annotations/instances_val2017.json", images=coco / "val2017"):
         if len(sample.prompts):
             predictor.set_image(sample.open())
-            found += mask_results(sample, predictor.predict(sample.prompts))
+            found += mask_results(sample, predictor.segment(sample.prompts))
     return found
 
 

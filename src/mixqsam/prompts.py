@@ -12,17 +12,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prompts:
-    """P prompts: each a box, or the same number of points.
+    """P prompts: each a box, or the same number of points, or both.
 
     Attributes:
         boxes: [P, 4] as x1, y1, x2, y2; or None.
         points: [P, K, 2] as x, y; or None.
         labels: [P, K], 1 for the object and 0 for the background; given with points.
+        masks: [P, 1, 4h, 4w], low-resolution logits to start from; or None.
     """
 
     boxes: Array | None = None
     points: Array | None = None
     labels: NDArray[np.int64] | None = None
+    masks: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         for values in (self.boxes, self.points):
@@ -36,6 +38,7 @@ class Prompts:
             boxes=None if self.boxes is None else self.boxes[indices],
             points=None if self.points is None else self.points[indices],
             labels=None if self.labels is None else self.labels[indices],
+            masks=None if self.masks is None else self.masks[indices],
         )
 
     def at_most(self, count: int, *, seed: int) -> "Prompts":

@@ -392,7 +392,7 @@ def test_the_python_interface_does_the_same(model_directory: Path, picture_folde
     assert reports["w5"].images == 2
     predictor = mixqsam.predictor(tmp_path / "out")
     predictor.set_image(open_image(picture_folder / "a.png"))
-    assert predictor.predict(mixqsam.Prompts(boxes=np.array([[1.0, 1, 30, 30]]))).masks.shape == (1, 1, 40, 64)
+    assert predictor.segment(mixqsam.Prompts(boxes=np.array([[1.0, 1, 30, 30]]))).masks.shape == (1, 1, 40, 64)
 
 
 def test_recipes_are_listed() -> None:

@@ -12,10 +12,10 @@ from mixqsam.evaluation.automatic import AutomaticCounts, nearest_ious
 from mixqsam.evaluation.record import mask_ious
 from mixqsam.pipeline.automatic import run_automatic
 from mixqsam.pipeline.options import Data, Session
+from mixqsam.prediction import Prediction
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.automatic import Automatic, segment_everything
-from mixqsam.sam.predictor import Prediction
 
 
 class Quadrants:
@@ -24,7 +24,7 @@ class Quadrants:
     def set_image(self, image: Image.Image | np.ndarray) -> None:
         self.shape = np.asarray(image).shape[:2]
 
-    def predict(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
+    def segment(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
         assert multimask
         assert prompts.points is not None
         height, width = self.shape

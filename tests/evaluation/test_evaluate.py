@@ -15,10 +15,11 @@ from mixqsam.evaluation.coco import Truth, mask_results
 from mixqsam.evaluation.record import mask_ious
 from mixqsam.evaluation.run import Kept, evaluate
 from mixqsam.files import Cache
+from mixqsam.prediction import Prediction
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam, load_sam
-from mixqsam.sam.predictor import Prediction, SamPredictor
+from mixqsam.sam.predictor import SamPredictor
 from tests.conftest import draw
 
 
@@ -31,14 +32,14 @@ def prediction(masks: np.ndarray, scores: np.ndarray) -> Prediction:
 def test_predictor_gives_masks_of_the_images_size(sam: Sam, samples: list[Sample]) -> None:
     predictor = SamPredictor(sam)
     with pytest.raises(InputError, match="No image has been set"):
-        predictor.predict(samples[0].prompts)
+        predictor.segment(samples[0].prompts)
     for sample in samples:
         predictor.set_image(sample.open())
-        found = predictor.predict(sample.prompts, multimask=True)
+        found = predictor.segment(sample.prompts, multimask=True)
         assert found.masks.shape == (len(sample.prompts), 3, sample.height, sample.width)
         assert found.masks.dtype == np.bool_
     with pytest.raises(InputError, match="no prompts"):
-        predictor.predict(Prompts())
+        predictor.segment(Prompts())
 
 
 def test_predictor_equals_transformers_processor(samples: list[Sample]) -> None:
@@ -59,7 +60,7 @@ def test_predictor_equals_transformers_processor(samples: list[Sample]) -> None:
     )
     predictor = SamPredictor(sam)
     predictor.set_image(np.asarray(image))
-    assert (predictor.predict(sample.prompts).masks == expected.numpy()).mean() > 0.999
+    assert (predictor.segment(sample.prompts).masks == expected.numpy()).mean() > 0.999
 
 
 def test_a_model_is_faithful_to_itself_and_less_to_another(
@@ -83,7 +84,7 @@ def test_a_model_is_faithful_to_itself_and_less_to_another(
 def test_the_best_of_three_masks_is_the_one_with_the_highest_score(sam: Sam, samples: list[Sample]) -> None:
     predictor = SamPredictor(sam)
     predictor.set_image(samples[0].open())
-    three = predictor.predict(samples[0].prompts, multimask=True)
+    three = predictor.segment(samples[0].prompts, multimask=True)
     best = three.best()
     assert best.masks.shape == (2, 1, samples[0].height, samples[0].width)
     for row in range(2):
@@ -110,7 +111,7 @@ def test_embeddings_are_kept_on_request(sam: Sam, samples: list[Sample], tmp_pat
         for sample in samples:
             for predictor in (plain, kept):
                 predictor.set_image(sample.open())
-            assert (plain.predict(sample.prompts).logits == kept.predict(sample.prompts).logits).all()
+            assert (plain.segment(sample.prompts).logits == kept.segment(sample.prompts).logits).all()
     assert len(list(tmp_path.iterdir())) == 2
     # The encoder is not asked again.
     handle = sam.model.vision_encoder.register_forward_hook(lambda m, i, o: pytest.fail("encoded again"))

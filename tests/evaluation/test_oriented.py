@@ -26,8 +26,8 @@ from mixqsam.evaluation.oriented import (
 from mixqsam.pipeline import oriented
 from mixqsam.pipeline.options import OrientedData, Session
 from mixqsam.pipeline.oriented import run_oriented
+from mixqsam.prediction import Prediction
 from mixqsam.prompts import Prompts
-from mixqsam.sam.predictor import Prediction
 
 
 def rectangle(x: float, y: float, width: float, height: float, angle: float) -> np.ndarray:
@@ -281,7 +281,7 @@ class Perfect:
     def set_image(self, image: Image.Image | np.ndarray) -> None:
         self.picture = np.asarray(image)
 
-    def predict(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
+    def segment(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
         del multimask
         assert self.picture is not None
         assert prompts.boxes is not None

@@ -13,8 +13,8 @@ from mixqsam.evaluation.semantic import Confusion, paint
 from mixqsam.pipeline import semantic
 from mixqsam.pipeline.options import SemanticData, Session
 from mixqsam.pipeline.semantic import run_semantic
+from mixqsam.prediction import Prediction
 from mixqsam.prompts import Prompts
-from mixqsam.sam.predictor import Prediction
 
 
 def a_map() -> np.ndarray:
@@ -85,7 +85,7 @@ class Perfect:
     def set_image(self, image: object) -> None:
         pass
 
-    def predict(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
+    def segment(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
         del multimask
         regions = find_regions(a_map(), background=(0,))
         masks = np.zeros((len(prompts), 1, 60, 80), bool)

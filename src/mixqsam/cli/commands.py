@@ -170,7 +170,7 @@ def predict(
     prompts = _prompts(boxes, points, width=picture.width, height=picture.height)
     predictor = SamPredictor(load(model))
     predictor.set_image(picture)
-    prediction = predictor.predict(prompts)
+    prediction = predictor.segment(prompts)
     masks = prediction.masks[:, 0]
     write_bytes(output, png_bytes(mask_image(masks)))
     out.print(f"Written: {output}")

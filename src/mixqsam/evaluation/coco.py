@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError
-from mixqsam.sam.predictor import Prediction
+from mixqsam.prediction import Prediction
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.data.samples import Sample
 from mixqsam.errors import InputError
 from mixqsam.evaluation.coco import Truth, mask_results
-from mixqsam.sam.predictor import Prediction
+from mixqsam.prediction import Prediction
 
 # `ious` with the reference's masks, `kl` from its output by P_Y definition, and with annotations `results` (COCO's) and
 # `truth_ious` (with the annotated masks).

@@ -16,8 +16,8 @@ from mixqsam.evaluation.coco import CocoScores, Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest
 from mixqsam.parallel.engine import Alone, Engine, combine, share
+from mixqsam.prediction import Prediction, Predictor
 from mixqsam.progress import Progress
-from mixqsam.sam.predictor import Prediction, Predictor
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class _Work:
                 records[name] = known
                 continue
             predictor.set_image(image)
-            found = predictor.predict(sample.prompts, multimask=self._best)
+            found = predictor.segment(sample.prompts, multimask=self._best)
             found = found.best() if self._best else found
             reference = reference or found
             records[name] = measure(sample, found, reference, truth=self._truth)

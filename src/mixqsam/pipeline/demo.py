@@ -100,7 +100,7 @@ def _picture(predictors: Mapping[str, SamPredictor]) -> bytes:
         pictures = {}
         for name, predictor in predictors.items():
             predictor.set_image(image)
-            masks = predictor.predict(sample.prompts).masks[:, 0]
+            masks = predictor.segment(sample.prompts).masks[:, 0]
             pictures[name] = draw_overlay(image, masks, sample.prompts)
         rows.append(side_by_side(pictures, height=280))
     return png_bytes(stack(rows))

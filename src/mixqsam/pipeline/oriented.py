@@ -18,8 +18,9 @@ from mixqsam.evaluation.oriented import (
 from mixqsam.files import new_directory, write_bytes
 from mixqsam.pipeline.options import OrientedData, Session
 from mixqsam.pipeline.stages import load
+from mixqsam.prediction import Predictor
 from mixqsam.prompts import Prompts
-from mixqsam.sam.predictor import Predictor, SamPredictor
+from mixqsam.sam.predictor import SamPredictor
 
 _MARKER = "Task1.txt"
 
@@ -99,7 +100,7 @@ def _on_tile(
     prompts = prompts.clip(0, [tile.width, tile.height] * 2)
     x1, y1, x2, y2 = (int(value) for value in tile.box)
     predictor.set_image(picture.crop((x1, y1, x2, y2)))
-    prediction = predictor.predict(Prompts(boxes=prompts))
+    prediction = predictor.segment(Prompts(boxes=prompts))
     found = []
     for box, mask, score in zip(boxes, prediction.masks[:, 0], prediction.scores[:, 0], strict=True):
         rectangle = mask_rectangle(mask)

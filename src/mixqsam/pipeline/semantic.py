@@ -46,7 +46,7 @@ def run_semantic(
             painted = ground
             if len(regions.classes):
                 predictor.set_image(picture)
-                found = predictor.predict(regions.prompts(data.prompts))
+                found = predictor.segment(regions.prompts(data.prompts))
                 painted = paint(found.masks[:, 0], found.scores[:, 0], regions.classes, ground=ground)
             counts[name].add(truth, painted)
     if empty == len(images):

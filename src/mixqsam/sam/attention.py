@@ -72,8 +72,8 @@ class VisionAttention(nn.Module):
         if self.rel_pos_h is None or self.rel_pos_w is None:
             return None
         grid = query.reshape(len(query), *size, -1)
-        vertical = torch.einsum("brwc,rkc->brwk", grid, _relative_table(self.rel_pos_h, size[0]))
-        horizontal = torch.einsum("brwc,wkc->brwk", grid, _relative_table(self.rel_pos_w, size[1]))
+        vertical = torch.einsum("brwc,rkc->brwk", grid, relative_table(self.rel_pos_h, size[0]))
+        horizontal = torch.einsum("brwc,wkc->brwk", grid, relative_table(self.rel_pos_w, size[1]))
         return vertical.contiguous(), horizontal.contiguous()
 
 
@@ -91,8 +91,8 @@ def times(values: Tensor, step: float) -> Tensor:
     return values if step == 1 else values.mul_(step)
 
 
-def _relative_table(embedding: Tensor, size: int) -> Tensor:
-    """Row i, column j: the embedding of the distance i − j, interpolated if it was made for another size."""
+def relative_table(embedding: Tensor, size: int) -> Tensor:
+    """Embeddings of distances [size, size, c]: row i, column j has that of i − j; interpolated from another size."""
     distances = 2 * size - 1
     if embedding.shape[0] != distances:
         stretched = nn.functional.interpolate(embedding.t()[None], size=distances, mode="linear")

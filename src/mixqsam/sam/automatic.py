@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mixqsam.boxes import Detections, suppress
+from mixqsam.prediction import Predictor
 from mixqsam.prompts import Array, point_grid
-from mixqsam.sam.predictor import Predictor
 
 # Points prompted at once: their masks are held at the image's size.
 _POINTS_AT_ONCE = 64
@@ -51,7 +51,7 @@ def segment_everything(predictor: Predictor, image: Image.Image, options: Automa
     masks, scores, boxes = [], [], []
     for start in range(0, len(points), _POINTS_AT_ONCE):
         some = points.take(np.arange(start, min(start + _POINTS_AT_ONCE, len(points))))
-        found = predictor.predict(some, multimask=True)
+        found = predictor.segment(some, multimask=True)
         height, width = found.visible
         steady = _stability(found.logits[..., :height, :width])
         sure = (found.scores >= options.predicted_iou) & (steady >= options.stability)

@@ -37,6 +37,7 @@ class PromptTensors:
     boxes: Tensor | None
     points: Tensor | None
     labels: Tensor | None
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         tensor = self.boxes if self.boxes is not None else self.points
@@ -44,7 +45,8 @@ class PromptTensors:
 
     def piece(self, start: int, stop: int) -> "PromptTensors":
         """Prompts start … stop − 1."""
-        return PromptTensors(*(None if t is None else t[:, start:stop] for t in (self.boxes, self.points, self.labels)))
+        parts = (self.boxes, self.points, self.labels, self.masks)
+        return PromptTensors(*(None if part is None else part[:, start:stop] for part in parts))
 
 
 def make_frame(sam: Sam, image: Image.Image) -> Frame:
@@ -64,7 +66,7 @@ def prompt_tensors(sam: Sam, prompts: Prompts, frame: Frame) -> PromptTensors:
     boxes = None if prompts.boxes is None else prompts.boxes * np.tile(factors, 2)
     points = None if prompts.points is None else prompts.points * factors
     labels = None if prompts.labels is None else torch.tensor(prompts.labels, device=sam.device)[None]
-    return PromptTensors(tensor(boxes), tensor(points), labels)
+    return PromptTensors(tensor(boxes), tensor(points), labels, tensor(prompts.masks))
 
 
 @torch.no_grad()
@@ -78,7 +80,10 @@ def encode(sam: Sam, frame: Frame) -> Tensor:
 def embed_prompts(sam: Sam, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
     """Sparse [1, P, K, C] and dense [1, C, h, w] embeddings of prompts."""
     sparse, dense = sam.model.prompt_encoder(
-        input_points=prompts.points, input_labels=prompts.labels, input_boxes=prompts.boxes, input_masks=None
+        input_points=prompts.points,
+        input_labels=prompts.labels,
+        input_boxes=prompts.boxes,
+        input_masks=None if prompts.masks is None else prompts.masks[:, 0],
     )
     return sparse, dense
 
@@ -114,8 +119,10 @@ def decode_batch(
 def decode(sam: Sam, embedding: Tensor, prompts: PromptTensors, *, multimask: bool = False) -> tuple[Tensor, Tensor]:
     """Decode all prompts of one image, some at a time: logits [P, M, 4h, 4w] and predicted IoU [P, M]."""
     logits, scores = [], []
-    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
-        sparse, dense = embed_prompts(sam, prompts.piece(start, start + _PROMPTS_AT_ONCE))
+    # A mask to start from is part of the image's embedding, so such prompts go one by one.
+    count = _PROMPTS_AT_ONCE if prompts.masks is None else 1
+    for start in range(0, len(prompts), count):
+        sparse, dense = embed_prompts(sam, prompts.piece(start, start + count))
         some_logits, some_scores = decode_batch(sam, embedding, sparse=sparse, dense=dense, multimask=multimask)
         logits.append(some_logits[0])
         scores.append(some_scores[0])
@@ -129,9 +136,9 @@ def visible(sam: Sam, logits: Tensor, frame: Frame) -> Tensor:
     return logits[..., :height, :width]
 
 
-def masks_from_logits(sam: Sam, logits: Tensor, frame: Frame) -> Tensor:
-    """Boolean masks [P, M, height, width] of the original image: upsample to the frame, cut, resize, cut at 0."""
+def full_logits(sam: Sam, logits: Tensor, frame: Frame) -> Tensor:
+    """Logits [P, M, height, width] of the original image: upsample to the frame, cut, resize."""
     size = sam.config.vision_config.image_size
     full = functional.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
     full = full[..., : frame.resized[0], : frame.resized[1]]
-    return functional.interpolate(full, frame.original, mode="bilinear", align_corners=False) > 0
+    return functional.interpolate(full, frame.original, mode="bilinear", align_corners=False)

@@ -1,0 +1,1 @@
+"""Quantized models as ONNX and OpenVINO files."""

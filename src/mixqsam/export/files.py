@@ -1,0 +1,161 @@
+"""Write encoder and decoder as ONNX or OpenVINO files."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+
+from mixqsam.artifact.manifest import Manifest
+from mixqsam.deployed.names import DECODER, ENCODER, METADATA
+from mixqsam.errors import InputError
+from mixqsam.export.decoder import decoder_values, write_decoder
+from mixqsam.export.encoder import write_encoder
+from mixqsam.export.graph import Graph, tensor
+from mixqsam.sam.load import Sam
+
+Format = Literal["onnx", "openvino"]
+
+# Above this, protobuf cannot hold a model, and its constants go into a file beside it.
+_PROTOBUF = 1_900_000_000
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the files look like.
+
+    Attributes:
+        single: the decoder gives one mask for each prompt, as Meta's with `return_single_mask`; otherwise all four.
+        raw_image: the encoder takes an image [height, width, 3] of 0 … 255, its longer side as long as the frame's, and
+            normalises and pads it itself; otherwise a frame [1, 3, S, S].
+    """
+
+    single: bool = False
+    raw_image: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: name → bytes.
+        float_units: quantized units whose products stay in float arithmetic → why. Their values are quantized.
+    """
+
+    files: Mapping[str, int]
+    float_units: Mapping[str, str]
+
+
+def export(sam: Sam, manifest: Manifest, directory: Path, *, kind: Format, options: ExportOptions) -> Exported:
+    """Write both files into an existing directory.
+
+    Args:
+        sam: a quantized model, packed or fake-quantized.
+        manifest: what its directory says of it; goes into the files' metadata.
+        directory: where.
+        kind: `onnx`: QDQ, opset 21; `openvino`: IR made from it.
+        options: what the files look like.
+
+    Raises:
+        InputError: the extra of that format is not installed.
+    """
+    sliced = kind == "onnx"
+    encoder, encoder_units = encoder_model(sam, manifest, options, sliced=sliced)
+    decoder, decoder_units = decoder_model(sam, manifest, options)
+    for name, model in ((ENCODER, encoder), (DECODER, decoder)):
+        if kind == "onnx":
+            _save_onnx(model, directory / f"{name}.onnx")
+        else:
+            _save_openvino(model, directory / f"{name}.xml")
+    files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
+    return Exported(files, encoder_units | decoder_units)
+
+
+def encoder_model(
+    sam: Sam, manifest: Manifest, options: ExportOptions, *, sliced: bool
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The image encoder, and its units whose products stay in float arithmetic."""
+    graph = Graph()
+    size, config = sam.config.vision_config.image_size, sam.config.prompt_encoder_config
+    if options.raw_image:
+        inputs = [tensor("input_image", "height", "width", 3)]
+        frame = _frame(graph, sam, "input_image", size)
+    else:
+        inputs, frame = [tensor("x", 1, 3, size, size)], "x"
+    units = write_encoder(graph, sam, frame, output="image_embeddings", sliced=sliced)
+    side = config.image_embedding_size
+    outputs = [tensor("image_embeddings", 1, config.hidden_size, side, side)]
+    return graph.model("encoder", inputs, outputs, metadata=_metadata(sam, manifest, options, units)), units
+
+
+def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Prompt encoder and mask decoder, and their units whose products stay in float arithmetic."""
+    graph = Graph()
+    units = write_decoder(graph, sam, single=options.single)
+    inputs, outputs = decoder_values(sam)
+    return graph.model("decoder", inputs, outputs, metadata=_metadata(sam, manifest, options, units)), units
+
+
+def _frame(graph: Graph, sam: Sam, image: str, size: int) -> str:
+    """An image [height, width, 3] → a frame [1, 3, S, S], zeros at the right and below."""
+    mean, std = (graph.constant([255 * v for v in part]) for part in _statistics(sam))
+    normal = graph.add("Div", graph.add("Sub", image, mean), std)
+    sides = graph.add("Slice", graph.add("Shape", image), graph.constant([0], int), graph.constant([2], int))
+    lacking = graph.add("Sub", graph.constant([size, size], int), sides)
+    pads = graph.add("Concat", graph.constant([0, 0, 0], int), lacking, graph.constant([0], int), axis=0)
+    padded = graph.add("Pad", normal, pads)
+    return graph.add("Unsqueeze", graph.transpose(padded, 2, 0, 1), graph.constant([0], int))
+
+
+def _statistics(sam: Sam) -> tuple[list[float], list[float]]:
+    return [float(v) for v in sam.processor.image_mean], [float(v) for v in sam.processor.image_std]
+
+
+def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units: Mapping[str, str]) -> dict[str, str]:
+    """What a reader of a file may want to know; `deployed` reads the first few."""
+    mean, std = _statistics(sam)
+    values: dict[str, Any] = {
+        "image_size": sam.config.vision_config.image_size,
+        "image_mean": mean,
+        "image_std": std,
+        "raw_image": options.raw_image,
+        "single": options.single,
+        "source": manifest.source,
+        "recipe": manifest.recipe,
+        "format_version": manifest.format_version,
+        "units": {name: entry.model_dump(exclude_none=True) for name, entry in manifest.units.items()},
+        "float_arithmetic": dict(float_units),
+    }
+    return {METADATA: json.dumps(values)}
+
+
+def _save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Check and write."""
+    if model.ByteSize() > _PROTOBUF:
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        onnx.save_model(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _save_openvino(model: onnx.ModelProto, path: Path) -> None:
+    """Convert and write."""
+    openvino = _openvino()
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "model.onnx"
+        _save_onnx(model, source)
+        converted = openvino.Core().read_model(source)
+        converted.set_rt_info(model.metadata_props[0].value, ["mixqsam", METADATA])
+        openvino.save_model(converted, path, compress_to_fp16=False)
+
+
+def _openvino() -> Any:
+    try:
+        return import_module("openvino")
+    except ImportError as error:
+        raise InputError("This needs OpenVINO: pip install 'mixqsam[openvino]'.") from error

@@ -1,0 +1,111 @@
+"""A small writer of ONNX graphs: names are made up, constants are shared, subgraphs see what lies around them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 21
+_KINDS = {np.dtype(t): k for t, k in ((np.float32, TensorProto.FLOAT), (np.uint8, TensorProto.UINT8))}
+
+
+class Graph:
+    """Nodes and constants in the order in which they are added; a value is its name."""
+
+    def __init__(self, outer: "Graph | None" = None) -> None:
+        self._outer = outer
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = [] if outer is None else outer._constants
+        self._known: dict[tuple[Any, ...], str] = {} if outer is None else outer._known
+        self._count: list[int] = [0] if outer is None else outer._count
+
+    def _name(self, stem: str) -> str:
+        self._count[0] += 1
+        return f"{stem}_{self._count[0]}"
+
+    def add(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
+        """Add a node; returns the name of its first output. Inputs that are left out are empty names."""
+        names = list(outputs) or [self._name(kind.lower())]
+        self._nodes.append(helper.make_node(kind, list(inputs), names, name=self._name(kind), **attributes))
+        return names[0]
+
+    def split(self, value: str, count: int, *, axis: int) -> list[str]:
+        """Equal parts of a value along an axis."""
+        names = [self._name("part") for _ in range(count)]
+        self.add("Split", value, outputs=names, axis=axis, num_outputs=count)
+        return names
+
+    def constant(self, value: Any, kind: Any = np.float32, *, name: str = "constant") -> str:
+        """A constant; equal small ones are one."""
+        array = np.ascontiguousarray(value, dtype=kind)
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 64 else (id(self), self._name("own"))
+        if key not in self._known:
+            self._known[key] = self._name(name)
+            # ascontiguousarray makes a vector of a scalar.
+            shaped = array.reshape(np.shape(value))
+            self._constants.append(numpy_helper.from_array(shaped, self._known[key]))
+        return self._known[key]
+
+    def half_bytes(self, codes: NDArray[np.uint8], *, name: str) -> str:
+        """A constant of 4-bit codes, two in a byte, the first of them in the lower half."""
+        key = self._name(name)
+        flat = np.append(codes.reshape(-1), np.zeros(codes.size % 2, np.uint8))
+        packed = flat[0::2] | (flat[1::2] << 4)
+        self._constants.append(helper.make_tensor(key, TensorProto.UINT4, codes.shape, packed.tobytes(), raw=True))
+        return key
+
+    def reshape(self, value: str, *shape: int) -> str:
+        """The same elements in another shape; 0 keeps an axis, −1 is what remains."""
+        return self.add("Reshape", value, self.constant(shape, np.int64))
+
+    def transpose(self, value: str, *axes: int) -> str:
+        """Axes in another order."""
+        return self.add("Transpose", value, perm=list(axes))
+
+    def scan(
+        self,
+        body: Callable[["Graph", list[str]], str],
+        inputs: Sequence[tuple[str, Sequence[int], Any]],
+        *,
+        output: Sequence[int],
+    ) -> str:
+        """Do the same for every slice along the first axis.
+
+        Args:
+            body: from the inner graph and its inputs to its output; may use outer values.
+            inputs: values with the shape and type of a slice.
+            output: shape of a slice of the output, float32.
+        """
+        inner = Graph(self)
+        names = [self._name("slice") for _ in inputs]
+        result = body(inner, names)
+        declared = [
+            helper.make_tensor_value_info(name, _KINDS[np.dtype(kind)], list(shape))
+            for name, (_, shape, kind) in zip(names, inputs, strict=True)
+        ]
+        out = helper.make_tensor_value_info(result, TensorProto.FLOAT, list(output))
+        made = helper.make_graph(inner._nodes, self._name("body"), declared, [out])
+        return self.add("Scan", *(value for value, _, _ in inputs), body=made, num_scan_inputs=len(inputs))
+
+    def model(
+        self,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        *,
+        metadata: Mapping[str, str],
+    ) -> onnx.ModelProto:
+        """The finished model."""
+        graph = helper.make_graph(self._nodes, name, list(inputs), list(outputs), self._constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="mixqsam")
+        model.ir_version = 10
+        helper.set_model_props(model, dict(metadata))
+        return model
+
+
+def tensor(name: str, *shape: int | str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    """An input or output; a named axis may have any size."""
+    return helper.make_tensor_value_info(name, kind, list(shape))

@@ -1,0 +1,208 @@
+"""Quantized layers and activations as QDQ nodes, and the float ones between them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mixqsam.export.graph import Graph
+from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer
+from mixqsam.numeric.quantizers import (
+    ActivationQuantizer,
+    GroupedQuantizer,
+    HybridQuantizer,
+    LogQuantizer,
+    Quantizer,
+)
+from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.runtime.packed import PackedConv2d, PackedLayer
+
+Array = NDArray[np.float32]
+
+
+def array(tensor: Tensor) -> Array:
+    """A float32 array of a tensor's values."""
+    found: Array = tensor.detach().float().cpu().numpy()
+    return found
+
+
+class Layers:
+    """Adds layers to a graph.
+
+    Args:
+        graph: it grows.
+        rest: tensors of no unit that are stored as codes, by name.
+
+    Attributes:
+        float_units: name → why a unit's products stay in float arithmetic, its values quantized all the same.
+    """
+
+    def __init__(self, graph: Graph, rest: Mapping[str, QuantizedTensor]) -> None:
+        self.graph, self._rest = graph, rest
+        self.float_units: dict[str, str] = {}
+
+    def tensor(self, name: str, tensor: Tensor) -> str:
+        """A tensor of the rest; as codes, where it is stored so, which runtimes decode once."""
+        graph = self.graph
+        if name not in self._rest:
+            return graph.constant(array(tensor), name=name)
+        stored = self._rest[name]
+        codes = graph.add("Cast", graph.constant(stored.codes.cpu().numpy(), np.uint8, name=name), to=1)
+        steps = graph.add("Sub", codes, graph.constant(array(stored.grid.zero)))
+        return graph.reshape(graph.add("Mul", steps, graph.constant(array(stored.grid.scale))), *stored.shape)
+
+    def quantize(self, value: str, quantizer: Quantizer) -> str:
+        """Codes (uint8) of an activation."""
+        graph, low, step = self.graph, -float(quantizer.zero), quantizer.step
+        if quantizer.bits < 8:
+            last = 2**quantizer.bits - 1 + low
+            value = graph.add("Clip", value, graph.constant(low * step), graph.constant(last * step))
+        return graph.add("QuantizeLinear", value, *self._grid(quantizer))
+
+    def dequantize(self, codes: str, quantizer: Quantizer, *, graph: Graph | None = None, times: float = 1.0) -> str:
+        """The values of codes, times a factor."""
+        own = graph or self.graph
+        scale = own.constant(np.float32(quantizer.step) * np.float32(times))
+        return own.add("DequantizeLinear", codes, scale, own.constant(int(quantizer.zero), np.uint8))
+
+    def _grid(self, quantizer: Quantizer, graph: Graph | None = None) -> tuple[str, str]:
+        own = graph or self.graph
+        return own.constant(quantizer.step), own.constant(int(quantizer.zero), np.uint8)
+
+    def activation(self, value: str, quantizer: nn.Module, *, unit: str, graph: Graph | None = None) -> str:
+        """The values of an activation after its quantizer; the value itself where there is none."""
+        if isinstance(quantizer, Quantizer):
+            layers = self if graph is None else _within(self, graph)
+            return layers.dequantize(layers.quantize(value, quantizer), quantizer)
+        if not isinstance(quantizer, ActivationQuantizer):
+            return value
+        self.float_units[unit] = f"its {quantizer.kind} quantizer has no single step"
+        own = graph or self.graph
+        if isinstance(quantizer, LogQuantizer):
+            return _logarithmic(own, value, quantizer)
+        if isinstance(quantizer, HybridQuantizer):
+            return _hybrid(own, value, quantizer)
+        if isinstance(quantizer, GroupedQuantizer):
+            return _grouped(own, value, quantizer)
+        raise TypeError(f"{unit}: a quantizer of kind {quantizer.kind} cannot be written as ONNX.")
+
+    def weight(self, layer: QuantizedLayer | PackedLayer, *, unit: str, transposed: bool) -> str:
+        """The weight [out, …], or [in, out], as codes and their step: 4-bit codes up to 4 bits, bytes above."""
+        graph, stored = self.graph, layer.stored
+        codes = stored.codes.reshape(stored.shape).cpu().numpy()
+        zero = stored.grid.zero.reshape(-1).cpu().numpy()
+        scale = array(stored.grid.scale.reshape(-1))
+        axis = 1 if transposed else 0
+        if transposed:
+            codes = codes.T
+        shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
+        zeros = zero.reshape(shape)
+        signed = codes.astype(np.int16) - zeros.astype(np.int16)
+        if signed.min() < -128 or signed.max() > 127:
+            self.float_units[unit] = "its 8-bit weights have other zero points than 128"
+            values = graph.constant(codes, np.uint8, name=unit), graph.constant(zero, np.uint8)
+        elif stored.grid.bits <= 4:
+            # Unpacked when a session starts: with per-channel 4-bit weights ONNX Runtime and OpenVINO compute in float.
+            halves = graph.half_bytes(np.ascontiguousarray(codes), name=unit)
+            bytes_ = graph.add("Cast", halves, to=3)
+            values = (
+                graph.add("Sub", bytes_, graph.constant(zeros, np.int8)),
+                graph.constant(np.zeros_like(zero), np.int8),
+            )
+        else:
+            values = graph.constant(signed, np.int8, name=unit), graph.constant(np.zeros_like(zero), np.int8)
+        return graph.add("DequantizeLinear", values[0], graph.constant(scale), values[1], axis=axis)
+
+    def linear(self, value: str, layer: Any, *, unit: str, rank: int = 3) -> str:
+        """Y = x·wᵀ + bias, of a value with so many axes.
+
+        The bias has as many axes as the value: with one axis, ONNX Runtime joins product and bias to a float Gemm
+        before it looks for integer products.
+        """
+        graph = self.graph
+        if isinstance(layer, QuantizedLayer | PackedLayer):
+            value = self.activation(value, layer.input, unit=unit)
+            weight = self.weight(layer, unit=unit, transposed=True)
+        else:
+            weight = graph.transpose(self.tensor(f"{unit}.weight", layer.weight), 1, 0)
+        product = graph.add("MatMul", value, weight)
+        bias = layer.bias
+        if not isinstance(bias, Tensor):
+            return product
+        return graph.add("Add", product, graph.constant(array(bias).reshape([1] * (rank - 1) + [-1])))
+
+    def convolution(self, value: str, layer: nn.Module, *, unit: str) -> str:
+        """A convolution [batch, in, h, w] → [batch, out, h', w']."""
+        graph = self.graph
+        assert isinstance(layer, QuantizedConv2d | PackedConv2d | nn.Conv2d)  # noqa: S101
+        if isinstance(layer, QuantizedConv2d | PackedConv2d):
+            value = self.activation(value, layer.input, unit=unit)
+            weight = self.weight(layer, unit=unit, transposed=False)
+        else:
+            weight = self.tensor(f"{unit}.weight", layer.weight)
+        bias = [graph.constant(array(layer.bias))] if layer.bias is not None else []
+        vertical, horizontal = (int(side) for side in layer.padding)
+        return graph.add(
+            "Conv", value, weight, *bias, strides=list(layer.stride), pads=[vertical, horizontal, vertical, horizontal]
+        )
+
+    def norm(self, value: str, layer: nn.LayerNorm) -> str:
+        """Layer norm over the last axis."""
+        graph = self.graph
+        parts = [graph.constant(array(part)) for part in (layer.weight, layer.bias)]
+        return graph.add("LayerNormalization", value, *parts, axis=-1, epsilon=float(layer.eps))
+
+    def norm_of_channels(self, value: str, layer: nn.LayerNorm) -> str:
+        """Layer norm over the channels of [batch, channels, h, w]."""
+        last = self.norm(self.graph.transpose(value, 0, 2, 3, 1), layer)
+        return self.graph.transpose(last, 0, 3, 1, 2)
+
+
+def _within(layers: Layers, graph: Graph) -> Layers:
+    inner = Layers(graph, {})
+    inner.float_units = layers.float_units
+    return inner
+
+
+def _logarithmic(graph: Graph, value: str, quantizer: LogQuantizer) -> str:
+    """See `LogQuantizer.forward`."""
+    last, tau, scale = float(2**quantizer.bits - 1), float(quantizer.tau), float(quantizer.scale)
+    small = graph.add("Max", value, graph.constant(1e-30))
+    octaves = graph.add("Log", graph.add("Div", small, graph.constant(scale)))
+    steps = graph.add("Round", graph.add("Mul", octaves, graph.constant(-tau / np.log(2))))
+    codes = graph.add("Clip", steps, graph.constant(0.0), graph.constant(last))
+    powers = graph.add(
+        "Mul", graph.add("Exp", graph.add("Mul", codes, graph.constant(-np.log(2) / tau))), graph.constant(scale)
+    )
+    return graph.add("Where", graph.add("Equal", codes, graph.constant(last)), graph.constant(0.0), powers)
+
+
+def _hybrid(graph: Graph, value: str, quantizer: HybridQuantizer) -> str:
+    """See `HybridQuantizer.forward`."""
+    low, knee, span = (float(v) for v in (quantizer.low, quantizer.knee, quantizer.span))
+    logs = float(quantizer.log_levels)
+    uniform = 2**quantizer.bits - logs
+    step = (span - knee) / uniform
+    zero, knees = graph.constant(0.0), graph.constant(knee)
+    shifted = graph.add("Clip", graph.add("Sub", value, graph.constant(low)), zero, graph.constant(span))
+    octaves = graph.add("Log", graph.add("Div", graph.add("Max", shifted, graph.constant(1e-30)), knees))
+    codes = graph.add("Round", graph.add("Mul", octaves, graph.constant(-1 / np.log(2))))
+    codes = graph.add("Clip", codes, zero, graph.constant(logs - 1))
+    powers = graph.add("Mul", graph.add("Exp", graph.add("Mul", codes, graph.constant(-np.log(2)))), knees)
+    below = graph.add("Where", graph.add("Equal", codes, graph.constant(logs - 1)), zero, powers)
+    steps = graph.add("Round", graph.add("Div", graph.add("Sub", shifted, knees), graph.constant(step)))
+    steps = graph.add("Clip", steps, zero, graph.constant(uniform))
+    above = graph.add("Add", graph.add("Mul", steps, graph.constant(step)), knees)
+    joined = graph.add("Where", graph.add("LessOrEqual", shifted, knees), below, above)
+    return graph.add("Add", joined, graph.constant(low))
+
+
+def _grouped(graph: Graph, value: str, quantizer: GroupedQuantizer) -> str:
+    """See `GroupedQuantizer.forward`: an affine grid for each channel."""
+    grid = quantizer.grid
+    scale, zero = array(grid.scale), array(grid.zero)
+    steps = graph.add("Round", graph.add("Div", value, graph.constant(scale)))
+    low, high = graph.constant(-zero), graph.constant(2**quantizer.bits - 1 - zero)
+    return graph.add("Mul", graph.add("Min", graph.add("Max", steps, low), high), graph.constant(scale))
