@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache
 from mixqsam.pipeline.compare import Request as CompareRequest
 from mixqsam.pipeline.compare import run_comparison
+from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.jobs import Result, run_analysis, run_evaluation, run_quantization
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Options, QuantizationOptions, Session
-from mixqsam.pipeline.stages import load, run_allocation
+from mixqsam.pipeline.stages import load, make_predictor, run_allocation
 from mixqsam.plan import Analysis
+from mixqsam.prediction import Predictor
 from mixqsam.progress import Progress, Silent
 from mixqsam.prompts import Prompts
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.report.comparison import Comparison
-from mixqsam.sam.predictor import SamPredictor
 
 __all__ = [
     "AllocationOptions",
@@ -31,6 +33,7 @@ __all__ = [
     "analyze",
     "compare",
     "evaluate",
+    "export",
     "load",
     "predictor",
     "quantize",
@@ -149,10 +152,52 @@ def evaluate(
     )
 
 
-def predictor(model: str | Path, *, device: str = "cpu") -> SamPredictor:
-    """A predictor (`set_image`, `predict`) over a float model or a directory that mixqsam wrote.
+def predictor(model: str | Path, *, backend: str | None = None, device: str = "cpu") -> Predictor:
+    """A predictor with the interface of segment-anything's (`set_image`, `predict`).
+
+    Args:
+        model: for `torch` a float model or a directory that `quantize` wrote; otherwise one that `export` wrote.
+        backend: `torch`, `onnx` or `openvino`; None for what the files are for.
+        device: for `torch`.
 
     Raises:
-        ModelError, ArtifactError: it cannot be loaded.
+        InputError: of any kind; the message says what to do.
     """
-    return SamPredictor(load(model, device=device))
+    return make_predictor(model, backend=backend, device=device)
+
+
+def export(
+    model: str | Path,
+    output: Path | str,
+    *,
+    format: Literal["onnx", "openvino"],  # noqa: A002  (the word for it)
+    single: bool = False,
+    raw_image: bool = False,
+    overwrite: bool = False,
+) -> Mapping[str, str]:
+    """Write a quantized directory as `sam.encoder` and `sam.decoder` of a format.
+
+    Args:
+        model: a directory that `quantize` wrote.
+        output: the directory to write, whole or not at all.
+        format: `onnx` or `openvino`.
+        single: the decoder gives one mask for each prompt instead of four.
+        raw_image: the encoder takes an image [height, width, 3] of 0 … 255 and prepares it itself.
+        overwrite: replace a directory that mixqsam exported before.
+
+    Returns:
+        Quantized units whose products stay in float arithmetic → why; their values are quantized all the same.
+
+    Raises:
+        MixqsamError: any of its kinds; the message says what to do.
+    """
+    found = run_export(
+        Path(model),
+        Path(output),
+        kind=format,
+        session=_session(None, None),
+        single=single,
+        raw_image=raw_image,
+        overwrite=overwrite,
+    )
+    return found.float_units

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,12 +27,14 @@ class Prediction:
         scores: [P, M], the IoU that the model predicts for its own mask.
         logits: [P, M, 4h, 4w], low resolution, padding included.
         visible: height and width of the part of `logits` that shows the image.
+        full: [P, M, height, width], the logits that `masks` were cut from, if they were asked for.
     """
 
     masks: NDArray[np.bool_]
     scores: Floats
     logits: Floats
     visible: tuple[int, int]
+    full: Floats | None = None
 
     def best(self) -> "Prediction":
         """Of each prompt's masks the one with the highest predicted IoU: M becomes 1."""
@@ -53,16 +57,21 @@ class Predictor(ABC):
         """Encode an RGB image (Pillow, or uint8 [height, width, 3]); later prompts are about it."""
 
     @abstractmethod
-    def segment(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
-        """Masks for prompts in the image's pixels: three for each, or one.
+    def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
+        """Masks for prompts in the image's pixels.
+
+        Args:
+            prompts: boxes or points, and masks to start from.
+            multimask: three masks for each prompt instead of one.
+            full: keep the logits at the image's size too (4 bytes for each pixel of each mask).
 
         Raises:
             InputError: no image has been set, or there are no prompts.
         """
 
     @abstractmethod
-    def full_logits(self, logits: Floats) -> Floats:
-        """Low-resolution logits [P, M, 4h, 4w] → logits [P, M, height, width] of the image."""
+    def reset_image(self) -> None:
+        """Forget the image."""
 
     def predict(
         self,
@@ -91,11 +100,88 @@ class Predictor(ABC):
             InputError: no image has been set, there is no prompt, or shapes do not fit.
         """
         prompts, several = _prompts(point_coords, point_labels, box, mask_input)
-        found = self.segment(prompts, multimask=multimask_output)
-        masks: NDArray[np.bool_] | Floats = self.full_logits(found.logits) if return_logits else found.masks
+        found = self.segment(prompts, multimask=multimask_output, full=return_logits)
+        masks = found.masks if found.full is None else found.full
         if several:
             return masks, found.scores, found.logits
         return masks[0], found.scores[0], found.logits[0]
+
+    # What clients of segment-anything's predictor use beside it, such as its SamAutomaticMaskGenerator.
+
+    @property
+    def device(self) -> str:
+        """Where clients shall put their tensors."""
+        return "cpu"
+
+    @property
+    def model(self) -> SimpleNamespace:
+        """Properties of the model that clients ask for."""
+        return SimpleNamespace(mask_threshold=MASK_THRESHOLD, image_format="RGB", device="cpu")
+
+    @property
+    def transform(self) -> "Unchanged":
+        """What clients send their coordinates through before `predict_torch`; here they stay the image's pixels."""
+        return Unchanged()
+
+    def predict_torch(
+        self,
+        point_coords: Any,
+        point_labels: Any,
+        boxes: Any = None,
+        mask_input: Any = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Any, Any, Any]:
+        """As segment-anything's: P prompts as tensors.
+
+        Args:
+            point_coords: [P, N, 2] or None, having been through `transform`.
+            point_labels: [P, N] or None.
+            boxes: [P, 4] or None.
+            mask_input: [P, 1, 4h, 4w] or None.
+            multimask_output: three masks for each prompt instead of one.
+            return_logits: logits instead of booleans.
+
+        Returns:
+            Tensors: masks [P, M, height, width], predicted IoU [P, M], low-resolution logits [P, M, 4h, 4w].
+        """
+        import torch  # noqa: PLC0415  (exported models run without it)
+
+        def values(tensor: Any, kind: Any) -> Any:
+            return None if tensor is None else tensor.detach().cpu().numpy().astype(kind)
+
+        prompts = Prompts(
+            values(boxes, np.float64),
+            values(point_coords, np.float64),
+            values(point_labels, np.int64),
+            values(mask_input, np.float32),
+        )
+        found = self.segment(prompts, multimask=multimask_output, full=return_logits)
+        masks = found.masks if found.full is None else found.full
+        return torch.from_numpy(masks), torch.from_numpy(found.scores), torch.from_numpy(found.logits)
+
+
+class Unchanged:
+    """Coordinates stay what they are."""
+
+    def apply_coords(self, coords: Any, original_size: tuple[int, int]) -> Any:
+        """The same."""
+        del original_size
+        return coords
+
+    apply_coords_torch = apply_boxes = apply_boxes_torch = apply_coords
+
+
+def check_prompts(prompts: Prompts, *, image_is_set: bool) -> None:
+    """Refuse what cannot be segmented.
+
+    Raises:
+        InputError: no image has been set, or there are no prompts.
+    """
+    if not image_is_set:
+        raise InputError("No image has been set; call set_image first.")
+    if not len(prompts):
+        raise InputError("There are no prompts; give at least one box or point.")
 
 
 def _prompts(

@@ -1,5 +1,6 @@
 """What the commands do once their words are parsed; loaded only when one runs, for torch takes seconds."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +13,13 @@ from mixqsam.cli.console import models_table, out, rows_table, show_table
 from mixqsam.cli.parsing import one_of, session
 from mixqsam.cli.tasks import quality
 from mixqsam.data.images import open_image
+from mixqsam.deployed.predictor import ENDINGS
 from mixqsam.errors import AnnotationError, InputError
 from mixqsam.files import write_bytes, write_json
+from mixqsam.pipeline.benchmark import BACKENDS, installed_backends, run_benchmark
 from mixqsam.pipeline.compare import MODES, Request, run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, run_demo
+from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.jobs import (
     run_analysis,
     run_quantization,
@@ -26,12 +30,11 @@ from mixqsam.pipeline.options import (
     Data,
     Options,
 )
-from mixqsam.pipeline.stages import load, nearest_uniform, read_analysis, run_allocation
+from mixqsam.pipeline.stages import make_predictor, nearest_uniform, read_analysis, run_allocation
 from mixqsam.plan import Analysis
 from mixqsam.prompts import Prompts, clip_boxes
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
-from mixqsam.sam.predictor import SamPredictor
 
 
 def demo(output: Path, *, budget: str, cache: Path | None) -> None:
@@ -164,11 +167,12 @@ def predict(
     points: Sequence[str],
     output: Path,
     overlay: Path | None,
+    backend: str | None,
 ) -> None:
     """`mixqsam predict`."""
     picture = open_image(image)
     prompts = _prompts(boxes, points, width=picture.width, height=picture.height)
-    predictor = SamPredictor(load(model))
+    predictor = make_predictor(model, backend=backend)
     predictor.set_image(picture)
     prediction = predictor.segment(prompts)
     masks = prediction.masks[:, 0]
@@ -179,6 +183,56 @@ def predict(
         out.print(f"Written: {overlay}")
     for index, (mask, score) in enumerate(zip(masks, prediction.scores[:, 0], strict=True), start=1):
         out.print(f"mask {index}: {int(mask.sum()):,} pixels, predicted IoU {float(score):.3f}")
+
+
+def export(model: Path, *, output: Path, kind: str, single: bool, raw_image: bool, overwrite: bool) -> None:
+    """`mixqsam export`."""
+    found = run_export(
+        model,
+        output,
+        kind=one_of(kind, list(ENDINGS), option="--format"),
+        session=session(None),
+        single=single,
+        raw_image=raw_image,
+        overwrite=overwrite,
+    )
+    for name, size in found.files.items():
+        out.print(f"Written: {output / name} ({size / 1e6:.2f} MB)")
+    reasons = Counter(found.float_units.values())
+    for reason, count in reasons.items():
+        first = next(name for name, why in found.float_units.items() if why == reason)
+        out.print(f"{count} units compute with their quantized values in float arithmetic ({reason}), e.g. {first}")
+    out.print(f"Next: [bold]mixqsam predict IMAGE --model {output} --box x1,y1,x2,y2[/]")
+
+
+def benchmark(model: Path, *, backends: str, image: Path | None, runs: int, memory: bool, output: Path | None) -> None:
+    """`mixqsam benchmark`."""
+    names = [name.strip() for name in backends.split(",") if name.strip()] or installed_backends()
+    found = run_benchmark(
+        model,
+        backends=[one_of(name, BACKENDS, option="--backends") for name in names],
+        image=None if image is None else open_image(image),
+        runs=runs,
+        memory=memory,
+        session=session(None),
+    )
+    rows = [
+        [
+            row.name,
+            f"{row.encoder * 1e3:,.0f} ms",
+            f"{row.speedup:.2f}×",
+            f"{row.decoder * 1e3:,.0f} ms",
+            "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
+            f"{row.file_bytes / 1e6:.2f} MB",
+        ]
+        for row in found.rows
+    ]
+    title = f"Medians of {runs} runs, image of {found.image[0]}×{found.image[1]}"
+    show_table(title, ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"], rows)
+    out.print(f"In theory {found.size / 1e6:.2f} MB, {found.bitops / 1e9:,.0f} GBitOps per image")
+    if output is not None:
+        write_json(output, found.to_json())
+        out.print(f"Written: {output}")
 
 
 def _prompts(boxes: Sequence[str], points: Sequence[str], *, width: int, height: int) -> Prompts:

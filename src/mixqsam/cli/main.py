@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mixqsam.cli import judging
+from mixqsam.cli import deploying, judging
 from mixqsam.cli.app import app
 from mixqsam.cli.options import (
     Annotations,
@@ -298,11 +298,16 @@ def predict(
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Mask to write (PNG).")] = Path("mask.png"),
     overlay: Annotated[Path | None, typer.Option(help="Picture of the mask on the image (PNG).")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="torch, onnx or openvino; default: what the model's files are for.")
+    ] = None,
 ) -> None:
     """Segment one image with boxes or points."""
     from mixqsam.cli import commands
 
-    commands.predict(image, model=model, boxes=box or [], points=point or [], output=output, overlay=overlay)
+    commands.predict(
+        image, model=model, boxes=box or [], points=point or [], output=output, overlay=overlay, backend=backend
+    )
 
 
 for _judge in (
@@ -311,6 +316,8 @@ for _judge in (
     judging.evaluate_oriented,
     judging.evaluate_automatic,
     judging.evaluate_semantic,
+    deploying.export,
+    deploying.benchmark,
 ):
     app.command()(_judge)
 

@@ -9,12 +9,16 @@ from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
 from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.deployed.predictor import ENDINGS, ExportedPredictor, backend_of
+from mixqsam.errors import InputError
 from mixqsam.files import digest, read_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions, Session, Source
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
+from mixqsam.prediction import Predictor
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.predictor import SamPredictor
 
 
 def load(source: str | Path, *, device: str = "cpu") -> Sam:
@@ -27,6 +31,33 @@ def load(source: str | Path, *, device: str = "cpu") -> Sam:
     if path.is_dir() and is_quantized(path):
         return load_model(path, device=device)[0]
     return load_sam(source, device=device)
+
+
+def make_predictor(source: str | Path, *, backend: str | None = None, device: str = "cpu") -> Predictor:
+    """A predictor over a model, whatever runs it.
+
+    Args:
+        source: for `torch` a float model or a directory that mixqsam wrote (which computes in whole numbers where that
+            can be done); for `onnx` and `openvino` a directory that `export` wrote.
+        backend: `torch`, `onnx` or `openvino`; None for what the files are for.
+        device: for `torch`.
+
+    Raises:
+        InputError: the backend is unknown, not installed, or the model is not one of its kind.
+    """
+    path = Path(source).expanduser()
+    exported = backend_of(path)
+    backend = backend or exported or "torch"
+    if backend == "torch":
+        if exported:
+            raise InputError(f"{path} holds a model for {exported}, not for torch.")
+        if path.is_dir() and is_quantized(path):
+            return SamPredictor(load_model(path, device=device, integer=True)[0])
+        return SamPredictor(load_sam(source, device=device))
+    chosen = next((known for known in ENDINGS if known == backend), None)
+    if chosen is None:
+        raise InputError(f"The backend {backend!r} is unknown; choose torch, {', '.join(ENDINGS)}.")
+    return ExportedPredictor(path, backend=chosen)
 
 
 def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:

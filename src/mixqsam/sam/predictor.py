@@ -4,16 +4,14 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mixqsam.errors import InputError
 from mixqsam.files import write_bytes
-from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor
+from mixqsam.prediction import MASK_THRESHOLD, Prediction, Predictor, check_prompts
 from mixqsam.prompts import Prompts
 from mixqsam.sam.forward import Frame, decode, encode, full_logits, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
@@ -56,25 +54,27 @@ class SamPredictor(Predictor):
             write_bytes(path, save({"embedding": embedding.cpu().contiguous()}))
             return embedding
 
-    def segment(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
-        """Masks for prompts in the image's pixels.
+    def reset_image(self) -> None:
+        """Forget the image."""
+        self._frame = self._embedding = None
 
-        Raises:
-            InputError: no image has been set, or there are no prompts.
-        """
-        if self._frame is None or self._embedding is None:
-            raise InputError("No image has been set; call set_image first.")
-        if not len(prompts):
-            raise InputError("There are no prompts; give at least one box or point.")
+    def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
+        """Masks for prompts in the image's pixels; see `Predictor.segment`."""
+        check_prompts(prompts, image_is_set=self._frame is not None)
+        assert self._frame is not None  # noqa: S101
+        assert self._embedding is not None  # noqa: S101
         tensors = prompt_tensors(self.sam, prompts, self._frame)
         logits, scores = decode(self.sam, self._embedding, tensors, multimask=multimask)
-        pieces = [full_logits(self.sam, part, self._frame) > MASK_THRESHOLD for part in logits.split(_MASKS_AT_ONCE)]
+        masks, kept = [], []
+        for some in logits.split(_MASKS_AT_ONCE):
+            upscaled = full_logits(self.sam, some, self._frame)
+            masks.append((upscaled > MASK_THRESHOLD).cpu().numpy())
+            kept += [upscaled.cpu().numpy()] if full else []
         height, width = visible(self.sam, logits, self._frame).shape[-2:]
-        return Prediction(torch.cat(pieces).cpu().numpy(), scores.cpu().numpy(), logits.cpu().numpy(), (height, width))
-
-    def full_logits(self, logits: Floats) -> Floats:
-        """Low-resolution logits [P, M, 4h, 4w] → logits [P, M, height, width] of the image."""
-        if self._frame is None:
-            raise InputError("No image has been set; call set_image first.")
-        full: Floats = full_logits(self.sam, torch.from_numpy(logits), self._frame).numpy()
-        return full
+        return Prediction(
+            np.concatenate(masks),
+            scores.cpu().numpy(),
+            logits.cpu().numpy(),
+            (height, width),
+            np.concatenate(kept) if full else None,
+        )

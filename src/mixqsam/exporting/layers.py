@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mixqsam.export.graph import Graph
+from mixqsam.exporting.graph import Graph
 from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer
 from mixqsam.numeric.quantizers import (
     ActivationQuantizer,

@@ -12,8 +12,8 @@ import numpy as np
 from onnx import ValueInfoProto
 from torch import nn
 
-from mixqsam.export.graph import Graph, tensor
-from mixqsam.export.layers import Layers, array
+from mixqsam.exporting.graph import Graph, tensor
+from mixqsam.exporting.layers import Layers, array
 from mixqsam.sam.attention import DecoderAttention
 from mixqsam.sam.load import Sam
 
@@ -81,11 +81,9 @@ class _Decoder:
     def _points(self) -> str:
         """Embeddings of points, corners of boxes and padding: [P, N, C]."""
         graph, prompts = self.graph, self.prompts
-        table = array(prompts.shared_embedding.positional_embedding)
         centres = graph.add("Add", "point_coords", graph.constant(0.5))
         scaled = graph.add("Mul", centres, graph.constant(2 / prompts.input_image_size))
-        angles = graph.add("MatMul", graph.add("Sub", scaled, graph.constant(1.0)), graph.constant(2 * np.pi * table))
-        places = graph.add("Concat", graph.add("Sin", angles), graph.add("Cos", angles), axis=-1)
+        places = self._fourier(graph.add("Sub", scaled, graph.constant(1.0)))
         labels = graph.add("Unsqueeze", "point_labels", graph.constant([-1], np.int64))
 
         def where(label: int, yes: str, no: str) -> str:
@@ -95,6 +93,20 @@ class _Decoder:
         for label, embedding in enumerate(prompts.point_embed):
             embedded = where(label, graph.add("Add", places, graph.constant(array(embedding.weight))), embedded)
         return embedded
+
+    def _places(self) -> str:
+        """Embeddings of the image's own places [1, h·w, C]; runtimes make them once, when a session starts."""
+        graph, side = self.graph, self.side
+        middle = 2 * (np.arange(side) + 0.5) / side - 1
+        grid = np.stack(np.meshgrid(middle, middle), axis=-1)
+        return self._fourier(graph.constant(grid.reshape(1, side**2, 2)))
+
+    def _fourier(self, coordinates: str) -> str:
+        """Coordinates in [−1, 1], [… , 2] → [… , C]."""
+        graph = self.graph
+        table = array(self.prompts.shared_embedding.positional_embedding)
+        angles = graph.add("MatMul", coordinates, graph.constant(2 * np.pi * table))
+        return graph.add("Concat", graph.add("Sin", angles), graph.add("Cos", angles), axis=-1)
 
     def _masks(self) -> str:
         """The dense embedding of masks, or that of no mask."""
@@ -121,8 +133,7 @@ class _Decoder:
     def _transformer(self, points: str, keys: str) -> tuple[str, str]:
         graph, layers, decoder = self.graph, self.layers, self.decoder
         root, queries = "mask_decoder.transformer", points
-        places = self.sam.model.get_image_wide_positional_embeddings()
-        positions = graph.constant(array(places.flatten(2).transpose(1, 2)))
+        positions = self._places()
         for index, block in enumerate(decoder.transformer.layers):
             name = f"{root}.layers.{index}"
             query = queries if block.skip_first_layer_pe else graph.add("Add", queries, points)
@@ -224,15 +235,16 @@ class _Decoder:
     def _upscale(self, logits: str) -> None:
         """Logits to the frame, cut to the image, and to the image's own size: the output `masks`."""
         graph = self.graph
-        size = float(self.sam.config.vision_config.image_size)
-        fixed = graph.constant([size, size], name="frame")
-        frame = self._resized(logits, graph.add("Cast", fixed, to=7))
-        longest = graph.add("ReduceMax", "orig_im_size", keepdims=1)
-        scaled = graph.add("Mul", graph.add("Div", fixed, longest), "orig_im_size")
-        visible = graph.add("Cast", graph.add("Floor", graph.add("Add", scaled, graph.constant(0.5))), to=7)
+        size = self.sam.config.vision_config.image_size
+        frame = self._resized(logits, graph.constant([size, size], np.int64))
+        original = graph.add("Cast", "orig_im_size", to=7)
+        longest = graph.add("ReduceMax", original, keepdims=1)
+        # ⌊original·size / longest + ½⌋ in whole numbers: runtimes that compute in bfloat16 would be off by a pixel.
+        doubled = graph.add("Add", graph.add("Mul", original, graph.constant(2 * size, np.int64)), longest)
+        visible = graph.add("Div", doubled, graph.add("Mul", longest, graph.constant(2, np.int64)))
         origin, axes = graph.constant([0, 0], np.int64), graph.constant([2, 3], np.int64)
         cut = graph.add("Slice", frame, origin, visible, axes)
-        graph.add("Identity", self._resized(cut, graph.add("Cast", "orig_im_size", to=7)), outputs=["masks"])
+        graph.add("Identity", self._resized(cut, original), outputs=["masks"])
 
     def _resized(self, image: str, size: str) -> str:
         graph = self.graph

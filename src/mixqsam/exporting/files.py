@@ -13,9 +13,9 @@ import onnx
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.deployed.names import DECODER, ENCODER, METADATA
 from mixqsam.errors import InputError
-from mixqsam.export.decoder import decoder_values, write_decoder
-from mixqsam.export.encoder import write_encoder
-from mixqsam.export.graph import Graph, tensor
+from mixqsam.exporting.decoder import decoder_values, write_decoder
+from mixqsam.exporting.encoder import write_encoder
+from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.sam.load import Sam
 
 Format = Literal["onnx", "openvino"]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from mixqsam.export.graph import Graph
-from mixqsam.export.layers import Layers, array
+from mixqsam.exporting.graph import Graph
+from mixqsam.exporting.layers import Layers, array
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.sam.attention import VisionAttention, relative_table
 from mixqsam.sam.load import Sam

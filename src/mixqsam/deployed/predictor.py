@@ -1,0 +1,149 @@
+"""The predictor over an exported model."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mixqsam.deployed.image import Preprocessing
+from mixqsam.deployed.names import DECODER, ENCODER
+from mixqsam.deployed.sessions import OnnxSession, OpenvinoSession, Session
+from mixqsam.errors import ArtifactError, InputError
+from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor, check_prompts
+from mixqsam.prompts import Prompts
+
+Backend = Literal["onnx", "openvino"]
+ENDINGS: dict[Backend, str] = {"onnx": ".onnx", "openvino": ".xml"}
+
+# Prompts decoded at once: their masks, four for each, come at the image's size.
+_PROMPTS_AT_ONCE = 8
+
+
+class ExportedPredictor(Predictor):
+    """A predictor over the two files that `mixqsam export` wrote.
+
+    Args:
+        directory: where they are.
+        backend: `onnx` or `openvino`.
+        threads: None for all cores.
+        precision: of what is not integer in OpenVINO's encoder; see `OpenvinoSession`.
+
+    Raises:
+        ArtifactError: the files are missing, cannot be loaded, or are not from `mixqsam export`.
+        InputError: the runtime is not installed.
+    """
+
+    def __init__(
+        self, directory: Path, *, backend: Backend, threads: int | None = None, precision: str | None = None
+    ) -> None:
+        self._encoder = _session(directory, ENCODER, backend, threads=threads, precision=precision)
+        # Coordinates of prompts need more digits than bfloat16 has.
+        self._decoder = _session(directory, DECODER, backend, threads=threads, precision="f32")
+        self.preprocessing, self._single = _settings(self._encoder, directory)
+        self._original: tuple[int, int] | None = None
+        self._embedding: Floats | None = None
+
+    def set_image(self, image: Image.Image | NDArray[np.uint8]) -> None:
+        """Encode an RGB image (Pillow, or uint8 [height, width, 3])."""
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        frame = self.preprocessing.frame(image)
+        name = "input_image" if self.preprocessing.raw else "x"
+        self._embedding = self._encoder.run({name: frame})["image_embeddings"]
+        self._original = (image.height, image.width)
+
+    def reset_image(self) -> None:
+        """Forget the image."""
+        self._original = self._embedding = None
+
+    def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
+        """Masks for prompts in the image's pixels; see `Predictor.segment`.
+
+        Raises:
+            InputError: as there, or three masks are wanted of a decoder that was exported to give one.
+        """
+        check_prompts(prompts, image_is_set=self._original is not None)
+        if multimask and self._single:
+            raise InputError("This decoder was exported with --single-mask; export it again without for three masks.")
+        which = slice(None) if self._single else slice(1, None) if multimask else slice(0, 1)
+        masks, scores, logits, kept = [], [], [], []
+        for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+            some = prompts.take(np.arange(start, min(start + _PROMPTS_AT_ONCE, len(prompts))))
+            found = self._decoder.run(self._inputs(some))
+            upscaled = found["masks"][:, which]
+            masks.append(upscaled > MASK_THRESHOLD)
+            kept += [upscaled] if full else []
+            scores.append(found["iou_predictions"][:, which])
+            logits.append(found["low_res_masks"][:, which])
+        low = np.concatenate(logits)
+        return Prediction(
+            np.concatenate(masks),
+            np.concatenate(scores),
+            low,
+            self._visible(low.shape[-1]),
+            np.concatenate(kept) if full else None,
+        )
+
+    def _visible(self, side: int) -> tuple[int, int]:
+        assert self._original is not None  # noqa: S101
+        height, width = self.preprocessing.visible(self._original)
+        scale = side / self.preprocessing.size
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _inputs(self, prompts: Prompts) -> dict[str, Floats]:
+        """The decoder's inputs: corners of boxes are points labelled 2 and 3; points alone end with a −1."""
+        assert self._original is not None  # noqa: S101
+        assert self._embedding is not None  # noqa: S101
+        resized = self.preprocessing.visible(self._original)
+        factors = np.array([resized[1] / self._original[1], resized[0] / self._original[0]])
+        count, side = len(prompts), 4 * self._embedding.shape[-1]
+        points, labels = [np.zeros((count, 0, 2))], [np.zeros((count, 0))]
+        if prompts.points is not None and prompts.labels is not None:
+            points.append(prompts.points * factors)
+            labels.append(prompts.labels.astype(np.float64))
+        if prompts.boxes is not None:
+            points.append(prompts.boxes.reshape(count, 2, 2) * factors)
+            labels.append(np.tile([2.0, 3.0], (count, 1)))
+        else:
+            points.append(np.zeros((count, 1, 2)))
+            labels.append(-np.ones((count, 1)))
+        masks = prompts.masks if prompts.masks is not None else np.zeros((1, 1, side, side))
+        values: dict[str, Any] = {
+            "image_embeddings": self._embedding,
+            "point_coords": np.concatenate(points, axis=1),
+            "point_labels": np.concatenate(labels, axis=1),
+            "mask_input": masks,
+            "has_mask_input": [float(prompts.masks is not None)],
+            "orig_im_size": self._original,
+        }
+        return {name: np.asarray(value, dtype=np.float32) for name, value in values.items()}
+
+
+def backend_of(directory: Path) -> Backend | None:
+    """Which backend's files a directory holds, if any."""
+    return next((b for b, ending in ENDINGS.items() if (directory / f"{ENCODER}{ending}").is_file()), None)
+
+
+def _session(directory: Path, name: str, backend: Backend, *, threads: int | None, precision: str | None) -> Session:
+    path = directory / f"{name}{ENDINGS[backend]}"
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path} does not exist; make it with `mixqsam export QUANTIZED --format {backend} -o {directory}`."
+        )
+    if backend == "onnx":
+        return OnnxSession(path, threads=threads)
+    return OpenvinoSession(path, threads=threads, precision=precision)
+
+
+def _settings(encoder: Session, directory: Path) -> tuple[Preprocessing, bool]:
+    try:
+        values = json.loads(encoder.metadata)
+        mean, std = (tuple(float(v) for v in values[name]) for name in ("image_mean", "image_std"))
+        return Preprocessing(int(values["image_size"]), mean, std, bool(values["raw_image"])), bool(values["single"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"The encoder in {directory} does not say how it was made; export it with mixqsam."
+        ) from error

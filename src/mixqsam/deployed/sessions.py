@@ -1,0 +1,103 @@
+"""Models of ONNX Runtime and OpenVINO as functions from named arrays to named arrays."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixqsam.deployed.names import METADATA
+from mixqsam.errors import ArtifactError, InputError
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+class Session(Protocol):
+    """A loaded model.
+
+    Attributes:
+        metadata: what `export` wrote of it, as JSON; empty if another tool made the file.
+    """
+
+    metadata: str
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """All outputs for all inputs."""
+        ...
+
+
+class OnnxSession:
+    """A model in ONNX Runtime, on the CPU.
+
+    Raises:
+        InputError: ONNX Runtime is not installed.
+        ArtifactError: the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        runtime = _library("onnxruntime", extra="onnx", name="ONNX Runtime")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # Its exceptions have no common base of their own.
+            raise ArtifactError(f"{path} cannot be loaded by ONNX Runtime: {_short(error)}") from error
+        self.metadata = str(self._session.get_modelmeta().custom_metadata_map.get(METADATA, ""))
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """All outputs for all inputs."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+
+
+class OpenvinoSession:
+    """A model in OpenVINO, on the CPU, tuned for the latency of one image.
+
+    Args:
+        path: the `.xml` file.
+        threads: None for all cores.
+        precision: of what is not integer: `f32`, `bf16`, or None for OpenVINO's choice, which is bf16 where the
+            processor has it.
+
+    Raises:
+        InputError: OpenVINO is not installed.
+        ArtifactError: the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
+        openvino = _library("openvino", extra="openvino", name="OpenVINO")
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        settings |= {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ArtifactError(f"{path} cannot be loaded by OpenVINO: {_short(error)}") from error
+        place = ["mixqsam", METADATA]
+        self.metadata = str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else ""
+        self._request = self._compiled.create_infer_request()
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """All outputs for all inputs."""
+        found = self._request.infer(dict(inputs))
+        # The arrays are the runtime's own memory, which the next run overwrites.
+        return {output.any_name: np.array(found[output]) for output in self._compiled.outputs}
+
+
+def _library(module: str, *, extra: str, name: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(f"This needs {name}: pip install 'mixqsam[{extra}]'.") from error
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:300] + "…"

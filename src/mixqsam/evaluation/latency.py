@@ -1,0 +1,102 @@
+"""How long models take, side by side, and how much memory each needs by itself."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mixqsam.errors import MixqsamError
+from mixqsam.prediction import Predictor
+from mixqsam.progress import Progress
+from mixqsam.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median seconds.
+
+    Attributes:
+        encoder: of `set_image`: preparing the image, and the encoder.
+        decoder: of `segment`: one prompt, to masks at the image's size.
+    """
+
+    encoder: float
+    decoder: float
+
+
+def measure_latency(
+    predictors: Mapping[str, Predictor], image: Image.Image, prompts: Prompts, *, runs: int, progress: Progress
+) -> dict[str, Latency]:
+    """Time predictors in turns, so that what else the machine does is shared by all; one run before does not count.
+
+    Args:
+        predictors: name → model.
+        image: what is encoded.
+        prompts: what the decoder is asked.
+        runs: how often each is timed.
+        progress: is told about runs.
+    """
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in predictors}
+    for run in progress.track(range(runs + 1), label="Timing", total=runs + 1):
+        for name, predictor in predictors.items():
+            encoder = _timed(lambda predictor=predictor: predictor.set_image(image))  # type: ignore[misc]
+            decoder = _timed(lambda predictor=predictor: predictor.segment(prompts))  # type: ignore[misc]
+            if run:
+                seconds[name].append((encoder, decoder))
+    return {
+        name: Latency(*(statistics.median(part) for part in zip(*values, strict=True)))
+        for name, values in seconds.items()
+    }
+
+
+def _timed(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def peak_memory(make: Callable[[], Predictor], image: Image.Image, prompts: Prompts) -> int:
+    """Bytes that a process of its own needs at most to load a predictor and use it once.
+
+    Args:
+        make: loads it; can be pickled.
+        image: what is encoded.
+        prompts: what the decoder is asked.
+
+    Raises:
+        MixqsamError: the process failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_use_once, args=(make, image, prompts, sender))
+    process.start()
+    sender.close()
+    try:
+        found: int | str = receiver.recv()
+    except EOFError:
+        found = f"it ended with exit code {process.exitcode}; is there enough memory?"
+    finally:
+        process.join()
+    if isinstance(found, str):
+        raise MixqsamError(f"Memory could not be measured: {found}")
+    return found
+
+
+def _high_water() -> int:
+    """The largest resident size so far, in bytes; what `getrusage` tells includes the process that started this one."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def _use_once(make: Callable[[], Predictor], image: Image.Image, prompts: Prompts, sender) -> None:  # type: ignore[no-untyped-def]
+    try:
+        predictor = make()
+        predictor.set_image(image)
+        predictor.segment(prompts)
+        sender.send(_high_water())
+    except Exception as error:
+        sender.send(f"{type(error).__name__}: {error}")

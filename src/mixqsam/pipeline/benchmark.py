@@ -1,0 +1,168 @@
+"""The job that times a quantized model on every backend beside the float one."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import SamConfig, SamModel
+
+from mixqsam.artifact.store import CONFIG, is_quantized, load_model
+from mixqsam.deployed.predictor import ENDINGS
+from mixqsam.errors import ArtifactError, InputError
+from mixqsam.evaluation.latency import measure_latency, peak_memory
+from mixqsam.files import read_json
+from mixqsam.pipeline.export import run_export
+from mixqsam.pipeline.options import Session
+from mixqsam.pipeline.stages import make_predictor
+from mixqsam.prediction import Predictor
+from mixqsam.prompts import Prompts
+from mixqsam.sam.load import Sam, default_processor
+from mixqsam.sam.predictor import SamPredictor
+
+FLOAT = "float32, PyTorch"
+BACKENDS = ("torch", *ENDINGS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run a model.
+
+    Attributes:
+        name: which.
+        encoder, decoder: median seconds.
+        speedup: of the encoder, against float32 in PyTorch.
+        memory: bytes that a process of its own needs, Python and libraries included.
+        file_bytes: of the model's files.
+    """
+
+    name: str
+    encoder: float
+    decoder: float
+    speedup: float
+    memory: int | None
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was measured.
+
+    Attributes:
+        rows: the float model first.
+        size, bitops: theoretical, of the quantized model.
+        threads: that PyTorch used; the other runtimes choose for themselves.
+        image: width and height.
+    """
+
+    rows: Sequence[Row]
+    size: float
+    bitops: int
+    threads: int
+    image: tuple[int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return asdict(self)
+
+
+def installed_backends() -> list[str]:
+    """Backends that can be exported to and run here."""
+    runtimes = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+    return ["torch", *(name for name, needed in runtimes.items() if all(find_spec(one) for one in needed))]
+
+
+def run_benchmark(
+    source: Path,
+    *,
+    backends: Sequence[str],
+    image: Image.Image | None,
+    runs: int,
+    memory: bool,
+    session: Session,
+) -> Benchmark:
+    """Time encoder and decoder of a quantized directory.
+
+    The float model has the architecture of the quantized one and random weights (which time does not depend on), and
+    PyTorch's fused attention. Where a backend needs files, they are made for the occasion.
+
+    Args:
+        source: what `quantize` wrote.
+        backends: of `BACKENDS`.
+        image: what to encode; None for a made one with the encoder's own size.
+        runs: how often each is timed.
+        memory: measure memory too, in a process of its own for each.
+        session: is told about steps.
+
+    Raises:
+        InputError: the source is no quantized directory, or a backend is unknown or not installed.
+    """
+    if not is_quantized(source):
+        raise ArtifactError(f"{source} is no quantized directory; make one with `mixqsam quantize`.")
+    unknown = [name for name in backends if name not in BACKENDS]
+    if unknown:
+        raise InputError(f"The backend {unknown[0]!r} is unknown; choose {', '.join(BACKENDS)}.")
+    sam, manifest = load_model(source, integer=True)
+    costs = sam.costs(prompts_per_image=manifest.prompts_per_image)
+    plan = manifest.plan(costs)
+    picture = image or _picture(sam.config.vision_config.image_size)
+    prompts = _middle(picture)
+    del sam
+    with tempfile.TemporaryDirectory() as folder:
+        places = {name: source if name == "torch" else Path(folder) / name for name in backends}
+        for name in backends:
+            if name != "torch":
+                run_export(source, places[name], kind=name, session=session)
+        makers = {FLOAT: partial(float_predictor, source)}
+        makers |= {name: partial(make_predictor, place, backend=name) for name, place in places.items()}
+        predictors: dict[str, Predictor] = {name: make() for name, make in makers.items()}
+        found = measure_latency(predictors, picture, prompts, runs=runs, progress=session.progress)
+        del predictors
+        peaks: dict[str, int | None] = dict.fromkeys(makers)
+        if memory:
+            tracked = session.progress.track(makers.items(), label="Memory", total=len(makers))
+            peaks = {name: peak_memory(make, picture, prompts) for name, make in tracked}
+        sizes = {FLOAT: int(costs.size(costs.float_plan))} | {name: _bytes(place) for name, place in places.items()}
+    rows = [
+        Row(name, one.encoder, one.decoder, found[FLOAT].encoder / one.encoder, peaks[name], sizes[name])
+        for name, one in found.items()
+    ]
+    return Benchmark(
+        rows, costs.size(plan), costs.bitops(plan), torch.get_num_threads(), (picture.width, picture.height)
+    )
+
+
+def float_predictor(source: Path) -> Predictor:
+    """A float model of a quantized directory's architecture, with random weights and PyTorch's fused attention."""
+    values = read_json(source / CONFIG, what="the configuration of a quantized model")
+    config = SamConfig.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
+    torch.manual_seed(0)
+    model = SamModel._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
+    for parameter in model.parameters():
+        # Fresh models are almost zero in places, and numbers that small are slow.
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.02)
+    return SamPredictor(Sam(model, default_processor(config), "random weights"))
+
+
+def _bytes(directory: Path) -> int:
+    """Of the files that hold the model: weights, graphs, configuration."""
+    ours = (".safetensors", ".onnx", ".data", ".xml", ".bin")
+    return sum(path.stat().st_size for path in directory.iterdir() if path.name.endswith(ours))
+
+
+def _picture(size: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size * 3 // 4, size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _middle(image: Image.Image) -> Prompts:
+    """A box around the middle half."""
+    width, height = image.width, image.height
+    return Prompts(boxes=np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]]))

@@ -1,0 +1,61 @@
+"""The job that writes a quantized directory as files for other runtimes."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixqsam.artifact.store import is_quantized, load_model
+from mixqsam.deployed.names import ENCODER
+from mixqsam.deployed.predictor import ENDINGS
+from mixqsam.errors import ArtifactError, InputError
+from mixqsam.files import check_new_directory, new_directory
+from mixqsam.pipeline.options import Session
+
+if TYPE_CHECKING:
+    from mixqsam.exporting.files import Exported
+
+
+def run_export(
+    source: Path,
+    output: Path,
+    *,
+    kind: str,
+    session: Session,
+    single: bool = False,
+    raw_image: bool = False,
+    overwrite: bool = False,
+) -> "Exported":
+    """Write encoder and decoder of a quantized model.
+
+    Args:
+        source: a directory that `quantize` wrote.
+        output: the directory to write, whole or not at all.
+        kind: `onnx` or `openvino`.
+        session: is told about steps.
+        single: see `mixqsam.exporting.files.ExportOptions`.
+        raw_image: likewise.
+        overwrite: replace a directory that mixqsam exported before.
+
+    Raises:
+        ArtifactError: the source cannot be read.
+        InputError: the extra of that format is not installed.
+        OutputError: the output exists, or cannot be written.
+    """
+    chosen = next((known for known in ENDINGS if known == kind), None)
+    if chosen is None:
+        raise InputError(f"The format {kind!r} is unknown; choose {', '.join(ENDINGS)}.")
+    marker = f"{ENCODER}{ENDINGS[chosen]}"
+    check_new_directory(output, overwrite=overwrite, marker=marker)
+    if not is_quantized(source):
+        raise ArtifactError(f"{source} is no quantized directory; make one with `mixqsam quantize`.")
+    for library in ("onnx", *(["openvino"] if kind == "openvino" else [])):
+        try:
+            import_module(library)
+        except ImportError as error:
+            raise InputError(f"Exporting needs {library}: pip install 'mixqsam[{kind}]'.") from error
+    from mixqsam.exporting.files import ExportOptions, export  # noqa: PLC0415  (it needs the extra)
+
+    with session.timed("loading"):
+        sam, manifest = load_model(source, integer=True)
+    with session.timed("export"), new_directory(output, overwrite=overwrite, marker=marker) as folder:
+        return export(sam, manifest, folder, kind=chosen, options=ExportOptions(single=single, raw_image=raw_image))
