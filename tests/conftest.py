@@ -147,3 +147,11 @@ def detector_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     DetrForObjectDetection(config).save_pretrained(folder)
     DetrImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Four pictures: what the recipes that reconstruct need."""
+    folder = tmp_path_factory.mktemp("four")
+    boxes = Prompts(boxes=np.array([[5.0, 5.0, 30.0, 30.0], [10.0, 2.0, 38.0, 36.0]]))
+    return [Sample(draw(folder / f"{i}.png", width=64, height=40, seed=i), 64, 40, boxes, image_id=i) for i in range(4)]

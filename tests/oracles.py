@@ -10,7 +10,7 @@ from mixqsam.allocation.program import Program
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
-from mixqsam.plan import BitPlan
+from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.nearest import round_to_nearest
 from mixqsam.quantization.setting import Setting, observed
@@ -52,3 +52,14 @@ def logits_of(sam: Sam, sample: Sample, *, zeroed: tuple[str, ...] = ()) -> torc
     for handle in handles:
         handle.remove()
     return visible(sam, logits, frame)
+
+
+def mixture(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:
+    """Random bits, and some units in float."""
+    rng = np.random.default_rng(seed)
+    return BitPlan(
+        {
+            unit.name: FLOAT if floats and rng.random() < 0.1 else UnitBits(*(int(b) for b in rng.integers(2, 9, 2)))
+            for unit in sam.costs().units
+        }
+    )

@@ -2,7 +2,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,27 +12,17 @@ from mixqsam.calibrate import Ranges, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError, HonestyError, MixqsamError
 from mixqsam.files import Cache
-from mixqsam.plan import FLOAT, BitPlan, UnitBits
+from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.run import quantize
 from mixqsam.sam.load import Sam, load_sam
-from tests.oracles import logits_of, nearest
+from tests.oracles import logits_of, mixture, nearest
 
 
 @pytest.fixture(scope="module")
 def ranges(sam: Sam, samples: list[Sample]) -> Ranges:
     return calibrate(sam, samples, observer="omse", progress=Silent())
-
-
-def random_plan(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:
-    rng = np.random.default_rng(seed)
-    return BitPlan(
-        {
-            unit.name: FLOAT if floats and rng.random() < 0.1 else UnitBits(*(int(b) for b in rng.integers(2, 9, 2)))
-            for unit in sam.costs().units
-        }
-    )
 
 
 def save(sam: Sam, plan: BitPlan, folder: Path) -> int:
@@ -43,7 +32,7 @@ def save(sam: Sam, plan: BitPlan, folder: Path) -> int:
 
 @pytest.fixture
 def saved(sam: Sam, ranges: Ranges, tmp_path: Path) -> Path:
-    plan = random_plan(sam, seed=1)
+    plan = mixture(sam, seed=1)
     save(nearest(sam, plan, ranges), plan, tmp_path / "out")
     return tmp_path / "out"
 
@@ -52,7 +41,7 @@ def saved(sam: Sam, ranges: Ranges, tmp_path: Path) -> Path:
 def test_any_mixture_of_bits_loads_bit_identically(
     sam: Sam, samples: list[Sample], ranges: Ranges, tmp_path: Path, seed: int
 ) -> None:
-    plan = random_plan(sam, seed=seed)
+    plan = mixture(sam, seed=seed)
     model = nearest(sam, plan, ranges)
     save(model, plan, tmp_path)
     again, manifest = load_model(tmp_path)
@@ -68,7 +57,7 @@ def test_any_mixture_of_bits_loads_bit_identically(
 @pytest.mark.parametrize("bits", [*range(2, 9), None], ids=lambda b: f"W{b}" if b else "mixed")
 def test_the_file_is_as_small_as_its_bits_claim(bits: int | None, tmp_path: Path) -> None:
     sam = load_sam("sam-tiny")
-    plan = BitPlan.uniform(sam.costs().units, UnitBits(bits, bits)) if bits else random_plan(sam, seed=3, floats=False)
+    plan = BitPlan.uniform(sam.costs().units, UnitBits(bits, bits)) if bits else mixture(sam, seed=3, floats=False)
     values = {
         unit.name: {s: dict.fromkeys(range(2, 9), (-1.0, 1.0)) for s in ("weight", "activation")}
         for unit in sam.costs().units
@@ -85,7 +74,7 @@ def test_the_file_is_as_small_as_its_bits_claim(bits: int | None, tmp_path: Path
 
 def test_quantizing_does_not_touch_the_float_model(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
     before, fingerprint = logits_of(sam, samples[0]), load_sam(sam.source).fingerprint
-    nearest(sam, random_plan(sam, seed=2), ranges)
+    nearest(sam, mixture(sam, seed=2), ranges)
     assert torch.equal(logits_of(sam, samples[0]), before)
     assert sam.fingerprint == fingerprint
 
@@ -96,18 +85,18 @@ def test_a_float_plan_changes_nothing(sam: Sam, samples: list[Sample], ranges: R
 
 
 def test_two_runs_of_a_quantized_model_are_identical(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
-    model = nearest(sam, random_plan(sam, seed=2), ranges)
+    model = nearest(sam, mixture(sam, seed=2), ranges)
     assert torch.equal(logits_of(model, samples[0]), logits_of(model, samples[0]))
 
 
 def test_a_plan_for_another_model_is_refused(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
-    plan = BitPlan({**random_plan(sam, seed=2).bits, "elsewhere.lin": UnitBits(4, 4)})
+    plan = BitPlan({**mixture(sam, seed=2).bits, "elsewhere.lin": UnitBits(4, 4)})
     with pytest.raises(MixqsamError, match=r"elsewhere.lin is in one of them only"):
         quantize(sam, plan, samples, recipe=RECIPES["omse"], cache=Cache(tmp_path), progress=Silent())
 
 
 def test_a_dishonest_model_is_not_saved(sam: Sam, ranges: Ranges, tmp_path: Path) -> None:
-    plan = random_plan(sam, seed=2, floats=False)
+    plan = mixture(sam, seed=2, floats=False)
     model = nearest(sam, plan, ranges)
     model.model.vision_encoder.neck.conv1.weight += 1e-3
     with pytest.raises(HonestyError, match=r"neck.conv1"):

@@ -24,8 +24,7 @@ from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.quantization.run import quantize
 from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.sam.load import Sam
-from tests.oracles import logits_of
-from tests.quantization.conftest import mixture
+from tests.oracles import logits_of, mixture
 
 QUICK = ReconstructionOptions(iterations=12)
 

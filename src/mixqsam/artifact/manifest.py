@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from mixqsam.errors import ArtifactError
-from mixqsam.numeric.modules import Product, QuantizedLayer
+from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import kinds_of
 from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
@@ -101,7 +101,7 @@ class Manifest(BaseModel):
 
 def _quantizers(model: nn.Module, unit: str) -> Mapping[str, ActivationQuantizer]:
     module = model.get_submodule(unit)
-    return module.quantizers if isinstance(module, QuantizedLayer | Product) else {}
+    return module.quantizers if isinstance(module, StoredLayer | Product) else {}
 
 
 def parse_manifest(value: object, *, source: str) -> Manifest:

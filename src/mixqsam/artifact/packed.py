@@ -13,7 +13,7 @@ from transformers import SamModel
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.errors import ArtifactError, HonestyError
 from mixqsam.numeric.checksums import checksum, read_checksums
-from mixqsam.numeric.modules import Product, QuantizedLayer
+from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorTable
 from mixqsam.numeric.weights import QuantizedTensor
@@ -146,7 +146,7 @@ def stored_tensors(model: SamModel, rest: Mapping[str, QuantizedTensor]) -> dict
         if name != SHARED and name not in rest
     }
     for name, module in model.named_modules():
-        if isinstance(module, QuantizedLayer | PackedLayer | Product):
+        if isinstance(module, StoredLayer | Product):
             tensors |= {f"{name}.{part}": tensor for part, tensor in module.tensors().items()}
     for name, stored in rest.items():
         tensors |= {f"{name}{part}": tensor for part, tensor in stored.tensors().items()}

@@ -69,7 +69,7 @@ def export(sam: Sam, manifest: Manifest, directory: Path, *, kind: Format, optio
     decoder, decoder_units = decoder_model(sam, manifest, options)
     for name, model in ((ENCODER, encoder), (DECODER, decoder)):
         if kind == "onnx":
-            _save_onnx(model, directory / f"{name}.onnx")
+            save_onnx(model, directory / f"{name}.onnx")
         else:
             _save_openvino(model, directory / f"{name}.xml")
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
@@ -134,7 +134,7 @@ def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units:
     return {METADATA: json.dumps(values)}
 
 
-def _save_onnx(model: onnx.ModelProto, path: Path) -> None:
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Check and write."""
     if model.ByteSize() > _PROTOBUF:
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
@@ -148,7 +148,7 @@ def _save_openvino(model: onnx.ModelProto, path: Path) -> None:
     openvino = _openvino()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        _save_onnx(model, source)
+        save_onnx(model, source)
         converted = openvino.Core().read_model(source)
         converted.set_rt_info(model.metadata_props[0].value, ["mixqsam", METADATA])
         openvino.save_model(converted, path, compress_to_fp16=False)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mixqsam.exporting.graph import Graph
-from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer
+from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import (
     ActivationQuantizer,
     GroupedQuantizer,
@@ -17,7 +17,7 @@ from mixqsam.numeric.quantizers import (
     Quantizer,
 )
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.runtime.packed import PackedConv2d, PackedLayer
+from mixqsam.runtime.packed import PackedConv2d
 
 Array = NDArray[np.float32]
 
@@ -88,7 +88,7 @@ class Layers:
             return _grouped(own, value, quantizer)
         raise TypeError(f"{unit}: a quantizer of kind {quantizer.kind} cannot be written as ONNX.")
 
-    def weight(self, layer: QuantizedLayer | PackedLayer, *, unit: str, transposed: bool) -> str:
+    def weight(self, layer: StoredLayer, *, unit: str, transposed: bool) -> str:
         """The weight [out, …], or [in, out], as codes and their step: 4-bit codes up to 4 bits, bytes above."""
         graph, stored = self.graph, layer.stored
         codes = stored.codes.reshape(stored.shape).cpu().numpy()
@@ -122,7 +122,7 @@ class Layers:
         before it looks for integer products.
         """
         graph = self.graph
-        if isinstance(layer, QuantizedLayer | PackedLayer):
+        if isinstance(layer, StoredLayer):
             value = self.activation(value, layer.input, unit=unit)
             weight = self.weight(layer, unit=unit, transposed=True)
         else:

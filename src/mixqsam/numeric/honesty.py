@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.errors import HonestyError
-from mixqsam.numeric.modules import Product, QuantizedLayer
+from mixqsam.numeric.modules import Product, QuantizedLayer, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
 from mixqsam.plan import BitPlan, UnitBits
 
@@ -20,7 +20,7 @@ def check_model(model: nn.Module, plan: BitPlan | None = None) -> None:
         HonestyError: one does not; the message names it.
     """
     for name, module in model.named_modules():
-        if isinstance(module, QuantizedLayer):
+        if isinstance(module, StoredLayer):
             _check_weight(module, name)
         if isinstance(module, ActivationQuantizer):
             _check_quantizer(module, name)
@@ -32,7 +32,7 @@ def check_model(model: nn.Module, plan: BitPlan | None = None) -> None:
 
 
 def _check_unit(module: nn.Module, name: str, bits: UnitBits) -> None:
-    if isinstance(module, QuantizedLayer):
+    if isinstance(module, StoredLayer):
         found = str(UnitBits(module.stored.grid.bits, module.input.bits))
     elif isinstance(module, Product) and module.quantizers:
         found = str(UnitBits(module.quantizers["right"].bits, module.quantizers["left"].bits))
@@ -43,11 +43,11 @@ def _check_unit(module: nn.Module, name: str, bits: UnitBits) -> None:
         raise HonestyError(f"{name} is to be {bits} but is {found}.")
 
 
-def _check_weight(module: QuantizedLayer, name: str) -> None:
+def _check_weight(module: StoredLayer, name: str) -> None:
     stored = module.stored
     if int(stored.codes.max()) >= 2**stored.grid.bits:
         raise HonestyError(f"{name}: a weight code does not fit {stored.grid.bits} bits.")
-    if not torch.equal(module.weight.cpu(), stored.whole().cpu()):
+    if isinstance(module, QuantizedLayer) and not torch.equal(module.weight.cpu(), stored.whole().cpu()):
         raise HonestyError(f"{name}: the weight in use is not the weight on its {stored.grid.bits}-bit grid.")
 
 

@@ -1,5 +1,7 @@
 """Fake-quantized layers: the arithmetic is float, the values are those of b bits."""
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -7,11 +9,43 @@ from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 
 
-class QuantizedLayer(nn.Module):
-    """A weight on its grid, a bias in float, and the quantizer of the input.
+class StoredLayer(nn.Module, ABC):
+    """A quantized weight, a bias in float, and the quantizer of the input.
 
     Attributes:
-        stored: codes and grids of the weight.
+        bias: float32, or None.
+        input: the input's quantizer.
+    """
+
+    bias: nn.Parameter | None
+    input: ActivationQuantizer
+
+    @property
+    @abstractmethod
+    def stored(self) -> QuantizedTensor:
+        """Codes and grids of the weight."""
+
+    def stored_weight(self) -> dict[str, Tensor]:
+        """What is stored of the weight; see `QuantizedTensor.tensors`."""
+        return self.stored.tensors()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored of it beside the bias: packed weight, its grid, and the input's quantizer."""
+        return {
+            **{f"weight{ending}": tensor for ending, tensor in self.stored_weight().items()},
+            **{f"input_{name}": tensor for name, tensor in self.input.tensors().items()},
+        }
+
+    @property
+    def quantizers(self) -> dict[str, ActivationQuantizer]:
+        """Role → quantizer of an activation."""
+        return {"input": self.input}
+
+
+class QuantizedLayer(StoredLayer):
+    """A layer that computes with the quantized values in float arithmetic.
+
+    Attributes:
         weight: the weight in steps, as whole numbers in float32.
         scale: what the product of whole numbers is multiplied by, [channels].
     """
@@ -21,23 +55,16 @@ class QuantizedLayer(nn.Module):
 
     def __init__(self, weight: QuantizedTensor, bias: Tensor | None, quantizer: ActivationQuantizer) -> None:
         super().__init__()
-        self.input: ActivationQuantizer = quantizer
-        self.stored = weight
+        self.input = quantizer
+        self._stored = weight
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_buffer("weight", weight.whole(), persistent=False)
         self.register_buffer("scale", output_scale(weight.grid.scale, quantizer), persistent=False)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What is stored of it beside the bias: packed weight, its grid, and the input's quantizer."""
-        return {
-            **{f"weight{ending}": tensor for ending, tensor in self.stored.tensors().items()},
-            **{f"input_{name}": tensor for name, tensor in self.input.tensors().items()},
-        }
-
     @property
-    def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Role → quantizer of an activation."""
-        return {"input": self.input}
+    def stored(self) -> QuantizedTensor:
+        """Codes and grids of the weight."""
+        return self._stored
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

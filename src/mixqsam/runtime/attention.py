@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers.models.sam.modeling_sam import SamMLPBlock
 
 from mixqsam.runtime.kernels import ByteGrid, ByteMatrix, IntegerLinear, UnsupportedError, missing_kernels
-from mixqsam.runtime.packed import PackedLinear
+from mixqsam.runtime.packed import PackedLinear, kernel_of
 from mixqsam.sam.attention import VisionAttention, add_positions
 
 # Logits that are carried through product, softmax and product at once: 4 MB, which stay in the cache.
@@ -27,7 +27,7 @@ class IntegerMlp(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map [..., channels] to the same shape."""
-        first, second = self.lin1.kernel(hidden_states), self.lin2.kernel(hidden_states)
+        first, second = kernel_of(self.lin1, hidden_states), kernel_of(self.lin2, hidden_states)
         if first is None or second is None:
             out: Tensor = self.lin2(self.act(self.lin1(hidden_states)))
             return out
@@ -68,7 +68,7 @@ class IntegerVisionAttention(VisionAttention):
 
     def forward(self, hidden_states: Tensor, output_attentions: bool | None = None) -> tuple[Tensor, None]:
         """Attend within [batch, height, width, channels]; returns the same shape, and None for the weights."""
-        kernel = self.qkv.kernel(hidden_states)
+        kernel = kernel_of(self.qkv, hidden_states)
         if kernel is None:
             return super().forward(hidden_states, output_attentions)
         batch, height, width, channels = hidden_states.shape

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, output_scale, scaled
+from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, StoredLayer, output_scale, scaled
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, missing_kernels
@@ -24,7 +24,7 @@ def tell_once(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-class PackedLayer(nn.Module):
+class PackedLayer(StoredLayer):
     """A weight as it lies in the file, a bias in float, and the quantizer of the input.
 
     Args:
@@ -51,7 +51,7 @@ class PackedLayer(nn.Module):
         super().__init__()
         self.shape, self.bits = shape, bits
         for ending in ("", "_scale", "_zero"):
-            self.register_buffer(f"weight{ending}", tensors[ending], persistent=False)
+            self.register_buffer(f"weight{ending}", tensors[ending])
         self.bias = bias
         self.input = quantizer
 
@@ -66,17 +66,9 @@ class PackedLayer(nn.Module):
         """What the product of whole numbers is multiplied by, [channels]."""
         return output_scale(self.weight_scale, self.input)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What is stored of it beside the bias; see `QuantizedLayer.tensors`."""
-        return {
-            **{f"weight{ending}": self.get_buffer(f"weight{ending}").cpu() for ending in ("", "_scale", "_zero")},
-            **{f"input_{name}": tensor for name, tensor in self.input.tensors().items()},
-        }
-
-    @property
-    def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Role → quantizer of an activation."""
-        return {"input": self.input}
+    def stored_weight(self) -> dict[str, Tensor]:
+        """What is stored of the weight, as it is."""
+        return {ending: self.get_buffer(f"weight{ending}").cpu() for ending in ("", "_scale", "_zero")}
 
     @cached_property
     def _prepared(self) -> IntegerLinear | str:
@@ -149,6 +141,11 @@ class PackedConv2d(PackedLayer):
         padded = functional.pad(codes, (horizontal, horizontal, vertical, vertical), value=fill)
         windows = padded.unfold(2, self.shape[2], 1).unfold(3, self.shape[3], 1)
         return windows.permute(0, 2, 3, 1, 4, 5)
+
+
+def kernel_of(layer: nn.Module, values: Tensor) -> IntegerLinear | None:
+    """The integer kernel of a layer for such an input; None for a float layer too."""
+    return layer.kernel(values) if isinstance(layer, PackedLayer) else None
 
 
 def pack_layer(module: QuantizedLayer) -> PackedLayer:

@@ -1,0 +1,301 @@
+"""Ours and others' quantized image encoders: how fast, how large, how true to the float model.
+
+    python -m benchmarks.backends --size b --output docs/data/backends.json            # speed, random weights
+    python -m benchmarks.backends --coco COCO_FOLDER --output docs/data/fidelity.json  # sam-tiny, real photographs
+
+Others: ONNX Runtime's and OpenVINO's own float, ONNX Runtime's static quantization, NNCF's default post-training
+quantization, torchao's int8 (dynamic activations). All of them are given the same float encoder, and the decoder stays
+float for all, ours too. Needs `pip install nncf torchao` beside the extras; a peer that is missing is left out.
+
+Encoders take turns in one process. ViT-B takes about 10 minutes on 2 cores, the photographs about 5.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from PIL import Image
+from transformers import SamConfig, SamModel
+
+from benchmarks.harness import machine, medians
+from benchmarks.importance_cost import SIZES, photograph, random_sam
+from mixqsam.artifact.manifest import Manifest
+from mixqsam.artifact.store import load_model, save_model
+from mixqsam.calibrate import GridLibrary
+from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.exporting.files import ExportOptions, encoder_model, save_onnx
+from mixqsam.files import Cache, write_json
+from mixqsam.pipeline.options import Data
+from mixqsam.plan import FLOAT, BitPlan, UnitBits
+from mixqsam.progress import Silent
+from mixqsam.quantization.recipes import find_recipe
+from mixqsam.quantization.run import quantize
+from mixqsam.sam.attention import split_attention
+from mixqsam.sam.forward import decode as decode_prompts
+from mixqsam.sam.forward import encode, full_logits, make_frame, prompt_tensors
+from mixqsam.sam.load import Sam, default_processor, load_sam
+
+Array = np.ndarray[Any, Any]
+Encoder = Callable[[Array], Array]
+
+
+def quantized(sam: Sam, bits: int, samples: Sequence[Sample], folder: Path, *, products: bool = True) -> Path:
+    """A directory of the model with a quantized encoder and a float decoder."""
+    plan = BitPlan(
+        {
+            unit.name: UnitBits(bits, bits)
+            if unit.part == "encoder" and (products or unit.kind != "product")
+            else FLOAT
+            for unit in sam.costs().units
+        }
+    )
+    made = quantize(
+        sam,
+        plan,
+        samples,
+        recipe=find_recipe("omse"),
+        cache=Cache(folder / "cache"),
+        progress=Silent(),
+        grids=GridLibrary(),
+    ).sam
+    out = folder / f"W{bits}{'' if products else '-float-products'}"
+    out.mkdir()
+    save_model(made, Manifest.of(made, plan, recipe="omse", prompts_per_image=1), out)
+    return out
+
+
+def torch_encoder(model: SamModel) -> Encoder:
+    """An encoder in PyTorch."""
+
+    def run(frame: Array) -> Array:
+        with torch.no_grad():
+            found: Array = model.vision_encoder(torch.from_numpy(frame)).last_hidden_state.numpy()
+        return found
+
+    return run
+
+
+def onnx_encoder(path: Path) -> Encoder:
+    """An encoder in ONNX Runtime, as many threads as PyTorch has."""
+    import onnxruntime  # noqa: PLC0415
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda frame: np.asarray(session.run(None, {"x": frame})[0])
+
+
+def openvino_encoder(model: Any, *, precision: str | None = None) -> Encoder:
+    """An encoder in OpenVINO (a model or a path), as many threads as PyTorch has."""
+    import openvino  # noqa: PLC0415
+
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    settings |= {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+    return lambda frame: np.array(request.infer({"x": frame})[0])
+
+
+def ours(directory: Path, folder: Path, label: str) -> dict[str, Encoder]:
+    """Our encoder of a quantized directory in every backend."""
+    sam, manifest = load_model(directory, integer=True)
+    found = {f"mixqsam {label}, PyTorch": torch_encoder(sam.model)}
+    sliced, whole = folder / f"{directory.name}.sliced.onnx", folder / f"{directory.name}.onnx"
+    save_onnx(encoder_model(sam, manifest, ExportOptions(), sliced=True)[0], sliced)
+    save_onnx(encoder_model(sam, manifest, ExportOptions(), sliced=False)[0], whole)
+    found[f"mixqsam {label}, ONNX Runtime"] = onnx_encoder(sliced)
+    found[f"mixqsam {label}, OpenVINO"] = openvino_encoder(str(whole))
+    return found
+
+
+def peers(plain: SamModel, float_onnx: Path, frames: Sequence[Array], folder: Path) -> dict[str, Encoder]:
+    """Others' encoders, those whose libraries are installed."""
+    found: dict[str, Encoder] = {
+        "ONNX Runtime float32": onnx_encoder(float_onnx),
+        "OpenVINO bf16": openvino_encoder(_converted(plain, frames[0]), precision="bf16"),
+    }
+    for name, make in (
+        ("ONNX Runtime static int8", lambda: onnx_encoder(_static(float_onnx, frames, folder / "static.onnx"))),
+        ("NNCF int8, OpenVINO", lambda: openvino_encoder(_nncf(plain, frames))),
+        ("torchao int8 dynamic", lambda: torch_encoder(_torchao(plain))),
+    ):
+        try:
+            found[name] = make()
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+    return found
+
+
+def _static(source: Path, frames: Sequence[Array], target: Path) -> Path:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(frames)
+
+        def get_next(self) -> dict[str, Array] | None:
+            frame = next(self._left, None)
+            return None if frame is None else {"x": frame}
+
+    prepared = target.with_suffix(".prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(target),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return target
+
+
+class _Embedding(torch.nn.Module):
+    """The encoder with its one output."""
+
+    def __init__(self, model: SamModel) -> None:
+        super().__init__()
+        self.encoder = model.vision_encoder
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Embedding of a frame."""
+        found: torch.Tensor = self.encoder(x).last_hidden_state
+        return found
+
+
+def _converted(plain: SamModel, frame: Array) -> Any:
+    """The float encoder as OpenVINO's own converter makes it."""
+    import openvino  # noqa: PLC0415
+
+    with torch.no_grad():
+        made = openvino.convert_model(_Embedding(plain), example_input=torch.from_numpy(frame), input=[frame.shape])
+    made.inputs[0].set_names({"x"})
+    return made
+
+
+def _nncf(plain: SamModel, frames: Sequence[Array]) -> Any:
+    import nncf  # noqa: PLC0415
+
+    return nncf.quantize(_converted(plain, frames[0]), nncf.Dataset([{"x": frame} for frame in frames]))
+
+
+def _torchao(plain: SamModel) -> SamModel:
+    import copy  # noqa: PLC0415
+
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_  # noqa: PLC0415
+
+    model = copy.deepcopy(plain)
+    quantize_(model.vision_encoder, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+def write_float(sam: Sam, path: Path) -> Path:
+    """The float encoder as ONNX, global attention in one piece."""
+    manifest = Manifest.of(sam, sam.costs().float_plan, recipe="none", prompts_per_image=1)
+    save_onnx(encoder_model(sam, manifest, ExportOptions(), sliced=False)[0], path)
+    onnx.checker.check_model(str(path))
+    return path
+
+
+def speed(size: str, runs: int) -> dict[str, Any]:
+    """Encoder times on a random model of full size, in turns."""
+    config = SamConfig(vision_config=SIZES[size])
+    plain = random_sam(config, implementation="sdpa")
+    sam = Sam(split_attention(random_sam(config, implementation="eager")), default_processor(config), f"vit-{size}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sample = photograph(folder)
+        frame = make_frame(sam, sample.open()).pixels.numpy()
+        encoders: dict[str, Encoder] = {"PyTorch float32": torch_encoder(plain)}
+        for bits, products in ((8, True), (4, True), (8, False)):
+            label = f"W{bits}A{bits}" + ("" if products else ", float products")
+            encoders |= ours(quantized(sam, bits, [sample], folder, products=products), folder, label)
+        encoders |= peers(plain, write_float(sam, folder / "float.onnx"), [frame], folder)
+        actions = {name: (lambda run=run: run(frame)) for name, run in encoders.items()}
+        for action in actions.values():
+            action()
+        return {"machine": machine(), "seconds": medians(actions, repeats=runs)}
+
+
+def fidelity(coco: Path, runs: int) -> dict[str, Any]:
+    """Mean IoU with the float model's masks on photographs, and encoder times, of sam-tiny."""
+    sam = load_sam("sam-tiny")
+    plain = SamModel.from_pretrained(Path(sam_path()), attn_implementation="sdpa").eval().requires_grad_(False)
+    train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")
+    val = Data(coco / "val2017", coco / "annotations/instances_val2017.json")
+    samples = for_calibration(train.samples(count=32, progress=Silent()), count=32, prompts=8, progress=Silent())
+    frames = [make_frame(sam, sample.open()).pixels.numpy() for sample in samples]
+    judged = [sample for sample in val.samples(count=100, progress=Silent())[:100] if len(sample.prompts)]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        encoders: dict[str, Encoder] = {"PyTorch float32": torch_encoder(plain)}
+        for bits, products in ((8, True), (8, False)):
+            which = f"W{bits}A{bits}" + ("" if products else ", float products")
+            encoders |= ours(quantized(sam, bits, samples, folder, products=products), folder, which)
+        encoders |= peers(plain, write_float(sam, folder / "float.onnx"), frames, folder)
+        ious: dict[str, list[float]] = {label: [] for label in encoders}
+        for sample in judged:
+            for label, own in _masks(sam, encoders, sample, sample.open()).items():
+                ious[label] += own
+        actions = {name: (lambda run=run: run(frames[0])) for name, run in encoders.items()}
+        seconds = medians(actions, repeats=runs)
+    return {
+        "machine": machine(),
+        "masks": len(ious["PyTorch float32"]),
+        "mean_iou": {name: float(np.mean(values)) for name, values in ious.items()},
+        "seconds": seconds,
+    }
+
+
+def sam_path() -> str:
+    """Where the embedded model lies."""
+    from importlib import resources  # noqa: PLC0415
+
+    return str(resources.files("mixqsam") / "assets" / "sam-tiny")
+
+
+def _masks(sam: Sam, encoders: Mapping[str, Encoder], sample: Sample, image: Image.Image) -> dict[str, list[float]]:
+    """IoU of each encoder's masks with those of the float one; the decoder is the float model's."""
+    frame = make_frame(sam, image)
+    prompts = prompt_tensors(sam, sample.prompts, frame)
+
+    def masks(embedding: torch.Tensor) -> Array:
+        logits, _ = decode_prompts(sam, embedding, prompts)
+        found: Array = (full_logits(sam, logits, frame)[:, 0] > 0).numpy()
+        return found
+
+    expected = masks(encode(sam, frame))
+    return {
+        name: [_iou(a, b) for a, b in zip(masks(torch.from_numpy(run(frame.pixels.numpy()))), expected, strict=True)]
+        for name, run in encoders.items()
+    }
+
+
+def _iou(first: Array, second: Array) -> float:
+    union = (first | second).sum()
+    return float((first & second).sum() / union) if union else 1.0
+
+
+def main() -> None:
+    """Parse arguments, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--size", choices=sorted(SIZES), default="b")
+    parser.add_argument("--coco", type=Path, help="measure fidelity on these photographs instead")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    found = fidelity(arguments.coco, arguments.runs) if arguments.coco else speed(arguments.size, arguments.runs)
+    write_json(arguments.output, found)
+    print(found)
+
+
+if __name__ == "__main__":
+    main()
