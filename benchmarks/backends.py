@@ -11,8 +11,10 @@ Encoders take turns in one process. ViT-B takes about 10 minutes on 2 cores, the
 """
 
 import argparse
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,16 +117,28 @@ def ours(directory: Path, folder: Path, label: str) -> dict[str, Encoder]:
 
 
 def peers(plain: SamModel, float_onnx: Path, frames: Sequence[Array], folder: Path) -> dict[str, Encoder]:
-    """Others' encoders, those whose libraries are installed."""
-    found: dict[str, Encoder] = {
-        "ONNX Runtime float32": onnx_encoder(float_onnx),
-        "OpenVINO bf16": openvino_encoder(_converted(plain, frames[0]), precision="bf16"),
+    """Others' encoders, those whose libraries are installed and whose calibration this machine's memory allows."""
+    np.save(folder / "frames.npy", np.concatenate(frames))
+    float_openvino = _converted(plain, frames[0], folder / "float.xml")
+    static, nncf = folder / "static.onnx", folder / "nncf.xml"
+    _apart(_static, float_onnx, folder / "frames.npy", static)
+    _apart(_nncf, float_openvino, folder / "frames.npy", nncf)
+    makers: dict[str, Callable[[], Encoder]] = {
+        "ONNX Runtime float32": lambda: onnx_encoder(float_onnx),
+        "OpenVINO bf16": lambda: openvino_encoder(str(float_openvino), precision="bf16"),
+        "ONNX Runtime static int8": lambda: onnx_encoder(static),
+        "NNCF int8, OpenVINO": lambda: openvino_encoder(str(nncf)),
+        "torchao int8 dynamic": lambda: torch_encoder(_torchao(plain)),
     }
-    for name, make in (
-        ("ONNX Runtime static int8", lambda: onnx_encoder(_static(float_onnx, frames, folder / "static.onnx"))),
-        ("NNCF int8, OpenVINO", lambda: openvino_encoder(_nncf(plain, frames))),
-        ("torchao int8 dynamic", lambda: torch_encoder(_torchao(plain))),
-    ):
+    missing = {
+        name
+        for name, file in (("ONNX Runtime static int8", static), ("NNCF int8, OpenVINO", nncf))
+        if not file.exists()
+    }
+    found = {}
+    for name, make in makers.items():
+        if name in missing:
+            continue
         try:
             found[name] = make()
         except ImportError as error:
@@ -132,17 +146,26 @@ def peers(plain: SamModel, float_onnx: Path, frames: Sequence[Array], folder: Pa
     return found
 
 
-def _static(source: Path, frames: Sequence[Array], target: Path) -> Path:
+def _apart(make: Callable[[Path, Path, Path], None], source: Path, frames: Path, target: Path) -> None:
+    """Run in a process of its own: a calibration that needs more memory than there is must not end all."""
+    process = multiprocessing.get_context("spawn").Process(target=make, args=(source, frames, target))
+    process.start()
+    process.join()
+    if process.exitcode:
+        print(f"{target.name} could not be made (exit code {process.exitcode}; -9 is out of memory)")
+
+
+def _static(source: Path, frames: Path, target: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left = iter(frames)
+            self._left = iter(np.load(frames))
 
         def get_next(self) -> dict[str, Array] | None:
             frame = next(self._left, None)
-            return None if frame is None else {"x": frame}
+            return None if frame is None else {"x": frame[None]}
 
     prepared = target.with_suffix(".prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -155,7 +178,6 @@ def _static(source: Path, frames: Sequence[Array], target: Path) -> Path:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
-    return target
 
 
 class _Embedding(torch.nn.Module):
@@ -171,20 +193,23 @@ class _Embedding(torch.nn.Module):
         return found
 
 
-def _converted(plain: SamModel, frame: Array) -> Any:
+def _converted(plain: SamModel, frame: Array, target: Path) -> Path:
     """The float encoder as OpenVINO's own converter makes it."""
     import openvino  # noqa: PLC0415
 
     with torch.no_grad():
         made = openvino.convert_model(_Embedding(plain), example_input=torch.from_numpy(frame), input=[frame.shape])
     made.inputs[0].set_names({"x"})
-    return made
+    openvino.save_model(made, target, compress_to_fp16=False)
+    return target
 
 
-def _nncf(plain: SamModel, frames: Sequence[Array]) -> Any:
+def _nncf(source: Path, frames: Path, target: Path) -> None:
     import nncf  # noqa: PLC0415
+    import openvino  # noqa: PLC0415
 
-    return nncf.quantize(_converted(plain, frames[0]), nncf.Dataset([{"x": frame} for frame in frames]))
+    dataset = nncf.Dataset([{"x": frame[None]} for frame in np.load(frames)])
+    openvino.save_model(nncf.quantize(openvino.Core().read_model(source), dataset), target, compress_to_fp16=False)
 
 
 def _torchao(plain: SamModel) -> SamModel:
@@ -219,7 +244,7 @@ def speed(size: str, runs: int) -> dict[str, Any]:
             label = f"W{bits}A{bits}" + ("" if products else ", float products")
             encoders |= ours(quantized(sam, bits, [sample], folder, products=products), folder, label)
         encoders |= peers(plain, write_float(sam, folder / "float.onnx"), [frame], folder)
-        actions = {name: (lambda run=run: run(frame)) for name, run in encoders.items()}
+        actions = {name: partial(run, frame) for name, run in encoders.items()}
         for action in actions.values():
             action()
         return {"machine": machine(), "seconds": medians(actions, repeats=runs)}
@@ -245,7 +270,7 @@ def fidelity(coco: Path, runs: int) -> dict[str, Any]:
         for sample in judged:
             for label, own in _masks(sam, encoders, sample, sample.open()).items():
                 ious[label] += own
-        actions = {name: (lambda run=run: run(frames[0])) for name, run in encoders.items()}
+        actions = {name: partial(run, frames[0]) for name, run in encoders.items()}
         seconds = medians(actions, repeats=runs)
     return {
         "machine": machine(),

@@ -45,7 +45,7 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nimport mixqsam\nfrom mixqsam.cli.main import app\n"
         "text = CliRunner().invoke(app, ['--help']).output\n"
-        "names = 'analyze allocate quantize compare recipes evaluate predict demo'.split()\n"
+        "names = 'analyze allocate quantize compare recipes evaluate predict export benchmark demo'.split()\n"
         "assert all(name in text for name in names), text\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)\n"
     )
@@ -462,3 +462,87 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     assert found.result.uniform is not None
     assert found.result.allocation.size <= found.result.uniform.size
     assert open_image(found.overlay).width > 600
+
+
+@pytest.fixture
+def quantized(model_directory: Path, picture_folder: Path, tmp_path: Path) -> Path:
+    result = quantize(model_directory, picture_folder, tmp_path / "out", "-b", "W6A6", "--check", 0)
+    assert result.exit_code == 0, result.output
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_export_then_predict_and_evaluate(
+    quantized: Path, model_directory: Path, picture_folder: Path, tmp_path: Path, kind: str, ending: str
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip({"onnx": "onnxruntime"}.get(kind, kind))
+    target = tmp_path / kind
+    result = run("export", quantized, "--format", kind, "-o", target)
+    assert result.exit_code == 0, result.output
+    assert (target / f"sam.encoder{ending}").is_file()
+    assert "Next: mixqsam predict" in result.output
+    assert run("export", quantized, "--format", kind, "-o", target).exit_code == 4
+    assert run("export", quantized, "--format", kind, "-o", target, "--overwrite").exit_code == 0
+    assert leftovers(tmp_path) == sorted(["out", kind])
+    image = picture_folder / "a.png"
+    box = ["--box", "5,5,40,30"]
+    for model, *more in ((target,), (target, "--backend", kind), (quantized, "--backend", "torch")):
+        result = run("predict", image, "--model", model, *box, *more, "-o", tmp_path / "mask.png")
+        assert result.exit_code == 0, result.output
+        assert open_image(tmp_path / "mask.png").size == (64, 40)
+    wrong = run("predict", image, "--model", target, *box, "--backend", "torch")
+    assert wrong.exit_code == 2
+    assert f"holds a model for {kind}" in " ".join(wrong.output.split())
+    nothing = run("predict", image, "--model", quantized, *box, "--backend", kind)
+    assert nothing.exit_code == 2
+    assert "mixqsam export" in nothing.output
+    judged = run("evaluate", quantized, target, "-i", picture_folder, "--grid", 2, "-o", tmp_path / "e.json")
+    assert judged.exit_code == 0, judged.output
+    reports = json.loads((tmp_path / "e.json").read_text())
+    assert {"float", str(quantized), str(target)} == reports.keys()
+    assert reports[str(target)]["fidelity"]["mean_iou"] > 0.5
+    alone = run("evaluate", target, "-i", picture_folder)
+    assert alone.exit_code == 2
+    assert "--float" in alone.output
+
+
+def test_export_refuses_what_it_cannot_write(quantized: Path, model_directory: Path, tmp_path: Path) -> None:
+    wrong = run("export", quantized, "--format", "tflite", "-o", tmp_path / "x")
+    assert wrong.exit_code == 2
+    assert "choose onnx, openvino" in wrong.output
+    result = run("export", model_directory, "-o", tmp_path / "x")
+    assert result.exit_code == 2
+    assert "is no quantized directory" in " ".join(result.output.split())
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_export_says_which_extra_is_missing(quantized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixqsam.pipeline import export
+
+    def refuse(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(export, "import_module", refuse)
+    result = run("export", quantized, "--format", "openvino", "-o", tmp_path / "x")
+    assert result.exit_code == 2
+    assert "pip install 'mixqsam[openvino]'" in " ".join(result.output.split())
+
+
+def test_benchmark_times_every_backend(quantized: Path, tmp_path: Path) -> None:
+    from mixqsam.pipeline.benchmark import installed_backends
+
+    result = run("benchmark", quantized, "--runs", 1, "-o", tmp_path / "b.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "b.json").read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows.keys() == {"float32, PyTorch", *installed_backends()}
+    assert all(row["encoder"] > 0 and row["decoder"] > 0 for row in rows.values())
+    assert rows["float32, PyTorch"]["speedup"] == 1
+    # Python with its libraries, and not a process that is larger.
+    assert all(5e7 < row["memory"] < 4e9 for row in rows.values())
+    assert rows["torch"]["file_bytes"] < rows["float32, PyTorch"]["file_bytes"]
+    assert found["size"] < rows["torch"]["file_bytes"]
+    wrong = run("benchmark", quantized, "--backends", "torch,jax")
+    assert wrong.exit_code == 2
+    assert "choose torch, onnx, openvino" in " ".join(wrong.output.split())

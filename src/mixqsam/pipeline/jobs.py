@@ -9,6 +9,7 @@ from mixqsam.allocation.budget import parse_bits
 from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import CONFIG, save_model
+from mixqsam.deployed.predictor import backend_of
 from mixqsam.errors import BudgetError, ModelError
 from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import check_new_directory, digest, digest_file, new_directory, read_json, write_bytes, write_json
@@ -17,12 +18,14 @@ from mixqsam.pipeline.stages import (
     analyze_model,
     calibration_samples,
     load,
+    make_predictor,
     nearest_uniform,
     quantize_model,
     read_analysis,
     run_allocation,
 )
 from mixqsam.plan import Analysis
+from mixqsam.prediction import Predictor
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, check_recipe
 from mixqsam.report.summary import write_summary
@@ -219,7 +222,7 @@ def run_evaluation(
     evaluated again is not run again.
 
     Args:
-        models: name → float model or quantized directory.
+        models: name → float model, quantized directory, or exported directory.
         data: images and prompts.
         limit: only the first so many images.
         session: cache, progress, device, group of processes.
@@ -228,15 +231,13 @@ def run_evaluation(
             that is compared with it.
     """
     samples = data.samples(count=limit, progress=session.progress)[:limit]
-    loaded = {name: load(source, device=session.device) for name, source in models.items()}
+    loaded = {name: _loaded(source, session) for name, source in models.items()}
     truth = None if data.annotations is None else digest_file(data.annotations)
-    reference = next(iter(loaded.values())).fingerprint
-    keys = {name: digest(_RECORDS, sam.fingerprint, reference, truth, best_of_three) for name, sam in loaded.items()}
-    embeddings = session.cache.root / "embeddings" if keep_embeddings else None
-    predictors = {
-        name: SamPredictor(sam, embeddings=embeddings if sam.fingerprint == reference else None)
-        for name, sam in loaded.items()
-    }
+    reference, first = next(iter(loaded.values()))
+    if keep_embeddings and isinstance(first, SamPredictor):
+        first.embeddings = session.cache.root / "embeddings"
+    keys = {name: digest(_RECORDS, key, reference, truth, best_of_three) for name, (key, _) in loaded.items()}
+    predictors = {name: predictor for name, (_, predictor) in loaded.items()}
     return evaluate(
         predictors,
         samples,
@@ -248,12 +249,24 @@ def run_evaluation(
     )
 
 
+def _loaded(source: str | Path, session: Session) -> tuple[str, Predictor]:
+    """A model's fingerprint and its predictor: quantization is simulated, except in exported files."""
+    path = Path(source).expanduser()
+    if backend_of(path):
+        files = sorted(one for one in path.iterdir() if one.is_file())
+        return digest([digest_file(one) for one in files]), make_predictor(path)
+    sam = load(source, device=session.device)
+    return sam.fingerprint, SamPredictor(sam)
+
+
 def float_source(directory: Path) -> str:
     """The float model that a quantized directory was made from, as its user named it.
 
     Raises:
-        ModelError: the directory is not one that mixqsam wrote.
+        ModelError: the directory is not one that `quantize` wrote.
     """
+    if backend := backend_of(directory):
+        raise ModelError(f"{directory} holds files for {backend}; name the float model beside it with --float.")
     values = read_json(directory / CONFIG, what="the configuration of a quantized model")
     try:
         return str(values["quantization_config"]["source"])

@@ -30,7 +30,7 @@ class SamPredictor(Predictor):
 
     def __init__(self, sam: Sam, *, embeddings: Path | None = None) -> None:
         self.sam = sam
-        self._embeddings = embeddings
+        self.embeddings = embeddings
         self._frame: Frame | None = None
         self._embedding: Tensor | None = None
 
@@ -43,10 +43,10 @@ class SamPredictor(Predictor):
         self._embedding = self._kept_embedding(image, self._frame)
 
     def _kept_embedding(self, image: Image.Image, frame: Frame) -> Tensor:
-        if self._embeddings is None:
+        if self.embeddings is None:
             return encode(self.sam, frame)
         content = hashlib.sha256(f"{self.sam.fingerprint} {image.size} ".encode() + image.tobytes()).hexdigest()
-        path = self._embeddings / f"{content}.safetensors"
+        path = self.embeddings / f"{content}.safetensors"
         try:
             return load_file(path, device=str(self.sam.device))["embedding"]
         except (OSError, SafetensorError, KeyError):
