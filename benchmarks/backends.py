@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from PIL import Image
 from transformers import SamConfig, SamModel
@@ -116,12 +115,14 @@ def ours(directory: Path, folder: Path, label: str) -> dict[str, Encoder]:
     return found
 
 
-def peers(plain: SamModel, float_onnx: Path, frames: Sequence[Array], folder: Path) -> dict[str, Encoder]:
+def peers(plain: SamModel, sam: Sam, frames: Sequence[Array], folder: Path) -> dict[str, Encoder]:
     """Others' encoders, those whose libraries are installed and whose calibration this machine's memory allows."""
     np.save(folder / "frames.npy", np.concatenate(frames))
     float_openvino = _converted(plain, frames[0], folder / "float.xml")
     static, nncf = folder / "static.onnx", folder / "nncf.xml"
-    _apart(_static, float_onnx, folder / "frames.npy", static)
+    float_onnx = write_float(sam, folder / "float.onnx", sliced=False)
+    # With attention in one piece, its calibration needs more than 20 GB at 1024 pixels.
+    _apart(_static, write_float(sam, folder / "float.sliced.onnx", sliced=True), folder / "frames.npy", static)
     _apart(_nncf, float_openvino, folder / "frames.npy", nncf)
     makers: dict[str, Callable[[], Encoder]] = {
         "ONNX Runtime float32": lambda: onnx_encoder(float_onnx),
@@ -222,11 +223,10 @@ def _torchao(plain: SamModel) -> SamModel:
     return model
 
 
-def write_float(sam: Sam, path: Path) -> Path:
-    """The float encoder as ONNX, global attention in one piece."""
+def write_float(sam: Sam, path: Path, *, sliced: bool) -> Path:
+    """The float encoder as ONNX."""
     manifest = Manifest.of(sam, sam.costs().float_plan, recipe="none", prompts_per_image=1)
-    save_onnx(encoder_model(sam, manifest, ExportOptions(), sliced=False)[0], path)
-    onnx.checker.check_model(str(path))
+    save_onnx(encoder_model(sam, manifest, ExportOptions(), sliced=sliced)[0], path)
     return path
 
 
@@ -243,7 +243,7 @@ def speed(size: str, runs: int) -> dict[str, Any]:
         for bits, products in ((8, True), (4, True), (8, False)):
             label = f"W{bits}A{bits}" + ("" if products else ", float products")
             encoders |= ours(quantized(sam, bits, [sample], folder, products=products), folder, label)
-        encoders |= peers(plain, write_float(sam, folder / "float.onnx"), [frame], folder)
+        encoders |= peers(plain, sam, [frame], folder)
         actions = {name: partial(run, frame) for name, run in encoders.items()}
         for action in actions.values():
             action()
@@ -265,7 +265,7 @@ def fidelity(coco: Path, runs: int) -> dict[str, Any]:
         for bits, products in ((8, True), (8, False)):
             which = f"W{bits}A{bits}" + ("" if products else ", float products")
             encoders |= ours(quantized(sam, bits, samples, folder, products=products), folder, which)
-        encoders |= peers(plain, write_float(sam, folder / "float.onnx"), frames, folder)
+        encoders |= peers(plain, sam, frames, folder)
         ious: dict[str, list[float]] = {label: [] for label in encoders}
         for sample in judged:
             for label, own in _masks(sam, encoders, sample, sample.open()).items():

@@ -1,4 +1,4 @@
-"""Put measured tables into docs/experiments.md, performance.md and scale.md, between their markers.
+"""Put measured tables into README.md, docs/experiments.md and other pages, between their markers.
 
     python -m benchmarks.experiments_page
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deployment_tables import agreement, backends, files, loading, speed
 from benchmarks.performance_tables import (
     DOCS,
     evaluator,
@@ -196,8 +197,13 @@ def main() -> None:
             "solver": solver(),
             "reconstruction": reconstruction(),
             "evaluator": evaluator(),
+            "backends": backends(),
+            "files": files(),
+            "loading": loading(),
         },
     )
+    fill(DOCS / "deployment.md", {"agreement": agreement()})
+    fill(DOCS.parent / "README.md", {"speed": speed()})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 
 

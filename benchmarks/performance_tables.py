@@ -40,7 +40,7 @@ def importance_cost() -> str:
                     ]
                 )
             )
-    return "\n".join([*lines, "", _machine(data)])
+    return "\n".join([*lines, "", machine_line(data)])
 
 
 def solver() -> str:
@@ -61,7 +61,7 @@ def solver() -> str:
                 ]
             )
         )
-    return "\n".join([*lines, "", _machine(data)])
+    return "\n".join([*lines, "", machine_line(data)])
 
 
 def reconstruction() -> str:
@@ -72,7 +72,7 @@ def reconstruction() -> str:
         if name != "machine":
             seconds = f"{one['seconds']:.0f} s" if "seconds" in one else f"{one['seconds_per_iteration']:.1f} s a step"
             lines.append(line([name, seconds, f"{one['peak_gigabytes']:.1f} GB"]))
-    return "\n".join([*lines, "", _machine(data)])
+    return "\n".join([*lines, "", machine_line(data)])
 
 
 def evaluator() -> str:
@@ -85,7 +85,7 @@ def evaluator() -> str:
     ):
         row = [name, f"{one['images']:,}", f"{one['masks']:,}", f"{seconds:.1f} s", f"{one['ap'][key]:.6f}"]
         lines.append(line(row))
-    return "\n".join([*lines, "", _machine(one)])
+    return "\n".join([*lines, "", machine_line(one)])
 
 
 def forward() -> str:
@@ -101,7 +101,7 @@ def forward() -> str:
                 f"{one['coco_hours']:.0f} h",
             ]
             lines.append(line([name, *cells]))
-    return "\n".join([*lines, "", _machine(data)])
+    return "\n".join([*lines, "", machine_line(data)])
 
 
 def processes() -> str:
@@ -113,9 +113,10 @@ def processes() -> str:
     lines += [line([world, f"{data[world]:.0f} s", f"{data[f'{world}, again']:.0f} s"]) for world in ("1", "2")]
     equal = "equal to the last digit" if data["equal"] else "NOT EQUAL"
     ap = f"AP {figures['coco']['ap']:.10f} in both: all figures {equal}."
-    return "\n".join([*lines, "", ap, "", _machine(data)])
+    return "\n".join([*lines, "", ap, "", machine_line(data)])
 
 
-def _machine(data: Any) -> str:
+def machine_line(data: Any) -> str:
+    """What the figures were measured on."""
     one = data["machine"]
     return f"({one['cpu']}, {one['threads']} threads, torch {one['torch']})"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         predictor,
         quantize,
     )
+    from mixqsam.deployed.predictor import ExportedPredictor
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "AnalysisOptions",
     "CompareRequest",
     "Data",
+    "ExportedPredictor",
     "Options",
     "Prompts",
     "QuantizationOptions",
@@ -61,7 +63,9 @@ install()
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("mixqsam.api"), name)
+        # Exported models run without torch, which the rest of the interface loads.
+        module = "mixqsam.deployed.predictor" if name == "ExportedPredictor" else "mixqsam.api"
+        return getattr(import_module(module), name)
     raise AttributeError(f"module 'mixqsam' has no attribute {name!r}")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mixqsam.allocation.choose import Allocation
+from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache
 from mixqsam.pipeline.compare import Request as CompareRequest
@@ -25,6 +26,7 @@ __all__ = [
     "AnalysisOptions",
     "CompareRequest",
     "Data",
+    "ExportedPredictor",
     "Options",
     "Prompts",
     "QuantizationOptions",

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -67,6 +69,11 @@ def test_another_tools_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("mixqsam.deployed.predictor._session", lambda *_, **__: Foreign())
     with pytest.raises(ArtifactError, match="does not say how it was made"):
         ExportedPredictor(tmp_path, backend="onnx")
+
+
+def test_exported_models_need_no_torch() -> None:
+    code = "import sys, mixqsam; mixqsam.ExportedPredictor; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_order_of_use(sam: Sam, tmp_path: Path) -> None:

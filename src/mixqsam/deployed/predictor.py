@@ -37,8 +37,9 @@ class ExportedPredictor(Predictor):
     """
 
     def __init__(
-        self, directory: Path, *, backend: Backend, threads: int | None = None, precision: str | None = None
+        self, directory: Path | str, *, backend: Backend, threads: int | None = None, precision: str | None = None
     ) -> None:
+        directory = Path(directory)
         self._encoder = _session(directory, ENCODER, backend, threads=threads, precision=precision)
         # Coordinates of prompts need more digits than bfloat16 has.
         self._decoder = _session(directory, DECODER, backend, threads=threads, precision="f32")

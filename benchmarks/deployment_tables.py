@@ -1,0 +1,64 @@
+"""Tables of speed, size and agreement of deployed models, from docs/data/*.json."""
+
+from benchmarks.performance_tables import line, load, machine_line
+
+
+def backends() -> str:
+    """Encoders of ours and of others."""
+    speed, fidelity = load("backends"), load("backends_fidelity")
+    columns = ["encoder", "SAM-B, 1024 pixels", "against float32", "IoU to float, sam-tiny W8A8"]
+    lines = [line(columns), line(["---", *["---:"] * 3])]
+    base = speed["seconds"]["PyTorch float32"]
+    for name, seconds in speed["seconds"].items():
+        iou = fidelity["mean_iou"].get(name)
+        cells = [f"{seconds:.2f} s", f"{base / seconds:.2f}×", "–" if iou is None else f"{iou:.3f}"]
+        lines.append(line([name, *cells]))
+    return "\n".join([*lines, "", machine_line(speed)])
+
+
+def agreement() -> str:
+    """What runtimes make of the same model."""
+    data = load("agreement")
+    columns = ["", "IoU to ours, mean", "median", "of all pixels", "IoU to float, mean"]
+    lines = [line(columns), line(["---", *["---:"] * 4])]
+    for budget in ("W4A4", "W8A8"):
+        for name, one in data[budget].items():
+            ours = [f"{one['to ours'][key]:.3f}" for key in ("mean", "median", "pixels")]
+            lines.append(line([f"{budget}, {name}", *ours, f"{one['to float']['mean']:.3f}"]))
+    return "\n".join(lines)
+
+
+def files() -> str:
+    """Bytes of files against theory."""
+    data = load("files")
+    lines = [line(["model", "file", "theory", "header", "file / theory"]), line(["---", *["---:"] * 4])]
+    for name, one in data["files"].items():
+        sizes = [f"{one[key] / 1e6:.2f} MB" for key in ("bytes", "theory", "header")]
+        lines.append(line([name, *sizes, f"{one['bytes'] / one['theory']:.4f}"]))
+    return "\n".join(lines)
+
+
+def loading() -> str:
+    """What `from_pretrained` takes."""
+    data = load("files")
+    lines = [line(["W4A4", "time", "peak memory of the process"]), line(["---", "---:", "---:"])]
+    for name, one in data["loading"].items():
+        lines.append(line([name, f"{one['seconds']:.1f} s", f"{one['peak_gigabytes']:.2f} GB"]))
+    return "\n".join([*lines, "", machine_line(data)])
+
+
+def speed() -> str:
+    """The README's few figures: SAM-B on every backend."""
+    data = load("benchmark")
+    columns = ["SAM-B, 1024 × 768 pixels, W4A4", "image", "speed", "box", "memory", "files"]
+    lines = [line(columns), line(["---", *["---:"] * 5])]
+    for row in data["rows"]:
+        cells = [
+            f"{row['encoder']:.2f} s",
+            f"{row['speedup']:.1f}×",
+            f"{row['decoder'] * 1000:.0f} ms",
+            f"{row['memory'] / 1e9:.2f} GB",
+            f"{row['file_bytes'] / 1e6:.0f} MB",
+        ]
+        lines.append(line([row["name"], *cells]))
+    return "\n".join([*lines, "", "(`mixqsam benchmark`, random weights, 2 cores of an Intel Xeon with AMX)"])
