@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers, array
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.modules import QuantizedLinear, StoredLayer
 from mixqsam.numeric.quantizers import Quantizer
+from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.sam.attention import VisionAttention, relative_table
 from mixqsam.sam.load import Sam
 
@@ -102,26 +105,39 @@ class _Encoder:
         """[groups, side², channels] → the same."""
         graph, layers, heads = self.graph, self.layers, attention.heads
         tokens, deep = side**2, self.width // attention.heads
-        joint = layers.linear(hidden, attention.qkv, unit=f"{name}.qkv")
-        query, key, value = (graph.reshape(one, -1, tokens, heads, deep) for one in graph.split(joint, 3, axis=2))
-        query, value = graph.transpose(query, 0, 2, 1, 3), graph.transpose(value, 0, 2, 1, 3)
-        key = graph.transpose(key, 0, 2, 3, 1)
-        queries = _Operand(layers, query, attention.qk.left, unit=f"{name}.qk")
+        queries, keys, values = self._project(hidden, attention, name, tokens=tokens)
         exact = queries.restore(graph, queries.value)
         shares = self._shares(exact, attention, name, side=side, deep=deep)
         if self.sliced and tokens**2 > _LOGITS:
-            mixed = self._in_slices(queries, [key, value], attention, name, shares, side=side, deep=deep)
+            mixed = self._in_slices(queries, keys, values, attention, name, shares, side=side)
         else:
             scaled = queries.restore(graph, queries.value, times=attention.scale)
-            key = layers.activation(key, attention.qk.right, unit=f"{name}.qk")
-            value = layers.activation(value, attention.av.right, unit=f"{name}.av")
-            logits = graph.add("MatMul", scaled, key)
+            logits = graph.add("MatMul", scaled, keys.restore(graph, keys.value))
             if shares is not None:
                 logits = _with_shares(graph, logits, shares, (-1, heads, *[side] * 4), (-1, heads, tokens, tokens))
             weights = layers.activation(graph.add("Softmax", logits, axis=-1), attention.av.left, unit=f"{name}.av")
-            mixed = graph.add("MatMul", weights, value)
+            mixed = graph.add("MatMul", weights, values.restore(graph, values.value))
         mixed = graph.reshape(graph.transpose(mixed, 0, 2, 1, 3), -1, tokens, self.width)
         return layers.linear(mixed, attention.proj, unit=f"{name}.proj")
+
+    def _project(
+        self, hidden: str, attention: VisionAttention, name: str, *, tokens: int
+    ) -> "tuple[_Operand, _Operand, _Operand]":
+        """q, kᵀ and v, [groups, heads, …], each by a layer of its own: what is quantized first is moved as bytes."""
+        graph, heads, deep = self.graph, attention.heads, self.width // attention.heads
+        operands = []
+        for part, quantizer, product, axes in zip(
+            _thirds(attention.qkv),
+            (attention.qk.left, attention.qk.right, attention.av.right),
+            ("qk", "qk", "av"),
+            ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)),
+            strict=True,
+        ):
+            found = self.layers.linear(hidden, part, unit=f"{name}.qkv")
+            operand = _Operand(self.layers, found, quantizer, unit=f"{name}.{product}", together=not self.sliced)
+            operand.value = graph.transpose(graph.reshape(operand.value, -1, tokens, heads, deep), *axes)
+            operands.append(operand)
+        return operands[0], operands[1], operands[2]
 
     def _shares(
         self, query: str, attention: VisionAttention, name: str, *, side: int, deep: int
@@ -152,19 +168,18 @@ class _Encoder:
     def _in_slices(
         self,
         queries: "_Operand",
-        operands: Sequence[str],
+        keys: "_Operand",
+        values: "_Operand",
         attention: VisionAttention,
         name: str,
         shares: tuple[str, str] | None,
         *,
         side: int,
-        deep: int,
     ) -> str:
-        """Head after head, some rows of queries at a time; operands are kᵀ and v before their quantizers."""
+        """Head after head, some rows of queries at a time."""
         graph, heads, tokens = self.graph, attention.heads, side**2
+        deep = self.width // heads
         rows = max(n for n in range(1, side + 1) if side % n == 0 and n * side * tokens <= _LOGITS)
-        keys = _Operand(self.layers, operands[0], attention.qk.right, unit=f"{name}.qk")
-        values = _Operand(self.layers, operands[1], attention.av.right, unit=f"{name}.av")
         count = side // rows
         around = [
             (graph.reshape(queries.value, heads, count, rows * side, deep), (count, rows * side, deep), queries.kind),
@@ -196,20 +211,51 @@ class _Encoder:
 
 
 class _Operand:
-    """An operand of a product as it goes into a slice: codes where its quantizer is affine, values otherwise."""
+    """An operand of a product on its way there: codes where its quantizer is affine, values otherwise.
 
-    def __init__(self, layers: Layers, value: str, quantizer: nn.Module, *, unit: str) -> None:
-        self._layers, self._quantizer = layers, quantizer if isinstance(quantizer, Quantizer) else None
+    Args:
+        layers: where it is written.
+        value: before its quantizer.
+        quantizer: its quantizer, if any.
+        unit: whose it is.
+        together: keep quantizing and restoring together, as OpenVINO wants to see them; otherwise the codes are moved,
+            which are a quarter as large.
+    """
+
+    def __init__(self, layers: Layers, value: str, quantizer: nn.Module, *, unit: str, together: bool) -> None:
+        self._layers = layers
+        self._quantizer = quantizer if isinstance(quantizer, Quantizer) and not together else None
         if self._quantizer is None:
             self.value, self.kind = layers.activation(value, quantizer, unit=unit), _FLOAT
         else:
             self.value, self.kind = layers.quantize(value, self._quantizer), np.dtype(np.uint8)
 
     def restore(self, graph: Graph, value: str, *, times: float = 1.0) -> str:
-        """The values of a slice, times a factor."""
+        """The values of (a slice of) it, times a factor."""
         if self._quantizer is not None:
             return self._layers.dequantize(value, self._quantizer, graph=graph, times=times)
         return value if times == 1 else graph.add("Mul", value, graph.constant(times))
+
+
+def _thirds(layer: Any) -> list[nn.Module]:
+    """The layers of q, k and v, cut out of their joint one."""
+    found: list[nn.Module] = []
+    for part in range(3):
+        if isinstance(layer, StoredLayer):
+            stored = layer.stored
+            width = stored.shape[0] // 3
+            own = slice(part * width, (part + 1) * width)
+            grid = AffineGrid(stored.grid.bits, stored.grid.scale[own], stored.grid.zero[own])
+            weight = QuantizedTensor(stored.codes[own], grid, (width, *stored.shape[1:]))
+            found.append(QuantizedLinear(weight, None if layer.bias is None else layer.bias[own], layer.input))
+        else:
+            width = layer.out_features // 3
+            own = slice(part * width, (part + 1) * width)
+            made = nn.Linear(layer.in_features, width, bias=layer.bias is not None, device="meta")
+            made.weight = nn.Parameter(layer.weight[own], requires_grad=False)
+            made.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias[own], False))
+            found.append(made)
+    return found
 
 
 def _with_shares(graph: Graph, logits: str, shares: Sequence[str], grid: Sequence[int], flat: Sequence[int]) -> str:

@@ -42,6 +42,7 @@ class Layers:
     def __init__(self, graph: Graph, rest: Mapping[str, QuantizedTensor]) -> None:
         self.graph, self._rest = graph, rest
         self.float_units: dict[str, str] = {}
+        self._known: dict[tuple[str, int], str] = {}
 
     def tensor(self, name: str, tensor: Tensor) -> str:
         """A tensor of the rest; as codes, where it is stored so, which runtimes decode once."""
@@ -75,7 +76,10 @@ class Layers:
         """The values of an activation after its quantizer; the value itself where there is none."""
         if isinstance(quantizer, Quantizer):
             layers = self if graph is None else _within(self, graph)
-            return layers.dequantize(layers.quantize(value, quantizer), quantizer)
+            key = (value, id(quantizer))
+            if key not in layers._known:
+                layers._known[key] = layers.dequantize(layers.quantize(value, quantizer), quantizer)
+            return layers._known[key]
         if not isinstance(quantizer, ActivationQuantizer):
             return value
         self.float_units[unit] = f"its {quantizer.kind} quantizer has no single step"
