@@ -1,7 +1,7 @@
 """Linears and convolutions that hold their weight packed, and compute in whole numbers where that can be done."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -79,6 +79,18 @@ class PackedLayer(StoredLayer):
         except UnsupportedError as error:
             return str(error)
 
+    @cached_property
+    def _whole(self) -> Tensor:
+        """The weight in steps, for simulation: kept, for unpacking takes longer than multiplying."""
+        return self.stored.whole()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLayer":
+        """As for any module (`to`, `cpu`, …); what was derived from the tensors is made anew."""
+        for name in ("_prepared", "_whole"):
+            self.__dict__.pop(name, None)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def kernel(self, values: Tensor) -> IntegerLinear | None:
         """The integer kernel for such an input; None where the layer has to be simulated."""
         if values.device.type != "cpu" or values.dtype != torch.float32:
@@ -106,7 +118,7 @@ class PackedLinear(PackedLayer):
         """Map [..., in] to [..., out]."""
         kernel = self.kernel(values)
         if kernel is None:
-            product = functional.linear(self.input(values, whole=True), self.stored.whole())
+            product = functional.linear(self.input(values, whole=True), self._whole)
             return scaled(product, self.scale, self.bias)
         codes = kernel.source.encode(values.reshape(-1, values.shape[-1]))
         return kernel(codes).reshape(*values.shape[:-1], -1)
@@ -124,7 +136,7 @@ class PackedConv2d(PackedLayer):
         """Map [batch, in, height, width] to [batch, out, height', width']."""
         kernel = self.kernel(values)
         if kernel is None or not self._is_plain():
-            inputs, weight = self.input(values, whole=True), self.stored.whole()
+            inputs, weight = self.input(values, whole=True), self._whole
             product = functional.conv2d(inputs, weight, None, self.stride, self.padding, self.dilation, self.groups)
             return scaled(product, self.scale[:, None, None], None if self.bias is None else self.bias[:, None, None])
         patches = self._patches(kernel.source.encode(values), fill=kernel.source.zero)
