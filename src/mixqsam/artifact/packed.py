@@ -23,9 +23,9 @@ from mixqsam.runtime.packed import PackedConv2d, PackedLayer
 from mixqsam.sam.attach import attach_stored
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.compact import dishonest, set_parameter
+from mixqsam.sam.load import SHARED
 from mixqsam.sam.rest import BITS, form_of, rows_of
 
-SHARED = "prompt_encoder.shared_embedding.positional_embedding"
 _TYPES = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 

@@ -15,7 +15,7 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from mixqsam.artifact.manifest import Manifest, parse_manifest
-from mixqsam.artifact.packed import SHARED, stored_tensors
+from mixqsam.artifact.packed import stored_tensors
 from mixqsam.errors import ArtifactError
 from mixqsam.files import read_json, write_bytes, write_json
 from mixqsam.numeric.checksums import with_checksums
@@ -26,7 +26,7 @@ from mixqsam.plan import UnitBits
 from mixqsam.runtime.build import arrange, packed_layer
 from mixqsam.sam.attach import attach_stored
 from mixqsam.sam.attention import split_attention
-from mixqsam.sam.load import Sam, default_processor
+from mixqsam.sam.load import SHARED, Sam, default_processor
 from mixqsam.sam.rest import BITS, rows_of
 
 WEIGHTS = "model.safetensors"

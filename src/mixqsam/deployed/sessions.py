@@ -37,7 +37,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        runtime = _library("onnxruntime", extra="onnx", name="ONNX Runtime")
+        runtime = library("onnxruntime", extra="onnx", name="ONNX Runtime")
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -70,7 +70,7 @@ class OpenvinoSession:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
-        openvino = _library("openvino", extra="openvino", name="OpenVINO")
+        openvino = library("openvino", extra="openvino", name="OpenVINO")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         settings |= {"INFERENCE_PRECISION_HINT": precision} if precision else {}
@@ -91,7 +91,12 @@ class OpenvinoSession:
         return {output.any_name: np.array(found[output]) for output in self._compiled.outputs}
 
 
-def _library(module: str, *, extra: str, name: str) -> Any:
+def library(module: str, *, extra: str, name: str) -> Any:
+    """A runtime's library.
+
+    Raises:
+        InputError: it is not installed; the message names the extra.
+    """
     try:
         return import_module(module)
     except ImportError as error:

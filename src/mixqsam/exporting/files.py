@@ -4,7 +4,6 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ import onnx
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.deployed.names import DECODER, ENCODER, METADATA
-from mixqsam.errors import InputError
+from mixqsam.deployed.sessions import library
 from mixqsam.exporting.decoder import decoder_values, write_decoder
 from mixqsam.exporting.encoder import write_encoder
 from mixqsam.exporting.graph import Graph, tensor
@@ -145,17 +144,10 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 
 def _save_openvino(model: onnx.ModelProto, path: Path) -> None:
     """Convert and write."""
-    openvino = _openvino()
+    openvino = library("openvino", extra="openvino", name="OpenVINO")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         save_onnx(model, source)
         converted = openvino.Core().read_model(source)
         converted.set_rt_info(model.metadata_props[0].value, ["mixqsam", METADATA])
         openvino.save_model(converted, path, compress_to_fp16=False)
-
-
-def _openvino() -> Any:
-    try:
-        return import_module("openvino")
-    except ImportError as error:
-        raise InputError("This needs OpenVINO: pip install 'mixqsam[openvino]'.") from error

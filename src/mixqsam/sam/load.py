@@ -26,7 +26,7 @@ from mixqsam.sam.units import count_costs
 
 EMBEDDED = "sam-tiny"
 # The prompt encoder shares this table with the model; a checkpoint may hold it once or twice.
-_SHARED = "prompt_encoder.shared_embedding.positional_embedding"
+SHARED = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _load_transformers(place: str) -> tuple[SamModel, SamImageProcessorPil]:
         json.JSONDecodeError,
     ) as error:
         raise ModelError(f"{place} cannot be loaded as a SAM: {_short(error)}") from error
-    missing = sorted(set(info["missing_keys"]) - {_SHARED})
+    missing = sorted(set(info["missing_keys"]) - {SHARED})
     if missing or info["mismatched_keys"]:
         what = f"{len(missing)} tensors are missing ({', '.join(missing[:3])}, …)" if missing else "shapes differ"
         raise ModelError(f"{place} does not hold all weights of its SAM: {what}.")
@@ -182,7 +182,7 @@ def _load_meta(path: Path) -> tuple[SamModel, SamImageProcessorPil]:
     except (ValueError, TypeError, IndexError, AttributeError) as error:
         raise ModelError(f"{path} has tensors of sizes that no SAM has: {_short(error)}") from error
     tensors = rename(state)
-    tensors[_SHARED] = tensors.get("shared_image_embedding.positional_embedding", torch.empty(0))
+    tensors[SHARED] = tensors.get("shared_image_embedding.positional_embedding", torch.empty(0))
     _check_tensors(path, expected=model.state_dict(), found=tensors)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     model.tie_weights()
