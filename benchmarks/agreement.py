@@ -24,8 +24,8 @@ from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.files import Cache, write_json
 from mixqsam.numeric.modules import QuantizedLayer
 from mixqsam.pipeline.export import run_export
-from mixqsam.pipeline.jobs import run_quantization
-from mixqsam.pipeline.options import Data, Options, Session
+from mixqsam.pipeline.options import Checking, Data, Options, Session
+from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prediction import Predictor
 from mixqsam.progress import Silent
@@ -70,7 +70,13 @@ def measure(coco: Path, budget: str, count: int) -> dict[str, Any]:
         folder = Path(name)
         session = Session(Cache(folder / "cache"), Silent())
         run_quantization(
-            "sam-tiny", train, budget=budget, output=folder / "out", options=Options(), session=session, check=0
+            "sam-tiny",
+            train,
+            budget=budget,
+            output=folder / "out",
+            options=Options(),
+            session=session,
+            checking=Checking(limit=0),
         )
         for kind in ("onnx", "openvino"):
             run_export(folder / "out", folder / kind, kind=kind, session=session)

@@ -10,10 +10,11 @@ from mixqsam.evaluation.run import Report
 from mixqsam.files import Cache, default_cache
 from mixqsam.pipeline.compare import Request as CompareRequest
 from mixqsam.pipeline.compare import run_comparison
+from mixqsam.pipeline.evaluate import run_evaluation
 from mixqsam.pipeline.export import run_export
-from mixqsam.pipeline.jobs import Result, run_analysis, run_evaluation, run_quantization
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Options, QuantizationOptions, Session
-from mixqsam.pipeline.stages import load, make_predictor, run_allocation
+from mixqsam.pipeline.quantize import Result, run_quantization
+from mixqsam.pipeline.stages import load, make_predictor, run_allocation, run_analysis
 from mixqsam.plan import Analysis
 from mixqsam.prediction import Predictor
 from mixqsam.progress import Progress, Silent
@@ -43,7 +44,9 @@ __all__ = [
 
 
 def _session(cache: Path | str | None, progress: Progress | None) -> Session:
-    return Session(Cache(Path(cache) if cache else default_cache()), progress or Silent())
+    return Session(
+        Cache(Path(cache) if cache else default_cache()), progress or Silent(), command="(called from Python)"
+    )
 
 
 def _data(images: Data | Path | str) -> Data:

@@ -82,6 +82,9 @@ def test_the_main_job_then_evaluation_and_prediction(
         "analysis.json",
         "allocation.json",
         "summary.md",
+        "report.html",
+        "run.json",
+        "examples",
     }
     assert {p.name for p in out.iterdir()} == names
     _, manifest = load_model(out)
@@ -435,7 +438,7 @@ def test_a_comparison_from_the_command_line(model_directory: Path, tmp_path: Pat
     result = run(*arguments, "minmax,omse", "-b", "W4A4")
     assert result.exit_code == 0, result.output
     assert "omse, W4A4, mixed" in " ".join(result.output.split())
-    assert "Next: mixqsam quantize --recipe" in " ".join(result.output.split())
+    assert "Next mixqsam quantize --recipe" in " ".join(result.output.split())
     assert (out / "comparison.svg").exists()
     for wrong, words in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
         failed = run(*arguments, wrong, "--overwrite")
@@ -454,7 +457,7 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     from mixqsam.pipeline.options import Session
 
     found = run_demo(tmp_path / "demo", budget="W4A4", session=Session())
-    uniform, mixed = (found.reports[name].fidelity for name in ("uniform", "mixed"))
+    uniform, mixed = (found.result.check[name].fidelity for name in ("uniform", "mixed"))
     assert uniform is not None
     assert mixed is not None
     assert mixed.mean_iou > uniform.mean_iou
@@ -481,7 +484,7 @@ def test_export_then_predict_and_evaluate(
     result = run("export", quantized, "--format", kind, "-o", target)
     assert result.exit_code == 0, result.output
     assert (target / f"sam.encoder{ending}").is_file()
-    assert "Next: mixqsam predict" in result.output
+    assert "mixqsam predict IMAGE --model" in result.output
     assert run("export", quantized, "--format", kind, "-o", target).exit_code == 4
     assert run("export", quantized, "--format", kind, "-o", target, "--overwrite").exit_code == 0
     assert leftovers(tmp_path) == sorted(["out", kind])

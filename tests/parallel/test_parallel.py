@@ -171,7 +171,7 @@ def test_two_processes_evaluate_as_one_to_the_last_digit(model_directory: Path, 
         arguments += ["--annotations", annotations]
         done = launched(world, [*arguments, "--processes", world], cache=tmp_path / f"cache{world}")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Written") == 1
+        assert done.stdout.count("Made") == 1
         scores.append(json.loads(output.read_text()))
     assert scores[0] == scores[1]
     assert 0 <= scores[0]["float"]["coco"]["ap"] <= 100

@@ -1,28 +1,14 @@
 """The command `mixqsam` itself: what all its commands share."""
 
 import os
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from mixqsam import __version__
-from mixqsam.cli.console import guarded
-
-
-class Guarded(TyperGroup):
-    """The group of commands; errors of ours end in one paragraph and an exit code, also Ctrl-C."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; `MIXQSAM_DEBUG=1` lets tracebacks through."""
-        code = guarded(lambda: super(Guarded, self).invoke(ctx), debug=bool(os.environ.get("MIXQSAM_DEBUG")))
-        if code:
-            raise typer.Exit(code)
-
 
 app = typer.Typer(
     name="mixqsam",
-    cls=Guarded,
     help=(
         "Quantize the Segment Anything Model with a bit-width of its own for every layer (Mix-QSAM).\n\n"
         "Start with [bold]mixqsam demo[/], then [bold]mixqsam quantize --images FOLDER --budget W4A4 -o out[/]."

@@ -1,7 +1,9 @@
 """What the command line shows: progress, tables, errors."""
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -14,7 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from mixqsam.errors import MixqsamError
 
@@ -69,17 +71,25 @@ class Bars:
         err.print(escape(message), style="yellow" if "Skipped" in message else "dim", highlight=False)
 
 
-def show_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] | None = None
-) -> None:
-    """Print a table; `numbers` names the columns of numbers, by default all but the first."""
-    table = Table(title=title, title_justify="left")
-    right = columns[1:] if numbers is None else numbers
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table, soft_wrap=False)
+@dataclass(frozen=True)
+class Table:
+    """A table for people; `numbers` names the columns of numbers, by default all but the first."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[str] | None = None
+
+
+def show_table(table: Table) -> None:
+    """Print a table."""
+    drawn = RichTable(title=table.title, title_justify="left")
+    right = table.columns[1:] if table.numbers is None else table.numbers
+    for column in table.columns:
+        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*row)
+    out.print(drawn, soft_wrap=False)
 
 
 # What may be known of a model: key → heading and how a number is written.
@@ -108,18 +118,18 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def models_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print models side by side: a column for each, a row for each figure that is known of any."""
+def models_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Models side by side: a column for each, a row for each figure that is known of any."""
     figures = _known(models)
     rows = [[heading, *(_cell(one, key) for one in models.values())] for key, heading in figures.items()]
-    show_table(title, ["", *models], rows)
+    return Table(title, ["", *models], rows)
 
 
-def rows_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print many models: a row for each, a column for each figure that is known of any."""
+def rows_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Many models: a row for each, a column for each figure that is known of any."""
     figures = _known(models)
     rows = [[name, *(_cell(one, key) for key in figures)] for name, one in models.items()]
-    show_table(title, ["", *figures.values()], rows)
+    return Table(title, ["", *figures.values()], rows)
 
 
 def _known(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -136,19 +146,37 @@ def _cell(model: Mapping[str, Any], key: str) -> str:
     return "–" if value is None else _FIGURES[key][1](value)
 
 
-def guarded(action: Callable[[], Any], *, debug: bool) -> int:
+# The exit code of a fault of ours (EX_SOFTWARE).
+_FAULT = 70
+
+
+def guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False) -> int:
     """Run a command; turn what can go wrong into one paragraph and an exit code."""
     try:
         action()
     except MixqsamError as error:
         if debug:
             raise
-        err.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
-        return error.exit_code
+        return _refuse(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
     except KeyboardInterrupt:
         err.print("Stopped. Finished stages are kept; the same command goes on from there.")
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except Exception as error:
+        if debug:
+            raise
+        message = (
+            f"Something unforeseen: {type(error).__name__}: {error}. This is a fault of mixqsam; please run the "
+            "command again with --debug, and report what it prints."
+        )
+        return _refuse(type(error).__name__, message, code=_FAULT, as_json=as_json)
     return 0
+
+
+def _refuse(kind: str, message: str, *, code: int, as_json: bool) -> int:
+    err.print(f"[bold red]Error:[/] {escape(message)}", highlight=False)
+    if as_json:
+        print(json.dumps({"error": kind, "message": message, "exit_code": code}, indent=1))
+    return code

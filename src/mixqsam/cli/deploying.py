@@ -1,11 +1,67 @@
-"""The commands that bring quantized models elsewhere: parsing; no logic."""
+"""The commands that show quantized models, use them and bring them elsewhere: parsing; no logic."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixqsam.cli.options import Overwrite
+from mixqsam.cli.options import Annotations, CacheFolder, Detections, Grid, Model, Overwrite
+
+if TYPE_CHECKING:
+    from mixqsam.cli.outcome import Outcome
+
+
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(help="A directory that quantize wrote; others are drawn beside it.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option("--images", "-i", help="Images to compare all of them with the float model on.")
+    ] = None,
+    annotations: Annotations = None,
+    boxes: Detections = None,
+    grid: Grid = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    reference: Annotated[
+        str | None, typer.Option("--float", help="The float model; default: the one the first was made from.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="HTML file to write.  [default: report.html in the first]")
+    ] = None,
+    cache: CacheFolder = None,
+) -> "Outcome | None":
+    """Write the report of a quantized model: one HTML file that opens offline."""
+    from mixqsam.cli import commands, parsing
+
+    return commands.report(
+        directories,
+        parsing.optional_data(images, annotations=annotations, detections=boxes, grid=grid),
+        limit=limit,
+        reference=reference,
+        output=output,
+        cache=cache,
+    )
+
+
+def predict(
+    image: Annotated[Path, typer.Argument(help="An image.")],
+    model: Model = "sam-tiny",
+    box: Annotated[list[str] | None, typer.Option(help="x1,y1,x2,y2 in pixels; may be repeated.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="x,y or x,y,0 (background); all points are one prompt.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Mask to write (PNG).")] = Path("mask.png"),
+    overlay: Annotated[Path | None, typer.Option(help="Picture of the mask on the image (PNG).")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="torch, onnx or openvino; default: what the model's files are for.")
+    ] = None,
+) -> "Outcome | None":
+    """Segment one image with boxes or points."""
+    from mixqsam.cli import uses
+
+    return uses.predict(
+        image, model=model, boxes=box or [], points=point or [], output=output, overlay=overlay, backend=backend
+    )
 
 
 def export(
@@ -23,11 +79,11 @@ def export(
         ),
     ] = False,
     overwrite: Overwrite = False,
-) -> None:
+) -> "Outcome | None":
     """Write encoder and decoder as ONNX or OpenVINO files."""
-    from mixqsam.cli import commands
+    from mixqsam.cli import uses
 
-    commands.export(model, output=output, kind=kind, single=single, raw_image=raw_image, overwrite=overwrite)
+    return uses.export(model, output=output, kind=kind, single=single, raw_image=raw_image, overwrite=overwrite)
 
 
 def benchmark(
@@ -39,8 +95,8 @@ def benchmark(
     runs: Annotated[int, typer.Option(min=1, help="How often each is timed; medians are told.")] = 5,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure memory too.")] = True,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
-) -> None:
+) -> "Outcome | None":
     """Time encoder and decoder on every backend, in turns with the float model in PyTorch."""
-    from mixqsam.cli import commands
+    from mixqsam.cli import uses
 
-    commands.benchmark(model, backends=backends, image=image, runs=runs, memory=memory, output=output)
+    return uses.benchmark(model, backends=backends, image=image, runs=runs, memory=memory, output=output)

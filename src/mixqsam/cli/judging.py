@@ -1,7 +1,7 @@
 """The commands that judge models: parsing; no logic."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from mixqsam.cli.options import (
     Images,
     Processes,
 )
+
+if TYPE_CHECKING:
+    from mixqsam.cli.outcome import Outcome
 
 
 def detect(
@@ -30,11 +33,11 @@ def detect(
     ] = None,
     cache: CacheFolder = None,
     device: Device = "cpu",
-) -> None:
+) -> "Outcome | None":
     """Run a detector once over a data set; `evaluate --boxes` then prompts with its boxes."""
     from mixqsam.cli import tasks
 
-    tasks.detect(
+    return tasks.detect(
         detector,
         images=images,
         annotations=annotations,
@@ -67,11 +70,11 @@ def evaluate(
     cache: CacheFolder = None,
     device: Device = "cpu",
     processes: Processes = None,
-) -> None:
+) -> "Outcome | None":
     """Compare with the float model: COCO mask AP with annotations, else fidelity of masks."""
     from mixqsam.cli import parsing, tasks
 
-    tasks.evaluate(
+    return tasks.evaluate(
         models,
         parsing.data(images, annotations=annotations, detections=boxes, grid=grid),
         reference=reference,
@@ -102,11 +105,11 @@ def evaluate_oriented(
     submission: Annotated[Path | None, typer.Option(help="Write the DOTA server's files into this folder.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     device: Device = "cpu",
-) -> None:
+) -> "Outcome | None":
     """Oriented detection on DOTA-v1.0: boxes → masks → rotated boxes → mAP."""
     from mixqsam.cli import parsing, tasks
 
-    tasks.evaluate_oriented(
+    return tasks.evaluate_oriented(
         models,
         parsing.oriented_data(images, labels, boxes=boxes, tile=tile, overlap=overlap, merge=merge),
         limit=limit,
@@ -130,11 +133,11 @@ def evaluate_automatic(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     device: Device = "cpu",
-) -> None:
+) -> "Outcome | None":
     """Segment everything: how many of the float model's masks are found, and of the annotated ones."""
     from mixqsam.cli import parsing, tasks
 
-    tasks.evaluate_automatic(
+    return tasks.evaluate_automatic(
         models,
         parsing.data(images, annotations=annotations, detections=None, grid=1),
         reference=reference,
@@ -157,11 +160,11 @@ def evaluate_semantic(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     device: Device = "cpu",
-) -> None:
+) -> "Outcome | None":
     """Semantic segmentation: regions of label maps prompt the model; mean IoU of the painted map."""
     from mixqsam.cli import parsing, tasks
 
-    tasks.evaluate_semantic(
+    return tasks.evaluate_semantic(
         models,
         parsing.semantic_data(images, labels, prompts=prompts, background=background, least=least),
         limit=limit,

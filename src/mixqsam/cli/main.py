@@ -1,7 +1,7 @@
-"""The commands that make models and use them: parsing; no logic."""
+"""The commands that make models: parsing; no logic."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from mixqsam.cli.options import (
     Coupling,
     Detections,
     Device,
+    EvalAnnotations,
+    EvalBoxes,
+    EvalImages,
     Free,
     Grid,
     Images,
@@ -37,21 +40,27 @@ from mixqsam.cli.options import (
     TimeLimit,
     Utility_,
 )
+from mixqsam.cli.shared import shared
+
+if TYPE_CHECKING:
+    from mixqsam.cli.outcome import Outcome
 
 
 @app.command()
+@shared
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.")] = Path("mixqsam-demo"),
     budget: Budget = "W4A4",
     cache: CacheFolder = None,
-) -> None:
+) -> "Outcome | None":
     """See it work: the embedded model on photographs that come with Python packages; about half a minute."""
     from mixqsam.cli import commands
 
-    commands.demo(output, budget=budget, cache=cache)
+    return commands.demo(output, budget=budget, cache=cache)
 
 
 @app.command()
+@shared
 def quantize(
     images: Images,
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.")],
@@ -77,15 +86,26 @@ def quantize(
     candidates: Candidates = "2-8",
     keep: Keep = None,
     time_limit: TimeLimit = 50.0,
-    check: Annotated[int, typer.Option(min=0, help="Compare with float on so many calibration images.")] = 4,
+    eval_images: EvalImages = None,
+    eval_annotations: EvalAnnotations = None,
+    eval_boxes: EvalBoxes = None,
+    check: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Compare with float on so many images, 0 for none.  [default: 8 that the calibration leaves over, or "
+            "all of --eval-images]",
+            rich_help_panel="Images",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     cache: CacheFolder = None,
     device: Device = "cpu",
-) -> None:
+) -> "Outcome | None":
     """Do it all: analyse a model on images, choose bits under a budget, quantize, and write a directory."""
     from mixqsam.cli import commands, parsing
 
-    commands.quantize(
+    return commands.quantize(
         model,
         parsing.data(images, annotations=annotations, detections=boxes, grid=grid),
         output=output,
@@ -111,7 +131,10 @@ def quantize(
             ),
             parsing.quantization_options(recipe, iterations=iterations, batch=batch, seed=seed),
         ),
-        check=check,
+        checking=parsing.checking(
+            parsing.optional_data(eval_images, annotations=eval_annotations, detections=eval_boxes, grid=grid),
+            limit=check,
+        ),
         overwrite=overwrite,
         cache=cache,
         device=device,
@@ -119,14 +142,16 @@ def quantize(
 
 
 @app.command()
-def recipes() -> None:
+@shared
+def recipes() -> "Outcome | None":
     """List the recipes: the ways to quantize, for --recipe and `compare`."""
     from mixqsam.cli import commands
 
-    commands.recipes()
+    return commands.recipes()
 
 
 @app.command()
+@shared
 def compare(
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.")],
     model: Model = "sam-tiny",
@@ -136,18 +161,9 @@ def compare(
     annotations: Annotations = None,
     boxes: Detections = None,
     grid: Grid = 4,
-    eval_images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Images to compare on; default: those the calibration leaves over.", rich_help_panel="Images"
-        ),
-    ] = None,
-    eval_annotations: Annotated[
-        Path | None, typer.Option(help="Their COCO annotations, for AP.", rich_help_panel="Images")
-    ] = None,
-    eval_boxes: Annotated[
-        Path | None, typer.Option(help="COCO-results JSON whose boxes are their prompts.", rich_help_panel="Images")
-    ] = None,
+    eval_images: EvalImages = None,
+    eval_annotations: EvalAnnotations = None,
+    eval_boxes: EvalBoxes = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Compare on so many images only.", rich_help_panel="Images")
     ] = None,
@@ -178,11 +194,11 @@ def compare(
     cache: CacheFolder = None,
     device: Device = "cpu",
     processes: Processes = None,
-) -> None:
+) -> "Outcome | None":
     """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. Resumes where it was."""
     from mixqsam.cli import commands, parsing
 
-    commands.compare(
+    return commands.compare(
         model,
         parsing.optional_data(images, annotations=annotations, detections=boxes, grid=grid),
         parsing.optional_data(eval_images, annotations=eval_annotations, detections=eval_boxes, grid=grid),
@@ -220,6 +236,7 @@ def compare(
 
 
 @app.command()
+@shared
 def analyze(
     images: Images,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")],
@@ -235,11 +252,11 @@ def analyze(
     cache: CacheFolder = None,
     device: Device = "cpu",
     processes: Processes = None,
-) -> None:
+) -> "Outcome | None":
     """Measure importance, synergy and sensitivity of every unit; the file serves many allocations."""
     from mixqsam.cli import commands, parsing
 
-    commands.analyze(
+    return commands.analyze(
         model,
         parsing.data(images, annotations=annotations, detections=boxes, grid=grid),
         output=output,
@@ -253,6 +270,7 @@ def analyze(
 
 
 @app.command()
+@shared
 def allocate(
     analysis: Annotated[Path, typer.Argument(help="File of `mixqsam analyze`, or a quantized directory.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")],
@@ -266,11 +284,11 @@ def allocate(
     candidates: Candidates = "2-8",
     keep: Keep = None,
     time_limit: TimeLimit = 50.0,
-) -> None:
+) -> "Outcome | None":
     """Choose bits under a budget from a stored analysis; needs no model, takes seconds."""
     from mixqsam.cli import commands, parsing
 
-    commands.allocate(
+    return commands.allocate(
         analysis,
         output=output,
         budget=budget,
@@ -288,38 +306,18 @@ def allocate(
     )
 
 
-@app.command()
-def predict(
-    image: Annotated[Path, typer.Argument(help="An image.")],
-    model: Model = "sam-tiny",
-    box: Annotated[list[str] | None, typer.Option(help="x1,y1,x2,y2 in pixels; may be repeated.")] = None,
-    point: Annotated[
-        list[str] | None, typer.Option(help="x,y or x,y,0 (background); all points are one prompt.")
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Mask to write (PNG).")] = Path("mask.png"),
-    overlay: Annotated[Path | None, typer.Option(help="Picture of the mask on the image (PNG).")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="torch, onnx or openvino; default: what the model's files are for.")
-    ] = None,
-) -> None:
-    """Segment one image with boxes or points."""
-    from mixqsam.cli import commands
-
-    commands.predict(
-        image, model=model, boxes=box or [], points=point or [], output=output, overlay=overlay, backend=backend
-    )
-
-
-for _judge in (
+for _other in (
     judging.detect,
     judging.evaluate,
     judging.evaluate_oriented,
     judging.evaluate_automatic,
     judging.evaluate_semantic,
+    deploying.report,
+    deploying.predict,
     deploying.export,
     deploying.benchmark,
 ):
-    app.command()(_judge)
+    app.command()(shared(_other))
 
 
 def run() -> None:

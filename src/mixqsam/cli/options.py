@@ -21,6 +21,14 @@ Grid = Annotated[
     int,
     typer.Option(min=1, max=64, help="Without annotations: prompt with GRID × GRID points.", rich_help_panel="Images"),
 ]
+EvalImages = Annotated[
+    Path | None,
+    typer.Option(help="Images to compare on; default: those the calibration leaves over.", rich_help_panel="Images"),
+]
+EvalAnnotations = Annotated[Path | None, typer.Option(help="Their COCO annotations, for AP.", rich_help_panel="Images")]
+EvalBoxes = Annotated[
+    Path | None, typer.Option(help="COCO-results JSON whose boxes are their prompts.", rich_help_panel="Images")
+]
 Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Calibration images.", rich_help_panel="Analysis")]
 Prompts = Annotated[
     int, typer.Option(min=1, help="Prompts of each calibration image, at most.", rich_help_panel="Analysis")

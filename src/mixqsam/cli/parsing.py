@@ -6,6 +6,7 @@ from typing import get_args
 
 from mixqsam.allocation.program import Utility
 from mixqsam.cli.console import Bars, err, out
+from mixqsam.cli.shared import spoken
 from mixqsam.errors import BudgetError, InputError
 from mixqsam.files import Cache, default_cache
 from mixqsam.numeric.observers import OBSERVERS
@@ -13,6 +14,7 @@ from mixqsam.parallel.engine import start
 from mixqsam.pipeline.options import (
     AllocationOptions,
     AnalysisOptions,
+    Checking,
     Data,
     Options,
     OrientedData,
@@ -41,6 +43,11 @@ def optional_data(images: Path | None, *, annotations: Path | None, detections: 
     if images is None and (annotations or detections):
         raise InputError("Annotations and boxes need the folder of their images.")
     return None if images is None else data(images, annotations=annotations, detections=detections, grid=grid)
+
+
+def checking(source: Data | None, *, limit: int | None) -> Checking:
+    """On what a result is compared with the float model; without a limit all images that are named for it, or 8."""
+    return Checking(source, limit if limit is not None or source else Checking().limit)
 
 
 def parse_candidates(text: str, *, option: str) -> tuple[int, ...]:
@@ -154,10 +161,10 @@ def session(cache: Path | None, device: str = "cpu", *, processes: int | None = 
     """The session of a command; `group` where it may be one of several processes that torchrun launched."""
     check_device(device)
     if not group:
-        return Session(Cache(cache or default_cache()), Bars(), device)
+        return Session(Cache(cache or default_cache()), Bars(), device, command=spoken())
     engine = start(processes=processes, device=device)
     if engine.rank:
         # Rank 0 speaks for all.
         out.quiet = err.quiet = True
     own = getattr(engine, "device", device) if device == "cuda" else device
-    return Session(Cache(cache or default_cache(), patient=engine.world > 1), Bars(), own, engine)
+    return Session(Cache(cache or default_cache(), patient=engine.world > 1), Bars(), own, engine, command=spoken())

@@ -1,23 +1,19 @@
 """What the commands that judge models do once their words are parsed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mixqsam.boxes import Wishes
-from mixqsam.cli.console import models_table, out
+from mixqsam.cli.console import models_table
+from mixqsam.cli.outcome import Outcome
 from mixqsam.cli.parsing import session
 from mixqsam.evaluation.run import Report
 from mixqsam.files import write_json
 from mixqsam.pipeline.automatic import run_automatic
 from mixqsam.pipeline.detect import run_detection
-from mixqsam.pipeline.jobs import (
-    float_costs,
-    float_source,
-    run_evaluation,
-    stored_costs,
-)
+from mixqsam.pipeline.evaluate import float_costs, float_source, run_evaluation, stored_costs
 from mixqsam.pipeline.options import (
     Data,
     OrientedData,
@@ -38,7 +34,7 @@ def detect(
     nms: float | None,
     cache: Path | None,
     device: str,
-) -> None:
+) -> Outcome:
     """`mixqsam detect`."""
     found = run_detection(
         detector,
@@ -49,8 +45,12 @@ def detect(
         session=session(cache, device),
     )
     count = len({one["image_id"] for one in found})
-    out.print(f"Written: {output} ({len(found):,} boxes on {count:,} images)")
-    out.print(f"Next: [bold]mixqsam evaluate OUT --images {images} --annotations {annotations} --boxes {output}[/]")
+    following = f"mixqsam evaluate OUT --images {images} --annotations {annotations} --boxes {output}"
+    return Outcome(
+        data={"detections": str(output), "boxes": len(found), "images": count},
+        made={output: f"{len(found):,} boxes on {count:,} images"},
+        next={following: "prompt a model with them"},
+    )
 
 
 def evaluate(
@@ -65,7 +65,7 @@ def evaluate(
     cache: Path | None,
     device: str,
     processes: int | None,
-) -> None:
+) -> Outcome | None:
     """`mixqsam evaluate`."""
     chosen = _with_reference(models, reference)
     own = session(cache, device, processes=processes, group=True)
@@ -78,15 +78,17 @@ def evaluate(
         keep_embeddings=keep_embeddings,
     )
     if own.engine.rank:
-        return
+        return None
     rows = {name: stored_costs(Path(chosen[name])) | quality(report) for name, report in reports.items()}
     known = next((float_costs(Path(model)) for model in models if stored_costs(Path(model))), {})
     rows["float"] = known | rows["float"]
     some = next(iter(reports.values()))
-    models_table(f"{some.images} images, {some.prompts} prompts", rows)
-    if output is not None:
-        write_json(output, {name: report.to_json() for name, report in reports.items()})
-        out.print(f"Written: {output}")
+    return _told(
+        f"{some.images} images, {some.prompts} prompts",
+        rows,
+        {name: report.to_json() for name, report in reports.items()},
+        output,
+    )
 
 
 def evaluate_oriented(
@@ -97,7 +99,7 @@ def evaluate_oriented(
     submission: Path | None,
     output: Path | None,
     device: str,
-) -> None:
+) -> Outcome:
     """`mixqsam evaluate-oriented`."""
     # Only this command needs the geometry library, which is an extra.
     from mixqsam.pipeline.oriented import run_oriented
@@ -109,9 +111,10 @@ def evaluate_oriented(
         limit=limit,
         submission=submission,
     )
-    _tell("Oriented detection", {name: asdict(scores) for name, scores in found.items()}, output)
-    if submission is not None:
-        out.print(f"Written: {submission} (Task1_<category>.txt of each model, for the DOTA server)")
+    scores = {name: asdict(one) for name, one in found.items()}
+    told = _told("Oriented detection", scores, scores, output)
+    files = {} if submission is None else {submission: "Task1_<category>.txt of each model, for the DOTA server"}
+    return replace(told, made={**told.made, **files})
 
 
 def evaluate_automatic(
@@ -123,27 +126,32 @@ def evaluate_automatic(
     limit: int | None,
     output: Path | None,
     device: str,
-) -> None:
+) -> Outcome:
     """`mixqsam evaluate-automatic`."""
     chosen = _with_reference(models, reference)
     found = run_automatic(chosen, source, options=options, session=session(None, device), limit=limit)
     title = f"Segment everything, {next(iter(found.values())).images} images"
-    _tell(title, {name: asdict(scores) for name, scores in found.items()}, output)
+    scores = {name: asdict(one) for name, one in found.items()}
+    return _told(title, scores, scores, output)
 
 
 def evaluate_semantic(
     models: Sequence[str], source: SemanticData, *, limit: int | None, output: Path | None, device: str
-) -> None:
+) -> Outcome:
     """`mixqsam evaluate-semantic`."""
     found = run_semantic({model: model for model in models}, source, session=session(None, device), limit=limit)
-    _tell("Semantic segmentation", {name: asdict(scores) for name, scores in found.items()}, output)
+    scores = {name: asdict(one) for name, one in found.items()}
+    return _told("Semantic segmentation", scores, scores, output)
 
 
-def _tell(title: str, scores: Mapping[str, Mapping[str, Any]], output: Path | None) -> None:
-    models_table(title, scores)
+def _told(
+    title: str, rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]], output: Path | None
+) -> Outcome:
     if output is not None:
-        write_json(output, scores)
-        out.print(f"Written: {output}")
+        write_json(output, data)
+    return Outcome(
+        {"models": data}, [models_table(title, rows)], made={} if output is None else {output: "all figures"}
+    )
 
 
 def _with_reference(models: Sequence[str], reference: str | None) -> dict[str, str]:

@@ -34,6 +34,21 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
+class ImageScore:
+    """How near one image's masks are to the reference model's.
+
+    Attributes:
+        index: of the image among the samples.
+        path: of the image.
+        mean_iou: over its prompts.
+    """
+
+    index: int
+    path: str
+    mean_iou: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What was measured of one model.
 
@@ -43,6 +58,7 @@ class Report:
         coco: mask AP; None without annotations.
         truth_iou: mean IoU with the annotated masks, over prompts; None where prompts are not annotations' boxes.
         fidelity: to the reference; None for the reference itself.
+        by_image: the same of every image, in the order of the samples; empty for the reference itself.
     """
 
     images: int
@@ -50,6 +66,7 @@ class Report:
     coco: CocoScores | None
     truth_iou: float | None
     fidelity: Fidelity | None
+    by_image: tuple[ImageScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -112,7 +129,8 @@ def evaluate(
     """
     engine = engine or Alone()
     truth = None if annotations is None else Truth(annotations)
-    usable = [sample for sample in samples if len(sample.prompts)]
+    places = [index for index, sample in enumerate(samples) if len(sample.prompts)]
+    usable = [samples[index] for index in places]
     if not usable:
         raise AnnotationError("No image has a box or point to evaluate with.")
     work = _Work(predictors, truth, kept, best_of_three=best_of_three)
@@ -132,10 +150,10 @@ def evaluate(
         progress.note(f"Skipped {len(broken)} of {len(usable)} images: " + " ".join(broken))
     if len(broken) == len(usable):
         raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
-    good = [one for one in records if not isinstance(one, str)]
-    images, reference = [sample.image_id for sample in samples], next(iter(predictors))
+    good = {index: one for index, one in zip(places, records, strict=True) if not isinstance(one, str)}
+    reference = next(iter(predictors))
     return {
-        name: _report([one[name] for one in good], truth, images=images, is_reference=name == reference)
+        name: _report({i: one[name] for i, one in good.items()}, truth, samples=samples, is_reference=name == reference)
         for name in predictors
     }
 
@@ -175,15 +193,21 @@ class _Work:
         return records
 
 
-def _report(records: Sequence[Record], truth: Truth | None, *, images: Sequence[int], is_reference: bool) -> Report:
+def _report(
+    by_image: Mapping[int, Record], truth: Truth | None, *, samples: Sequence[Sample], is_reference: bool
+) -> Report:
+    records = list(by_image.values())
     ious = [iou for one in records for iou in one["ious"]]
     truth_ious = [iou for one in records for iou in one["truth_ious"]]
     kl = {output: float(np.mean([one["kl"][output] for one in records])) for output in OUTPUTS}
+    images = [sample.image_id for sample in samples]
     coco = None if truth is None else truth.score([r for one in records for r in one["results"]], images=images)
+    scores = [ImageScore(i, str(samples[i].path), float(np.mean(one["ious"]))) for i, one in by_image.items()]
     return Report(
         len(records),
         len(ious),
         coco,
         float(np.mean(truth_ious)) if truth_ious else None,
         None if is_reference else Fidelity(float(np.mean(ious)), kl),
+        () if is_reference else tuple(scores),
     )

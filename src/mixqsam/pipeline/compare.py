@@ -12,9 +12,9 @@ from mixqsam.errors import InputError
 from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import check_new_directory, digest, digest_file, new_directory, write_bytes, write_json
 from mixqsam.parallel.engine import combine, share
-from mixqsam.pipeline.jobs import check_budget, needed
 from mixqsam.pipeline.options import Options, Session, Source
-from mixqsam.pipeline.stages import analyze_model, nearest_uniform, quantize_model, run_allocation
+from mixqsam.pipeline.quantize import check_budget, needed
+from mixqsam.pipeline.stages import analyze_model, left_over, nearest_uniform, quantize_model, run_allocation
 from mixqsam.plan import Analysis
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
@@ -99,7 +99,7 @@ def run_comparison(
     for recipe in recipes:
         check_recipe(recipe, images=len(samples))
     source = calibration if evaluation is None else evaluation
-    judged = _left_over(everything, samples, session) if evaluation is None else _all(evaluation, session)
+    judged = left_over(everything, samples, session) if evaluation is None else _all(evaluation, session)
     judged = judged[: request.limit]
     analysis = analyze_model(sam, samples, options=options, session=session)
     engine = session.engine
@@ -126,17 +126,6 @@ def run_comparison(
 
 def _all(source: Source, session: Session) -> list[Sample]:
     return source.samples(count=None, progress=session.progress)
-
-
-def _left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Session) -> list[Sample]:
-    """Images that the calibration has not seen; all of them where there are none."""
-    seen = {sample.path for sample in used}
-    rest = [sample for sample in everything if sample.path not in seen]
-    if any(len(sample.prompts) for sample in rest):
-        session.progress.note(f"Evaluating on the {len(rest)} images that the calibration leaves over.")
-        return rest
-    session.progress.note("All images are used for calibration, so the evaluation is on images that it has seen.")
-    return list(everything)
 
 
 def _models(recipe: Recipe, analysis: Analysis, request: Request, session: Session) -> list[_Model]:

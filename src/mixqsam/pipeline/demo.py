@@ -6,10 +6,9 @@ from pathlib import Path
 
 from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
 from mixqsam.data.samples import Sample
-from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import write_bytes
-from mixqsam.pipeline.jobs import Result, run_quantization
-from mixqsam.pipeline.options import AnalysisOptions, Options, QuantizationOptions, Session
+from mixqsam.pipeline.options import AnalysisOptions, Checking, Options, QuantizationOptions, Session
+from mixqsam.pipeline.quantize import Result, run_quantization
 from mixqsam.pipeline.stages import calibration_samples, load, quantize_model
 from mixqsam.plan import BitPlan
 from mixqsam.progress import Progress
@@ -47,13 +46,11 @@ class DemoResult:
     """What the demonstration made.
 
     Attributes:
-        result: of the quantization.
-        reports: `float`, `uniform`, `mixed` on photographs that the calibration has not seen.
+        result: of the quantization; its `check` is on photographs that the calibration has not seen.
         overlay: the picture.
     """
 
     result: Result
-    reports: Mapping[str, Report]
     overlay: Path
 
 
@@ -73,19 +70,15 @@ def run_demo(output: Path, *, budget: str, session: Session) -> DemoResult:
         options=Options(analysis=_OPTIONS),
         session=session,
         overwrite=True,
-        check=0,
+        checking=Checking(DemoEvaluation(), None),
     )
-    with session.timed("evaluation"):
-        models = {"float": load(EMBEDDED, device=session.device)}
-        if result.uniform is not None:
-            models["uniform"] = _uniform_model(models["float"], result.uniform.plan, session=session)
-        models["mixed"] = load(output / "quantized", device=session.device)
-        predictors = {name: SamPredictor(model) for name, model in models.items()}
-        samples = DemoEvaluation().samples(count=None, progress=session.progress)
-        reports = evaluate(predictors, samples, annotations=None, progress=session.progress)
-        overlay = output / "overlay.png"
-        write_bytes(overlay, _picture(predictors))
-    return DemoResult(result, reports, overlay)
+    models = {"float": load(EMBEDDED, device=session.device)}
+    if result.uniform is not None:
+        models["uniform"] = _uniform_model(models["float"], result.uniform.plan, session=session)
+    models["mixed"] = load(output / "quantized", device=session.device)
+    overlay = output / "overlay.png"
+    write_bytes(overlay, _picture({name: SamPredictor(model) for name, model in models.items()}))
+    return DemoResult(result, overlay)
 
 
 def _uniform_model(sam: Sam, plan: BitPlan, *, session: Session) -> Sam:

@@ -171,6 +171,19 @@ class Options:
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
 
 
+@dataclass(frozen=True)
+class Checking:
+    """On what a finished model is compared with the float one.
+
+    Attributes:
+        data: images and prompts; None for those that the calibration leaves over, or if there are none, its own.
+        limit: at most so many images; None for all, 0 for no comparison.
+    """
+
+    data: Source | None = None
+    limit: int | None = 8
+
+
 @dataclass
 class Session:
     """One user's work: where stages are kept, who is told, and how long each stage took.
@@ -182,6 +195,7 @@ class Session:
         engine: the group of processes that this one belongs to.
         grids: weights' grids, each searched once.
         seconds: stage → wall time; a stage found in the cache takes next to none.
+        command: what the user said, for the record.
     """
 
     cache: Cache = field(default_factory=lambda: Cache(default_cache()))
@@ -190,6 +204,7 @@ class Session:
     engine: Engine = field(default_factory=Alone)
     grids: GridLibrary = field(default_factory=GridLibrary)
     seconds: dict[str, float] = field(default_factory=dict)
+    command: str = ""
 
     def timed(self, stage: str) -> "_Timer":
         """A context that adds its wall time to a stage."""

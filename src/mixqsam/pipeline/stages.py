@@ -20,6 +20,9 @@ from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
+# Tells a directory that `quantize` wrote.
+MARKER = "allocation.json"
+
 
 def load(source: str | Path, *, device: str = "cpu") -> Sam:
     """Load a model: float (`sam-tiny`, directory, `.pth`, hub id) or a directory that mixqsam wrote.
@@ -64,6 +67,17 @@ def calibration_samples(data: Source, options: AnalysisOptions, session: Session
     """The images that calibration and analysis use."""
     samples = data.samples(count=options.count, progress=session.progress)
     return for_calibration(samples, count=options.count, prompts=options.prompts, progress=session.progress)
+
+
+def left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Session) -> list[Sample]:
+    """Images that the calibration has not seen; all of them where there are none."""
+    seen = {sample.path for sample in used}
+    rest = [sample for sample in everything if sample.path not in seen]
+    if any(len(sample.prompts) for sample in rest):
+        session.progress.note(f"Evaluating on {len(rest)} images that the calibration leaves over.")
+        return rest
+    session.progress.note("All images are used for calibration, so the evaluation is on images that it has seen.")
+    return list(everything)
 
 
 def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session) -> Ranges:
@@ -112,6 +126,13 @@ def quantize_model(
             grids=session.grids,
             options=options.reconstruction,
         )
+
+
+def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, session: Session) -> Analysis:
+    """From a model and images to an analysis."""
+    sam = load_sam(model, device=session.device)
+    samples = calibration_samples(data, options, session)
+    return analyze_model(sam, samples, options=options, session=session)
 
 
 def run_allocation(analysis: Analysis, budget: str, *, options: AllocationOptions, session: Session) -> Allocation:

@@ -11,6 +11,8 @@ from mixqsam.prompts import Prompts
 
 # Okabe–Ito colours: told apart by people who see colours differently.
 _COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
+# Where a mask has lost pixels, and where it has gained some.
+LOST, GAINED = (230, 159, 0), (204, 60, 140)
 _BAR = 28
 
 
@@ -24,6 +26,15 @@ def draw_overlay(image: Image.Image, masks: NDArray[np.bool_], prompts: Prompts)
     picture = Image.fromarray(pixels.astype(np.uint8))
     _draw_prompts(picture, prompts)
     return picture
+
+
+def draw_difference(image: Image.Image, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Image.Image:
+    """A greyed photograph; what both masks [height, width] cover in grey-blue, one alone in orange or in pink."""
+    grey = np.asarray(image.convert("L"), dtype=np.float32)
+    pixels = np.repeat(0.55 * grey[..., None] + 90, 3, axis=-1)
+    for where, colour in ((first & second, (86, 130, 180)), (first & ~second, LOST), (second & ~first, GAINED)):
+        pixels[where] = 0.3 * pixels[where] + 0.7 * np.array(colour, dtype=np.float32)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -78,6 +89,13 @@ def png_bytes(image: Image.Image) -> bytes:
     """An image as PNG."""
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def jpeg_bytes(image: Image.Image) -> bytes:
+    """An image as JPEG."""
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, format="JPEG", quality=85, optimize=True)
     return stream.getvalue()
 
 

@@ -7,33 +7,31 @@ from typing import Any
 import numpy as np
 
 from mixqsam.plan import Analysis, BitPlan
+from mixqsam.report.run import Figures, Piece, Run
 
 
-def write_summary(analysis: Analysis, *, plan: BitPlan, facts: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
+def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str, Any], run: Run) -> str:
     """The summary's text.
 
     Args:
         analysis: what was measured.
         plan: the bits.
-        facts: `models` (name → size, bitops, bits, mean_iou), `allocation` (as JSON), `file_bytes`, `recipe` and
-            `reconstruction` (the logs of its pieces).
-        seconds: stage → wall time.
+        allocation: as JSON.
+        run: what was measured of the models.
     """
-    allocation = facts["allocation"]
     lines = [
         f"# {analysis.model}, quantized by mixqsam",
         "",
-        f"Budget: `{allocation['budget']['text']}`. Recipe: `{facts['recipe']}`. "
-        f"Calibrated on {analysis.images} images.",
+        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. Calibrated on {analysis.images} images.",
         "",
-        *_models(facts["models"]),
+        *_models(run.models),
         "",
-        f"`model.safetensors` has {facts['file_bytes']:,} bytes; the bits above, with all scales and float tensors, "
+        f"`model.safetensors` has {run.file_bytes:,} bytes; the bits above, with all scales and float tensors, "
         f"are {allocation['size']:,.0f} (the difference is the file's header and the filling of last bytes).",
         "",
         *_proof(allocation),
         "",
-        *_reconstruction(facts["reconstruction"]),
+        *_reconstruction(run.reconstruction),
         *_histogram(analysis, plan),
         "",
         *_units(analysis, plan),
@@ -42,7 +40,7 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, facts: Mapping[str, Any]
         "",
         "| stage | seconds |",
         "|---|---:|",
-        *(f"| {stage} | {value:.1f} |" for stage, value in seconds.items()),
+        *(f"| {stage} | {value:.1f} |" for stage, value in run.seconds.items()),
         "",
         "Stages found in the cache take next to no time.",
         "",
@@ -50,15 +48,15 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, facts: Mapping[str, Any]
     return "\n".join(lines)
 
 
-def _models(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    measured = any(one["mean_iou"] is not None for one in models.values())
+def _models(models: Mapping[str, Figures]) -> list[str]:
+    measured = any(one.mean_iou is not None for one in models.values())
     rows = ["| model | size | BitOps per image |", "|---|---:|---:|"]
     if measured:
         rows = [f"{rows[0]} mean IoU with float masks |", f"{rows[1]}---:|"]
     for name, one in models.items():
-        label = f"{name} {one['bits']}".strip()
-        row = f"| {label} | {one['size'] / 1e6:.2f} MB | {one['bitops'] / 1e9:,.1f} G |"
-        fidelity = "1" if name == "float" else "–" if one["mean_iou"] is None else f"{one['mean_iou']:.3f}"
+        label = f"{name} {one.bits}".strip()
+        row = f"| {label} | {one.size / 1e6:.2f} MB | {one.bitops / 1e9:,.1f} G |"
+        fidelity = "1" if name == "float" else "–" if one.mean_iou is None else f"{one.mean_iou:.3f}"
         rows.append(f"{row} {fidelity} |" if measured else row)
     return rows
 
@@ -81,7 +79,7 @@ def _proof(allocation: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _reconstruction(logs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _reconstruction(logs: Sequence[Piece]) -> list[str]:
     if not logs:
         return []
     rows = [
@@ -92,10 +90,7 @@ def _reconstruction(logs: Sequence[Mapping[str, Any]]) -> list[str]:
         "| piece | nearest | deployed | iterations | ended |",
         "|---|---:|---:|---:|---|",
     ]
-    rows += [
-        f"| {log['piece']} | {log['before']:.4g} | {log['after']:.4g} | {log['iterations']} | {log['ending']} |"
-        for log in logs
-    ]
+    rows += [f"| {log.piece} | {log.before:.4g} | {log.after:.4g} | {log.iterations} | {log.ending} |" for log in logs]
     return [*rows, ""]
 
 

@@ -1,0 +1,99 @@
+"""The job that judges models on COCO masks, or by their fidelity; and what is known of models on disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mixqsam.allocation.choose import Allocation
+from mixqsam.artifact.store import CONFIG
+from mixqsam.deployed.predictor import backend_of
+from mixqsam.errors import ModelError
+from mixqsam.evaluation.run import Kept, Report, evaluate
+from mixqsam.files import digest, digest_file, read_json
+from mixqsam.pipeline.options import Session, Source
+from mixqsam.pipeline.stages import MARKER, load, make_predictor, read_analysis
+from mixqsam.prediction import Predictor
+from mixqsam.sam.predictor import SamPredictor
+
+# Raised when what a record of the evaluation means changes, so that old ones in the cache are not taken for new.
+RECORDS = 1
+
+
+def run_evaluation(
+    models: Mapping[str, str | Path],
+    data: Source,
+    *,
+    limit: int | None,
+    session: Session,
+    best_of_three: bool = False,
+    keep_embeddings: bool = False,
+) -> dict[str, Report]:
+    """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well.
+
+    Each image's records are kept as soon as they are known, so that a stopped run goes on, and a model that is
+    evaluated again is not run again.
+
+    Args:
+        models: name → float model, quantized directory, or exported directory.
+        data: images and prompts.
+        limit: only the first so many images.
+        session: cache, progress, device, group of processes.
+        best_of_three: let the models choose among three masks.
+        keep_embeddings: keep the reference's image embeddings (4.2 MB an image for a full-size SAM) for the next model
+            that is compared with it.
+    """
+    samples = data.samples(count=limit, progress=session.progress)[:limit]
+    loaded = {name: _loaded(source, session) for name, source in models.items()}
+    truth = None if data.annotations is None else digest_file(data.annotations)
+    reference, first = next(iter(loaded.values()))
+    if keep_embeddings and isinstance(first, SamPredictor):
+        first.embeddings = session.cache.root / "embeddings"
+    keys = {name: digest(RECORDS, key, reference, truth, best_of_three) for name, (key, _) in loaded.items()}
+    predictors = {name: predictor for name, (_, predictor) in loaded.items()}
+    return evaluate(
+        predictors,
+        samples,
+        annotations=data.annotations,
+        progress=session.progress,
+        best_of_three=best_of_three,
+        engine=session.engine,
+        kept=Kept(session.cache, keys),
+    )
+
+
+def _loaded(source: str | Path, session: Session) -> tuple[str, Predictor]:
+    """A model's fingerprint and its predictor: quantization is simulated, except in exported files."""
+    path = Path(source).expanduser()
+    if backend_of(path):
+        files = sorted(one for one in path.iterdir() if one.is_file())
+        return digest([digest_file(one) for one in files]), make_predictor(path)
+    sam = load(source, device=session.device)
+    return sam.fingerprint, SamPredictor(sam)
+
+
+def float_source(directory: Path) -> str:
+    """The float model that a quantized directory was made from, as its user named it.
+
+    Raises:
+        ModelError: the directory is not one that `quantize` wrote.
+    """
+    if backend := backend_of(directory):
+        raise ModelError(f"{directory} holds files for {backend}; name the float model beside it with --float.")
+    values = read_json(directory / CONFIG, what="the configuration of a quantized model")
+    try:
+        return str(values["quantization_config"]["source"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{directory} was not made by mixqsam; name the float model with --float.") from error
+
+
+def stored_costs(directory: Path) -> dict[str, float]:
+    """`size` and `bitops` of a quantized directory; nothing for any other path."""
+    if not (directory / MARKER).is_file():
+        return {}
+    allocation = Allocation.from_json(read_json(directory / MARKER, what="an allocation"), source=str(directory))
+    return {"size": allocation.size, "bitops": allocation.bitops}
+
+
+def float_costs(directory: Path) -> dict[str, float]:
+    """`size` and `bitops` of the float model that a quantized directory was made from."""
+    costs = read_analysis(directory).costs
+    return {"size": costs.size(costs.float_plan), "bitops": costs.bitops(costs.float_plan)}

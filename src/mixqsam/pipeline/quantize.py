@@ -1,0 +1,273 @@
+"""The main job: a float model, images and a budget in; a quantized directory with its report out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mixqsam.allocation.budget import parse_bits
+from mixqsam.allocation.choose import Allocation, check_request
+from mixqsam.artifact.manifest import Manifest
+from mixqsam.artifact.store import save_model
+from mixqsam.data.samples import Sample
+from mixqsam.errors import BudgetError
+from mixqsam.evaluation.run import Kept, Report, evaluate
+from mixqsam.files import check_new_directory, digest, digest_file, new_directory, write_bytes, write_json
+from mixqsam.pipeline.evaluate import RECORDS
+from mixqsam.pipeline.examples import Drawn, draw_examples
+from mixqsam.pipeline.options import AnalysisOptions, Checking, Options, Session, Source
+from mixqsam.pipeline.provenance import machine, versions
+from mixqsam.pipeline.stages import (
+    MARKER,
+    analyze_model,
+    calibration_samples,
+    left_over,
+    nearest_uniform,
+    quantize_model,
+    run_allocation,
+)
+from mixqsam.plan import Analysis
+from mixqsam.quantization.recipe import Recipe
+from mixqsam.quantization.recipes import find_recipe
+from mixqsam.quantization.run import Quantized, check_recipe
+from mixqsam.report.page import Material, write_page
+from mixqsam.report.run import NAME, Check, Figures, Piece, Run
+from mixqsam.report.summary import write_summary
+from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.predictor import SamPredictor
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished quantization.
+
+    Attributes:
+        directory: what was written.
+        analysis, allocation: what led to it.
+        uniform: the largest uniform model within the budget, if any.
+        run: what was measured of it: figures, times, versions.
+        check: name → report on images; empty if not wanted.
+    """
+
+    directory: Path
+    analysis: Analysis
+    allocation: Allocation
+    uniform: Allocation | None
+    run: Run
+    check: Mapping[str, Report]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What the finished models were found to be worth, and on what."""
+
+    reports: Mapping[str, Report]
+    about: Check | None = None
+    drawn: Sequence[Drawn] = ()
+
+
+def run_quantization(
+    model: str | Path,
+    data: Source,
+    *,
+    budget: str,
+    output: Path,
+    options: Options,
+    session: Session,
+    overwrite: bool = False,
+    checking: Checking | None = None,
+) -> Result:
+    """Analyse, allocate, quantize, compare with the float model, and write all of it.
+
+    Args:
+        model: float checkpoint.
+        data: calibration images.
+        budget: see `mixqsam.allocation.budget.HELP`.
+        output: the directory to write, whole or not at all.
+        options: how; what the allocation does not look at is not measured, and the recipe's observer is the
+            analysis's too.
+        session: cache and progress.
+        overwrite: replace a directory that mixqsam wrote before.
+        checking: on what the result is compared with the float model.
+    """
+    check_new_directory(output, overwrite=overwrite, marker=MARKER)
+    checking = checking or Checking()
+    recipe = find_recipe(options.quantization.recipe)
+    measured = replace(needed(options), observer=recipe.observer)
+    with session.timed("loading"):
+        sam = load_sam(model, device=session.device)
+        samples = calibration_samples(data, measured, session)
+    check_recipe(recipe, images=len(samples))
+    check_budget(sam, budget, options)
+    analysis = analyze_model(sam, samples, options=measured, session=session)
+    analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
+    allocation = run_allocation(analysis, budget, options=options.allocation, session=session)
+    uniform = nearest_uniform(analysis, allocation)
+    quantized = quantize_model(sam, allocation.plan, samples, options=options.quantization, session=session)
+    found = _Checked({})
+    if checking.limit != 0:
+        models = {"float": sam}
+        if uniform is not None and recipe.method is None:
+            # A second reconstruction would double the time; `mixqsam compare` is there for that.
+            models["uniform"] = quantize_model(
+                sam, uniform.plan, samples, options=options.quantization, session=session
+            ).sam
+        models["mixed"] = quantized.sam
+        plans = {"mixed": allocation.plan, **({"uniform": uniform.plan} if uniform else {})}
+        key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, [one.digest() for one in samples])
+        keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
+        found = _check(models, data, samples, checking=checking, keys=keys, session=session)
+    run = _write(
+        quantized,
+        output,
+        analysis=analysis,
+        allocation=allocation,
+        uniform=uniform,
+        checked=found,
+        recipe=recipe,
+        session=session,
+        overwrite=overwrite,
+    )
+    return Result(output, analysis, allocation, uniform, run, found.reports)
+
+
+def needed(options: Options) -> AnalysisOptions:
+    """Only what the allocation will look at: measuring is what takes the time."""
+    analysis, allocation = options.analysis, options.allocation
+    return replace(
+        analysis,
+        pairs=analysis.pairs and allocation.coupling > 0 and allocation.synergy == "interaction",
+        sensitivity_bits=analysis.sensitivity_bits if allocation.utility == "measured" else (),
+    )
+
+
+def check_budget(sam: Sam, budget: str, options: Options) -> None:
+    """Fail before the long work, not after it.
+
+    Raises:
+        BudgetError: the budget cannot be understood or met.
+    """
+    costs, allocation = sam.costs(prompts_per_image=options.analysis.prompts_per_image), options.allocation
+    if budget.startswith("uniform:"):
+        parse_bits(budget.removeprefix("uniform:"))
+    else:
+        check_request(costs, budget, candidates=allocation.candidates, tied=allocation.tied, keep=allocation.keep)
+    if allocation.utility == "measured" and not options.analysis.sensitivity_bits:
+        raise BudgetError("--utility measured needs --sensitivity-bits, e.g. 2,4,8.")
+
+
+def _check(
+    models: Mapping[str, Sam],
+    data: Source,
+    used: Sequence[Sample],
+    *,
+    checking: Checking,
+    keys: Mapping[str, str],
+    session: Session,
+) -> _Checked:
+    """Compare with the float model, if possible on images that the calibration has not seen."""
+    source, limit = checking.data or data, checking.limit
+    with session.timed("check"):
+        enough = None if limit is None else limit + (0 if checking.data else len(used))
+        samples = source.samples(count=enough, progress=session.progress)
+        samples = samples if checking.data else left_over(samples, used, session)
+        samples = [sample for sample in samples if len(sample.prompts)][:limit]
+        truth = None if source.annotations is None else digest_file(source.annotations)
+        predictors = {name: SamPredictor(one) for name, one in models.items()}
+        reports = evaluate(
+            predictors,
+            samples,
+            annotations=source.annotations,
+            progress=session.progress,
+            kept=Kept(session.cache, {name: digest(RECORDS, "check", key, truth) for name, key in keys.items()}),
+        )
+        drawn = draw_examples(predictors, samples, reports["mixed"].by_image, progress=session.progress)
+    seen = {sample.path for sample in used}
+    about = Check(
+        images=reports["mixed"].images,
+        prompts=reports["mixed"].prompts,
+        seen=any(sample.path in seen for sample in samples),
+        digest=digest([sample.labelled_digest() for sample in samples], truth),
+    )
+    return _Checked(reports, about, drawn)
+
+
+def _write(
+    quantized: Quantized,
+    output: Path,
+    *,
+    analysis: Analysis,
+    allocation: Allocation,
+    uniform: Allocation | None,
+    checked: _Checked,
+    recipe: Recipe,
+    session: Session,
+    overwrite: bool,
+) -> Run:
+    manifest = Manifest.of(
+        quantized.sam,
+        allocation.plan,
+        recipe=recipe.name,
+        prompts_per_image=analysis.costs.prompts_per_image,
+    )
+    with new_directory(output, overwrite=overwrite, marker=MARKER) as folder:
+        with session.timed("writing"):
+            file_bytes = save_model(quantized.sam, manifest, folder)
+        run = Run(
+            command=session.command,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            recipe=recipe.name,
+            versions=versions(),
+            machine=machine(),
+            seconds=session.seconds,
+            models=_figures(analysis, allocation, uniform, checked.reports),
+            check=checked.about,
+            file_bytes=file_bytes,
+            reconstruction=[Piece(**asdict(log)) for log in quantized.logs],
+            examples=[one.example for one in checked.drawn],
+        )
+        write_json(folder / "analysis.json", analysis.to_json())
+        write_json(folder / MARKER, allocation.to_json())
+        write_json(folder / NAME, run.model_dump())
+        for one in checked.drawn:
+            for name, content in one.contents.items():
+                write_bytes(folder / name, content)
+        summary = write_summary(analysis, plan=allocation.plan, allocation=allocation.to_json(), run=run)
+        write_bytes(folder / "summary.md", summary.encode())
+        pictures = {name: content for one in checked.drawn for name, content in one.contents.items()}
+        page = write_page(Material(analysis, allocation.to_json(), run, pictures))
+        write_bytes(folder / PAGE, page.encode())
+    return run
+
+
+def _figures(
+    analysis: Analysis, allocation: Allocation, uniform: Allocation | None, reports: Mapping[str, Report]
+) -> dict[str, Figures]:
+    costs = analysis.costs
+    plans = {"float": costs.float_plan, "uniform": uniform.plan if uniform else None, "mixed": allocation.plan}
+    return {
+        name: figures_of(
+            reports.get(name),
+            size=costs.size(plan),
+            bitops=costs.bitops(plan),
+            bits=uniform.budget.text if uniform and name == "uniform" else "",
+        )
+        for name, plan in plans.items()
+        if plan is not None
+    }
+
+
+def figures_of(report: Report | None, *, size: float, bitops: float, bits: str = "") -> Figures:
+    """A model's costs and what was measured of it."""
+    fidelity = report.fidelity if report else None
+    return Figures(
+        bits=bits,
+        size=size,
+        bitops=bitops,
+        mean_iou=fidelity.mean_iou if fidelity else None,
+        truth_iou=report.truth_iou if report else None,
+        ap=report.coco.ap if report and report.coco else None,
+        kl=fidelity.kl["bernoulli"] if fidelity else None,
+    )

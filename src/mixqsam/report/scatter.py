@@ -1,0 +1,115 @@
+"""Quality against size as a picture: SVG that follows the page's colours, each point telling itself on hover."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from matplotlib.ticker import MaxNLocator
+
+_WIDTH, _HEIGHT = 720, 360
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 16, 44
+# Two labels nearer than this would lie on each other.
+_CROWDED = 14
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in the picture.
+
+    Attributes:
+        label: what it is.
+        kind: `float`, `uniform` or `mixed`: its mark.
+        size: bytes.
+        quality: what the picture's y axis says.
+    """
+
+    label: str
+    kind: str
+    size: float
+    quality: float
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """From values to places in the picture."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def place(self, point: Point) -> tuple[float, float]:
+        return self.at_x(point.size / 1e6), self.at_y(point.quality)
+
+    def at_x(self, value: float) -> float:
+        return _LEFT + (value - self.x[0]) / (self.x[1] - self.x[0]) * (_WIDTH - _LEFT - _RIGHT)
+
+    def at_y(self, value: float) -> float:
+        return _HEIGHT - _BOTTOM - (value - self.y[0]) / (self.y[1] - self.y[0]) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one beats in size and quality at once (Pareto), by size."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda one: (one.size, -one.quality)):
+        if not best or point.quality > best[-1].quality:
+            best.append(point)
+    return best
+
+
+def scatter_svg(points: Sequence[Point], *, level: float | None, quality: str) -> str:
+    """The picture.
+
+    Args:
+        points: quantized models.
+        level: the float model's quality, drawn as a line.
+        quality: name of the y axis.
+    """
+    heights = [one.quality for one in points] + ([] if level is None else [level])
+    xs, ys = _ticks([one.size / 1e6 for one in points]), _ticks(heights)
+    axes = _Axes((xs[0], xs[-1]), (ys[0], ys[-1]))
+    parts = [
+        f'<svg class="scatter" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(quality)} against size">',
+        *_frame(axes, xs, ys, quality),
+    ]
+    if level is not None:
+        y = axes.at_y(level)
+        parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{y - 5:.1f}">float</text>')
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(axes.place, frontier(points)))
+    parts.append(f'<polyline class="frontier" points="{line}"/>')
+    return "".join([*parts, *_marks(points, axes), "</svg>"])
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    room = max((high - low) * 0.08, abs(high) * 0.01, 1e-6)
+    return [float(tick) for tick in MaxNLocator(6).tick_values(low - room, high + room)]
+
+
+def _frame(axes: _Axes, xs: Sequence[float], ys: Sequence[float], quality: str) -> Iterable[str]:
+    bottom = _HEIGHT - _BOTTOM
+    for value in xs:
+        x = axes.at_x(value)
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>'
+        yield f'<text class="block" x="{x:.1f}" y="{bottom + 16}">{value:g}</text>'
+    for value in ys:
+        y = axes.at_y(value)
+        yield f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}">{value:g}</text>'
+    yield f'<text class="block" x="{(_LEFT + _WIDTH - _RIGHT) / 2:g}" y="{_HEIGHT - 6}">size, MB</text>'
+    middle = (_TOP + bottom) / 2
+    yield f'<text class="block" transform="rotate(-90 14 {middle:g})" x="14" y="{middle:g}">{escape(quality)}</text>'
+
+
+def _marks(points: Sequence[Point], axes: _Axes) -> Iterable[str]:
+    labelled: list[tuple[float, float]] = []
+    for point in points:
+        x, y = axes.place(point)
+        words = escape(f"{point.label}: {point.size / 1e6:.2f} MB, {point.quality:.4g}")
+        yield f'<circle class="{point.kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{words}</title></circle>'
+        free = all(abs(y - other_y) > _CROWDED or abs(x - other_x) > 110 for other_x, other_y in labelled)
+        if free:
+            labelled.append((x, y))
+            end = x > _WIDTH - 150
+            place = f'x="{x - 9:.1f}" text-anchor="end"' if end else f'x="{x + 9:.1f}" text-anchor="start"'
+            yield f'<text class="label" {place} y="{y + 4:.1f}">{escape(point.label)}</text>'
