@@ -106,6 +106,14 @@ class Predictor(ABC):
             return masks, found.scores, found.logits
         return masks[0], found.scores[0], found.logits[0]
 
+    @abstractmethod
+    def keep(self) -> object:
+        """What `set_image` has computed, for `restore`; None where no image is set."""
+
+    @abstractmethod
+    def restore(self, kept: object) -> None:
+        """Go back to an image that was set before, without encoding it again."""
+
     # What clients of segment-anything's predictor use beside it, such as its SamAutomaticMaskGenerator.
 
     @property

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixqsam.cli.options import Annotations, CacheFolder, Detections, Grid, Model, Overwrite
+from mixqsam.cli.options import Annotations, CacheFolder, Detections, Format, Grid, Model, Overwrite
 
 if TYPE_CHECKING:
     from mixqsam.cli.outcome import Outcome
@@ -43,6 +43,26 @@ def report(
     )
 
 
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Quantized or exported directories, float models; that of the first is served too."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", "-i", help="Folder of images to choose from.  [default: the demonstration's]"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; with 0.0.0.0 others can reach the page.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 7860,
+) -> "Outcome | None":
+    """A page in the browser: two models side by side on your images, and a slider for the budget."""
+    from mixqsam.cli import uses
+
+    return uses.serve(models or ["sam-tiny"], images=images, host=host, port=port)
+
+
 def predict(
     image: Annotated[Path, typer.Argument(help="An image.")],
     model: Model = "sam-tiny",
@@ -67,7 +87,7 @@ def predict(
 def export(
     model: Annotated[Path, typer.Argument(help="A directory that quantize wrote.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.")],
-    kind: Annotated[str, typer.Option("--format", "-f", help="onnx or openvino.")] = "onnx",
+    kind: Format = "onnx",
     single: Annotated[
         bool, typer.Option("--single-mask", help="The decoder gives one mask for each prompt instead of four.")
     ] = False,

@@ -313,6 +313,7 @@ for _other in (
     judging.evaluate_automatic,
     judging.evaluate_semantic,
     deploying.report,
+    deploying.serve,
     deploying.predict,
     deploying.export,
     deploying.benchmark,

@@ -33,7 +33,34 @@ Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Calibration im
 Prompts = Annotated[
     int, typer.Option(min=1, help="Prompts of each calibration image, at most.", rich_help_panel="Analysis")
 ]
-Recipe_ = Annotated[str, typer.Option("--recipe", "-r", help="How to quantize; `mixqsam recipes` lists them.")]
+# For the shell, which must not wait for what the recipes are made of; a test holds them equal.
+RECIPE_NAMES = (
+    "minmax",
+    "percentile",
+    "omse",
+    "adaround",
+    "brecq",
+    "qdrop",
+    "ptq4sam-s",
+    "ptq4sam-l",
+    "ahcptq",
+    "saq-sam",
+)
+
+
+def _recipe_names(typed: str) -> list[str]:
+    return [name for name in RECIPE_NAMES if name.startswith(typed)]
+
+
+def _backends(typed: str) -> list[str]:
+    return [name for name in ("onnx", "openvino") if name.startswith(typed)]
+
+
+Recipe_ = Annotated[
+    str,
+    typer.Option("--recipe", "-r", help="How to quantize; `mixqsam recipes` lists them.", autocompletion=_recipe_names),
+]
+Format = Annotated[str, typer.Option("--format", "-f", help="onnx or openvino.", autocompletion=_backends)]
 Iterations = Annotated[
     int,
     typer.Option(min=1, help="Of a reconstruction, on each block at most.", rich_help_panel="Reconstruction"),

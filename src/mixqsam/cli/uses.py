@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mixqsam.cli.console import Table
+from mixqsam.cli.console import Table, out
 from mixqsam.cli.outcome import Outcome
 from mixqsam.cli.parsing import one_of, session
-from mixqsam.data.images import open_image
+from mixqsam.data.demo import EVALUATION, demo_samples
+from mixqsam.data.images import list_images, open_image
 from mixqsam.deployed.predictor import ENDINGS
-from mixqsam.errors import AnnotationError, InputError
+from mixqsam.errors import AnnotationError, ImageError, InputError
 from mixqsam.files import write_bytes, write_json
 from mixqsam.pipeline.benchmark import BACKENDS, installed_backends, run_benchmark
 from mixqsam.pipeline.export import run_export
@@ -51,6 +52,38 @@ def predict(
         for index, one in enumerate(found, start=1)
     ]
     return Outcome(data={"masks": found}, lines=lines, made=made)
+
+
+def serve(models: Sequence[str], *, images: Path | None, host: str, port: int) -> Outcome:
+    """`mixqsam serve`."""
+    try:
+        from mixqsam.serve.run import LOOPBACK, serve
+        from mixqsam.serve.studio import gather
+    except ImportError as error:
+        raise InputError(f"The page needs {error.name}: pip install 'mixqsam[serve]'.") from error
+    chosen = gather(models)
+
+    def ready(address: str) -> None:
+        out.print(f"Serving {', '.join(chosen)} at [bold]{address}[/] (Ctrl-C stops it)", highlight=False)
+        if host not in LOOPBACK:
+            out.print("[yellow]Everybody who reaches this address can use it; there is no password.[/]")
+
+    serve(chosen, _samples(images), host=host, port=port, ready=ready)
+    return Outcome()
+
+
+# More thumbnails than these nobody looks through.
+_SAMPLES = 24
+
+
+def _samples(folder: Path | None) -> dict[str, Path]:
+    """Images to choose from: a folder's, or those of the demonstration where they are installed."""
+    if folder is not None:
+        return {str(path.relative_to(folder)): path for path in list_images(folder)[:_SAMPLES]}
+    try:
+        return {sample.path.name: sample.path for sample in demo_samples(EVALUATION)}
+    except ImageError:
+        return {}
 
 
 def export(model: Path, *, output: Path, kind: str, single: bool, raw_image: bool, overwrite: bool) -> Outcome:

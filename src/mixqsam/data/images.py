@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -17,20 +18,25 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         ImageError: missing, truncated, not an image, or larger than Pillow's limit against decompression bombs.
     """
+    return decode_image(path, name=str(path))
+
+
+def decode_image(source: Path | BinaryIO, *, name: str) -> Image.Image:
+    """As `open_image`, from a file or a stream; `name` names it in errors."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(source) as image:
                 upright = ImageOps.exif_transpose(image)
                 return _eight_bit(upright).convert("RGB")
     except FileNotFoundError as error:
-        raise ImageError(f"{path} does not exist.") from error
+        raise ImageError(f"{name} does not exist.") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not an image that can be read.") from error
+        raise ImageError(f"{name} is not an image that can be read.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{path} is larger than {Image.MAX_IMAGE_PIXELS} pixels: {error}") from error
+        raise ImageError(f"{name} is larger than {Image.MAX_IMAGE_PIXELS} pixels: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ImageError(f"{path} is damaged: {error}.") from error
+        raise ImageError(f"{name} is damaged: {error}.") from error
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,14 @@ class ExportedPredictor(Predictor):
     def reset_image(self) -> None:
         """Forget the image."""
         self._original = self._embedding = None
+
+    def keep(self) -> object:
+        """The image's size and embedding."""
+        return None if self._original is None or self._embedding is None else (self._original, self._embedding)
+
+    def restore(self, kept: object) -> None:
+        """Take back what `keep` gave."""
+        self._original, self._embedding = cast("tuple[tuple[int, int], Floats]", kept or (None, None))
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels; see `Predictor.segment`.

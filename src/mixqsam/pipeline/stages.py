@@ -140,15 +140,20 @@ def run_allocation(analysis: Analysis, budget: str, *, options: AllocationOption
     with session.timed("allocation"):
         if budget.startswith("uniform:"):
             return uniform_allocation(analysis, budget.removeprefix("uniform:"))
-        return allocate(
-            analysis,
-            budget,
-            objective=options.objective,
-            candidates=options.candidates,
-            tied=options.tied,
-            keep=options.keep,
-            time_limit=options.time_limit,
-        )
+        label = f"Choosing bits, at most {options.time_limit:.0f} s"
+        (found,) = [
+            allocate(
+                analysis,
+                budget,
+                objective=options.objective,
+                candidates=options.candidates,
+                tied=options.tied,
+                keep=options.keep,
+                time_limit=options.time_limit,
+            )
+            for _ in session.progress.track((None,), label=label, total=1)
+        ]
+        return found
 
 
 def uniform_allocation(analysis: Analysis, bits: str) -> Allocation:

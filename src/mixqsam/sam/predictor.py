@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,14 @@ class SamPredictor(Predictor):
     def reset_image(self) -> None:
         """Forget the image."""
         self._frame = self._embedding = None
+
+    def keep(self) -> object:
+        """The image's frame and embedding."""
+        return None if self._frame is None or self._embedding is None else (self._frame, self._embedding)
+
+    def restore(self, kept: object) -> None:
+        """Take back what `keep` gave."""
+        self._frame, self._embedding = cast("tuple[Frame, Tensor]", kept or (None, None))
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels; see `Predictor.segment`."""

@@ -1,0 +1,76 @@
+"""What other bits a quantized model could have: its analysis is stored, so that only the program is solved again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixqsam.allocation.choose import Allocation
+from mixqsam.errors import BudgetError
+from mixqsam.files import read_json
+from mixqsam.pipeline.options import AllocationOptions, Session
+from mixqsam.pipeline.stages import MARKER, nearest_uniform, read_analysis, run_allocation, uniform_allocation
+from mixqsam.plan import CANDIDATE_BITS
+from mixqsam.report.network import network_svg, unit_facts
+
+# Somebody is waiting with a finger on the slider.
+_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Range:
+    """Between which values a budget makes sense: of the uniform models with the fewest and the most bits.
+
+    Attributes:
+        low, high: bytes, or BitOps per image.
+        now: of the model as it is: its budget, or where that was open, what it costs.
+    """
+
+    low: float
+    high: float
+    now: float
+
+
+class Explorer:
+    """A stored analysis, asked again and again.
+
+    Args:
+        directory: that `quantize` wrote.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._analysis = read_analysis(directory)
+        stored = Allocation.from_json(
+            read_json(directory / MARKER, what="an allocation"), source=str(directory / MARKER)
+        )
+        low, high = (uniform_allocation(self._analysis, str(bits)) for bits in (CANDIDATE_BITS[0], CANDIDATE_BITS[-1]))
+        self.size = Range(low.size, high.size, stored.budget.size or stored.size)
+        self.bitops = Range(low.bitops, high.bitops, stored.budget.bitops or stored.bitops)
+
+    def solve(self, *, size: float, bitops: float, tied: bool) -> dict[str, Any]:
+        """The best bits within a size and so many BitOps: what they cost, the picture, the command.
+
+        Raises:
+            BudgetError: nothing fits; the message names the least that does.
+        """
+        if not (0 < size < float("inf") and 0 < bitops < float("inf")):
+            raise BudgetError("A budget is a number above zero.")
+        budget = f"{size / 1e6:.6g}MB,bitops={bitops / 1e9:.6g}G"
+        options = AllocationOptions(tied=tied, time_limit=_SECONDS)
+        found = run_allocation(self._analysis, budget, options=options, session=Session())
+        uniform = nearest_uniform(self._analysis, found)
+        facts = unit_facts(self._analysis, found.plan, found.to_json()["objective"])
+        parameters = sum(int(one["parameters"]) for one in facts)
+        bits = sum(int(one["parameters"]) * int(one["weight"]) for one in facts)
+        return {
+            "size": found.size,
+            "bitops": found.bitops,
+            "gap": found.gap,
+            "seconds": found.seconds,
+            "mean_weight_bits": bits / max(1, parameters),
+            "uniform": uniform.budget.text if uniform else None,
+            "picture": network_svg(facts),
+            "command": f"mixqsam quantize --budget {budget}{' --tied' if tied else ''}",
+        }

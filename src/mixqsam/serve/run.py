@@ -1,0 +1,66 @@
+"""Start the server and stop it at Ctrl-C."""
+
+import errno
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import uvicorn
+
+from mixqsam.errors import OutputError
+from mixqsam.serve.app import make_app
+from mixqsam.serve.limits import Limits
+from mixqsam.serve.studio import Studio
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    models: Mapping[str, str],
+    samples: Mapping[str, Path],
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    limits: Limits | None = None,
+) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        models: name → source.
+        samples: name → image.
+        host: address to listen at; only loopback cannot be reached from other machines.
+        port: to listen at; 0 for any that is free.
+        ready: is told the page's address.
+        limits: of what visitors may ask.
+
+    Raises:
+        MixqsamError: a model cannot be loaded.
+        OutputError: the address cannot be listened at.
+    """
+    limits = limits or Limits()
+    studio = Studio(models, samples, limits=limits)
+    studio.check_models()
+    with _listening(host, port) as listener:
+        number = listener.getsockname()[1]
+        hosts = [*LOOPBACK[:2], "[::1]"] if host in LOOPBACK else ["*"]
+        config = uvicorn.Config(
+            make_app(studio, hosts=hosts),
+            log_level="warning",
+            limit_concurrency=limits.connections,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=2,
+            server_header=False,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        ready(f"http://{shown}:{number}/")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        hint = "choose another --port" if error.errno == errno.EADDRINUSE else "choose another --host or --port"
+        raise OutputError(f"Cannot listen at {host}, port {port}: {error.strerror or error}; {hint}.") from error

@@ -1,0 +1,142 @@
+"""The page in headless Chromium: as a person uses it. Screenshots are kept in out/screenshots."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import draw
+
+pytestmark = pytest.mark.slow
+SCREENSHOTS = Path(os.environ.get("MIXQSAM_SCREENSHOTS") or Path(__file__).parents[2] / "out/screenshots")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    with api.sync_playwright() as play:
+        one = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield one
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def address(quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`mixqsam serve` as a process of its own, on any port."""
+    images = tmp_path_factory.mktemp("images")
+    draw(images / "first.png", width=160, height=120, seed=1)
+    draw(images / "second.jpg", width=120, height=160, seed=2)
+    command = [sys.executable, "-m", "mixqsam", "serve", str(quantized), "--images", str(images), "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+    assert found
+    yield found[0]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) in {0, 130}
+    process.stdout.close()
+
+
+@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["desktop", "phone"])
+def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    width, scheme = request.param
+    one = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    faults: list[str] = []
+    one.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    one.on("pageerror", lambda error: faults.append(str(error)))
+    one.goto(address)
+    one.wait_for_selector(".sample[aria-pressed=true]")
+    one.faults = faults
+    yield one
+    one.close()
+
+
+def until(place: Any, words: str) -> None:
+    from playwright.sync_api import expect
+
+    expect(place).to_contain_text(words, timeout=10_000)
+
+
+def drag(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.locator("#view-0").scroll_into_view_if_needed()
+    area = page.locator("#view-0").bounding_box()
+    places = [(area["x"] + x * area["width"], area["y"] + y * area["height"]) for x, y in (start, end)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=4)
+    page.mouse.up()
+
+
+def blue(page: Any, view: str) -> int:
+    """Pixels of a canvas that a mask colours."""
+    script = """view => { const c = document.getElementById(view), d = c.getContext('2d').getImageData(0, 0, c.width,
+        c.height).data; let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i + 2] > d[i] + 40; return n; }"""
+    return int(page.evaluate(script, view))
+
+
+def test_a_box_gives_masks_side_by_side(page: Any, request: pytest.FixtureRequest) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.click("[data-name='second.jpg']")
+    page.wait_for_selector("[data-name='second.jpg'][aria-pressed=true]")
+    page.click("[data-name='first.png']")
+    page.wait_for_selector("[data-name='first.png'][aria-pressed=true]")
+    bare = blue(page, "view-0")
+    drag(page, (0.1, 0.1), (0.9, 0.9))
+    page.wait_for_selector("#figures:not([hidden])")
+    rows = page.locator("#figures tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows] == ["float", "out"]
+    assert all("ms" in row for row in rows)
+    assert "IoU is" in page.inner_text("#agreement")
+    pixels = [int(row.split("\t")[-1].replace(",", "")) for row in rows]
+    for index in (0, 1):
+        assert abs(blue(page, f"view-{index}") - bare - pixels[index]) < 0.2 * pixels[index] + 200
+    page.click("[data-mode=background]")
+    with page.expect_response("**/api/segment") as answer:
+        drag(page, (0.5, 0.5), (0.5, 0.5))
+    assert answer.value.status == 200
+    sent = answer.value.request.post_data_json
+    assert sent["box"]
+    assert sent["points"][0][2] == 0
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"serve-{request.node.callspec.id}.png", full_page=True)
+    assert page.faults == []
+
+
+def test_the_slider_changes_the_allocation(page: Any) -> None:
+    until(page.locator("#solved"), "bits a weight; the largest uniform model within it is W4A4")
+    before = page.inner_html("#network")
+    page.evaluate(
+        "for (const name of ['size', 'bitops']) { const one = document.getElementById(name); one.value = 900;"
+        "one.dispatchEvent(new Event('input')); }"
+    )
+    until(page.locator("#solved"), "bits a weight; the largest uniform model within it is W6A6")
+    assert page.inner_html("#network") != before
+    page.locator("#network .unit").first.hover()
+    assert page.inner_text("#told").startswith("vision_encoder.layers.0.attn.qkv")
+    assert "--budget" in page.inner_text("#command")
+    assert page.faults == []
+
+
+def test_an_upload_is_worked_on_and_a_bad_one_explained(page: Any, tmp_path: Path) -> None:
+    page.set_input_files("#file", draw(tmp_path / "mine.png", width=90, height=70, seed=3))
+    until(page.locator("#message"), "Draw a box")
+    drag(page, (0.2, 0.2), (0.8, 0.8))
+    page.wait_for_selector("#figures:not([hidden])")
+    (tmp_path / "bad.png").write_text("no picture")
+    page.set_input_files("#file", tmp_path / "bad.png")
+    page.wait_for_selector("#message.bad")
+    assert "not an image" in page.inner_text("#message")
+    assert page.evaluate("document.getElementById('view-0').width") == 90
+    # A refused upload is an answer of 400, which browsers log.
+    assert all("400" in fault for fault in page.faults)
