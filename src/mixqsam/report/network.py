@@ -9,7 +9,7 @@ import numpy as np
 
 from mixqsam.plan import FLOAT_BITS, Analysis, BitPlan, Unit, Vector
 
-_STEP = 9
+_STEP = 8
 _LEFT = 96
 _BIT = 8
 _GAP = 20

@@ -64,8 +64,8 @@ def scatter_svg(points: Sequence[Point], *, level: float | None, quality: str) -
         quality: name of the y axis.
     """
     heights = [one.quality for one in points] + ([] if level is None else [level])
-    xs, ys = _ticks([one.size / 1e6 for one in points]), _ticks(heights)
-    axes = _Axes((xs[0], xs[-1]), (ys[0], ys[-1]))
+    axes = _Axes(_span([one.size / 1e6 for one in points]), _span(heights))
+    xs, ys = _ticks(axes.x), _ticks(axes.y)
     parts = [
         f'<svg class="scatter" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{escape(quality)} against size">',
@@ -80,10 +80,14 @@ def scatter_svg(points: Sequence[Point], *, level: float | None, quality: str) -
     return "".join([*parts, *_marks(points, axes), "</svg>"])
 
 
-def _ticks(values: Sequence[float]) -> list[float]:
+def _span(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    room = max((high - low) * 0.08, abs(high) * 0.01, 1e-6)
-    return [float(tick) for tick in MaxNLocator(6).tick_values(low - room, high + room)]
+    room = max((high - low) * 0.1, abs(high) * 0.01, 1e-6)
+    return low - room, high + room
+
+
+def _ticks(span: tuple[float, float]) -> list[float]:
+    return [float(tick) for tick in MaxNLocator(6).tick_values(*span) if span[0] <= tick <= span[1]]
 
 
 def _frame(axes: _Axes, xs: Sequence[float], ys: Sequence[float], quality: str) -> Iterable[str]:
@@ -111,5 +115,5 @@ def _marks(points: Sequence[Point], axes: _Axes) -> Iterable[str]:
         if free:
             labelled.append((x, y))
             end = x > _WIDTH - 150
-            place = f'x="{x - 9:.1f}" text-anchor="end"' if end else f'x="{x + 9:.1f}" text-anchor="start"'
-            yield f'<text class="label" {place} y="{y + 4:.1f}">{escape(point.label)}</text>'
+            place = f'x="{x + 6:.1f}" text-anchor="end"' if end else f'x="{x - 6:.1f}" text-anchor="start"'
+            yield f'<text class="label" {place} y="{y + 14:.1f}">{escape(point.label)}</text>'
