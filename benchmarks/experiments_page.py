@@ -202,7 +202,7 @@ def main() -> None:
             "loading": loading(),
         },
     )
-    fill(DOCS / "deployment.md", {"agreement": agreement()})
+    fill(DOCS / "formats/README.md", {"agreement": agreement()})
     fill(DOCS.parent / "README.md", {"speed": speed()})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 
