@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from mixqsam.pipeline import provenance
+
 
 def machine() -> dict[str, Any]:
     """What a reader needs to know of the computer."""
-    with open("/proc/cpuinfo", encoding="utf-8") as stream:  # noqa: PTH123  (a kernel file, not a path of ours)
-        names = [line.split(":")[1].strip() for line in stream if line.startswith("model name")]
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": provenance.machine()["cpu"],
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixqsam.cli.options import Annotations, CacheFolder, Detections, Format, Grid, Model, Overwrite
+from mixqsam.cli.options import Annotations, CacheFolder, Detections, Format, Grid, Limit, Model, Overwrite, Reference
 
 if TYPE_CHECKING:
     from mixqsam.cli.outcome import Outcome
@@ -21,10 +21,8 @@ def report(
     annotations: Annotations = None,
     boxes: Detections = None,
     grid: Grid = 4,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
-    reference: Annotated[
-        str | None, typer.Option("--float", help="The float model; default: the one the first was made from.")
-    ] = None,
+    limit: Limit = None,
+    reference: Reference = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="HTML file to write.  [default: report.html in the first]")
     ] = None,

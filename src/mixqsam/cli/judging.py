@@ -12,7 +12,9 @@ from mixqsam.cli.options import (
     Device,
     Grid,
     Images,
+    Limit,
     Processes,
+    Reference,
 )
 
 if TYPE_CHECKING:
@@ -56,10 +58,8 @@ def evaluate(
     annotations: Annotations = None,
     boxes: Detections = None,
     grid: Grid = 4,
-    reference: Annotated[
-        str | None, typer.Option("--float", help="The float model; default: the one the first was made from.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    reference: Reference = None,
+    limit: Limit = None,
     best_of_three: Annotated[
         bool, typer.Option("--best-of-three", help="Of three masks of a prompt take the one the model thinks best.")
     ] = False,
@@ -101,7 +101,7 @@ def evaluate_oriented(
     merge: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Rotated IoU above which the weaker of two results goes.")
     ] = 0.1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    limit: Limit = None,
     submission: Annotated[Path | None, typer.Option(help="Write the DOTA server's files into this folder.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     device: Device = "cpu",
@@ -123,14 +123,12 @@ def evaluate_automatic(
     models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
     images: Images,
     annotations: Annotations = None,
-    reference: Annotated[
-        str | None, typer.Option("--float", help="The float model; default: the one the first was made from.")
-    ] = None,
+    reference: Reference = None,
     side: Annotated[int, typer.Option(min=1, max=64, help="Points per side of the grid.")] = 32,
     predicted_iou: Annotated[float, typer.Option(help="Least IoU that the model predicts for a mask.")] = 0.88,
     stability: Annotated[float, typer.Option(help="Least IoU of the masks cut at -1 and at +1.")] = 0.95,
     overlap: Annotated[float, typer.Option(help="Box IoU above which the less sure of two masks goes.")] = 0.7,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    limit: Limit = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     device: Device = "cpu",
 ) -> "Outcome | None":
@@ -157,7 +155,7 @@ def evaluate_semantic(
         int | None, typer.Option(min=0, max=254, help="Class that fills what no mask covers; it gives no prompts.")
     ] = None,
     least: Annotated[int, typer.Option(min=1, help="Pixels of a region that prompts.")] = 64,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    limit: Limit = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     device: Device = "cpu",
 ) -> "Outcome | None":

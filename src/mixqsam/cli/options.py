@@ -29,6 +29,10 @@ EvalAnnotations = Annotated[Path | None, typer.Option(help="Their COCO annotatio
 EvalBoxes = Annotated[
     Path | None, typer.Option(help="COCO-results JSON whose boxes are their prompts.", rich_help_panel="Images")
 ]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")]
+Reference = Annotated[
+    str | None, typer.Option("--float", help="The float model; default: the one the first was made from.")
+]
 Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Calibration images.", rich_help_panel="Analysis")]
 Prompts = Annotated[
     int, typer.Option(min=1, help="Prompts of each calibration image, at most.", rich_help_panel="Analysis")

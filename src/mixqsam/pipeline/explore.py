@@ -1,5 +1,6 @@
 """What other bits a quantized model could have: its analysis is stored, so that only the program is solved again."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class Explorer:
         """
         if not (0 < size < float("inf") and 0 < bitops < float("inf")):
             raise BudgetError("A budget is a number above zero.")
-        budget = f"{size / 1e6:.6g}MB,bitops={bitops / 1e9:.6g}G"
+        budget = f"{_short(size / 1e6)}MB,bitops={_short(bitops / 1e9)}G"
         options = AllocationOptions(tied=tied, time_limit=_SECONDS)
         found = run_allocation(self._analysis, budget, options=options, session=Session())
         uniform = nearest_uniform(self._analysis, found)
@@ -74,3 +75,9 @@ class Explorer:
             "picture": network_svg(facts),
             "command": f"mixqsam quantize --budget {budget}{' --tied' if tied else ''}",
         }
+
+
+def _short(value: float) -> str:
+    """Six digits, rounded up, so that what just fits still does."""
+    scale = 10.0 ** (5 - math.floor(math.log10(value)))
+    return f"{math.ceil(value * scale * (1 - 1e-12)) / scale:.10g}"
