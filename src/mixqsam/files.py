@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,10 +15,17 @@ from mixqsam.errors import ArtifactError, OutputError
 
 # Seconds that a process waits for another one's stage.
 _GRACE = 2.0
+# Seconds after which nobody is writing a temporary file any more.
+_STALE = 3600.0
 
 
 @contextlib.contextmanager
-def _named_failures(target: Path) -> Iterator[None]:
+def named_failures(target: Path) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be written into an error that names `target`.
+
+    Raises:
+        OutputError: the disk is full, the place is read-only, …
+    """
     try:
         yield
     except OSError as error:
@@ -35,7 +41,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
-    with _named_failures(path):
+    with named_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -69,60 +75,6 @@ def read_json(path: Path, *, what: str) -> Any:
         raise ArtifactError(f"{path} cannot be read as {what}: {error}.") from error
 
 
-@contextlib.contextmanager
-def new_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `target` when the block ends without an error.
-
-    Args:
-        target: where the directory shall be.
-        overwrite: replace what is there, if it holds the file `marker` (that is: if it is ours).
-        marker: the name of a file that tells a directory made by mixqsam from any other.
-
-    Raises:
-        OutputError: the target exists and may not be replaced, or cannot be written.
-    """
-    check_new_directory(target, overwrite=overwrite, marker=marker)
-    with _named_failures(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
-            yield temporary
-            temporary.chmod(0o755)
-            _swap_in(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
-def check_new_directory(target: Path, *, overwrite: bool, marker: str) -> None:
-    """Refuse a target that exists and may not be replaced; called before long work begins.
-
-    Raises:
-        OutputError: it exists and is not ours, or `overwrite` is false.
-    """
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not target.is_dir() or not (target / marker).exists():
-        raise OutputError(f"{target} exists and was not made by mixqsam; choose another output directory.")
-    if not overwrite:
-        raise OutputError(f"{target} exists already; pass --overwrite to replace it.")
-
-
-def _swap_in(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        temporary.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-    target.rename(old / target.name)
-    try:
-        temporary.rename(target)
-    except BaseException:
-        (old / target.name).rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def digest(*parts: object) -> str:
     """A short hash of JSON-able values, for naming results after their inputs."""
     text = json.dumps(parts, sort_keys=True, default=str)
@@ -142,9 +94,10 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixqsam"
 
 
-def _locked(stream: TextIO) -> bool:
+def is_locked(file: int | TextIO) -> bool:
+    """Whether this process now holds the lock of an open file; it goes with the process."""
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -160,6 +113,13 @@ class Cache:
 
     def __init__(self, root: Path, *, patient: bool = False) -> None:
         self.root, self.patient = root, patient
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left: temporary files of more than an hour ago."""
+        with contextlib.suppress(OSError):
+            for path in self.root.glob(".*"):
+                if path.is_file() and time.time() - path.stat().st_mtime > _STALE:
+                    path.unlink()
 
     def path(self, stage: str, key: str) -> Path:
         """The file in which the result of `stage` for inputs `key` is kept."""
@@ -192,12 +152,12 @@ class Cache:
             yield
             return
         path = self.path(stage, key).with_suffix(".lock")
-        with _named_failures(path):
+        with named_failures(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             stream = path.open("w")
         with stream:
             given_up = float("inf") if self.patient else time.monotonic() + _GRACE
-            while not _locked(stream):
+            while not is_locked(stream):
                 if time.monotonic() > given_up:
                     raise OutputError(
                         f"Another mixqsam process is working on the same {stage} (lock {path}); "

@@ -1,7 +1,11 @@
 """What the command line shows: progress, tables, errors."""
 
+import contextlib
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -146,6 +150,28 @@ def _cell(model: Mapping[str, Any], key: str) -> str:
     return "–" if value is None else _FIGURES[key][1](value)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which then ends a command as Ctrl-C does: nothing half-written is left."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind; but not in a group of processes, where one that waits for the others must die at once."""
+    if threading.current_thread() is not threading.main_thread() or "LOCAL_RANK" in os.environ:
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 # The exit code of a fault of ours (EX_SOFTWARE).
 _FAULT = 70
 
@@ -153,14 +179,15 @@ _FAULT = 70
 def guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False) -> int:
     """Run a command; turn what can go wrong into one paragraph and an exit code."""
     try:
-        action()
+        with _terminable():
+            action()
     except MixqsamError as error:
         if debug:
             raise
         return _refuse(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         err.print("Stopped. Finished stages are kept; the same command goes on from there.")
-        return 130
+        return 143 if isinstance(stopped, _Terminated) else 130
     except BrokenPipeError:
         sys.stderr.close()
         return 141

@@ -160,6 +160,7 @@ def automatic_options(side: int, *, predicted_iou: float, stability: float, over
 def session(cache: Path | None, device: str = "cpu", *, processes: int | None = None, group: bool = False) -> Session:
     """The session of a command; `group` where it may be one of several processes that torchrun launched."""
     check_device(device)
+    Cache(cache or default_cache()).sweep()
     if not group:
         return Session(Cache(cache or default_cache()), Bars(), device, command=spoken())
     engine = start(processes=processes, device=device)

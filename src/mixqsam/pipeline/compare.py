@@ -8,9 +8,10 @@ from typing import Any
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.directories import claimed, new_directory
 from mixqsam.errors import InputError
 from mixqsam.evaluation.run import Report, evaluate
-from mixqsam.files import check_new_directory, digest, digest_file, new_directory, write_bytes, write_json
+from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.parallel.engine import combine, share
 from mixqsam.pipeline.options import Options, Session, Source
 from mixqsam.pipeline.quantize import check_budget, needed
@@ -86,7 +87,16 @@ def run_comparison(
         InputError: an unknown recipe, or too few calibration images for one.
         BudgetError: a budget that cannot be understood or met.
     """
-    check_new_directory(output, overwrite=overwrite, marker=MARKER)
+    with claimed(output, overwrite=overwrite, marker=MARKER, wanted=session.engine.rank == 0):
+        comparison = _compare(model, calibration, evaluation, request=request, session=session)
+        if not session.engine.rank:
+            _write(comparison, output, overwrite=overwrite)
+    return comparison
+
+
+def _compare(
+    model: str | Path, calibration: Source, evaluation: Source | None, *, request: Request, session: Session
+) -> Comparison:
     recipes = [find_recipe(name) for name in request.recipes]
     if not recipes or not request.budgets or not request.modes:
         raise InputError("There is nothing to compare: name a recipe, a budget, and uniform or mixed.")
@@ -110,18 +120,18 @@ def run_comparison(
     own = share(engine, models)
     tracked = session.progress.track(own, label="Comparing", total=len(own))
     rows = combine(engine, {index: _row(one, *scores(one)) for index, one in tracked}, count=len(models))
-    comparison = Comparison(
+    return Comparison(
         str(model), len(samples), scores.images, _float_row(analysis, scores.reference()), rows, _settings(request)
     )
-    if engine.rank:
-        return comparison
+
+
+def _write(comparison: Comparison, output: Path, *, overwrite: bool) -> None:
     with new_directory(output, overwrite=overwrite, marker=MARKER) as folder:
         write_json(folder / MARKER, comparison.to_json())
         write_bytes(folder / "comparison.csv", to_csv(comparison).encode())
         write_bytes(folder / "comparison.md", to_markdown(comparison).encode())
         for name, content in figure(comparison).items():
             write_bytes(folder / name, content)
-    return comparison
 
 
 def _all(source: Source, session: Session) -> list[Sample]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.deployed.names import ENCODER
 from mixqsam.deployed.predictor import ENDINGS
+from mixqsam.directories import claimed, new_directory
 from mixqsam.errors import ArtifactError, InputError
-from mixqsam.files import check_new_directory, new_directory
 from mixqsam.pipeline.options import Session
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def run_export(
     if chosen is None:
         raise InputError(f"The format {kind!r} is unknown; choose {', '.join(ENDINGS)}.")
     marker = f"{ENCODER}{ENDINGS[chosen]}"
-    check_new_directory(output, overwrite=overwrite, marker=marker)
     if not is_quantized(source):
         raise ArtifactError(f"{source} is no quantized directory; make one with `mixqsam quantize`.")
     for library in ("onnx", *(["openvino"] if kind == "openvino" else [])):
@@ -55,7 +54,8 @@ def run_export(
             raise InputError(f"Exporting needs {library}: pip install 'mixqsam[{kind}]'.") from error
     from mixqsam.exporting.files import ExportOptions, export  # noqa: PLC0415  (it needs the extra)
 
-    with session.timed("loading"):
-        sam, manifest = load_model(source, integer=True)
-    with session.timed("export"), new_directory(output, overwrite=overwrite, marker=marker) as folder:
-        return export(sam, manifest, folder, kind=chosen, options=ExportOptions(single=single, raw_image=raw_image))
+    with claimed(output, overwrite=overwrite, marker=marker):
+        with session.timed("loading"):
+            sam, manifest = load_model(source, integer=True)
+        with session.timed("export"), new_directory(output, overwrite=overwrite, marker=marker) as folder:
+            return export(sam, manifest, folder, kind=chosen, options=ExportOptions(single=single, raw_image=raw_image))

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mixqsam.data.dota import DotaImage, HorizontalBox, Tile, read_dota, read_task2, tiles, tiles_of_box
 from mixqsam.data.images import open_image
+from mixqsam.directories import new_directory
 from mixqsam.evaluation.oriented import (
     OrientedResult,
     OrientedScores,
@@ -15,7 +16,7 @@ from mixqsam.evaluation.oriented import (
     oriented_scores,
     rotated_suppression,
 )
-from mixqsam.files import new_directory, write_bytes
+from mixqsam.files import write_bytes
 from mixqsam.pipeline.options import OrientedData, Session
 from mixqsam.pipeline.stages import load
 from mixqsam.prediction import Predictor

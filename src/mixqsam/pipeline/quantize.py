@@ -10,9 +10,10 @@ from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
 from mixqsam.data.samples import Sample
+from mixqsam.directories import claimed, new_directory
 from mixqsam.errors import BudgetError
 from mixqsam.evaluation.run import Kept, Report, evaluate
-from mixqsam.files import check_new_directory, digest, digest_file, new_directory, write_bytes, write_json
+from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.pipeline.evaluate import RECORDS
 from mixqsam.pipeline.examples import Drawn, draw_examples
 from mixqsam.pipeline.options import AnalysisOptions, Checking, Options, Session, Source
@@ -68,6 +69,18 @@ class _Checked:
     drawn: Sequence[Drawn] = ()
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """All that is to be written."""
+
+    quantized: Quantized
+    analysis: Analysis
+    allocation: Allocation
+    uniform: Allocation | None
+    checked: _Checked
+    recipe: Recipe
+
+
 def run_quantization(
     model: str | Path,
     data: Source,
@@ -92,8 +105,15 @@ def run_quantization(
         overwrite: replace a directory that mixqsam wrote before.
         checking: on what the result is compared with the float model.
     """
-    check_new_directory(output, overwrite=overwrite, marker=MARKER)
-    checking = checking or Checking()
+    with claimed(output, overwrite=overwrite, marker=MARKER):
+        found = _quantize(model, data, budget=budget, options=options, session=session, checking=checking or Checking())
+        run = _write(found, output, session=session, overwrite=overwrite)
+    return Result(output, found.analysis, found.allocation, found.uniform, run, found.checked.reports)
+
+
+def _quantize(
+    model: str | Path, data: Source, *, budget: str, options: Options, session: Session, checking: Checking
+) -> "_Finished":
     recipe = find_recipe(options.quantization.recipe)
     measured = replace(needed(options), observer=recipe.observer)
     with session.timed("loading"):
@@ -106,7 +126,7 @@ def run_quantization(
     allocation = run_allocation(analysis, budget, options=options.allocation, session=session)
     uniform = nearest_uniform(analysis, allocation)
     quantized = quantize_model(sam, allocation.plan, samples, options=options.quantization, session=session)
-    found = _Checked({})
+    checked = _Checked({})
     if checking.limit != 0:
         models = {"float": sam}
         if uniform is not None and recipe.method is None:
@@ -118,19 +138,8 @@ def run_quantization(
         plans = {"mixed": allocation.plan, **({"uniform": uniform.plan} if uniform else {})}
         key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, [one.digest() for one in samples])
         keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
-        found = _check(models, data, samples, checking=checking, keys=keys, session=session)
-    run = _write(
-        quantized,
-        output,
-        analysis=analysis,
-        allocation=allocation,
-        uniform=uniform,
-        checked=found,
-        recipe=recipe,
-        session=session,
-        overwrite=overwrite,
-    )
-    return Result(output, analysis, allocation, uniform, run, found.reports)
+        checked = _check(models, data, samples, checking=checking, keys=keys, session=session)
+    return _Finished(quantized, analysis, allocation, uniform, checked, recipe)
 
 
 def needed(options: Options) -> AnalysisOptions:
@@ -194,38 +203,28 @@ def _check(
     return _Checked(reports, about, drawn)
 
 
-def _write(
-    quantized: Quantized,
-    output: Path,
-    *,
-    analysis: Analysis,
-    allocation: Allocation,
-    uniform: Allocation | None,
-    checked: _Checked,
-    recipe: Recipe,
-    session: Session,
-    overwrite: bool,
-) -> Run:
+def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool) -> Run:
+    analysis, allocation, checked = found.analysis, found.allocation, found.checked
     manifest = Manifest.of(
-        quantized.sam,
+        found.quantized.sam,
         allocation.plan,
-        recipe=recipe.name,
+        recipe=found.recipe.name,
         prompts_per_image=analysis.costs.prompts_per_image,
     )
     with new_directory(output, overwrite=overwrite, marker=MARKER) as folder:
         with session.timed("writing"):
-            file_bytes = save_model(quantized.sam, manifest, folder)
+            file_bytes = save_model(found.quantized.sam, manifest, folder)
         run = Run(
             command=session.command,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            recipe=recipe.name,
+            recipe=found.recipe.name,
             versions=versions(),
             machine=machine(),
             seconds=session.seconds,
-            models=_figures(analysis, allocation, uniform, checked.reports),
+            models=_figures(analysis, allocation, found.uniform, checked.reports),
             check=checked.about,
             file_bytes=file_bytes,
-            reconstruction=[Piece(**asdict(log)) for log in quantized.logs],
+            reconstruction=[Piece(**asdict(log)) for log in found.quantized.logs],
             examples=[one.example for one in checked.drawn],
         )
         write_json(folder / "analysis.json", analysis.to_json())

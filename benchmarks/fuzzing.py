@@ -1,0 +1,214 @@
+"""Give every reader spoiled files; all that may come of it is a result or an error of ours.
+
+    python -m benchmarks.fuzzing [--count 100000] [--readers images "COCO annotations"] [--seed 0] [--workers 2]
+    python -m benchmarks.fuzzing --atheris images --count 100000        # guided by coverage; needs pip install atheris
+
+Files that a reader accepts are spoiled: bits, slices, numbers in headers, and of JSON single values. Each reader runs in a
+process of its own with its address space limited to 3 GB more than it begins with: a file that asks for more is a fault,
+and so are a crash, any exception that is not an error of ours, and a second spent on one file. Faults are kept in
+out/findings with the input; the numbers go to docs/data/fuzzing.json. Each reader's first inputs are files that it accepts, or
+it would be no test.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import machine
+from benchmarks.hostile import Reader, contents, make_readers
+from mixqsam.errors import MixqsamError
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "docs/data/fuzzing.json"
+FINDINGS = ROOT / "out/findings"
+MEMORY = 3 << 30
+SECONDS = 10
+
+
+class TookTooLong(Exception):  # noqa: N818  (it is no error of the reader's)
+    """One file has taken a second too many."""
+
+
+def give_up(*_: object) -> None:
+    """The alarm's answer."""
+    raise TookTooLong
+
+
+def attempt(reader: Reader, path: Path, content: bytes) -> str:
+    """What came of one content: `read`, `refused`, or the fault's last frame of ours."""
+    path.write_bytes(content)
+    signal.alarm(SECONDS)
+    try:
+        reader.read(path)
+    except MixqsamError:
+        return "refused"
+    except BaseException as error:  # noqa: BLE001  (whatever it is, it is what we look for)
+        return _place(error)
+    finally:
+        signal.alarm(0)
+    return "read"
+
+
+def _place(error: BaseException) -> str:
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if "mixqsam" in one.filename]
+    last = frames[-1] if frames else traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {str(error)[:120]}"
+
+
+def work(name: str, folder: Path, *, seed: int, start: int, count: int, channel: Any) -> None:
+    """One process: tells every hundredth number, every fault, and the counts at its end."""
+    sys.stderr = open("/dev/null", "w")  # noqa: PTH123, SIM115
+    signal.signal(signal.SIGALRM, give_up)
+    reader = make_readers(folder / "seeds")[name]
+    place = folder / "place"
+    place.mkdir()
+    before = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (before + MEMORY, before + MEMORY))
+    outcomes: Counter[str] = Counter()
+    for index, content in contents(reader, seed=seed, start=start):
+        if index >= count:
+            break
+        if index % 100 == 0:
+            channel.send(("at", index))
+        outcome = attempt(reader, place / reader.name, content)
+        if outcome in {"read", "refused"}:
+            outcomes[outcome] += 1
+            if index < len(reader.seeds) and outcome != "read":
+                # Some seeds are bombs; the rest has to be accepted.
+                channel.send(("seed refused", index))
+        else:
+            channel.send(("fault", (index, outcome, content)))
+    channel.send(("done", dict(outcomes)))
+
+
+def fuzz(name: str, *, seed: int, count: int) -> dict[str, Any]:
+    """All contents of one reader, going on after crashes."""
+    started, start = time.monotonic(), 0
+    faults: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    refused_seeds = 0
+    context = multiprocessing.get_context("spawn")
+    while start < count:
+        folder = Path(tempfile.mkdtemp(prefix="mixqsam-fuzzing-", dir=_fast()))
+        mine, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=work,
+            args=(name, folder),
+            kwargs={"seed": seed, "start": start, "count": count, "channel": theirs},
+        )
+        process.start()
+        theirs.close()
+        at, finished = start, False
+        while True:
+            try:
+                kind, value = mine.recv()
+            except EOFError:
+                break
+            if kind == "at":
+                at = value
+            elif kind == "fault":
+                index, outcome, content = value
+                at = index
+                if faults[outcome] == 0:
+                    _keep(name, index, outcome, content)
+                faults[outcome] += 1
+            elif kind == "seed refused":
+                refused_seeds += 1
+            else:
+                totals.update(value)
+                finished = True
+        process.join()
+        if not finished:
+            current = next(iter((folder / "place").glob("*")), None)
+            outcome = f"crash, exit code {process.exitcode}"
+            _keep(name, at, outcome, current.read_bytes() if current else b"")
+            faults[outcome] += 1
+        shutil.rmtree(folder, ignore_errors=True)
+        start = count if finished else at + 100
+    return {
+        "inputs": count,
+        "read": totals["read"],
+        "refused": totals["refused"],
+        "faults": dict(faults),
+        "refused_seeds": refused_seeds,
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _fast() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+
+
+def _keep(name: str, index: int, outcome: str, content: bytes) -> None:
+    FINDINGS.mkdir(parents=True, exist_ok=True)
+    stem = f"{name.replace(' ', '-').replace('/', '')}-{index}"
+    (FINDINGS / f"{stem}.bin").write_bytes(content)
+    (FINDINGS / f"{stem}.txt").write_text(outcome + "\n", encoding="utf-8")
+
+
+def guided(name: str, *, count: int) -> None:
+    """The same reader under atheris, which keeps inputs that reach new code; exceptions stop it."""
+    import atheris
+
+    folder = Path(tempfile.mkdtemp(prefix="mixqsam-atheris-", dir=_fast()))
+    with atheris.instrument_imports(include=["mixqsam", "PIL", "json"]):
+        reader = make_readers(folder / "seeds")[name]
+    (folder / "corpus").mkdir()
+    (folder / "place").mkdir()
+    for index, content in enumerate(reader.seeds):
+        (folder / "corpus" / str(index)).write_bytes(content)
+    signal.signal(signal.SIGALRM, give_up)
+
+    def one(content: bytes) -> None:
+        outcome = attempt(reader, folder / "place" / reader.name, content)
+        if outcome not in {"read", "refused"}:
+            _keep(f"atheris {name}", hash(content) % 10**8, outcome, content)
+            raise AssertionError(outcome)
+
+    atheris.Setup([sys.argv[0], f"-runs={count}", "-max_len=65536", "-verbosity=0", str(folder / "corpus")], one)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    """All readers, some at a time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--readers", nargs="*", default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--atheris", default=None, metavar="READER")
+    parser.add_argument("--output", type=Path, default=DATA)
+    chosen = parser.parse_args()
+    if chosen.atheris:
+        guided(chosen.atheris, count=chosen.count)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        names = chosen.readers or list(make_readers(Path(name)))
+    known: dict[str, Any] = {"readers": {}}
+    if chosen.readers and chosen.output.exists():
+        known = json.loads(chosen.output.read_text(encoding="utf-8"))
+
+    def run(one: str) -> None:
+        found = fuzz(one, seed=chosen.seed, count=chosen.count)
+        known["readers"][one] = found
+        print(f"{one}: {found}", flush=True)
+
+    with ThreadPoolExecutor(chosen.workers) as pool:
+        list(pool.map(run, names))
+    known |= {"machine": machine(), "seed": chosen.seed}
+    chosen.output.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What happens to outputs when disks are full, places cannot be written, and processes are killed or meet."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mixqsam.cli.console import guarded
+from mixqsam.directories import claimed, new_directory
+from mixqsam.errors import OutputError
+from mixqsam.files import Cache
+from tests.conftest import draw
+
+MARKER = "ours.json"
+
+
+def write(target: Path, words: str, *, overwrite: bool = True) -> None:
+    with (
+        claimed(target, overwrite=overwrite, marker=MARKER),
+        new_directory(target, overwrite=overwrite, marker=MARKER) as folder,
+    ):
+        (folder / MARKER).write_text(words)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_one_process_at_a_time_holds_an_output(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    code = (
+        "import sys, time; from pathlib import Path; from mixqsam.directories import claimed\n"
+        f"with claimed(Path({str(target)!r}), overwrite=False, marker='x'):\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match=r"Another mixqsam process is writing .*out \(lock .*\.out\.lock\)"):
+            write(target, "mine")
+        other.kill()
+        other.wait()
+    # The lock of a process that is gone holds nobody up.
+    assert names(tmp_path) == [".out.lock"]
+    write(target, "mine")
+    assert names(tmp_path) == ["out"]
+
+
+def test_holders_follow_each_other(tmp_path: Path) -> None:
+    """However their opening, locking and removing of the file fall together, two never hold it at once."""
+    target, inside, most, done = tmp_path / "out", [0], [0], [0]
+    guard = threading.Lock()
+
+    def work() -> None:
+        for _ in range(60):
+            try:
+                with claimed(target, overwrite=True, marker=MARKER):
+                    with guard:
+                        inside[0] += 1
+                        most[0] = max(most[0], inside[0])
+                        done[0] += 1
+                    with guard:
+                        inside[0] -= 1
+            except OutputError:
+                continue
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert done[0] > 10
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed_or_put_back(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    (tmp_path / ".out.abcd1234").mkdir()
+    (tmp_path / ".out.abcd1234/model").write_text("half")
+    (tmp_path / ".other.abcd1234").mkdir()
+    (tmp_path / ".out.notes").mkdir()
+    # Killed between taking the old directory away and putting the new one in its place.
+    (tmp_path / ".out.old.abcd1234/out").mkdir(parents=True)
+    (tmp_path / ".out.old.abcd1234/out" / MARKER).write_text("the finished one")
+    with pytest.raises(OutputError, match="exists already"):
+        write(target, "new", overwrite=False)
+    assert (target / MARKER).read_text() == "the finished one"
+    assert names(tmp_path) == [".other.abcd1234", ".out.notes", "out"]
+    write(target, "new")
+    assert (target / MARKER).read_text() == "new"
+
+
+def test_a_link_in_the_locks_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / ".out.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError):
+        write(tmp_path / "out", "new")
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_only_old_temporary_files_are_swept_from_a_cache(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.put("analysis", "key", {"a": 1})
+    for name, age in ((".analysis-key.json.x1", 7200.0), (".analysis-key.json.x2", 10.0)):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    cache.sweep()
+    assert names(tmp_path) == [".analysis-key.json.x2", "analysis-key.json"]
+    Cache(tmp_path / "nowhere").sweep()
+
+
+def test_sigterm_unwinds_like_ctrl_c() -> None:
+    cleaned = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert guarded(work, debug=False) == 143
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", place],  # noqa: S607
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", place], check=True)  # noqa: S607
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(3):
+        draw(folder / f"{index}.png", width=60, height=50, seed=index)
+    return folder
+
+
+def quantize(model: Path, pictures: Path, output: Path, cache: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model), "-i", str(pictures), "--grid", "2"]
+    command += ["-o", str(output), "--cache", str(cache), "--check", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", ["output", "cache"])
+def test_a_full_disk_is_an_error_and_the_rerun_goes_on(
+    disk: Path, model_directory: Path, pictures: Path, tmp_path: Path, full: str
+) -> None:
+    filling = disk / "filling"
+    filling.write_bytes(b"x" * (380_000 if full == "output" else 396_000))
+    output, cache = (disk / "out", tmp_path / "cache") if full == "output" else (tmp_path / "out", disk / "cache")
+    failed = quantize(model_directory, pictures, output, cache)
+    assert failed.returncode == 4, failed.stderr
+    assert "No space left on device" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not output.exists()
+    assert not [name for name in names(output.parent) if name.startswith(".out")]
+    filling.unlink()
+    done = quantize(model_directory, pictures, output, cache)
+    assert done.returncode == 0, done.stderr
+    assert (output / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_place_that_cannot_be_written_is_told_before_the_long_work(
+    disk: Path, model_directory: Path, pictures: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)  # noqa: S607
+    failed = quantize(model_directory, pictures, disk / "out", tmp_path / "cache")
+    assert failed.returncode == 4, failed.stderr
+    assert "Read-only file system" in failed.stderr
+    assert not list((tmp_path / "cache").glob("*.json"))
+
+
+@pytest.mark.slow
+def test_kills_are_survived(tmp_path: Path) -> None:
+    """Three moments of the harness that tries fifty."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "benchmarks.kill_anywhere", "--count", "3", "--seed", "7", "--workers", "1"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "kills.json")], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 survived" in done.stdout
