@@ -1,6 +1,7 @@
 """A SAM with random weights that is quantized in seconds, and pictures for it: what faults are tried on."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,9 +15,34 @@ from mixqsam.sam.load import default_processor
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def make_model(folder: Path) -> Path:
-    """Two encoder blocks, 5 × 5 patches, a decoder 16 wide, in transformers' layout."""
-    config = SamConfig(
+# transformers' names → Meta's, written down apart from the product's table.
+_TO_META = (
+    (r"^vision_encoder\.layers\.(\d+)\.layer_norm(\d)", r"image_encoder.blocks.\1.norm\2"),
+    (r"^vision_encoder\.layers", "image_encoder.blocks"),
+    (r"^vision_encoder\.patch_embed\.projection", "image_encoder.patch_embed.proj"),
+    (r"^vision_encoder\.neck\.conv1", "image_encoder.neck.0"),
+    (r"^vision_encoder\.neck\.layer_norm1", "image_encoder.neck.1"),
+    (r"^vision_encoder\.neck\.conv2", "image_encoder.neck.2"),
+    (r"^vision_encoder\.neck\.layer_norm2", "image_encoder.neck.3"),
+    (r"^vision_encoder", "image_encoder"),
+    (r"^shared_image_embedding\.positional_embedding", "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+    (r"^prompt_encoder\.point_embed", "prompt_encoder.point_embeddings"),
+    (r"^prompt_encoder\.mask_embed\.conv1", "prompt_encoder.mask_downscaling.0"),
+    (r"^prompt_encoder\.mask_embed\.layer_norm1", "prompt_encoder.mask_downscaling.1"),
+    (r"^prompt_encoder\.mask_embed\.conv2", "prompt_encoder.mask_downscaling.3"),
+    (r"^prompt_encoder\.mask_embed\.layer_norm2", "prompt_encoder.mask_downscaling.4"),
+    (r"^prompt_encoder\.mask_embed\.conv3", "prompt_encoder.mask_downscaling.6"),
+    (r"^(mask_decoder\.transformer\.layers\.\d+)\.layer_norm(\d)", r"\1.norm\2"),
+    (r"layer_norm_final_attn", "norm_final_attn"),
+    (r"^mask_decoder\.upscale_conv1", "mask_decoder.output_upscaling.0"),
+    (r"^mask_decoder\.upscale_layer_norm", "mask_decoder.output_upscaling.1"),
+    (r"^mask_decoder\.upscale_conv2", "mask_decoder.output_upscaling.3"),
+)
+
+
+def tiny_config() -> SamConfig:
+    """Two blocks (a padded window and a global one), 5 × 5 patches, decoder 16 wide."""
+    return SamConfig(
         vision_config={
             "hidden_size": 24,
             "num_hidden_layers": 2,
@@ -37,15 +63,47 @@ def make_model(folder: Path) -> Path:
         },
         mask_decoder_config={"hidden_size": 16, "mlp_dim": 24, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
     )
-    torch.manual_seed(0)
+
+
+def random_model(config: SamConfig, *, seed: int = 0) -> SamModel:
+    """Weights of a size that makes every unit matter."""
+    torch.manual_seed(seed)
     model = SamModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.5 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5))
+            parameter.copy_(
+                torch.randn_like(parameter) * (0.5 if parameter.ndim < 2 else 1.2 / parameter.shape[-1] ** 0.5)
+            )
     model.tie_weights()
-    model.save_pretrained(folder)
+    return model
+
+
+def make_model(folder: Path) -> Path:
+    """The tiny SAM with random weights, in transformers' layout."""
+    config = tiny_config()
+    random_model(config).save_pretrained(folder)
     default_processor(config).save_pretrained(folder)
     return folder
+
+
+def to_meta(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict of transformers' under the names of Meta's checkpoints."""
+    found = {}
+    for name, tensor in state.items():
+        if name == "prompt_encoder.shared_embedding.positional_embedding":
+            continue
+        new = name
+        if ".proj_in." in name:
+            new = name.replace(".proj_in.", ".layers.0.")
+        elif ".proj_out." in name:
+            new = name.replace(".proj_out.", ".layers.2.")
+        elif re.search(r"(iou_prediction_head|mlps\.\d)\.layers\.0\.", name):
+            new = name.replace(".layers.0.", ".layers.1.")
+        else:
+            for pattern, replacement in _TO_META:
+                new = re.sub(pattern, replacement, new)
+        found[new] = tensor.clone()
+    return found
 
 
 def make_pictures(folder: Path, *, count: int) -> Path:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.tiny import make_model
 from PIL import Image
-from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig, SamConfig, SamModel
+from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from mixqsam.data.samples import Sample
@@ -15,58 +16,16 @@ from mixqsam.files import Cache
 from mixqsam.pipeline.options import Session
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
-from mixqsam.sam.load import Sam, default_processor, load_sam
+from mixqsam.sam.load import Sam, load_sam
 
 # Tiny models are slower on two threads than on one.
 torch.set_num_threads(1)
 
 
-def tiny_config() -> SamConfig:
-    """Two blocks (a padded window and a global one), 5 × 5 patches, decoder 16 wide."""
-    return SamConfig(
-        vision_config={
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "global_attn_indexes": [1],
-            "image_size": 80,
-            "patch_size": 16,
-            "window_size": 3,
-            "mlp_dim": 32,
-            "output_channels": 16,
-            "num_pos_feats": 8,
-        },
-        prompt_encoder_config={
-            "hidden_size": 16,
-            "image_size": 80,
-            "image_embedding_size": 5,
-            "mask_input_channels": 8,
-        },
-        mask_decoder_config={"hidden_size": 16, "mlp_dim": 24, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
-    )
-
-
-def random_model(config: SamConfig, *, seed: int = 0) -> SamModel:
-    """Weights of a size that makes every unit matter."""
-    torch.manual_seed(seed)
-    model = SamModel(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(
-                torch.randn_like(parameter) * (0.5 if parameter.ndim < 2 else 1.2 / parameter.shape[-1] ** 0.5)
-            )
-    model.tie_weights()
-    return model
-
-
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny SAM in transformers' layout."""
-    folder = tmp_path_factory.mktemp("tiny-sam")
-    config = tiny_config()
-    random_model(config).save_pretrained(folder)
-    default_processor(config).save_pretrained(folder)
-    return folder
+    return make_model(tmp_path_factory.mktemp("tiny-sam"))
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,20 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
+def parse_json(text: str) -> Any:
+    """A JSON text's value. `NaN` and `Infinity`, which Python would take and JSON has not, are refused.
+
+    Raises:
+        ValueError: it is not JSON, or holds a number of more digits than anybody writes.
+        RecursionError: it is nested too deeply.
+    """
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no number of JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
 def read_json(path: Path, *, what: str) -> Any:
     """Read a JSON file; `what` names it in the error ("an analysis").
 
@@ -68,10 +82,10 @@ def read_json(path: Path, *, what: str) -> Any:
         ArtifactError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; expected {what}.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as {what}: {error}.") from error
 
 

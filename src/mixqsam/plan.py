@@ -6,7 +6,7 @@ Everything here is frozen, JSON-able and free of torch.
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ Vector = NDArray[np.float64]
 FLOAT_BITS = 32
 CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
 SLOTS = ("weight", "activation")
+# Sizes of files stay below this; so their products with bits are exact.
+_MOST = 2**53
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class BitPlan:
                 if not allowed:
                     raise ArtifactError(f"Unit {name} has bits {entry}; expected 2 to 8, or 32 and 32 for float.")
                 bits[str(name)] = unit
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ArtifactError(f"The bit plan is malformed ({error!r}).") from error
         return cls(bits)
 
@@ -231,12 +233,12 @@ class Analysis:
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-analysis":
             raise ArtifactError(f"{source} is not an analysis; make one with `mixqsam analyze`.")
-        if value.get("version") not in {1, 2}:
+        if value.get("version") not in (1, 2):
             raise ArtifactError(
                 f"{source} has analysis version {value.get('version')}; this mixqsam reads up to version 2."
             )
         try:
-            units = tuple(Unit(**unit) for unit in value["units"])
+            units = tuple(_unit(unit) for unit in value["units"])
             bits = tuple(int(b) for b in value["sensitivity_bits"])
             result = cls(
                 model=str(value["model"]),
@@ -256,9 +258,25 @@ class Analysis:
                 },
                 sensitivity_bits=bits,
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if len({unit.name for unit in units}) != len(units) or not units or not result.importance:
+                raise ValueError("units without names of their own, or without importance")
+            if not all(0 <= size < _MOST for size in (result.costs.float_bytes, result.costs.compact_bytes)):
+                raise ValueError("a size that no file has")
+            if not 0 < result.costs.prompts_per_image < _MOST:
+                raise ValueError("a number of prompts that no image has")
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ArtifactError(f"{source} is malformed ({error!r}); make it anew with `mixqsam analyze`.") from error
         return result
+
+
+def _unit(entry: Mapping[str, Any]) -> Unit:
+    """A unit from a file, its kinds and sizes looked at."""
+    unit = Unit(**entry)
+    sizes = (unit.parameters, unit.channels, unit.multiply_adds)
+    known = unit.kind in get_args(Kind) and unit.part in get_args(Part) and isinstance(unit.name, str)
+    if not known or not all(isinstance(size, int) and 0 <= size < _MOST for size in sizes):
+        raise ValueError(f"no unit has {entry!r:.200}")
+    return unit
 
 
 def matches(name: str, pattern: str) -> bool:

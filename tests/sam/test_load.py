@@ -1,60 +1,16 @@
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.tiny import random_model, tiny_config, to_meta
 from safetensors.torch import load_file, save_file
 from transformers import SamConfig
 
 from mixqsam.errors import ModelError
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.meta import config_of, rename
-from tests.conftest import random_model, tiny_config
-
-# transformers' names → Meta's, written down apart from the product's table.
-_TO_META = (
-    (r"^vision_encoder\.layers\.(\d+)\.layer_norm(\d)", r"image_encoder.blocks.\1.norm\2"),
-    (r"^vision_encoder\.layers", "image_encoder.blocks"),
-    (r"^vision_encoder\.patch_embed\.projection", "image_encoder.patch_embed.proj"),
-    (r"^vision_encoder\.neck\.conv1", "image_encoder.neck.0"),
-    (r"^vision_encoder\.neck\.layer_norm1", "image_encoder.neck.1"),
-    (r"^vision_encoder\.neck\.conv2", "image_encoder.neck.2"),
-    (r"^vision_encoder\.neck\.layer_norm2", "image_encoder.neck.3"),
-    (r"^vision_encoder", "image_encoder"),
-    (r"^shared_image_embedding\.positional_embedding", "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
-    (r"^prompt_encoder\.point_embed", "prompt_encoder.point_embeddings"),
-    (r"^prompt_encoder\.mask_embed\.conv1", "prompt_encoder.mask_downscaling.0"),
-    (r"^prompt_encoder\.mask_embed\.layer_norm1", "prompt_encoder.mask_downscaling.1"),
-    (r"^prompt_encoder\.mask_embed\.conv2", "prompt_encoder.mask_downscaling.3"),
-    (r"^prompt_encoder\.mask_embed\.layer_norm2", "prompt_encoder.mask_downscaling.4"),
-    (r"^prompt_encoder\.mask_embed\.conv3", "prompt_encoder.mask_downscaling.6"),
-    (r"^(mask_decoder\.transformer\.layers\.\d+)\.layer_norm(\d)", r"\1.norm\2"),
-    (r"layer_norm_final_attn", "norm_final_attn"),
-    (r"^mask_decoder\.upscale_conv1", "mask_decoder.output_upscaling.0"),
-    (r"^mask_decoder\.upscale_layer_norm", "mask_decoder.output_upscaling.1"),
-    (r"^mask_decoder\.upscale_conv2", "mask_decoder.output_upscaling.3"),
-)
-
-
-def to_meta(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = {}
-    for name, tensor in state.items():
-        if name == "prompt_encoder.shared_embedding.positional_embedding":
-            continue
-        new = name
-        if ".proj_in." in name:
-            new = name.replace(".proj_in.", ".layers.0.")
-        elif ".proj_out." in name:
-            new = name.replace(".proj_out.", ".layers.2.")
-        elif re.search(r"(iou_prediction_head|mlps\.\d)\.layers\.0\.", name):
-            new = name.replace(".layers.0.", ".layers.1.")
-        else:
-            for pattern, replacement in _TO_META:
-                new = re.sub(pattern, replacement, new)
-        found[new] = tensor.clone()
-    return found
 
 
 def meta_config() -> SamConfig:

@@ -1,11 +1,11 @@
 """Allocation: an analysis and a budget in, bits with a proof out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from mixqsam.allocation.budget import Budget, parse_keep, resolve_budget
-from mixqsam.allocation.program import Objective, build_program, check_feasible, unit_states
+from mixqsam.allocation.program import Objective, Utility, build_program, check_feasible, unit_states
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs
@@ -56,12 +56,24 @@ class Allocation:
             objective = value["objective"]
             return cls(
                 plan=BitPlan.from_json(value["plan"]),
-                budget=Budget(**value["budget"]),
-                objective=None if objective is None else Objective(**objective),
+                budget=_budget(value["budget"]),
+                objective=None if objective is None else _objective(objective),
                 **{name: float(value[name]) for name in ("size", "bitops", "value", "bound", "gap", "seconds")},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, StopIteration, TypeError, ValueError) as error:
             raise ArtifactError(f"{source} is malformed ({error!r}); make it anew with `mixqsam allocate`.") from error
+
+
+def _budget(entry: Mapping[str, Any]) -> Budget:
+    """A budget from a file, its kinds looked at."""
+    limits = {name: None if entry[name] is None else float(entry[name]) for name in ("size", "bitops")}
+    return Budget(str(entry["text"]), **limits)
+
+
+def _objective(entry: Mapping[str, Any]) -> Objective:
+    """An objective from a file, its kinds looked at."""
+    utility = next(known for known in get_args(Utility) if known == entry["utility"])
+    return Objective(str(entry["output"]), utility, str(entry["synergy"]), float(entry["coupling"]))
 
 
 def check_request(

@@ -28,6 +28,7 @@ from mixqsam.sam.attach import attach_stored
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import SHARED, Sam, default_processor
 from mixqsam.sam.rest import BITS, rows_of
+from mixqsam.sam.sizes import check_sizes
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -105,13 +106,18 @@ def _skeleton(directory: Path) -> tuple[Sam, Manifest]:
     values = read_json(path, what="the configuration of a quantized model")
     manifest = parse_manifest(values.get("quantization_config") if isinstance(values, dict) else None, source=str(path))
     try:
+        check_sizes(values)
         config = SamConfig.from_dict({k: v for k, v in values.items() if k != "quantization_config"})
         with torch.device("meta"):
             model = split_attention(SamModel(config)).eval()
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ArtifactError(f"{path} does not describe a SAM: {error}.") from error
-    sam = Sam(model, _processor(directory, config), str(directory))
-    manifest.check(sam.costs(), dict(model.named_parameters()))
+        sam = Sam(model, _processor(directory, config), str(directory))
+        costs = sam.costs()
+    except ArtifactError:
+        raise
+    except Exception as error:
+        # Sizes that do not fit each other fail anywhere in transformers and torch, with whatever error that has there.
+        raise ArtifactError(f"{path} does not describe a SAM: {' '.join(str(error).split())[:300]}.") from error
+    manifest.check(costs, dict(model.named_parameters()))
     return sam, manifest
 
 
@@ -125,10 +131,16 @@ def weight_files(directory: Path) -> list[Path]:
     if not index.is_file():
         return [directory / WEIGHTS]
     values = read_json(index, what="the index of a model in several files")
-    names = set(values["weight_map"].values()) if isinstance(values, dict) and "weight_map" in values else set()
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    places = values.get("weight_map") if isinstance(values, dict) else None
+    names = list(places.values()) if isinstance(places, dict) else []
+    if not names or not all(isinstance(name, str) and _is_file_name(name) for name in names):
         raise ArtifactError(f"{index} is malformed; expected a weight_map with names of files beside it.")
-    return [directory / name for name in sorted(names)]
+    return [directory / name for name in sorted(set(names))]
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a name is that of a file in the same directory, and nothing else."""
+    return name.endswith(".safetensors") and Path(name).name == name and "\0" not in name
 
 
 def _processor(directory: Path, config: SamConfig) -> SamImageProcessorPil:
@@ -136,7 +148,7 @@ def _processor(directory: Path, config: SamConfig) -> SamImageProcessorPil:
         return default_processor(config)
     try:
         return SamImageProcessorPil.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {error}.") from error
 
 

@@ -1,15 +1,16 @@
 """COCO annotation files and COCO-results files, validated before use."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from mixqsam.data.images import MOST_PIXELS
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError
+from mixqsam.files import parse_json
 from mixqsam.prompts import Array, Prompts, clip_boxes
 
 Box = Annotated[list[float], Field(min_length=4, max_length=4)]
@@ -19,9 +20,15 @@ class CocoImage(BaseModel):
     """One image record."""
 
     id: int
-    file_name: str = Field(min_length=1)
+    file_name: str = Field(min_length=1, pattern="^[^\0]+$")
     width: int = Field(gt=0)
     height: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _can_be_opened(self) -> "CocoImage":
+        if self.width * self.height > MOST_PIXELS:
+            raise ValueError(f"{self.width}×{self.height} pixels are more than the {MOST_PIXELS:,} that can be read")
+        return self
 
 
 class CocoAnnotation(BaseModel):
@@ -157,10 +164,16 @@ def _annotated(content: CocoFile) -> list[_Prompt]:
 
 
 def _sample(record: CocoImage, boxes: list[_Prompt], *, images: Path, source: Path) -> Sample:
-    path = (images / record.file_name).resolve()
+    try:
+        path = (images / record.file_name).resolve()
+        there = path.is_file()
+    except OSError as error:
+        raise AnnotationError(
+            f"{source}: file name {record.file_name!r:.100} cannot be one: {error.strerror}."
+        ) from error
     if not path.is_relative_to(images.resolve()):
         raise AnnotationError(f"{source}: file name {record.file_name!r} leaves the image folder {images}.")
-    if not path.is_file():
+    if not there:
         raise ImageError(f"{path} is missing: {source} names it, and {images} does not hold it.")
     corners: Array = np.array([prompt.box for prompt in boxes], dtype=np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
@@ -184,10 +197,10 @@ def _read(path: Path, *, what: str) -> Any:
         text = path.read_text(encoding="utf-8")
         if not text.strip():
             raise AnnotationError(f"{path} is empty; expected {what}.")
-        return json.loads(text)
+        return parse_json(text)
     except FileNotFoundError as error:
         raise AnnotationError(f"{path} does not exist; expected {what}.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AnnotationError(f"{path} cannot be read as {what}: {error}.") from error
 
 

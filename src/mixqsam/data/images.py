@@ -9,6 +9,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mixqsam.errors import ImageError
 from mixqsam.progress import Progress
 
+# Pillow's limit against decompression bombs.
+MOST_PIXELS = 89_478_485
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -34,7 +36,7 @@ def decode_image(source: Path | BinaryIO, *, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not an image that can be read.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name} is larger than {Image.MAX_IMAGE_PIXELS} pixels: {error}") from error
+        raise ImageError(f"{name} is larger than {MOST_PIXELS} pixels: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(f"{name} is damaged: {error}.") from error
 

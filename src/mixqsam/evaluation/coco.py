@@ -1,6 +1,5 @@
 """COCO mask AP, by faster-coco-eval (equal to pycocotools, and several times as fast)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError
+from mixqsam.evaluation.segmentations import check_segmentations
+from mixqsam.files import parse_json
 from mixqsam.prediction import Prediction
 
 
@@ -44,8 +45,10 @@ class Truth:
     def __init__(self, annotations: Path) -> None:
         self._path = annotations
         try:
-            self._coco = COCO(json.loads(annotations.read_text(encoding="utf-8")))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            values = parse_json(annotations.read_text(encoding="utf-8"))
+            check_segmentations(values)
+            self._coco = COCO(values)
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise AnnotationError(f"{annotations} cannot be scored against: {error!r}.") from error
 
     def masks(self, sample: Sample) -> NDArray[np.bool_] | None:

@@ -22,6 +22,7 @@ from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Costs
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.meta import config_of, is_meta_layout, rename
+from mixqsam.sam.sizes import check_sizes
 from mixqsam.sam.units import count_costs
 
 EMBEDDED = "sam-tiny"
@@ -147,6 +148,7 @@ def _check_config(values: dict[str, Any], place: str) -> None:
         raise ModelError(f"{place} is a {kind!r} model; mixqsam quantizes the family 'sam' (ViT-B, L, H and others).")
     if "quantization_config" in values:
         raise ModelError(f"{place} is quantized already; give the float checkpoint that it was made from.")
+    check_sizes(values)
 
 
 def _processor(place: str, config: SamConfig) -> SamImageProcessorPil:
