@@ -69,7 +69,7 @@ def _place(error: BaseException) -> str:
 
 
 def work(name: str, folder: Path, *, seed: int, start: int, count: int, channel: Any) -> None:
-    """One process: tells every hundredth number, every fault, and the counts at its end."""
+    """One process: tells the counts of every hundred contents, every fault, and its end."""
     sys.stderr = open("/dev/null", "w")  # noqa: PTH123, SIM115
     signal.signal(signal.SIGALRM, give_up)
     reader = make_readers(folder / "seeds")[name]
@@ -82,7 +82,8 @@ def work(name: str, folder: Path, *, seed: int, start: int, count: int, channel:
         if index >= count:
             break
         if index % 100 == 0:
-            channel.send(("at", index))
+            channel.send(("at", (index, dict(outcomes))))
+            outcomes.clear()
         outcome = attempt(reader, place / reader.name, content)
         if outcome in {"read", "refused"}:
             outcomes[outcome] += 1
@@ -107,7 +108,8 @@ class Tally:
     def hear(self, kind: str, value: Any) -> None:
         """Take one message of the working process."""
         if kind == "at":
-            self.at = value
+            self.at, counts = value
+            self.totals.update(counts)
         elif kind == "fault":
             self.at, outcome, content = value
             self.fault(outcome, content)

@@ -117,7 +117,7 @@ def _replaced(value: Any, draw: random.Random) -> Any:
     elif kind == 2:
         other, name = draw.choice(places)
         owner[key] = json.loads(json.dumps(other[name]))
-    elif kind == 3 and isinstance(old, int | float):
+    elif kind == 3 and isinstance(old, int | float) and abs(old) < 1e100:
         owner[key] = old * draw.choice((-1, 0, 0.5, 2, 10**6, 10**12)) + draw.choice((0, 1, -1))
     else:
         owner[key] = draw.choice(_VALUES)

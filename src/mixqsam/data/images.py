@@ -27,6 +27,8 @@ def decode_image(source: Path | BinaryIO, *, name: str) -> Image.Image:
     """As `open_image`, from a file or a stream; `name` names it in errors."""
     try:
         with warnings.catch_warnings():
+            # Pillow warns of odd metadata, which says nothing about the pixels.
+            warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as image:
                 upright = ImageOps.exif_transpose(image)
@@ -37,6 +39,8 @@ def decode_image(source: Path | BinaryIO, *, name: str) -> Image.Image:
         raise ImageError(f"{name} is not an image that can be read.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is larger than {MOST_PIXELS} pixels: {error}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is.") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(f"{name} is damaged: {error}.") from error
 

@@ -17,6 +17,7 @@ from mixqsam.errors import AnnotationError
 from mixqsam.prompts import Array, Prompts
 
 UNLABELLED = 255
+_REFUSALS = (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 LabelMap = NDArray[np.uint8]
 
 
@@ -35,17 +36,17 @@ class LabelledImage:
         """
         try:
             with Image.open(self.labels) as picture:
+                if picture.size != (width, height):
+                    raise AnnotationError(
+                        f"{self.labels} is {picture.width}×{picture.height} pixels, {self.path} is {width}×{height}."
+                    )
                 if picture.mode not in {"L", "P", "1"}:
                     raise AnnotationError(
                         f"{self.labels} is a picture in {picture.mode}, not a map of class numbers (grey or palette)."
                     )
                 found: LabelMap = np.asarray(picture if picture.mode != "1" else picture.convert("L"), dtype=np.uint8)
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+        except (OSError, ValueError, SyntaxError, MemoryError, *_REFUSALS) as error:
             raise AnnotationError(f"{self.labels} cannot be read as a label map: {error}.") from error
-        if found.shape != (height, width):
-            raise AnnotationError(
-                f"{self.labels} is {found.shape[1]}×{found.shape[0]} pixels, {self.path} is {width}×{height}."
-            )
         return found
 
 

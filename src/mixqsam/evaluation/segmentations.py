@@ -45,7 +45,6 @@ def _polygons_fit(polygons: Any, side: int) -> bool:
         return False
     return all(
         isinstance(polygon, list)
-        and len(polygon) % 2 == 0
         and all(isinstance(one, int | float) and abs(one) <= _BEYOND * side for one in polygon)
         for polygon in polygons
     )
