@@ -1,5 +1,6 @@
 """Ways to spoil a file: its bytes, and if it is JSON, its values."""
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -107,20 +108,20 @@ def _replaced(value: Any, draw: random.Random) -> Any:
     """The value with one of its parts removed, doubled, put in another's place, scaled, or made nonsense."""
     places = _places(value)
     if not places or draw.random() < 0.02:
-        return draw.choice(_VALUES)
+        return copy.deepcopy(draw.choice(_VALUES))
     owner, key = draw.choice(places)
     old, kind = owner[key], draw.randrange(5)
     if kind == 0:
         del owner[key]
     elif kind == 1 and isinstance(owner, list):
-        owner.append(old)
+        owner.append(copy.deepcopy(old))
     elif kind == 2:
         other, name = draw.choice(places)
-        owner[key] = json.loads(json.dumps(other[name]))
+        owner[key] = copy.deepcopy(other[name])
     elif kind == 3 and isinstance(old, int | float) and abs(old) < 1e100:
         owner[key] = old * draw.choice((-1, 0, 0.5, 2, 10**6, 10**12)) + draw.choice((0, 1, -1))
     else:
-        owner[key] = draw.choice(_VALUES)
+        owner[key] = copy.deepcopy(draw.choice(_VALUES))
     return value
 
 

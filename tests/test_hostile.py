@@ -120,7 +120,7 @@ def spoil_config(content: bytes, part: str, **entries: Any) -> bytes:
 # Every one of these ended in a traceback, in terabytes, or in a loop before.
 HARMFUL: list[tuple[str, Any]] = [
     ("analysis", lambda seed: changed(seed, version=[1])),
-    ("analysis", lambda seed: changed(seed, images=10**400)),
+    ("analysis", lambda seed: changed(seed, float_bytes=10**400)),
     ("analysis", lambda seed: spoil_unit(seed, kind=["linear"])),
     ("analysis", lambda seed: spoil_unit(seed, parameters="many")),
     ("analysis", lambda seed: spoil_unit(seed, multiply_adds=10**30)),
@@ -160,9 +160,8 @@ def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(
     header = json.dumps({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
     content = len(header).to_bytes(8, "little") + header
     assert attempt(readers["packed tensors"], tmp_path / "model.safetensors", content) == "refused"
-    assert (
-        attempt(readers["packed tensors"], tmp_path / "model.safetensors", (2**62).to_bytes(8, "little")) == "refused"
-    )
+    endless = (2**62).to_bytes(8, "little")
+    assert attempt(readers["packed tensors"], tmp_path / "model.safetensors", endless) == "refused"
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "LA", "PA", "1", "L", "RGBA", "I;16", "I", "F", "YCbCr", "LAB", "HSV"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.tiny import random_model, tiny_config
 
 from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
@@ -20,7 +21,7 @@ from mixqsam.parallel.engine import Alone, combine, share, start
 from mixqsam.progress import Silent
 from mixqsam.sam.load import Sam, default_processor, load_sam
 from mixqsam.sam.predictor import SamPredictor
-from tests.conftest import draw, random_model, tiny_config
+from tests.conftest import draw
 
 pytest.importorskip("accelerate")
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from benchmarks.tiny import random_model, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SamConfig, SamModel
 
@@ -8,7 +9,6 @@ from mixqsam.sam import attention
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import count_costs, unit_names
-from tests.conftest import random_model, tiny_config
 
 
 @pytest.mark.parametrize("piece_bytes", [64 << 20, 1], ids=["whole", "row by row"])

@@ -150,14 +150,16 @@ def percentile(statistics: Statistics, *, bits: int) -> Range:
 def omse(statistics: Statistics, *, bits: int, power: float = 2.0) -> Range:
     """The range with the least mean |x̂ − x|^power, found by shrinking both ends, then each end alone."""
     centres, shares = statistics.points()
-    low, high = torch.tensor(statistics.low), torch.tensor(statistics.high)
+    # A grid holds zero whatever was seen.
+    least, most = min(statistics.low, 0.0), max(statistics.high, 0.0)
+    low, high = torch.tensor(least), torch.tensor(most)
     shrink = torch.linspace(0.01, 1, 100)
     best = _best(centres, shares, low * shrink, high * shrink, bits=bits, power=power)
     factors = torch.linspace(0.5, 1.5, 41)
     for _ in range(2):
-        highs = (best[1] * factors).clamp(max=statistics.high)
+        highs = (best[1] * factors).clamp(max=most)
         best = _best(centres, shares, torch.full_like(highs, best[0]), highs, bits=bits, power=power)
-        lows = (best[0] * factors).clamp(min=statistics.low)
+        lows = (best[0] * factors).clamp(min=least)
         best = _best(centres, shares, lows, torch.full_like(lows, best[1]), bits=bits, power=power)
     return best
 

@@ -17,7 +17,7 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from mixqsam.errors import InputError, ModelError
+from mixqsam.errors import InputError, ModelError, NumericError
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Costs
 from mixqsam.sam.attention import split_attention
@@ -95,6 +95,7 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
 
     Raises:
         ModelError: nothing there, another architecture, or a cut or malformed file; the message says what is wrong.
+        NumericError: a tensor holds NaN or infinity; the message names it.
     """
     text = str(source)
     path = Path(text).expanduser()
@@ -110,7 +111,14 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
         raise ModelError(
             f"Unknown model {text!r}: it is no file, no directory, not {EMBEDDED!r} and not a hub id (owner/name)."
         )
+    _check_finite(model, text)
     return Sam(split_attention(model).eval().requires_grad_(False).to(torch.device(device)), processor, text)
+
+
+def _check_finite(model: SamModel, source: str) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NumericError(f"{source}: the tensor {name} holds NaN or infinity; the checkpoint is damaged.")
 
 
 def _load_transformers(place: str) -> tuple[SamModel, SamImageProcessorPil]:
