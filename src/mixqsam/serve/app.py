@@ -18,6 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mixqsam.errors import InputError, MixqsamError
+from mixqsam.serve.patience import Timely
 from mixqsam.serve.studio import Studio, agreement, mask_png, parse_prompt
 
 T = TypeVar("T")
@@ -81,7 +82,10 @@ def make_app(studio: Studio, *, hosts: list[str]) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        middleware=[
+            Middleware(Timely, seconds=studio.limits.seconds),
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+        ],
         exception_handlers={HTTPException: _refused, MixqsamError: _mistaken, Exception: _failed},
     )
 

@@ -10,6 +10,7 @@ import uvicorn
 from mixqsam.errors import OutputError
 from mixqsam.serve.app import make_app
 from mixqsam.serve.limits import Limits
+from mixqsam.serve.patience import Impatient
 from mixqsam.serve.studio import Studio
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -46,7 +47,9 @@ def serve(
         hosts = [*LOOPBACK[:2], "[::1]"] if host in LOOPBACK else ["*"]
         config = uvicorn.Config(
             make_app(studio, hosts=hosts),
-            log_level="warning",
+            # Clients that go away or are dropped are no news; what a visitor should know is in the answer.
+            log_level="critical",
+            http=Impatient,
             limit_concurrency=limits.connections,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=2,

@@ -9,7 +9,8 @@ const colours = { lost: [230, 159, 0], gained: [204, 60, 140], both: [86, 130, 1
 async function ask(path, { body, signal } = {}) {
   const options = body === undefined ? { signal } : { method: "POST", body, signal, headers: { "x-mixqsam": "1" } };
   const answer = await fetch(path, options);
-  const value = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
+  const busy = "The server is busy; try again in a few seconds.";
+  const value = await answer.json().catch(() => ({ error: answer.status === 503 ? busy : `The server answered ${answer.status}.` }));
   if (!answer.ok) throw new Error(value.error);
   return value;
 }
