@@ -126,9 +126,8 @@ class Load:
     async def _too_large(self, http: httpx.AsyncClient, draw: random.Random) -> str:
         del http, draw
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(
-            b"POST /api/images HTTP/1.1\r\nhost: localhost\r\nx-mixqsam: 1\r\ncontent-length: 1000000000000\r\n\r\n"
-        )
+        head = b"POST /api/images HTTP/1.1\r\nhost: localhost\r\nx-mixqsam: 1\r\n"
+        writer.write(head + f"content-length: {10**12}\r\n\r\n".encode())
         line = await asyncio.wait_for(reader.readline(), 60)
         writer.close()
         return line.decode().split(" ")[1] if line else "hung up"

@@ -2,9 +2,9 @@
 
     python -m benchmarks.threads
 
-Quantizes `sam-tiny` on the demonstration's photographs (analysis, allocation, rounding to nearest) and a tiny model with a
-reconstruction, each time with an empty cache, and compares what was written, file by file. Masks of the integer model and of the
-simulation are compared too. Writes docs/data/threads.json.
+Quantizes `sam-tiny` on the demonstration's photographs (analysis, allocation, rounding to nearest) and a tiny model with
+a reconstruction, each time with an empty cache, and compares what was written, file by file. Logits of the integer model,
+of its simulation and of the float model are compared too. Writes docs/data/threads.json.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ _MASKS = """
 import hashlib, sys, numpy as np, mixqsam
 from mixqsam.data.demo import EVALUATION, demo_samples
 from mixqsam.sam.predictor import SamPredictor
-for predictor in (mixqsam.predictor(sys.argv[1]), SamPredictor(mixqsam.load(sys.argv[1])), mixqsam.predictor("sam-tiny")):
+simulated = SamPredictor(mixqsam.load(sys.argv[1]))
+for predictor in (mixqsam.predictor(sys.argv[1]), simulated, mixqsam.predictor("sam-tiny")):
     total = hashlib.sha256()
     for sample in demo_samples(EVALUATION):
         predictor.set_image(sample.open())
@@ -59,7 +60,7 @@ def main() -> None:
             key, place = f"{threads} threads, {label}", folder / f"{threads}-{label}"
             for kind in found:
                 (place / kind).mkdir(parents=True)
-            demo: list[object] = ["compare", "-r", "omse", "-b", "W4A4", "-o", place / "nearest/out"]
+            demo: list[object] = ["demo", "-o", place / "nearest/out"]
             found["nearest"][key] = quantized(place / "nearest", demo, threads)
             words: list[object] = ["quantize", "-m", model, "-i", pictures, "--grid", 2, "--count", 5]
             words += ["--recipe", "qdrop", "--iterations", 20, "-o", place / "reconstruction/out"]

@@ -36,7 +36,7 @@ _HEADERS = {
 
 
 class Worker:
-    """One thread for all models: they share the processor anyway. Who finds the queue full is sent away."""
+    """One thread for one kind of work. Who finds the queue full is sent away."""
 
     def __init__(self, waiting: int) -> None:
         self._waiting, self._queued = waiting, 0
@@ -96,6 +96,8 @@ class Page:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         self._worker = Worker(studio.limits.waiting)
+        # Solving looks at no model, and must not keep anybody from a mask.
+        self._solver = Worker(studio.limits.waiting)
 
     async def home(self, request: Request) -> Response:
         """The page itself."""
@@ -170,7 +172,7 @@ class Page:
                 raise InputError("A budget is a size in bytes and a number of BitOps.") from error
             return explorer.solve(size=size, bitops=bitops, tied=bool(value.get("tied")))
 
-        return _json(await self._worker.run(work))
+        return _json(await self._solver.run(work))
 
     async def _value(self, request: Request) -> dict[str, Any]:
         content = await self._body(request, most=self._studio.limits.request)
