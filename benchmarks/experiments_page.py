@@ -22,6 +22,7 @@ from benchmarks.performance_tables import (
     reconstruction,
     solver,
 )
+from benchmarks.reliability_tables import fuzzing, kills, server, threads
 from mixqsam.plan import Analysis
 from mixqsam.report.comparison import Comparison, cost_table, quality_table
 from mixqsam.report.comparison import Row as Model
@@ -202,6 +203,7 @@ def main() -> None:
             "loading": loading(),
         },
     )
+    fill(DOCS / "reliability.md", {"kills": kills(), "fuzzing": fuzzing(), "threads": threads(), "server": server()})
     fill(DOCS / "formats/README.md", {"agreement": agreement()})
     fill(DOCS.parent / "README.md", {"speed": speed()})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})

@@ -84,9 +84,14 @@ def content(directory: Path) -> dict[str, str]:
 
 
 def finished(cache: Path) -> dict[Path, int]:
-    """Files of finished stages → when they were written."""
+    """Files of finished stages → when they were written; activations that a reconstruction streams to disk are none."""
     files = [one for one in cache.rglob("*") if one.is_file() and not one.name.startswith(".")]
-    return {one: one.stat().st_mtime_ns for one in files if one.suffix != ".lock"}
+    return {one: one.stat().st_mtime_ns for one in files if one.suffix != ".lock" and not one.stem.isdigit()}
+
+
+def streams(cache: Path) -> list[Path]:
+    """Activations that a reconstruction has left on disk."""
+    return [one for one in cache.rglob("*.safetensors") if one.stem.isdigit()]
 
 
 def trial(place: Place, *, moment: float, number: signal.Signals, expected: Mapping[str, str]) -> dict[str, Any]:
@@ -113,6 +118,8 @@ def trial(place: Place, *, moment: float, number: signal.Signals, expected: Mapp
     rewritten = [path.name for path, when in kept.items() if now.get(path) != when]
     if rewritten:
         faults.append(f"done again: {rewritten[:5]}")
+    if left := streams(place.cache):
+        faults.append(f"{len(left)} streams of activations left in the cache")
     known = {"out", "cache", *([".out.lock"] if done_before else [])}
     beside = sorted(path.name for path in place.folder.iterdir() if path.name not in known)
     if beside:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.threads
 
-Quantizes `sam-tiny` on the demonstration's photographs (analysis, allocation, rounding to nearest) and a tiny model with
-a reconstruction, each time with an empty cache, and compares what was written, file by file. Logits of the integer model,
-of its simulation and of the float model are compared too. Writes docs/data/threads.json.
+Quantizes `sam-tiny` on the photographs of the demonstration (analysis, allocation, rounding to nearest) and a tiny
+model with a reconstruction, each time with an empty cache, and compares what was written, file by file. Logits of the
+integer model, of its simulation and of the float model are compared too. Writes docs/data/threads.json.
 """
 
 import hashlib

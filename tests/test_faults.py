@@ -132,6 +132,33 @@ def test_sigterm_unwinds_like_ctrl_c() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_while_solving_stops_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The solver used to swallow it, and the command went on with an allocation that was not the best."""
+    import highspy
+
+    from mixqsam.allocation.solve import _finish
+
+    start = highspy.Highs.startSolve
+
+    def interrupted(self: highspy.Highs) -> threading.Thread:
+        thread = start(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return thread
+
+    monkeypatch.setattr(highspy.Highs, "startSolve", interrupted)
+    solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.addVar(0.0, 1.0)
+    reached = []
+
+    def work() -> None:
+        _finish(solver)
+        reached.append(True)
+
+    assert guarded(work, debug=False) == 143
+    assert reached == []
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 400 kB."""
@@ -157,9 +184,9 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def quantize(model: Path, pictures: Path, output: Path, cache: Path) -> "subprocess.CompletedProcess[str]":
+def quantize(model: Path, pictures: Path, output: Path, cache: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model), "-i", str(pictures), "--grid", "2"]
-    command += ["-o", str(output), "--cache", str(cache), "--check", "1"]
+    command += ["-o", str(output), "--cache", str(cache), "--check", "1", *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -182,6 +209,19 @@ def test_a_full_disk_is_an_error_and_the_rerun_goes_on(
     done = quantize(model_directory, pictures, output, cache)
     assert done.returncode == 0, done.stderr
     assert (output / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_with_activations_is_told(
+    disk: Path, model_directory: Path, pictures: Path, tmp_path: Path
+) -> None:
+    draw(pictures / "one-more.png", width=60, height=50, seed=9)
+    (disk / "filling").write_bytes(b"x" * 150_000)
+    more = ["--recipe", "qdrop", "--iterations", "2"]
+    full = quantize(model_directory, pictures, tmp_path / "out", disk / "cache", *more)
+    assert full.returncode == 4, full.stderr
+    assert "Traceback" not in full.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -119,8 +119,7 @@ def _run(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, fl
     solver.setOptionValue("time_limit", time_limit)
     solver.passModel(_model(linear))
     solver.setSolution(len(linear.starts), (linear.starts + warm).astype(np.int32), np.ones(len(warm)))
-    solver.HandleKeyboardInterrupt = True
-    solver.solve()
+    _finish(solver)
     info = solver.getInfo()
     if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
         status = solver.modelStatusToString(solver.getModelStatus())
@@ -142,6 +141,22 @@ def _no_banner() -> Iterator[None]:
     finally:
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def _finish(solver: highspy.Highs) -> None:
+    """Solve in a thread, so that Ctrl-C and SIGTERM stop it at once.
+
+    Its own way of handling them would end the search, and let the command go on with whatever had been found.
+    """
+    solver.HandleKeyboardInterrupt = True
+    thread = solver.startSolve()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    except BaseException:
+        solver.cancelSolve()
+        thread.join()
+        raise
 
 
 def _model(linear: Linear) -> highspy.HighsLp:

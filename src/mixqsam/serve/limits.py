@@ -26,5 +26,5 @@ class Limits:
     encoded: int = 32
     prompts: int = 64
     waiting: int = 8
-    connections: int = 64
+    connections: int = 256
     seconds: float = 15.0

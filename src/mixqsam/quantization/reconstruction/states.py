@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from mixqsam.errors import OutputError
 from mixqsam.sam.blocks import State
 
 
@@ -36,7 +38,13 @@ class States:
         folder = self._folder / stream
         folder.mkdir(exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-        save_file(tensors, folder / f"{index}.safetensors")
+        try:
+            save_file(tensors, folder / f"{index}.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"Cannot write activations to {folder}: {error}. Free some space (or choose another --cache), and run "
+                "the same command again; finished pieces are kept."
+            ) from error
 
     def get(self, stream: str, index: int) -> State:
         """The state of one image, on the model's device."""
