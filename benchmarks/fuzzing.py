@@ -1,13 +1,12 @@
 """Give every reader spoiled files; all that may come of it is a result or an error of ours.
 
     python -m benchmarks.fuzzing [--count 100000] [--readers images "COCO annotations"] [--seed 0] [--workers 2]
-    python -m benchmarks.fuzzing --atheris images --count 100000        # guided by coverage; needs pip install atheris
 
 Files that a reader accepts are spoiled: bits, slices, numbers in headers, and of JSON single values. Each reader runs
 in a process of its own with its address space limited to 3 GB more than it begins with: a file that asks for more is a
 fault, and so are a crash, any exception that is not an error of ours, and ten seconds spent on one file. Faults are
 kept in out/findings with the input; the numbers go to docs/data/fuzzing.json. Each reader's first inputs are files that
-it accepts, or it would be no test.
+it accepts, or it would be no test. `benchmarks.guided` does the same guided by coverage.
 """
 
 import argparse
@@ -122,7 +121,7 @@ class Tally:
     def fault(self, outcome: str, content: bytes) -> None:
         """Count a fault; the first of its kind is kept."""
         if self.faults[outcome] == 0:
-            _keep(self.name, self.at, outcome, content)
+            keep(self.name, self.at, outcome, content)
         self.faults[outcome] += 1
 
 
@@ -130,7 +129,7 @@ def fuzz(name: str, *, seed: int, count: int) -> dict[str, Any]:
     """All contents of one reader, going on after crashes."""
     started, start, tally = time.monotonic(), 0, Tally(name)
     while not tally.finished and start < count:
-        folder = Path(tempfile.mkdtemp(prefix="mixqsam-fuzzing-", dir=_fast()))
+        folder = Path(tempfile.mkdtemp(prefix="mixqsam-fuzzing-", dir=fast_folder()))
         code = _listen(tally, folder, seed=seed, start=start, count=count)
         if not tally.finished:
             current = next(iter((folder / "place").glob("*")), None)
@@ -162,38 +161,17 @@ def _listen(tally: Tally, folder: Path, *, seed: int, start: int, count: int) ->
     return process.exitcode
 
 
-def _fast() -> str | None:
+def fast_folder() -> str | None:
+    """Where files are written fastest, if there is such a place."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
 
-def _keep(name: str, index: int, outcome: str, content: bytes) -> None:
+def keep(name: str, index: int, outcome: str, content: bytes) -> None:
+    """Put a fault and its input into out/findings."""
     FINDINGS.mkdir(parents=True, exist_ok=True)
     stem = f"{name.replace(' ', '-').replace('/', '')}-{index}"
     (FINDINGS / f"{stem}.bin").write_bytes(content)
     (FINDINGS / f"{stem}.txt").write_text(outcome + "\n", encoding="utf-8")
-
-
-def guided(name: str, *, count: int) -> None:
-    """The same reader under atheris, which keeps inputs that reach new code; exceptions stop it."""
-    import atheris  # noqa: PLC0415  (not among what the other benchmarks need)
-
-    folder = Path(tempfile.mkdtemp(prefix="mixqsam-atheris-", dir=_fast()))
-    with atheris.instrument_imports(include=["mixqsam", "PIL", "json"]):
-        reader = make_readers(folder / "seeds")[name]
-    (folder / "corpus").mkdir()
-    (folder / "place").mkdir()
-    for index, content in enumerate(reader.seeds):
-        (folder / "corpus" / str(index)).write_bytes(content)
-    signal.signal(signal.SIGALRM, give_up)
-
-    def one(content: bytes) -> None:
-        outcome = attempt(reader, folder / "place" / reader.name, content)
-        if outcome not in {"read", "refused"}:
-            _keep(f"atheris {name}", hash(content) % 10**8, outcome, content)
-            raise AssertionError(outcome)
-
-    atheris.Setup([sys.argv[0], f"-runs={count}", "-max_len=65536", "-verbosity=0", str(folder / "corpus")], one)
-    atheris.Fuzz()
 
 
 def main() -> None:
@@ -203,12 +181,8 @@ def main() -> None:
     parser.add_argument("--readers", nargs="*", default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--atheris", default=None, metavar="READER")
     parser.add_argument("--output", type=Path, default=DATA)
     chosen = parser.parse_args()
-    if chosen.atheris:
-        guided(chosen.atheris, count=chosen.count)
-        return
     with tempfile.TemporaryDirectory() as name:
         names = chosen.readers or list(make_readers(Path(name)))
     known: dict[str, Any] = {"readers": {}}

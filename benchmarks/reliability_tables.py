@@ -22,11 +22,14 @@ def kills() -> str:
 
 def fuzzing() -> str:
     """What became of spoiled files."""
-    data = load("fuzzing")
-    rows = [line(["reader", "files", "read", "refused", "faults"]), line(["---", *["---:"] * 4])]
+    data, guided = load("fuzzing"), load("guided")
+    columns = ["reader", "files", "read", "refused", "faults", "files, guided by coverage", "faults"]
+    rows = [line(columns), line(["---", *["---:"] * 6])]
     for name, one in data["readers"].items():
         counts = [f"{one[key]:,}" for key in ("inputs", "read", "refused")]
-        rows.append(line([name, *counts, str(sum(one["faults"].values()))]))
+        # A guided run stops at its first fault, and then is not told of.
+        more = [f"{guided[name]:,}", "0"] if name in guided else ["–", "–"]
+        rows.append(line([name, *counts, str(sum(one["faults"].values())), *more]))
     return "\n".join([*rows, "", machine_line(data)])
 
 
