@@ -188,7 +188,8 @@ class _Work:
             found = found.best() if self._best else found
             reference = reference or found
             records[name] = measure(sample, found, reference, truth=self._truth)
-            if self._kept:
+            # The reference runs again for the sake of a model that is new; what is known of it stays as it is.
+            if self._kept and known is None:
                 self._kept.put(name, sample, records[name])
         return records
 
