@@ -153,7 +153,7 @@ def test_a_report_on_images_of_ones_own(workplace: Path, picture_folder: Path, t
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["report"] == str(report)
     text = Page(report.read_text(encoding="utf-8")).text
-    for words in ("Evaluation on your images", "1 images with 4 prompts", "the median: mine.png", "beaten by none"):
+    for words in ("Evaluation on your images", "1 image with 4 prompts", "the median: mine.png", "beaten by none"):
         assert words in text
 
 

@@ -97,7 +97,8 @@ def report(
 ) -> Outcome:
     """`mixqsam report`."""
     page = run_report(directories, source, session=session(cache), limit=limit, reference=reference, output=output)
-    return Outcome(data={"report": str(page)}, made={page: "report, for the browser"})
+    following = {f"mixqsam serve {' '.join(map(str, directories))}": "try these models in the browser"}
+    return Outcome(data={"report": str(page)}, made={page: "report, for the browser"}, next=following)
 
 
 def recipes() -> Outcome:

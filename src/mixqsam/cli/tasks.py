@@ -83,12 +83,15 @@ def evaluate(
     known = next((float_costs(Path(model)) for model in models if stored_costs(Path(model))), {})
     rows["float"] = known | rows["float"]
     some = next(iter(reports.values()))
-    return _told(
+    told = _told(
         f"{some.images} images, {some.prompts} prompts",
         rows,
         {name: report.to_json() for name, report in reports.items()},
         output,
     )
+    quantized = [model for model in models if stored_costs(Path(model))]
+    following = f"mixqsam report {' '.join(quantized)} --images {source.images} -o report.html"
+    return replace(told, next={following: "see the masks that differ most"} if quantized else {})
 
 
 def evaluate_oriented(

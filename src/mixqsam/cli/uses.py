@@ -51,7 +51,8 @@ def predict(
         f"mask {index}: {one['pixels']:,} pixels, predicted IoU {one['predicted_iou']:.3f}"
         for index, one in enumerate(found, start=1)
     ]
-    return Outcome(data={"masks": found}, lines=lines, made=made)
+    following = {f"mixqsam serve {model}": "draw boxes and click points in the browser"}
+    return Outcome(data={"masks": found}, lines=lines, made=made, next=following)
 
 
 def serve(models: Sequence[str], *, images: Path | None, host: str, port: int) -> Outcome:
@@ -145,6 +146,7 @@ def benchmark(
         tables=[Table(title, columns, rows)],
         lines=[f"In theory {found.size / 1e6:.2f} MB, {found.bitops / 1e9:,.0f} GBitOps per image"],
         made={} if output is None else {output: "these figures as JSON"},
+        next={f"mixqsam export {model} --format openvino -o {model}-openvino": "files for a faster backend (or onnx)"},
     )
 
 
