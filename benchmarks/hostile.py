@@ -13,7 +13,7 @@ import torch
 from faster_coco_eval.core import mask as rle
 from PIL import Image
 
-from benchmarks.tiny import make_model, make_pictures, random_model, tiny_config, to_meta
+from benchmarks.tiny import make_model, make_pictures, quantize, random_model, tiny_config, to_meta
 from mixqsam.allocation.budget import parse_keep, resolve_budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.manifest import parse_manifest
@@ -25,8 +25,6 @@ from mixqsam.data.labelmaps import LabelledImage, find_regions
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import read_json
 from mixqsam.numeric.tensor_file import TensorFile
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
-from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.pipeline.stages import uniform_allocation
 from mixqsam.plan import Analysis
 from mixqsam.report.network import network_svg, unit_facts
@@ -54,16 +52,7 @@ class Reader:
 def make_readers(folder: Path) -> dict[str, Reader]:
     """All of them; `folder` holds what their files refer to."""
     model, pictures = make_model(folder / "model"), make_pictures(folder / "pictures", count=3)
-    out = folder / "out"
-    run_quantization(
-        model,
-        Data(pictures, grid=2),
-        budget="W4A4",
-        output=out,
-        options=Options(analysis=AnalysisOptions(count=2)),
-        session=Session(),
-        checking=Checking(limit=1),
-    )
+    out = quantize(model, pictures, folder / "out", check=1)
     return {
         "analysis": Reader([(out / "analysis.json").read_bytes()], "analysis.json", _analysis, text=True),
         "allocation": Reader([(out / "allocation.json").read_bytes()], "allocation.json", _allocation, text=True),

@@ -24,9 +24,7 @@ import httpx
 import numpy as np
 
 from benchmarks.harness import machine
-from benchmarks.tiny import command, environment, make_model, make_pictures
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
-from mixqsam.pipeline.quantize import run_quantization
+from benchmarks.tiny import command, environment, make_model, make_pictures, quantize
 
 DATA = Path(__file__).parents[1] / "docs/data/server_load.json"
 OWN = {"x-mixqsam": "1"}
@@ -210,15 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, pictures = make_model(folder / "model"), make_pictures(folder / "pictures", count=4)
-        run_quantization(
-            model,
-            Data(pictures, grid=2),
-            budget="W4A4",
-            output=folder / "out",
-            options=Options(analysis=AnalysisOptions(count=2)),
-            session=Session(),
-            checking=Checking(limit=0),
-        )
+        quantize(model, pictures, folder / "out")
         words = command("serve", folder / "out", "--images", pictures, "--port", 0)
         settings = {**environment(folder / "cache"), "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=settings) as server:  # noqa: S603

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from transformers import SamConfig, SamModel
 
+from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
+from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.sam.load import default_processor
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -115,6 +117,20 @@ def make_pictures(folder: Path, *, count: int) -> Path:
         pixels[(x - 20 - index) ** 2 + (y - 30) ** 2 < 200] += 120
         Image.fromarray(pixels).save(folder / f"{index:02}.png")
     return folder
+
+
+def quantize(model: Path, pictures: Path, output: Path, *, check: int = 0) -> Path:
+    """The tiny model at W4A4, calibrated on two pictures with four points each."""
+    run_quantization(
+        model,
+        Data(pictures, grid=2),
+        budget="W4A4",
+        output=output,
+        options=Options(analysis=AnalysisOptions(count=2)),
+        session=Session(),
+        checking=Checking(limit=check),
+    )
+    return output
 
 
 def command(*words: object) -> list[str]:

@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.tiny import quantize
 from PIL import Image
 from typer.testing import CliRunner
 
 from mixqsam.cli import parsing
 from mixqsam.cli.main import app
 from mixqsam.data import demo
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
-from mixqsam.pipeline.quantize import run_quantization
 from tests.conftest import draw
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +78,8 @@ def workplace(model_directory: Path, detector_directory: Path, tmp_path_factory:
     (folder / "dota/labelTxt/P0001.txt").write_text("10 10 50 10 50 50 10 50 plane 0\n")
     (folder / "task2").mkdir()
     (folder / "task2/Task2_plane.txt").write_text("P0001 0.9 10 10 50 50\n")
-    quantized(folder / "facebook/sam-vit-base", folder)
+    draw(folder / "photo.jpg", width=64, height=60, seed=0)
+    quantize(folder / "facebook/sam-vit-base", folder / "photos", folder / "out", check=1)
     return folder
 
 
@@ -91,20 +91,6 @@ def annotations(count: int) -> dict[str, Any]:
         "annotations": [{"id": i + 1, "image_id": i + 1, **instance} for i in range(count)],
         "categories": [{"id": 1, "name": "disc"}, {"id": 2, "name": "hot dog"}],
     }
-
-
-def quantized(model: Path, folder: Path) -> None:
-    """`out`, the directory that most pages begin with."""
-    draw(folder / "photo.jpg", width=64, height=60, seed=0)
-    run_quantization(
-        model,
-        Data(folder / "photos", grid=2),
-        budget="W4A4",
-        output=folder / "out",
-        options=Options(analysis=AnalysisOptions(count=2)),
-        session=Session(),
-        checking=Checking(limit=1),
-    )
 
 
 @pytest.fixture
