@@ -1,6 +1,7 @@
 """Tables of faults that were survived, from docs/data/*.json."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from benchmarks.performance_tables import line, load, machine_line
 
@@ -39,7 +40,7 @@ def threads() -> str:
     rows = [line(["run", "rounding to nearest", "reconstruction"]), line(["---", "---", "---"])]
     differing = data["differing_files"]
     for run in differing["nearest"]:
-        cells = [", ".join(differing[kind][run]) or "the same" for kind in ("nearest", "reconstruction")]
+        cells = [_names(differing[kind][run]) for kind in ("nearest", "reconstruction")]
         rows.append(line([run, *cells]))
     rows += ["", line(["logits with", "integer model", "simulation", "float model"]), line(["---"] * 4)]
     first = next(iter(data["predictions"].values()))
@@ -48,6 +49,12 @@ def threads() -> str:
             line([run, *("the same" if one == two else "others" for one, two in zip(hashes, first, strict=True))])
         )
     return "\n".join([*rows, "", machine_line(data)])
+
+
+def _names(files: Sequence[str]) -> str:
+    """Files that differ; pictures, which follow from them, are left out."""
+    told = [name.rsplit("/", maxsplit=1)[-1] for name in files if name.endswith((".json", ".safetensors"))]
+    return ", ".join(f"`{name}`" for name in told) if told else "the same"
 
 
 def server() -> str:
