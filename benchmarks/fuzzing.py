@@ -192,12 +192,12 @@ def main() -> None:
     def run(one: str) -> None:
         found = fuzz(one, seed=chosen.seed, count=chosen.count)
         known["readers"][one] = found
+        known.update(machine=machine(), seed=chosen.seed)
+        chosen.output.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(f"{one}: {found}", flush=True)
 
     with ThreadPoolExecutor(chosen.workers) as pool:
         list(pool.map(run, names))
-    known |= {"machine": machine(), "seed": chosen.seed}
-    chosen.output.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
