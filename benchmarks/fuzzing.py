@@ -49,7 +49,9 @@ def give_up(*_: object) -> None:
 def attempt(reader: Reader, path: Path, content: bytes) -> str:
     """What came of one content: `read`, `refused`, or the fault's last frame of ours."""
     path.write_bytes(content)
-    signal.alarm(SECONDS)
+    signal.signal(signal.SIGPROF, give_up)
+    # Of processor time: a process that others keep waiting is not at fault.
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         reader.read(path)
     except MixqsamError:
@@ -57,7 +59,7 @@ def attempt(reader: Reader, path: Path, content: bytes) -> str:
     except BaseException as error:
         return _place(error)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return "read"
 
 
@@ -70,7 +72,6 @@ def _place(error: BaseException) -> str:
 def work(name: str, folder: Path, *, seed: int, start: int, count: int, channel: Any) -> None:
     """One process: tells the counts of every hundred contents, every fault, and its end."""
     sys.stderr = open("/dev/null", "w")  # noqa: PTH123, SIM115
-    signal.signal(signal.SIGALRM, give_up)
     reader = make_readers(folder / "seeds")[name]
     place = folder / "place"
     place.mkdir()
