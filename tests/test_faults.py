@@ -116,7 +116,9 @@ def test_only_old_temporary_files_are_swept_from_a_cache(tmp_path: Path) -> None
     Cache(tmp_path / "nowhere").sweep()
 
 
-def test_sigterm_unwinds_like_ctrl_c() -> None:
+def test_sigterm_unwinds_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests play processes of a group, in which SIGTERM is left alone.
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     cleaned = []
 
     def work() -> None:
@@ -132,11 +134,13 @@ def test_sigterm_unwinds_like_ctrl_c() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_while_solving_stops_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_while_solving_stops_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """The solver used to swallow it, and the command went on with an allocation that was not the best."""
     import highspy
 
     from mixqsam.allocation.solve import _finish
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
 
     start = highspy.Highs.startSolve
 
