@@ -1,7 +1,6 @@
 """What happens to outputs when disks are full, places cannot be written, and processes are killed or meet."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mixqsam.cli.console import guarded
 from mixqsam.directories import claimed, new_directory
 from mixqsam.errors import OutputError
 from mixqsam.files import Cache
@@ -116,51 +114,52 @@ def test_only_old_temporary_files_are_swept_from_a_cache(tmp_path: Path) -> None
     Cache(tmp_path / "nowhere").sweep()
 
 
-def test_sigterm_unwinds_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Other tests play processes of a group, in which SIGTERM is left alone.
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    cleaned = []
-
-    def work() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-        finally:
-            cleaned.append(True)
-
-    before = signal.getsignal(signal.SIGTERM)
-    assert guarded(work, debug=False) == 143
-    assert cleaned == [True]
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_signal_while_solving_stops_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The solver used to swallow it, and the command went on with an allocation that was not the best."""
-    import highspy
-
-    from mixqsam.allocation.solve import _finish
-
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-
-    start = highspy.Highs.startSolve
-
-    def interrupted(self: highspy.Highs) -> threading.Thread:
-        thread = start(self)
+# Signals are sent to a process of their own: in this one other tests may have left handlers and threads.
+_UNWINDS = """
+import os, signal, time
+before = signal.getsignal(signal.SIGTERM)
+def work():
+    try:
         os.kill(os.getpid(), signal.SIGTERM)
-        return thread
+        time.sleep(5)
+    finally:
+        print("cleaned")
+print(guarded(work, debug=False), signal.getsignal(signal.SIGTERM) == before)
+"""
+_SOLVES = """
+import os, signal, highspy
+from mixqsam.allocation.solve import _finish
+start = highspy.Highs.startSolve
+def interrupted(self):
+    thread = start(self)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return thread
+highspy.Highs.startSolve = interrupted
+solver = highspy.Highs()
+solver.setOptionValue("output_flag", False)
+solver.addVar(0.0, 1.0)
+def work():
+    _finish(solver)
+    print("went on")
+print(guarded(work, debug=False))
+"""
 
-    monkeypatch.setattr(highspy.Highs, "startSolve", interrupted)
-    solver = highspy.Highs()
-    solver.setOptionValue("output_flag", False)
-    solver.addVar(0.0, 1.0)
-    reached = []
 
-    def work() -> None:
-        _finish(solver)
-        reached.append(True)
+def told(code: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return done.stdout
 
-    assert guarded(work, debug=False) == 143
-    assert reached == []
+
+def test_sigterm_unwinds_like_ctrl_c() -> None:
+    assert told(_UNWINDS).split() == ["cleaned", "143", "True"]
+
+
+def test_a_signal_while_solving_stops_the_command() -> None:
+    """The solver used to swallow it, and the command went on with an allocation that was not the best."""
+    words = told(_SOLVES).split()
+    assert words[-1] == "143"
+    assert "went" not in words
 
 
 @pytest.fixture
