@@ -117,6 +117,7 @@ def test_only_old_temporary_files_are_swept_from_a_cache(tmp_path: Path) -> None
 # Signals are sent to a process of their own: in this one other tests may have left handlers and threads.
 _UNWINDS = """
 import os, signal, time
+from mixqsam.cli.console import guarded
 before = signal.getsignal(signal.SIGTERM)
 def work():
     try:
@@ -129,6 +130,7 @@ print(guarded(work, debug=False), signal.getsignal(signal.SIGTERM) == before)
 _SOLVES = """
 import os, signal, highspy
 from mixqsam.allocation.solve import _finish
+from mixqsam.cli.console import guarded
 start = highspy.Highs.startSolve
 def interrupted(self):
     thread = start(self)
