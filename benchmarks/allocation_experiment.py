@@ -101,10 +101,7 @@ class Experiment:
         samples = self._calibration[:images]
         full = analyze_model(self.sam, samples, options=self._options, session=self.session)
         columns = [full.sensitivity_bits.index(b) for b in measured_at]
-        thinned = {
-            output: {slot: values[:, columns] for slot, values in slots.items()}
-            for output, slots in full.sensitivity.items()
-        }
+        thinned = {output: values[..., columns] for output, values in full.sensitivity.items()}
         return replace(full, sensitivity=thinned, sensitivity_bits=measured_at)
 
     def quantized(self, plan: BitPlan) -> Sam:

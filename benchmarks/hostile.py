@@ -98,8 +98,8 @@ def _tensors(path: Path, *, beside: Path) -> object:
     with TensorFile(path, checked=True) as tensors:
         taken: list[object] = []
         for unit, entry in manifest.units.items():
-            roles = ("left", "right") if unit.endswith((".qk", ".av")) else ("input",)
-            taken += [tensors.quantizer(f"{unit}.{role}", kind="affine", bits=entry.activation) for role in roles]
+            operands = ("left", "right") if unit.endswith((".qk", ".av")) else ("input",)
+            taken += [tensors.quantizer(f"{unit}.{one}", kind="affine", bits=entry.activation) for one in operands]
         taken += [tensors.take(f"{name}_zero", shape=1, dtype=torch.uint8) for name in manifest.eight_bit]
         taken += [tensors._read(name) for name in sorted(tensors._left)]
         return taken

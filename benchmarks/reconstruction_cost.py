@@ -45,11 +45,8 @@ def block(index: int) -> dict[str, float]:
     piece = encoder_blocks(sam)[index]
     units = [unit for unit in sam.costs().units if unit.name in piece.units]
     plan = BitPlan.uniform(sam.costs().units, UnitBits(4, 4))
-    spans = {
-        "activation": dict.fromkeys(CANDIDATE_BITS, (-4.0, 4.0)),
-        "weight": dict.fromkeys(CANDIDATE_BITS, (-4.0, 4.0)),
-    }
-    ranges = Ranges("minmax", {unit.name: spans for unit in sam.costs().units})
+    span = dict.fromkeys(CANDIDATE_BITS, (-4.0, 4.0))
+    ranges = Ranges("minmax", {unit.name: dict.fromkeys(unit.activations, span) for unit in sam.costs().units})
     weights = WeightGrids(sam, observer="minmax")
     setting = Setting(sam, units, plan, (), ranges, weights, Cache(Path("unused")), Silent())
     activations = observed(setting)
@@ -57,7 +54,7 @@ def block(index: int) -> dict[str, float]:
     start = {
         unit.name: Frozen(
             quantize_weight(weights.weight(unit.name), grids[unit.name]) if unit.name in grids else None,
-            {slot: one for (name, slot), one in activations.items() if name == unit.name},
+            {operand: activations[unit.name, operand] for operand in unit.activations},
         )
         for unit in units
     }

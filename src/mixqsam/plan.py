@@ -3,7 +3,7 @@
 Everything here is frozen, JSON-able and free of torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -15,13 +15,15 @@ from mixqsam.errors import ArtifactError
 
 Kind = Literal["linear", "conv", "product"]
 Part = Literal["encoder", "decoder"]
+# What a unit multiplies: a layer its input and its weight, a product its left and its right operand.
+Operand = Literal["input", "left", "right", "weight"]
 Vector = NDArray[np.float64]
 
 FLOAT_BITS = 32
 CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
-SLOTS = ("weight", "activation")
 # Sizes of files stay below this; so their products with bits are exact.
 _MOST = 2**53
+_ANALYSIS_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,14 @@ class Unit:
     multiply_adds: int
 
     @property
-    def operands(self) -> int:
-        """How many activations of the unit are quantized."""
-        return 2 if self.kind == "product" else 1
+    def operands(self) -> tuple[Operand, Operand]:
+        """The quantized operands, in the order of the fields of `UnitBits`."""
+        return ("right", "left") if self.kind == "product" else ("weight", "input")
+
+    @property
+    def activations(self) -> tuple[Operand, ...]:
+        """The quantized operands that depend on the image."""
+        return ("left", "right") if self.kind == "product" else ("input",)
 
     @property
     def overhead_bytes(self) -> int:
@@ -55,15 +62,16 @@ class Unit:
 
         A channel of a weight has a bfloat16 and a uint8, an activation a float32 and a uint8.
         """
-        return 3 * self.channels + 5 * self.operands
+        return 3 * self.channels + 5 * len(self.activations)
 
 
 @dataclass(frozen=True)
 class UnitBits:
     """Bit-widths of one unit.
 
-    For a product of two activations, `activation` is the left operand's (q, or the attention A)
-    and `weight` the right one's (k, or v). 32 means float.
+    A product of two activations has no weight: its right operand (k, or v) takes the weight's place, and its left one
+    (q, or the attention A) the activation's. So budgets, BitOps and files treat all kinds of units alike.
+    32 means float.
     """
 
     weight: int
@@ -73,6 +81,10 @@ class UnitBits:
     def is_float(self) -> bool:
         """Whether the unit is left as it is."""
         return self.weight == FLOAT_BITS
+
+    def of(self, operand: Operand) -> int:
+        """The bits of one operand."""
+        return self.weight if operand in {"weight", "right"} else self.activation
 
     def __str__(self) -> str:
         return "float" if self.is_float else f"W{self.weight}A{self.activation}"
@@ -179,8 +191,8 @@ class Analysis:
         costs: units and what they cost.
         importance: P_Y definition → Ω, shape [units], sums to 1.
         synergy: `estimator/P_Y` → Ŝ of adjacent units, shape [units - 1].
-        sensitivity: P_Y definition → slot (`weight`, `activation`) → KL of that unit's slot alone at each
-            of `sensitivity_bits`, shape [units, bits]. Empty when it was not measured.
+        sensitivity: P_Y definition → KL of each operand of each unit alone at each of `sensitivity_bits`, shape
+            [units, 2, bits], operands in the order of `Unit.operands`. Empty when it was not measured.
         sensitivity_bits: the bit-widths at which the sensitivity was measured.
     """
 
@@ -189,7 +201,7 @@ class Analysis:
     costs: Costs
     importance: Mapping[str, Vector]
     synergy: Mapping[str, Vector]
-    sensitivity: Mapping[str, Mapping[str, Vector]]
+    sensitivity: Mapping[str, Vector]
     sensitivity_bits: tuple[int, ...]
 
     @property
@@ -209,7 +221,7 @@ class Analysis:
         """A JSON-able form; numbers keep 9 significant digits."""
         return {
             "format": "mixqsam-analysis",
-            "version": 2,
+            "version": _ANALYSIS_VERSION,
             "model": self.model,
             "images": self.images,
             "float_bytes": self.costs.float_bytes,
@@ -220,7 +232,11 @@ class Analysis:
             "synergy": {name: _rounded(v) for name, v in self.synergy.items()},
             "sensitivity_bits": list(self.sensitivity_bits),
             "sensitivity": {
-                name: {slot: _rounded(v) for slot, v in slots.items()} for name, slots in self.sensitivity.items()
+                name: {
+                    unit.name: dict(zip(unit.operands, _rounded(rows), strict=True))
+                    for unit, rows in zip(self.units, values, strict=True)
+                }
+                for name, values in self.sensitivity.items()
             },
         }
 
@@ -233,9 +249,10 @@ class Analysis:
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-analysis":
             raise ArtifactError(f"{source} is not an analysis; make one with `mixqsam analyze`.")
-        if value.get("version") not in (1, 2):
+        if value.get("version") not in range(1, _ANALYSIS_VERSION + 1):
             raise ArtifactError(
-                f"{source} has analysis version {value.get('version')}; this mixqsam reads up to version 2."
+                f"{source} has analysis version {value.get('version')}; "
+                f"this mixqsam reads up to version {_ANALYSIS_VERSION}."
             )
         try:
             units = tuple(_unit(unit) for unit in value["units"])
@@ -253,8 +270,8 @@ class Analysis:
                 importance={n: _array(v, (len(units),)) for n, v in value["importance"].items()},
                 synergy={n: _array(v, (len(units) - 1,)) for n, v in value["synergy"].items()},
                 sensitivity={
-                    n: {slot: _array(slots[slot], (len(units), len(bits))) for slot in SLOTS}
-                    for n, slots in value["sensitivity"].items()
+                    name: _sensitivity(entries, units, bits=len(bits), version=value["version"])
+                    for name, entries in value["sensitivity"].items()
                 },
                 sensitivity_bits=bits,
             )
@@ -277,6 +294,15 @@ def _unit(entry: Mapping[str, Any]) -> Unit:
     if not known or not all(isinstance(size, int) and 0 <= size < _MOST for size in sizes):
         raise ValueError(f"no unit has {entry!r:.200}")
     return unit
+
+
+def _sensitivity(entries: Mapping[str, Any], units: Sequence[Unit], *, bits: int, version: int) -> Vector:
+    """One definition's KLs from a file: [units, operands, bits]."""
+    if version < 3:
+        # Two arrays [units, bits] of all units together, under the names of the fields of `UnitBits`.
+        return np.stack([_array(entries[name], (len(units), bits)) for name in ("weight", "activation")], axis=1)
+    rows = [[entries[unit.name][operand] for operand in unit.operands] for unit in units]
+    return _array(rows, (len(units), 2, bits))
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -36,7 +36,7 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
     omega = rng.lognormal(0, 1.5, count)
     omega /= omega.sum()
     noise = 4.0 ** -np.array(BITS)
-    sensitivity = {s: omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise for s in ("weight", "activation")}
+    sensitivity = np.stack([omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise for _ in range(2)], axis=1)
     return Analysis(
         "toy",
         1,

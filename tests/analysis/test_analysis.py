@@ -90,7 +90,7 @@ def test_measured_sensitivity_is_that_of_the_quantized_model(sam: Sam, samples: 
     units = sam.costs().units
     for output, divergence in OUTPUTS.items():
         arranged = QuantizedVariants.arrange(np.array(flat[output]), bits=(3, 8))
-        assert (arranged["weight"][:, 0] > 0).all()
+        assert (arranged[:, 0, 0] > 0).all()
         for i, unit in enumerate(units[:14]):
             if unit.kind != "product":
                 continue
@@ -98,7 +98,7 @@ def test_measured_sensitivity_is_that_of_the_quantized_model(sam: Sam, samples: 
             plan = BitPlan({**BitPlan.uniform(units, UnitBits(32, 32)).bits, unit.name: UnitBits(8, 3)})
             model = nearest(sam, plan, ranges)
             expected = float(divergence(reference, logits_of(model, samples[0])[None]))
-            both = arranged["activation"][i, 0] + arranged["weight"][i, 1]
+            both = arranged[i, unit.operands.index("left"), 0] + arranged[i, unit.operands.index("right"), 1]
             assert both == pytest.approx(expected, rel=0.35, abs=1e-6)
 
 
@@ -123,6 +123,25 @@ def run(sam: Sam, samples: list[Sample], ranges: Ranges, session: Session, wante
     )
 
 
+def test_sensitivities_of_older_files_are_read(
+    sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
+) -> None:
+    analysis = run(sam, samples[:1], ranges, session, Measurements(pairs=False, sensitivity_bits=(2, 8)))
+    written = analysis.to_json()
+    assert set(written["sensitivity"]["spatial"][sam.costs().units[0].name]) == {"weight", "input"}
+    older = {
+        name: {"weight": values[:, 0].tolist(), "activation": values[:, 1].tolist()}
+        for name, values in analysis.sensitivity.items()
+    }
+    for version in (1, 2):
+        again = Analysis.from_json(written | {"version": version, "sensitivity": older}, source="x")
+        for name, values in analysis.sensitivity.items():
+            np.testing.assert_array_equal(again.sensitivity[name], values)
+    for spoiled in ({"spatial": {}}, {"spatial": {"weight": older["spatial"]["weight"]}}):
+        with pytest.raises(ArtifactError, match="x is malformed"):
+            Analysis.from_json(written | {"sensitivity": spoiled}, source="x")
+
+
 def test_analysis_is_readable_and_round_trips(
     sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
 ) -> None:
@@ -132,10 +151,8 @@ def test_analysis_is_readable_and_round_trips(
     assert set(analysis.synergy) == {f"{e}/{o}" for e in ("proximity", "interaction") for o in OUTPUTS}
     again = Analysis.from_json(analysis.to_json(), source="x")
     assert again.units == analysis.units
-    np.testing.assert_allclose(
-        again.sensitivity["spatial"]["weight"], analysis.sensitivity["spatial"]["weight"], rtol=1e-8
-    )
-    for change in ({"version": 3}, {"format": "y"}, {"importance": {"bernoulli": [1.0]}}, {"units": 3}):
+    np.testing.assert_allclose(again.sensitivity["spatial"], analysis.sensitivity["spatial"], rtol=1e-8)
+    for change in ({"version": 4}, {"format": "y"}, {"importance": {"bernoulli": [1.0]}}, {"units": 3}):
         with pytest.raises(ArtifactError, match="x "):
             Analysis.from_json(analysis.to_json() | change, source="x")
 

@@ -59,7 +59,7 @@ def test_the_file_is_as_small_as_its_bits_claim(bits: int | None, tmp_path: Path
     sam = load_sam("sam-tiny")
     plan = BitPlan.uniform(sam.costs().units, UnitBits(bits, bits)) if bits else mixture(sam, seed=3, floats=False)
     values = {
-        unit.name: {s: dict.fromkeys(range(2, 9), (-1.0, 1.0)) for s in ("weight", "activation")}
+        unit.name: {operand: dict.fromkeys(range(2, 9), (-1.0, 1.0)) for operand in unit.activations}
         for unit in sam.costs().units
     }
     model = nearest(sam, plan, Ranges("minmax", values))

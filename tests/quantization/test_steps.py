@@ -190,7 +190,7 @@ def test_adaptive_granularity_is_at_least_as_good_as_any_single_candidate(
     setting = setting_of(sam, samples, tmp_path)
     chosen = AdaptiveGranularity().choose(setting, observed(setting))
     name = "vision_encoder.layers.1.attn.av"
-    quantizer = chosen[name, "activation"]
+    quantizer = chosen[name, "left"]
     assert isinstance(quantizer, LogQuantizer)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     setting.watch({name: lambda inputs, _: seen.append((inputs[0].clone(), inputs[1].clone()))}, label="")
@@ -202,8 +202,8 @@ def test_adaptive_granularity_is_at_least_as_good_as_any_single_candidate(
     others = [LogQuantizer(4, scale=torch.tensor(largest * f), tau=t) for t in (1, 2, 4) for f in (1, 0.5, 0.25)]
     # It was chosen on some of the rows only.
     assert error(quantizer) <= 1.1 * min(error(one) for one in others)
-    assert isinstance(chosen[name, "weight"], Quantizer)
-    assert isinstance(chosen["vision_encoder.layers.1.mlp.lin2", "activation"], Quantizer)
+    assert isinstance(chosen[name, "right"], Quantizer)
+    assert isinstance(chosen["vision_encoder.layers.1.mlp.lin2", "input"], Quantizer)
 
 
 def test_hybrid_grids_are_put_on_lin2_alone(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ def test_hybrid_grids_are_put_on_lin2_alone(sam: Sam, samples: list[Sample], tmp
     chosen = HybridLogUniform().choose(setting, observed(setting))
     hybrids = {unit for (unit, _), one in chosen.items() if isinstance(one, HybridQuantizer)}
     assert hybrids == {unit.name for unit in setting.units if unit.name.endswith("lin2")}
-    assert HybridLogUniform().choose(setting, observed(setting))[min(hybrids), "activation"].tensors() == (
-        chosen[min(hybrids), "activation"].tensors()
+    assert HybridLogUniform().choose(setting, observed(setting))[min(hybrids), "input"].tensors() == (
+        chosen[min(hybrids), "input"].tensors()
     )
 
 
@@ -246,7 +246,7 @@ def test_clipping_keeps_more_of_the_focus_than_no_clipping(sam: Sam, samples: li
     chosen = PerceptualClipping().choose(setting, before)
     changed = {key for key in before if chosen[key] is not before[key]}
     name = "mask_decoder.transformer.layers.0.cross_attn_token_to_image"
-    assert {(f"{name}.q_proj", "activation"), (f"{name}.qk", "weight"), (f"{name}.qk", "activation")} <= changed
+    assert {(f"{name}.q_proj", "input"), (f"{name}.qk", "left"), (f"{name}.qk", "right")} <= changed
     assert all(unit.startswith("mask_decoder") for unit, _ in changed)
     assert len(STEPS) == 29
     assert (STEPS[0], round(STEPS[-1], 5)) == (0.85, 0.99999)
@@ -264,6 +264,6 @@ def test_clipping_takes_the_percentile_with_the_best_overlap(sam: Sam, samples: 
     setting.watch(watchers, label="")
     # One token far out: the wider percentiles waste their levels on it.
     tokens.queries[0][..., 0, 0] = 60.0
-    slots = {("q", "activation"): 3, ("k", "activation"): 3, ("qk", "activation"): 3, ("qk", "weight"): 3}
-    ranges = _best(module, tokens, slots)
-    assert ranges["q/activation"][1] < 60.0
+    clipped = {("q", "input"): 3, ("k", "input"): 3, ("qk", "left"): 3, ("qk", "right"): 3}
+    ranges = _best(module, tokens, clipped)
+    assert ranges["q/input"][1] < 60.0

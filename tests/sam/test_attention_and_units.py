@@ -74,7 +74,9 @@ def test_units_run_in_the_order_of_their_names(sam: Sam) -> None:
 def test_size_and_bitops_by_hand(sam: Sam) -> None:
     costs = count_costs(sam.config, prompts_per_image=3)
     plan = BitPlan.uniform(costs.units, UnitBits(4, 6))
-    size = costs.compact_bytes + sum(u.parameters * 4 / 8 + 3 * u.channels + 5 * u.operands for u in costs.units)
+    size = costs.compact_bytes + sum(
+        u.parameters * 4 / 8 + 3 * u.channels + 5 * len(u.activations) for u in costs.units
+    )
     assert costs.size(plan) == pytest.approx(size)
     bitops = sum(
         u.multiply_adds * (3 if u.part == "decoder" else 1) * (36 if u.kind == "product" else 24) for u in costs.units

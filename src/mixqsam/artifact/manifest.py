@@ -24,7 +24,7 @@ class UnitEntry(BaseModel):
 
     Attributes:
         weight, activation: bit-widths.
-        quantizers: role (`input`, `left`, `right`) → kind, of activations that are not on an affine grid.
+        quantizers: operand (`input`, `left`, `right`) → kind, of activations that are not on an affine grid.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,8 +35,8 @@ class UnitEntry(BaseModel):
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Role → kind, where it is not affine."""
-        return {str(role): str(kind) for role, kind in (self.quantizers or {}).items()}
+        """Operand → kind, where it is not affine."""
+        return {str(operand): str(kind) for operand, kind in (self.quantizers or {}).items()}
 
 
 class Manifest(BaseModel):

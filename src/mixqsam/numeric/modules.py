@@ -38,7 +38,7 @@ class StoredLayer(nn.Module, ABC):
 
     @property
     def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Role → quantizer of an activation."""
+        """Operand → quantizer of an activation."""
         return {"input": self.input}
 
 
@@ -125,13 +125,13 @@ class Product(nn.Module):
 
     @property
     def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Role → quantizer of an activation; empty while the product is float."""
-        roles = {"left": self.left, "right": self.right}
-        return {role: one for role, one in roles.items() if isinstance(one, ActivationQuantizer)}
+        """Operand → quantizer of an activation; empty while the product is float."""
+        modules = {"left": self.left, "right": self.right}
+        return {operand: one for operand, one in modules.items() if isinstance(one, ActivationQuantizer)}
 
-    def operand(self, role: str, values: Tensor) -> tuple[Tensor, float]:
+    def operand(self, name: str, values: Tensor) -> tuple[Tensor, float]:
         """An operand (`left` or `right`), quantized if it is to be, and the step that it has to be multiplied by."""
-        module: nn.Module = getattr(self, role)
+        module: nn.Module = getattr(self, name)
         if isinstance(module, ActivationQuantizer):
             return module(values, whole=True), module.step
         return module(values), 1.0
@@ -139,8 +139,8 @@ class Product(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """What is stored of it; nothing while it is float."""
         return {
-            f"{role}_{name}": tensor
-            for role, quantizer in self.quantizers.items()
+            f"{operand}_{name}": tensor
+            for operand, quantizer in self.quantizers.items()
             for name, tensor in quantizer.tensors().items()
         }
 

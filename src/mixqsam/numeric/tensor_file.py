@@ -80,7 +80,7 @@ class TensorSource(ABC):
         return {"": self.take(name, shape=(size,), dtype=torch.uint8), "_scale": stored_scale(scale), "_zero": zero}
 
     def quantizer(self, name: str, *, kind: str, bits: int, channels: int | None = None) -> ActivationQuantizer:
-        """The quantizer `u.role`; `channels` is how many a grouped one must know."""
+        """The quantizer `u.operand`; `channels` is how many a grouped one must know."""
         family = QUANTIZERS[kind]
         tensors = {
             field: self.take(f"{name}_{field}", shape=() if rank == 0 else rank, dtype=dtype)
@@ -160,5 +160,5 @@ class TensorFile(TensorSource):
 
 
 def kinds_of(quantizers: Mapping[str, ActivationQuantizer]) -> dict[str, str]:
-    """Role → kind, of those that are not affine: what a reader has to be told."""
-    return {role: one.kind for role, one in quantizers.items() if one.kind != "affine"}
+    """Operand → kind, of those that are not affine: what a reader has to be told."""
+    return {operand: one.kind for operand, one in quantizers.items() if one.kind != "affine"}

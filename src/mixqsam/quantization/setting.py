@@ -11,12 +11,12 @@ from mixqsam.calibrate import Ranges, WeightGrids, run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.plan import BitPlan, Unit
+from mixqsam.plan import BitPlan, Operand, Unit
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
-# (unit, slot) → the quantizer of that activation; a product has the slots `activation` (left) and `weight` (right).
-Activations = Mapping[tuple[str, str], ActivationQuantizer]
+# (unit, operand) → the quantizer of that activation.
+Activations = Mapping[tuple[str, Operand], ActivationQuantizer]
 
 # What is done with a module's inputs and output.
 Watcher = Callable[[tuple[Tensor, ...], Tensor], None]
@@ -51,7 +51,7 @@ class Setting:
         return [u for u in self.units if not self.plan.bits[u.name].is_float and (not tails or u.name.endswith(tails))]
 
     def activation_bits(self, *tails: str) -> dict[str, int]:
-        """Name → bits of the (left) activation, of the units that `quantized` finds."""
+        """Name → bits of the input (or the left operand), of the units that `quantized` finds."""
         return {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*tails)}
 
     def key(self, *more: object) -> str:
@@ -104,12 +104,11 @@ def _show(watcher: Watcher):  # type: ignore[no-untyped-def]
     return hook
 
 
-def observed(setting: Setting) -> dict[tuple[str, str], ActivationQuantizer]:
+def observed(setting: Setting) -> dict[tuple[str, Operand], ActivationQuantizer]:
     """Every activation on the affine grid that the observer chose: what recipes start from."""
-    found: dict[tuple[str, str], ActivationQuantizer] = {}
-    for unit in setting.quantized():
-        bits = setting.plan.bits[unit.name]
-        widths = {"activation": bits.activation} | ({"weight": bits.weight} if unit.kind == "product" else {})
-        for slot, width in widths.items():
-            found[unit.name, slot] = Quantizer(setting.ranges.grid(unit.name, slot=slot, bits=width))
-    return found
+    ranges, bits = setting.ranges, setting.plan.bits
+    return {
+        (unit.name, operand): Quantizer(ranges.grid(unit.name, operand=operand, bits=bits[unit.name].of(operand)))
+        for unit in setting.quantized()
+        for operand in unit.activations
+    }

@@ -11,7 +11,7 @@ from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorSource
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.plan import UnitBits
+from mixqsam.plan import Operand, UnitBits
 
 
 class LayerMaker(Protocol):
@@ -66,7 +66,7 @@ def attach_stored(
         model: changed in place.
         name: the unit.
         bits: its bits.
-        kinds: role (`input`, `left`, `right`) → kind of quantizer; those left out are affine.
+        kinds: operand (`input`, `left`, `right`) → kind of quantizer; those left out are affine.
         tensors: where its tensors are.
         layer: what makes the module of a unit with a weight; a fake-quantized one if it is not given.
 
@@ -75,16 +75,17 @@ def attach_stored(
     """
     module = model.get_submodule(name)
 
-    def quantizer(role: str, width: int, channels: int | None = None) -> ActivationQuantizer:
-        return tensors.quantizer(f"{name}.{role}", kind=kinds.get(role, "affine"), bits=width, channels=channels)
+    def quantizer(operand: Operand, channels: int | None = None) -> ActivationQuantizer:
+        kind = kinds.get(operand, "affine")
+        return tensors.quantizer(f"{name}.{operand}", kind=kind, bits=bits.of(operand), channels=channels)
 
     if isinstance(module, Product):
-        attach_product(model, name, left=quantizer("left", bits.activation), right=quantizer("right", bits.weight))
+        attach_product(model, name, left=quantizer("left"), right=quantizer("right"))
         return
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise ArtifactError(f"{name} has no weight to quantize.")
-    own = quantizer("input", bits.activation, weight.shape[1])
+    own = quantizer("input", weight.shape[1])
     if layer is not None:
         model.set_submodule(name, layer(module, name, bits=bits.weight, tensors=tensors, quantizer=own))
         return

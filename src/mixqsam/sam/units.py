@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamModel
 
 from mixqsam.numeric.modules import Product
-from mixqsam.plan import Costs, Kind, Part, Unit
+from mixqsam.plan import Costs, Kind, Operand, Part, Unit
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.rest import rest_of, stored_bytes
 
@@ -86,15 +86,14 @@ def _counter(counts: dict[str, int], name: str):  # type: ignore[no-untyped-def]
     return count
 
 
-def operand_taps(model: SamModel, unit: Unit) -> Iterator[tuple[str, nn.Module]]:
-    """Where the quantized activations of a unit can be seen: (slot, module).
+def operand_taps(model: SamModel, unit: Unit) -> Iterator[tuple[Operand, nn.Module]]:
+    """Where the quantized activations of a unit can be seen: (operand, module).
 
-    A linear or convolution is seen at its own input; a product at the outputs of `right` (slot `weight`) and
-    `left` (slot `activation`).
+    A linear or convolution is seen at its own input; a product at its modules `left` and `right`.
     """
     module = model.get_submodule(unit.name)
     if isinstance(module, Product):
-        yield "activation", module.left
-        yield "weight", module.right
+        yield "left", module.left
+        yield "right", module.right
     else:
-        yield "activation", module
+        yield "input", module

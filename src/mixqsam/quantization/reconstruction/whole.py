@@ -192,7 +192,7 @@ class _Reconstruction:
         return {
             unit.name: Frozen(
                 quantize_weight(weights.weight(unit.name), grids[unit.name]) if unit.name in grids else None,
-                {slot: self.activations[unit.name, slot] for slot in _slots(unit)},
+                {operand: self.activations[unit.name, operand] for operand in unit.activations},
             )
             for unit in units
         }
@@ -225,10 +225,6 @@ class _Reconstruction:
             self.setting.progress.note(f"{path} cannot be read; its piece is fitted again.")
             return False
         return True
-
-
-def _slots(unit: Unit) -> tuple[str, ...]:
-    return ("activation", "weight") if unit.kind == "product" else ("activation",)
 
 
 def _distance(found: State, wanted: Mapping[str, Tensor]) -> Tensor:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.plan import Unit
+from mixqsam.plan import Operand, Unit
 from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.attention import DecoderAttention
 
+# Raised when what is kept of an attention means something else.
+_VERSION = 2
 STEPS = tuple(np.linspace(0.85, 0.99999, 29).tolist())
 _FOCUS = 0.5
 # Bytes of tokens that are kept of each attention, and values of a tensor that its quantiles are read from.
@@ -52,12 +54,14 @@ class PerceptualClipping:
             if isinstance(module, DecoderAttention)
             and all(not setting.plan.bits[name + part].is_float for part in _PARTS)
         ]
-        depends = {name: ([str(setting.plan.bits[name + part]) for part in _PARTS],) for name in attentions}
+        depends = {name: (_VERSION, [str(setting.plan.bits[name + part]) for part in _PARTS]) for name in attentions}
         chosen = dict(activations)
         for name, found in setting.remembered("clipping", depends, partial(_search, setting)).items():
-            for (unit, slot), bits in _slots(name, setting).items():
-                low, high = found[f"{unit}/{slot}"]
-                chosen[unit, slot] = Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
+            for (unit, operand), bits in _clipped(name, setting).items():
+                low, high = found[f"{unit}/{operand}"]
+                chosen[unit, operand] = Quantizer(
+                    AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits)
+                )
         return chosen
 
 
@@ -71,23 +75,23 @@ def _search(setting: Setting, names: list[str]) -> Iterator[tuple[str, dict[str,
     for name in setting.progress.track(names, label="Clipping", total=len(names)):
         module = setting.sam.model.get_submodule(name)
         assert isinstance(module, DecoderAttention)  # noqa: S101
-        yield name, _best(module, tokens[name], _slots(name, setting))
+        yield name, _best(module, tokens[name], _clipped(name, setting))
 
 
-def _slots(name: str, setting: Setting) -> dict[tuple[str, str], int]:
+def _clipped(name: str, setting: Setting) -> dict[tuple[str, Operand], int]:
     """The clipped activations of an attention and their bits: inputs of q_proj and k_proj, q, k."""
-    bits = setting.plan.bits
-    return {
-        (f"{name}.q_proj", "activation"): bits[f"{name}.q_proj"].activation,
-        (f"{name}.k_proj", "activation"): bits[f"{name}.k_proj"].activation,
-        (f"{name}.qk", "activation"): bits[f"{name}.qk"].activation,
-        (f"{name}.qk", "weight"): bits[f"{name}.qk"].weight,
-    }
+    clipped: tuple[tuple[str, Operand], ...] = (
+        (f"{name}.q_proj", "input"),
+        (f"{name}.k_proj", "input"),
+        (f"{name}.qk", "left"),
+        (f"{name}.qk", "right"),
+    )
+    return {(unit, operand): setting.plan.bits[unit].of(operand) for unit, operand in clipped}
 
 
 @torch.no_grad()
 def _best(
-    module: DecoderAttention, tokens: _Tokens, slots: dict[tuple[str, str], int]
+    module: DecoderAttention, tokens: _Tokens, clipped: dict[tuple[str, Operand], int]
 ) -> dict[str, tuple[float, float]]:
     pairs = list(zip(tokens.queries, tokens.keys, strict=False))
     exact = [(module.q_proj(q), module.k_proj(k)) for q, k in pairs]
@@ -97,7 +101,7 @@ def _best(
     most, best = -1.0, {}
     for step in STEPS:
         ranges = [_quantiles(values, step) for values in ordered]
-        quantizers = [_affine(low, high, bits) for (low, high), bits in zip(ranges, slots.values(), strict=True)]
+        quantizers = [_affine(low, high, bits) for (low, high), bits in zip(ranges, clipped.values(), strict=True)]
         overlaps = []
         for (queries, keys), focus in zip(pairs, foci, strict=True):
             q = quantizers[2](module.q_proj(quantizers[0](queries)))
@@ -106,7 +110,7 @@ def _best(
         overlap = float(np.mean(overlaps))
         # Of equals the wider range: it clips less.
         if overlap >= most:
-            most, best = overlap, {f"{u}/{s}": r for (u, s), r in zip(slots, ranges, strict=True)}
+            most, best = overlap, {f"{u}/{o}": r for (u, o), r in zip(clipped, ranges, strict=True)}
     return best
 
 

@@ -64,7 +64,7 @@ class AdaptiveGranularity:
         chosen = dict(activations)
         for name, found in setting.remembered("granularity", depends, search).items():
             scale = torch.tensor(found["scale"])
-            chosen[name, "activation"] = LogQuantizer(bits[name], scale=scale, tau=int(found["tau"]))
+            chosen[name, "left"] = LogQuantizer(bits[name], scale=scale, tau=int(found["tau"]))
         return chosen
 
 

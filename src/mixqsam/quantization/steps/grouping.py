@@ -73,9 +73,7 @@ class ChannelGrouping:
         depends = {name: (width,) for name, width in bits.items()}
         for name, found in setting.remembered("grouping", depends, search).items():
             scale, zero = torch.tensor(found["scale"]), torch.tensor(found["zero"])
-            chosen[name, "activation"] = GroupedQuantizer(
-                bits[name], scale=scale, zero=zero, group=torch.arange(len(scale))
-            )
+            chosen[name, "input"] = GroupedQuantizer(bits[name], scale=scale, zero=zero, group=torch.arange(len(scale)))
         return chosen
 
 

@@ -57,7 +57,7 @@ class HybridLogUniform:
         depends = {name: (width, setting.ranges.observer) for name, width in bits.items()}
         chosen = dict(activations)
         for name, found in setting.remembered("hybrid", depends, search).items():
-            chosen[name, "activation"] = _quantizer(bits[name], found)
+            chosen[name, "input"] = _quantizer(bits[name], found)
         return chosen
 
 
@@ -69,7 +69,7 @@ def _quantizer(bits: int, values: dict[str, float]) -> HybridQuantizer:
 def _best(seen: _Inputs, name: str, setting: Setting, *, bits: int) -> dict[str, float]:
     tokens, weight = torch.cat(seen.tokens), setting.weights.weight(name)
     least, best = float("inf"), None
-    for candidate in _candidates(seen, setting.ranges.values[name]["activation"][bits], bits=bits):
+    for candidate in _candidates(seen, setting.ranges.values[name]["input"][bits], bits=bits):
         error = float(functional.linear(_quantizer(bits, candidate)(tokens) - tokens, weight).square().mean())
         if error < least:
             least, best = error, candidate
