@@ -13,6 +13,7 @@ from transformers import SamModel
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.errors import ArtifactError, HonestyError
 from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.memory import align_tensors
 from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorTable
@@ -94,6 +95,7 @@ class Places:
             attach_stored(model, name, bits=bits, kinds=entry.kinds, tensors=table, layer=packed_layer)
         table.check_all_used()
         model.requires_grad_(False)
+        align_tensors(model)
         self._verify(stored_tensors(model, rest))
         arrange(model)
         return rest

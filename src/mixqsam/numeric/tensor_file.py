@@ -20,6 +20,7 @@ from torch import Tensor
 from mixqsam.errors import ArtifactError
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.memory import aligned
 from mixqsam.numeric.packing import packed_bytes
 from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor, stored_scale
@@ -42,7 +43,8 @@ class TensorSource(ABC):
     def take(self, name: str, *, shape: tuple[int, ...] | int, dtype: torch.dtype) -> Tensor:
         """A tensor of the given shape (or rank) and type; NaN and infinity are refused.
 
-        Where float32 is expected, a shorter float will do, and is converted.
+        Where float32 is expected, a shorter float will do, and is converted. The tensor has aligned memory (see
+        `numeric.memory`).
         """
         if name not in self._left:
             raise ArtifactError(f"{self._source}: the tensor {name} is missing.")
@@ -58,7 +60,7 @@ class TensorSource(ABC):
             )
         if dtype.is_floating_point and not torch.isfinite(tensor).all():
             raise ArtifactError(f"{self._source}: {name} holds NaN or infinity.")
-        return tensor
+        return aligned(tensor)
 
     def weight(self, unit: str, *, bits: int, shape: tuple[int, ...]) -> QuantizedTensor:
         """The weight of a unit; the first axis of `shape` is its channels."""
@@ -100,14 +102,14 @@ class TensorSource(ABC):
 
 
 class TensorTable(TensorSource):
-    """Tensors that are in memory; `source` says where they came from."""
+    """Tensors that are in memory; `source` says where they came from. A tensor is released when it is taken."""
 
     def __init__(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
         super().__init__(tensors, source=source)
-        self._tensors = tensors
+        self._tensors = dict(tensors)
 
     def _read(self, name: str) -> Tensor:
-        return self._tensors[name]
+        return self._tensors.pop(name)
 
 
 class TensorFile(TensorSource):

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from mixqsam.numeric.memory import aligned
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam
 
@@ -53,7 +54,7 @@ def make_frame(sam: Sam, image: Image.Image) -> Frame:
     """Resize, normalise and pad an RGB image."""
     batch = sam.processor(images=image, return_tensors="pt")
     height, width = (int(v) for v in batch["reshaped_input_sizes"][0])
-    return Frame(batch["pixel_values"].to(sam.device), (image.height, image.width), (height, width))
+    return Frame(aligned(batch["pixel_values"].to(sam.device)), (image.height, image.width), (height, width))
 
 
 def prompt_tensors(sam: Sam, prompts: Prompts, frame: Frame) -> PromptTensors:

@@ -18,6 +18,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from transformers.utils import logging as transformers_logging
 
 from mixqsam.errors import InputError, ModelError, NumericError
+from mixqsam.numeric.memory import align_tensors
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Costs
 from mixqsam.sam.attention import split_attention
@@ -112,6 +113,7 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
             f"Unknown model {text!r}: it is no file, no directory, not {EMBEDDED!r} and not a hub id (owner/name)."
         )
     _check_finite(model, text)
+    align_tensors(model)
     return Sam(split_attention(model).eval().requires_grad_(False).to(torch.device(device)), processor, text)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mixqsam.files import write_bytes
+from mixqsam.numeric.memory import aligned
 from mixqsam.prediction import MASK_THRESHOLD, Prediction, Predictor, check_prompts
 from mixqsam.prompts import Prompts
 from mixqsam.sam.forward import Frame, decode, encode, full_logits, make_frame, prompt_tensors, visible
@@ -49,7 +50,7 @@ class SamPredictor(Predictor):
         content = hashlib.sha256(f"{self.sam.fingerprint} {image.size} ".encode() + image.tobytes()).hexdigest()
         path = self.embeddings / f"{content}.safetensors"
         try:
-            return load_file(path, device=str(self.sam.device))["embedding"]
+            return aligned(load_file(path, device=str(self.sam.device))["embedding"])
         except (OSError, SafetensorError, KeyError):
             embedding = encode(self.sam, frame)
             write_bytes(path, save({"embedding": embedding.cpu().contiguous()}))
