@@ -19,7 +19,7 @@ from mixqsam.quantization.setting import Setting, observed, watched
 from mixqsam.quantization.steps.bimodal import find_signs, is_bimodal, merge_bimodal
 from mixqsam.quantization.steps.clipping import STEPS, PerceptualClipping, _best, _Tokens
 from mixqsam.quantization.steps.granularity import AdaptiveGranularity
-from mixqsam.quantization.steps.grouping import ChannelGrouping, merge_groups
+from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.quantization.steps.hybrid import HybridLogUniform
 from mixqsam.sam.load import Sam
 from tests.oracles import logits_of
@@ -219,7 +219,7 @@ def test_hybrid_grids_are_put_on_lin2_alone(sam: Sam, samples: list[Sample], tmp
 def test_channels_of_like_range_are_grouped() -> None:
     scale = torch.tensor([1.0, 10.0, 0.1, 1.02, 10.1, 0.101, 0.99, 40.0])
     start = GroupedQuantizer(4, scale=scale, zero=torch.full((8,), 7.0), group=torch.arange(8))
-    merged = merge_groups(start, groups=4)
+    merged = start.merged(4)
     group = merged.group.tolist()
     assert len(merged.scale) == 4
     assert group[0] == group[3] == group[6]
@@ -227,7 +227,7 @@ def test_channels_of_like_range_are_grouped() -> None:
     assert group[2] == group[5]
     assert len(set(group)) == 4
     assert torch.allclose(merged.grid.scale, scale, rtol=0.05)
-    assert merge_groups(merged, groups=4) is merged
+    assert merged.merged(4) is merged
 
 
 def test_grouping_needs_as_many_channels_as_groups(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
