@@ -11,12 +11,12 @@ from mixqsam.cli.outcome import Outcome
 from mixqsam.cli.parsing import one_of, session
 from mixqsam.data.demo import EVALUATION, demo_samples
 from mixqsam.data.images import list_images, open_image
-from mixqsam.deployed.predictor import ENDINGS
+from mixqsam.deployed.backends import BACKENDS
 from mixqsam.errors import AnnotationError, ImageError, InputError
 from mixqsam.files import write_bytes, write_json
-from mixqsam.pipeline.benchmark import BACKENDS, installed_backends, run_benchmark
+from mixqsam.pipeline.benchmark import installed_backends, run_benchmark
 from mixqsam.pipeline.export import run_export
-from mixqsam.pipeline.stages import make_predictor
+from mixqsam.pipeline.stages import BACKEND_NAMES, make_predictor
 from mixqsam.prompts import Prompts, clip_boxes
 from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
 
@@ -92,7 +92,7 @@ def export(model: Path, *, output: Path, kind: str, single: bool, raw_image: boo
     found = run_export(
         model,
         output,
-        kind=one_of(kind, list(ENDINGS), option="--format"),
+        kind=one_of(kind, list(BACKENDS), option="--format"),
         session=session(None),
         single=single,
         raw_image=raw_image,
@@ -120,7 +120,7 @@ def benchmark(
     names = [name.strip() for name in backends.split(",") if name.strip()] or installed_backends()
     found = run_benchmark(
         model,
-        backends=[one_of(name, BACKENDS, option="--backends") for name in names],
+        backends=[one_of(name, BACKEND_NAMES, option="--backends") for name in names],
         image=None if image is None else open_image(image),
         runs=runs,
         memory=memory,
