@@ -17,7 +17,7 @@ from mixqsam.files import write_bytes, write_json
 from mixqsam.pipeline.benchmark import installed_backends, run_benchmark
 from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.stages import BACKEND_NAMES, make_predictor
-from mixqsam.prompts import Prompts, clip_boxes
+from mixqsam.prompts import Prompts, clip_boxes, point_prompt
 from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
 
 
@@ -157,13 +157,8 @@ def _prompts(boxes: Sequence[str], points: Sequence[str], *, width: int, height:
         corners = np.array([_numbers(box, "--box", (4,)) for box in boxes])
         return Prompts(boxes=clip_boxes(corners, width=width, height=height, source="--box"))
     numbers = [_numbers(point, "--point", (2, 3)) for point in points]
-    places = np.array([n[:2] for n in numbers])
-    if (places < 0).any() or (places >= (width, height)).any():
-        raise AnnotationError(f"--point: a point lies outside the image of {width}×{height} pixels.")
-    labels = np.array([int(n[2]) if len(n) == 3 else 1 for n in numbers], dtype=np.int64)
-    if not set(labels.tolist()) <= {0, 1}:
-        raise AnnotationError("--point: the label is 1 (object) or 0 (background).")
-    return Prompts(points=places[None], labels=labels[None])
+    labelled = np.array([n if len(n) == 3 else [*n, 1] for n in numbers], dtype=np.float64)
+    return point_prompt(labelled, width=width, height=height, source="--point")
 
 
 def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
