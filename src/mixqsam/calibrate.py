@@ -5,24 +5,25 @@ Also the grids of weights, which need no images but the same observer.
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.modules import Product
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
 from mixqsam.numeric.weights import weight_grid
 from mixqsam.parallel.engine import Alone, Engine, share
 from mixqsam.plan import CANDIDATE_BITS, Operand
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
+from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import operand_taps
 
@@ -214,19 +215,16 @@ def _agree_on_bases(
 @contextmanager
 def _observed(sam: Sam, statistics: dict[tuple[str, Operand], Statistics]) -> Iterator[None]:
     """While this is open, every operand of every unit is reduced into `statistics`."""
-    with ExitStack() as stack:
-        for unit in sam.costs().units:
-            is_product = isinstance(sam.model.get_submodule(unit.name), Product)
-            for operand, module in operand_taps(sam.model, unit):
-                seen = statistics[unit.name, operand] = Statistics()
-                name = f"{unit.name} ({operand})" if is_product else unit.name
-                stack.callback(module.register_forward_pre_hook(_into(seen, name)).remove)
+    watchers: dict[str, Watcher] = {}
+    for unit in sam.costs().units:
+        for operand, path in operand_taps(unit):
+            seen = statistics[unit.name, operand] = Statistics()
+            name = f"{unit.name} ({operand})" if unit.kind == "product" else unit.name
+            watchers[path] = partial(_take_in, seen, name)
+    with watched(sam.model, watchers):
         yield
 
 
-def _into(statistics: Statistics, name: str):  # type: ignore[no-untyped-def]
-    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        del module
-        statistics.update(inputs[0], name=name)
-
-    return observe
+def _take_in(statistics: Statistics, name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    del output
+    statistics.update(inputs[0], name=name)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from mixqsam.cli import commands
 from mixqsam.cli.main import app
 from mixqsam.cli.options import RECIPE_NAMES
-from mixqsam.deployed.predictor import ENDINGS
+from mixqsam.deployed.backends import BACKENDS
 from mixqsam.quantization.recipes import RECIPES
 
 COMMANDS = [
@@ -122,7 +122,7 @@ def test_shells_complete_commands_options_and_names(tmp_path: Path) -> None:
     }
     assert {"--recipe", "--budget", "--json"} <= complete("mixqsam quantize --", tmp_path)
     assert complete("mixqsam quantize --recipe ptq", tmp_path) == {"ptq4sam-s", "ptq4sam-l"}
-    assert complete("mixqsam export out --format o", tmp_path) == set(ENDINGS)
+    assert complete("mixqsam export out --format o", tmp_path) == set(BACKENDS)
     assert tuple(RECIPES) == RECIPE_NAMES
 
 

@@ -11,6 +11,7 @@ import torch
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.calibrate import Ranges, calibrate
 from mixqsam.data.samples import Sample
+from mixqsam.deployed.backends import ONNX
 from mixqsam.deployed.names import DECODER, ENCODER, METADATA
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.files import Cache
@@ -43,7 +44,7 @@ def ranges(sam: Sam, samples: list[Sample]) -> Ranges:
 
 def write(sam: Sam, plan: BitPlan, folder: Path, **options: Any) -> Exported:
     manifest = Manifest.of(sam, plan, recipe="minmax", prompts_per_image=1)
-    return export(sam, manifest, folder, kind="onnx", options=ExportOptions(**options))
+    return export(sam, manifest, folder, backend=ONNX, options=ExportOptions(**options))
 
 
 def operators(path: Path) -> collections.Counter[str]:

@@ -66,10 +66,9 @@ def test_each_quantizer_emits_at_most_2_to_the_b_values_in_evaluation(
         module = quantizers[name]
         width = outputs[0].shape[-1]
         flat = torch.cat([o.reshape(-1, width) for o in outputs])
-        columns = [flat] if not isinstance(module, GroupedQuantizer) else flat.unbind(-1)
+        columns = [flat] if module.channels is None else flat.unbind(module.channel_axis)
         assert max(c.unique().numel() for c in columns) <= 2**module.bits, name
-        if isinstance(module, GroupedQuantizer):
-            assert len(module.scale) <= 4
+        assert module.groups <= 4
     assert set(seen) == set(quantizers)
 
 

@@ -159,9 +159,9 @@ def test_coins_fall_as_often_as_they_should(share: float) -> None:
 
 
 def test_channels_are_merged_in_four_geometric_steps() -> None:
-    assert _merge_targets(256, 400) == {50: 91, 100: 32, 150: 11, 200: 4}
-    assert _merge_targets(4, 400) == {}
-    assert list(_merge_targets(192, 12).values())[-1] == 4
+    assert _merge_targets(256, 4, 400) == {50: 91, 100: 32, 150: 11, 200: 4}
+    assert _merge_targets(4, 4, 400) == {}
+    assert list(_merge_targets(192, 4, 12).values())[-1] == 4
 
 
 # Blocks

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,20 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixqsam.calibrate import GridLibrary, cached_ranges
+from mixqsam.data import samples as data_samples
 from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
-from mixqsam.files import Cache
+from mixqsam.files import Cache, digest_file
 from mixqsam.numeric.honesty import distinct_values
 from mixqsam.numeric.quantizers import QUANTIZERS, GroupedQuantizer, HybridQuantizer, LogQuantizer, Quantizer
 from mixqsam.plan import BitPlan, Unit, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.nearest import draft
-from mixqsam.quantization.setting import Setting, observed, watched
+from mixqsam.quantization.setting import Setting, observed
 from mixqsam.quantization.steps.bimodal import find_signs, is_bimodal, merge_bimodal
 from mixqsam.quantization.steps.clipping import STEPS, PerceptualClipping, _best, _Tokens
 from mixqsam.quantization.steps.granularity import AdaptiveGranularity
-from mixqsam.quantization.steps.grouping import ChannelGrouping, merge_groups
+from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.quantization.steps.hybrid import HybridLogUniform
+from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
 from tests.oracles import logits_of
 
@@ -170,7 +173,7 @@ def test_merging_two_modes_leaves_the_outputs_as_they_were(sam: Sam, samples: li
         assert torch.allclose(logits_of(merged, sample), logits_of(two, sample), atol=1e-5, rtol=1e-5)
     keys: list[torch.Tensor] = []
     path = "mask_decoder.transformer.final_attn_token_to_image.k_proj"
-    with watched(merged, {path: lambda _, output: keys.append(output.reshape(-1, output.shape[-1]))}):
+    with watched(merged.model, {path: lambda _, output: keys.append(output.reshape(-1, output.shape[-1]))}):
         logits_of(merged, samples[0])
     assert bool((torch.cat(keys).mean(0) > 0).all())
     # The second time it is read from the cache, and other tensors are shared.
@@ -219,7 +222,7 @@ def test_hybrid_grids_are_put_on_lin2_alone(sam: Sam, samples: list[Sample], tmp
 def test_channels_of_like_range_are_grouped() -> None:
     scale = torch.tensor([1.0, 10.0, 0.1, 1.02, 10.1, 0.101, 0.99, 40.0])
     start = GroupedQuantizer(4, scale=scale, zero=torch.full((8,), 7.0), group=torch.arange(8))
-    merged = merge_groups(start, groups=4)
+    merged = start.merged(4)
     group = merged.group.tolist()
     assert len(merged.scale) == 4
     assert group[0] == group[3] == group[6]
@@ -227,7 +230,7 @@ def test_channels_of_like_range_are_grouped() -> None:
     assert group[2] == group[5]
     assert len(set(group)) == 4
     assert torch.allclose(merged.grid.scale, scale, rtol=0.05)
-    assert merge_groups(merged, groups=4) is merged
+    assert merged.merged(4) is merged
 
 
 def test_grouping_needs_as_many_channels_as_groups(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
@@ -267,3 +270,22 @@ def test_clipping_takes_the_percentile_with_the_best_overlap(sam: Sam, samples: 
     clipped = {("q", "input"): 3, ("k", "input"): 3, ("qk", "left"): 3, ("qk", "right"): 3}
     ranges = _best(module, tokens, clipped)
     assert ranges["q/input"][1] < 60.0
+
+
+def test_images_are_read_once_for_all_that_is_remembered(
+    sam: Sam, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = setting_of(sam, samples, tmp_path)
+    read: list[Path] = []
+
+    def count(path: Path) -> str:
+        read.append(path)
+        return digest_file(path)
+
+    setting = replace(setting, samples=[replace(sample) for sample in samples])
+    monkeypatch.setattr(data_samples, "digest_file", count)
+    chosen = HybridLogUniform().choose(setting, ChannelGrouping().choose(setting, observed(setting)))
+    assert len({unit for (unit, _), one in chosen.items() if not isinstance(one, Quantizer)}) > 5
+    assert sorted(read) == sorted(sample.path for sample in samples)
+    first, other = samples[0], replace(samples[0], prompts=samples[0].prompts.at_most(1, seed=0))
+    assert replace(first).digest() == first.digest() != other.digest()

@@ -6,7 +6,7 @@ batch: each owns its share of the batch axis, and hooks alter only that share.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from mixqsam.data.samples import Sample
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import Frame, decode_batch, embed_prompts, make_frame, prompt_tensors, visible
+from mixqsam.sam.hooks import Alteration, altered
 from mixqsam.sam.load import Sam
 
-# Given the module, its inputs and its output (the variant's share of the batch), the output to use instead.
-Change = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+# What a variant makes of a module's output; it sees its own share of the batch only.
+Change = Alteration
 
 # Indices of some variants, and their logits [len(indices), P, M, h, w].
 Results = Iterator[tuple[list[int], Tensor]]
@@ -137,14 +138,11 @@ def _changed(sam: Sam, variants: Sequence[Variant]) -> Iterator[None]:
     for index, variant in enumerate(variants):
         for path, change in variant.changes.items():
             by_path.setdefault(path, []).append((index, change))
-    with ExitStack() as stack:
-        for path, changes in by_path.items():
-            module = sam.model.get_submodule(path)
-            stack.callback(module.register_forward_hook(_alter(changes, shares=len(variants))).remove)
+    with altered(sam.model, {path: _alter(changes, shares=len(variants)) for path, changes in by_path.items()}):
         yield
 
 
-def _alter(changes: Sequence[tuple[int, Change]], *, shares: int):  # type: ignore[no-untyped-def]
+def _alter(changes: Sequence[tuple[int, Change]], *, shares: int) -> Alteration:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         # An identity's output is its input, which others may hold.
         output = output.clone() if output is inputs[0] else output

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from mixqsam.errors import ArtifactError
 from mixqsam.numeric.modules import Product, StoredLayer
-from mixqsam.numeric.quantizers import ActivationQuantizer
+from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer, Quantizer
 from mixqsam.numeric.tensor_file import kinds_of
 from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
 from mixqsam.sam.load import Sam
@@ -17,6 +17,17 @@ FORMAT_VERSION = 2
 QUANT_METHOD = "mixqsam"
 
 Bits = Annotated[int, Field(ge=CANDIDATE_BITS[0], le=CANDIDATE_BITS[-1])]
+
+
+def _check_kind(kind: str) -> str:
+    """Refuse a kind of quantizer that does not exist, and the plain one, which is not written down."""
+    kinds = sorted(QUANTIZERS.keys() - {Quantizer.kind})
+    if kind not in kinds:
+        raise ValueError(f"expected one of {', '.join(kinds)}")
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_check_kind)]
 
 
 class UnitEntry(BaseModel):
@@ -31,12 +42,12 @@ class UnitEntry(BaseModel):
 
     weight: Bits
     activation: Bits
-    quantizers: dict[Literal["input", "left", "right"], Literal["log", "hybrid", "grouped"]] | None = None
+    quantizers: dict[Literal["input", "left", "right"], Kind] | None = None
 
     @property
     def kinds(self) -> dict[str, str]:
         """Operand → kind, where it is not affine."""
-        return {str(operand): str(kind) for operand, kind in (self.quantizers or {}).items()}
+        return {str(operand): kind for operand, kind in (self.quantizers or {}).items()}
 
 
 class Manifest(BaseModel):

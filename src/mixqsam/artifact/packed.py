@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import SamModel
 
 from mixqsam.artifact.manifest import Manifest
+from mixqsam.artifact.stored import attach_units, take_codes
 from mixqsam.errors import ArtifactError, HonestyError
 from mixqsam.numeric.checksums import checksum, read_checksums
 from mixqsam.numeric.memory import align_tensors
@@ -18,14 +19,12 @@ from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorTable
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.plan import UnitBits
 from mixqsam.runtime.build import arrange, packed_layer
 from mixqsam.runtime.packed import PackedConv2d, PackedLayer
-from mixqsam.sam.attach import attach_stored
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.compact import dishonest, set_parameter
 from mixqsam.sam.load import SHARED
-from mixqsam.sam.rest import BITS, form_of, rows_of
+from mixqsam.sam.rest import BITS, form_of
 
 _TYPES = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -83,16 +82,10 @@ class Places:
             ArtifactError: a tensor was altered, or is not what it should be; the message names it.
         """
         table = TensorTable({name: _take_buffer(model, name) for name in self.names}, source="model.safetensors")
-        rest: dict[str, QuantizedTensor] = {}
+        rest = take_codes(self.manifest, table, self.shapes)
         for name, shape in self.shapes.items():
-            if name in self.manifest.eight_bit:
-                rest[name] = table.codes(name, bits=BITS, shape=shape, rows=rows_of(shape))
-                set_parameter(model, name, rest[name].dequantize())
-            else:
-                set_parameter(model, name, torch.empty(shape, device="meta"))
-        for name, entry in self.manifest.units.items():
-            bits = UnitBits(entry.weight, entry.activation)
-            attach_stored(model, name, bits=bits, kinds=entry.kinds, tensors=table, layer=packed_layer)
+            set_parameter(model, name, rest[name].dequantize() if name in rest else torch.empty(shape, device="meta"))
+        attach_units(model, self.manifest, table, layer=packed_layer)
         table.check_all_used()
         model.requires_grad_(False)
         align_tensors(model)

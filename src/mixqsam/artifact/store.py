@@ -5,29 +5,25 @@ float model's own, stored as `sam.rest` says. The file's metadata hold a checksu
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import SamConfig, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from mixqsam.artifact.manifest import Manifest, parse_manifest
 from mixqsam.artifact.packed import stored_tensors
+from mixqsam.artifact.stored import attach_units, take_codes
 from mixqsam.errors import ArtifactError
 from mixqsam.files import read_json, write_bytes, write_json
 from mixqsam.numeric.checksums import with_checksums
 from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.tensor_file import TensorFile
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.plan import UnitBits
 from mixqsam.runtime.build import arrange, packed_layer
-from mixqsam.sam.attach import attach_stored
 from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import SHARED, Sam, default_processor
-from mixqsam.sam.rest import BITS, rows_of
 from mixqsam.sam.sizes import check_sizes
 
 WEIGHTS = "model.safetensors"
@@ -87,12 +83,8 @@ def load_model(directory: Path, *, device: str = "cpu", integer: bool = False) -
     sam, manifest = _skeleton(directory)
     model = sam.model
     with TensorFile(*weight_files(directory), checked=manifest.format_version > 1) as tensors:
-        for name, entry in manifest.units.items():
-            bits = UnitBits(entry.weight, entry.activation)
-            attach_stored(
-                model, name, bits=bits, kinds=entry.kinds, tensors=tensors, layer=packed_layer if integer else None
-            )
-        rest = _fill(model, tensors, eight_bit=manifest.eight_bit)
+        attach_units(model, manifest, tensors, layer=packed_layer if integer else None)
+        rest = _fill(model, tensors, manifest)
         tensors.check_all_used()
     model.requires_grad_(False)
     if integer:
@@ -152,16 +144,13 @@ def _processor(directory: Path, config: SamConfig) -> SamImageProcessorPil:
         raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {error}.") from error
 
 
-def _fill(model: SamModel, tensors: TensorFile, *, eight_bit: Sequence[str]) -> dict[str, QuantizedTensor]:
+def _fill(model: SamModel, tensors: TensorFile, manifest: Manifest) -> dict[str, QuantizedTensor]:
     """Put the tensors of the rest in the places of the meta ones; returns those that are stored as codes."""
-    rest: dict[str, QuantizedTensor] = {}
-    state: dict[str, Tensor] = {}
-    for name, meta in model.named_parameters():
-        shape = tuple(meta.shape)
-        if name in eight_bit:
-            rest[name] = tensors.codes(name, bits=BITS, shape=shape, rows=rows_of(shape))
-            state[name] = rest[name].dequantize()
-        elif name != SHARED:
+    shapes = {name: tuple(meta.shape) for name, meta in model.named_parameters()}
+    rest = take_codes(manifest, tensors, shapes)
+    state = {name: stored.dequantize() for name, stored in rest.items()}
+    for name, shape in shapes.items():
+        if name not in rest and name != SHARED:
             state[name] = tensors.take(name, shape=shape, dtype=torch.float32)
     state[SHARED] = state["shared_image_embedding.positional_embedding"]
     model.load_state_dict(state, strict=False, assign=True)

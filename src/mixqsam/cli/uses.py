@@ -11,13 +11,13 @@ from mixqsam.cli.outcome import Outcome
 from mixqsam.cli.parsing import one_of, session
 from mixqsam.data.demo import EVALUATION, demo_samples
 from mixqsam.data.images import list_images, open_image
-from mixqsam.deployed.predictor import ENDINGS
+from mixqsam.deployed.backends import BACKENDS
 from mixqsam.errors import AnnotationError, ImageError, InputError
 from mixqsam.files import write_bytes, write_json
-from mixqsam.pipeline.benchmark import BACKENDS, installed_backends, run_benchmark
+from mixqsam.pipeline.benchmark import installed_backends, run_benchmark
 from mixqsam.pipeline.export import run_export
-from mixqsam.pipeline.stages import make_predictor
-from mixqsam.prompts import Prompts, clip_boxes
+from mixqsam.pipeline.stages import BACKEND_NAMES, make_predictor
+from mixqsam.prompts import Prompts, clip_boxes, point_prompt
 from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
 
 
@@ -92,7 +92,7 @@ def export(model: Path, *, output: Path, kind: str, single: bool, raw_image: boo
     found = run_export(
         model,
         output,
-        kind=one_of(kind, list(ENDINGS), option="--format"),
+        kind=one_of(kind, list(BACKENDS), option="--format"),
         session=session(None),
         single=single,
         raw_image=raw_image,
@@ -120,7 +120,7 @@ def benchmark(
     names = [name.strip() for name in backends.split(",") if name.strip()] or installed_backends()
     found = run_benchmark(
         model,
-        backends=[one_of(name, BACKENDS, option="--backends") for name in names],
+        backends=[one_of(name, BACKEND_NAMES, option="--backends") for name in names],
         image=None if image is None else open_image(image),
         runs=runs,
         memory=memory,
@@ -157,13 +157,8 @@ def _prompts(boxes: Sequence[str], points: Sequence[str], *, width: int, height:
         corners = np.array([_numbers(box, "--box", (4,)) for box in boxes])
         return Prompts(boxes=clip_boxes(corners, width=width, height=height, source="--box"))
     numbers = [_numbers(point, "--point", (2, 3)) for point in points]
-    places = np.array([n[:2] for n in numbers])
-    if (places < 0).any() or (places >= (width, height)).any():
-        raise AnnotationError(f"--point: a point lies outside the image of {width}×{height} pixels.")
-    labels = np.array([int(n[2]) if len(n) == 3 else 1 for n in numbers], dtype=np.int64)
-    if not set(labels.tolist()) <= {0, 1}:
-        raise AnnotationError("--point: the label is 1 (object) or 0 (background).")
-    return Prompts(points=places[None], labels=labels[None])
+    labelled = np.array([n if len(n) == 3 else [*n, 1] for n in numbers], dtype=np.float64)
+    return point_prompt(labelled, width=width, height=height, source="--point")
 
 
 def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:

@@ -1,6 +1,7 @@
 """Images from files: upright, RGB, or a clear error."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,8 +84,18 @@ def readable_images(paths: list[Path], *, count: int | None, progress: Progress)
             broken.append(str(error))
             continue
         good.append((path, image.width, image.height))
-    if broken:
-        progress.note(f"Skipped {len(broken)} of {len(paths)} images: " + " ".join(broken))
-    if not good:
-        raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
+    note_skipped(broken, total=len(good) + len(broken), progress=progress)
     return good
+
+
+def note_skipped(broken: Sequence[str], *, total: int, progress: Progress) -> None:
+    """Tell the user which of `total` images were skipped, and why.
+
+    Raises:
+        ImageError: all of them.
+    """
+    if not broken:
+        return
+    progress.note(f"Skipped {len(broken)} of {total} images: " + " ".join(broken))
+    if len(broken) == total:
+        raise ImageError("None of the images can be read: " + " ".join(broken[:5]))

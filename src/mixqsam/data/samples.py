@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
 
-from mixqsam.data.images import list_images, open_image, readable_images
+from mixqsam.data.images import list_images, note_skipped, open_image, readable_images
 from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.files import digest, digest_file
 from mixqsam.progress import Progress
@@ -51,7 +52,11 @@ class Sample:
         return image
 
     def digest(self) -> str:
-        """A hash of the image's content and its prompts."""
+        """A hash of the image's content and its prompts; the file is read once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         arrays = (self.prompts.boxes, self.prompts.points, self.prompts.labels)
         return digest(digest_file(self.path), [None if a is None else a.tolist() for a in arrays])
 
@@ -93,8 +98,5 @@ def for_calibration(samples: Sequence[Sample], *, count: int, prompts: int, prog
             broken.append(str(error))
             continue
         chosen.append(replace(sample, prompts=sample.prompts.at_most(prompts, seed=sample.image_id)))
-    if broken:
-        progress.note(f"Skipped {len(broken)} images: " + " ".join(broken))
-    if not chosen:
-        raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
+    note_skipped(broken, total=len(chosen) + len(broken), progress=progress)
     return chosen

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mixqsam.analysis.outputs import OUTPUTS
+from mixqsam.data.images import note_skipped
 from mixqsam.data.prefetch import opened
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError
@@ -146,10 +147,7 @@ def evaluate(
         own[index] = str(image) if isinstance(image, ImageError) else work.run(sample, image)
     records = combine(engine, own, count=len(usable))
     broken = [one for one in records if isinstance(one, str)]
-    if broken:
-        progress.note(f"Skipped {len(broken)} of {len(usable)} images: " + " ".join(broken))
-    if len(broken) == len(usable):
-        raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
+    note_skipped(broken, total=len(usable), progress=progress)
     good = {index: one for index, one in zip(places, records, strict=True) if not isinstance(one, str)}
     reference = next(iter(predictors))
     return {

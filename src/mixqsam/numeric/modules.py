@@ -59,7 +59,7 @@ class QuantizedLayer(StoredLayer):
         self._stored = weight
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_buffer("weight", weight.whole(), persistent=False)
-        self.register_buffer("scale", output_scale(weight.grid.scale, quantizer), persistent=False)
+        self.register_buffer("scale", quantizer.product_scale(weight.grid.scale), persistent=False)
 
     @property
     def stored(self) -> QuantizedTensor:
@@ -98,11 +98,6 @@ class QuantizedConv2d(QuantizedLayer):
             self.input(values, whole=True), self.weight, None, self.stride, self.padding, self.dilation, self.groups
         )
         return scaled(product, self.scale[:, None, None], None if self.bias is None else self.bias[:, None, None])
-
-
-def output_scale(weight_scale: Tensor, quantizer: ActivationQuantizer) -> Tensor:
-    """Step of the input × step of each channel's weight, float32 [channels]."""
-    return weight_scale.reshape(-1).float() * quantizer.step
 
 
 def scaled(product: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

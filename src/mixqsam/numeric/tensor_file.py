@@ -22,7 +22,7 @@ from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.checksums import checksum, read_checksums
 from mixqsam.numeric.memory import aligned
 from mixqsam.numeric.packing import packed_bytes
-from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer
+from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer, Quantizer
 from mixqsam.numeric.weights import QuantizedTensor, stored_scale
 
 
@@ -82,18 +82,18 @@ class TensorSource(ABC):
         return {"": self.take(name, shape=(size,), dtype=torch.uint8), "_scale": stored_scale(scale), "_zero": zero}
 
     def quantizer(self, name: str, *, kind: str, bits: int, channels: int | None = None) -> ActivationQuantizer:
-        """The quantizer `u.operand`; `channels` is how many a grouped one must know."""
+        """The quantizer `u.operand`; `channels` is how many channels its activations have, where that is fixed."""
         family = QUANTIZERS[kind]
         tensors = {
             field: self.take(f"{name}_{field}", shape=() if rank == 0 else rank, dtype=dtype)
             for field, (rank, dtype) in family.fields.items()
         }
-        if "group" in tensors and len(tensors["group"]) != channels:
-            raise ArtifactError(f"{self._source}: {name} groups {len(tensors['group'])} channels of {channels}.")
         try:
-            return family.restore(bits, tensors)
+            quantizer = family.restore(bits, tensors)
+            quantizer.check_channels(channels)
         except ValueError as error:
             raise ArtifactError(f"{self._source}: {name} has {error}.") from error
+        return quantizer
 
     def check_all_used(self) -> None:
         """Refuse a source that holds more than was taken."""
@@ -163,4 +163,4 @@ class TensorFile(TensorSource):
 
 def kinds_of(quantizers: Mapping[str, ActivationQuantizer]) -> dict[str, str]:
     """Operand → kind, of those that are not affine: what a reader has to be told."""
-    return {operand: one.kind for operand, one in quantizers.items() if one.kind != "affine"}
+    return {operand: one.kind for operand, one in quantizers.items() if one.kind != Quantizer.kind}

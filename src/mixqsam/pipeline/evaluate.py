@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.store import CONFIG
-from mixqsam.deployed.predictor import backend_of
+from mixqsam.deployed.backends import backend_of
 from mixqsam.errors import ModelError
 from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, read_json
@@ -77,7 +77,7 @@ def float_source(directory: Path) -> str:
         ModelError: the directory is not one that `quantize` wrote.
     """
     if backend := backend_of(directory):
-        raise ModelError(f"{directory} holds files for {backend}; name the float model beside it with --float.")
+        raise ModelError(f"{directory} holds files for {backend.title}; name the float model beside it with --float.")
     values = read_json(directory / CONFIG, what="the configuration of a quantized model")
     try:
         return str(values["quantization_config"]["source"])

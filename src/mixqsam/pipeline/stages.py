@@ -9,7 +9,8 @@ from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
 from mixqsam.data.samples import Sample, for_calibration
-from mixqsam.deployed.predictor import ENDINGS, ExportedPredictor, backend_of
+from mixqsam.deployed.backends import BACKENDS, backend_of
+from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
 from mixqsam.files import digest, read_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions, Session, Source
@@ -22,6 +23,9 @@ from mixqsam.sam.predictor import SamPredictor
 
 # Tells a directory that `quantize` wrote.
 MARKER = "allocation.json"
+# PyTorch runs what is not exported.
+TORCH = "torch"
+BACKEND_NAMES = (TORCH, *BACKENDS)
 
 
 def load(source: str | Path, *, device: str = "cpu") -> Sam:
@@ -50,17 +54,25 @@ def make_predictor(source: str | Path, *, backend: str | None = None, device: st
     """
     path = Path(source).expanduser()
     exported = backend_of(path)
-    backend = backend or exported or "torch"
-    if backend == "torch":
+    backend = backend or (exported.name if exported else TORCH)
+    if backend == TORCH:
         if exported:
-            raise InputError(f"{path} holds a model for {exported}, not for torch.")
+            raise InputError(f"{path} holds a model for {exported.name}, not for torch.")
         if path.is_dir() and is_quantized(path):
             return SamPredictor(load_model(path, device=device, integer=True)[0])
         return SamPredictor(load_sam(source, device=device))
-    chosen = next((known for known in ENDINGS if known == backend), None)
-    if chosen is None:
-        raise InputError(f"The backend {backend!r} is unknown; choose torch, {', '.join(ENDINGS)}.")
-    return ExportedPredictor(path, backend=chosen)
+    check_backend(backend)
+    return ExportedPredictor(path, backend=backend)
+
+
+def check_backend(name: str) -> None:
+    """Refuse what neither PyTorch nor an exported model runs on.
+
+    Raises:
+        InputError: the message lists the backends.
+    """
+    if name not in BACKEND_NAMES:
+        raise InputError(f"The backend {name!r} is unknown; choose {', '.join(BACKEND_NAMES)}.")
 
 
 def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:

@@ -7,7 +7,6 @@ from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.weights import quantize_weight
 from mixqsam.plan import BitPlan, Unit
 from mixqsam.quantization.setting import Activations, Setting
-from mixqsam.quantization.steps.grouping import GROUPS, merged
 from mixqsam.sam.attach import attach_layer, attach_product
 from mixqsam.sam.compact import compacted
 from mixqsam.sam.load import Sam
@@ -47,7 +46,7 @@ def finished(quantized: Sam, plan: BitPlan) -> Sam:
 def attach_nearest(quantized: Sam, unit: Unit, setting: Setting, activations: Activations) -> None:
     """Quantize one unit of a draft."""
     model, name = quantized.model, unit.name
-    quantizers = {one: merged(copy.deepcopy(activations[name, one]), GROUPS) for one in unit.activations}
+    quantizers = {one: copy.deepcopy(activations[name, one]).deployable() for one in unit.activations}
     if unit.kind == "product":
         attach_product(model, name, left=quantizers["left"], right=quantizers["right"])
         return

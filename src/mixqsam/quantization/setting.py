@@ -1,11 +1,8 @@
 """What every part of a recipe works with, and what it may not change."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor, nn
 
 from mixqsam.calibrate import Ranges, WeightGrids, run_sample
 from mixqsam.data.samples import Sample
@@ -13,13 +10,11 @@ from mixqsam.files import Cache, digest
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
 from mixqsam.plan import BitPlan, Operand, Unit
 from mixqsam.progress import Progress
+from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
 
 # (unit, operand) → the quantizer of that activation.
 Activations = Mapping[tuple[str, Operand], ActivationQuantizer]
-
-# What is done with a module's inputs and output.
-Watcher = Callable[[tuple[Tensor, ...], Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -82,26 +77,9 @@ class Setting:
     def watch(self, watchers: Mapping[str, Watcher], *, label: str, samples: int | None = None) -> None:
         """Run the float model over the samples (or the first few) and show each watched module's traffic."""
         some = self.samples[:samples]
-        with watched(self.sam, watchers):
+        with watched(self.sam.model, watchers):
             for sample in self.progress.track(some, label=label, total=len(some)):
                 run_sample(self.sam, sample)
-
-
-@contextmanager
-def watched(sam: Sam, watchers: Mapping[str, Watcher]) -> Iterator[None]:
-    """While this is open, each watcher sees the inputs and the output of its module."""
-    with ExitStack() as stack:
-        for path, watcher in watchers.items():
-            stack.callback(sam.model.get_submodule(path).register_forward_hook(_show(watcher)).remove)
-        yield
-
-
-def _show(watcher: Watcher):  # type: ignore[no-untyped-def]
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        del module
-        watcher(inputs, output)
-
-    return hook
 
 
 def observed(setting: Setting) -> dict[tuple[str, Operand], ActivationQuantizer]:

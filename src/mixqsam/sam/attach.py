@@ -85,7 +85,8 @@ def attach_stored(
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise ArtifactError(f"{name} has no weight to quantize.")
-    own = quantizer("input", weight.shape[1])
+    # The weight of a grouped convolution sees a part of the input's channels.
+    own = quantizer("input", weight.shape[1] * (module.groups if isinstance(module, nn.Conv2d) else 1))
     if layer is not None:
         model.set_submodule(name, layer(module, name, bits=bits.weight, tensors=tensors, quantizer=own))
         return

@@ -1,6 +1,7 @@
 """The units of a SAM: which there are, in which order, and what they cost."""
 
 from collections.abc import Iterator
+from functools import partial
 from math import prod
 
 import torch
@@ -10,6 +11,7 @@ from transformers import SamConfig, SamModel
 from mixqsam.numeric.modules import Product
 from mixqsam.plan import Costs, Kind, Operand, Part, Unit
 from mixqsam.sam.attention import split_attention
+from mixqsam.sam.hooks import watched
 from mixqsam.sam.rest import rest_of, stored_bytes
 
 _ENCODER_BLOCK = ("attn.qkv", "attn.qk", "attn.av", "attn.proj", "mlp.lin1", "mlp.lin2")
@@ -47,13 +49,11 @@ def count_costs(config: SamConfig, *, prompts_per_image: int = 1) -> Costs:
         model = split_attention(SamModel(config)).eval()
     names = unit_names(config)
     counts = dict.fromkeys(names, 0)
-    handles = [model.get_submodule(name).register_forward_hook(_counter(counts, name)) for name in names]
+    watchers = {name: partial(_count, counts, name, model.get_submodule(name)) for name in names}
     size = config.vision_config.image_size
-    with torch.no_grad(), torch.device("meta"):
+    with torch.no_grad(), torch.device("meta"), watched(model, watchers):
         pixels = torch.empty(1, config.vision_config.num_channels, size, size)
         model(pixel_values=pixels, input_boxes=torch.empty(1, 1, 4), multimask_output=False)
-    for handle in handles:
-        handle.remove()
     units = tuple(_describe(model.get_submodule(name), name, counts[name]) for name in names)
     shapes = [tuple(parameter.shape) for _, parameter in rest_of(model, set(names))]
     return Costs(
@@ -74,26 +74,20 @@ def _describe(module: nn.Module, name: str, multiply_adds: int) -> Unit:
     return Unit(name, kind, part, weight.numel(), weight.shape[0], multiply_adds)
 
 
-def _counter(counts: dict[str, int], name: str):  # type: ignore[no-untyped-def]
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, Product):
-            counts[name] += output.numel() * inputs[0].shape[-1]
-        else:
-            weight = module.weight
-            assert isinstance(weight, Tensor)  # noqa: S101
-            counts[name] += output.numel() * weight[0].numel()
-
-    return count
+def _count(counts: dict[str, int], name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Add the multiply-adds of one call of a unit."""
+    if isinstance(module, Product):
+        counts[name] += output.numel() * inputs[0].shape[-1]
+    else:
+        weight = module.weight
+        assert isinstance(weight, Tensor)  # noqa: S101
+        counts[name] += output.numel() * weight[0].numel()
 
 
-def operand_taps(model: SamModel, unit: Unit) -> Iterator[tuple[Operand, nn.Module]]:
-    """Where the quantized activations of a unit can be seen: (operand, module).
+def operand_taps(unit: Unit) -> Iterator[tuple[Operand, str]]:
+    """Where the quantized activations of a unit can be seen: (operand, path of the module that takes it).
 
     A linear or convolution is seen at its own input; a product at its modules `left` and `right`.
     """
-    module = model.get_submodule(unit.name)
-    if isinstance(module, Product):
-        yield "left", module.left
-        yield "right", module.right
-    else:
-        yield "input", module
+    for operand in unit.activations:
+        yield operand, f"{unit.name}.{operand}" if unit.kind == "product" else unit.name

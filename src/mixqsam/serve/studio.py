@@ -4,7 +4,7 @@ import io
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +18,7 @@ from mixqsam.pipeline.evaluate import float_costs, float_source, stored_costs
 from mixqsam.pipeline.explore import Explorer
 from mixqsam.pipeline.stages import MARKER, make_predictor
 from mixqsam.prediction import Predictor
-from mixqsam.prompts import Prompts, clip_boxes
+from mixqsam.prompts import Prompts, clip_boxes, point_prompt
 from mixqsam.report.overlay import png_bytes
 from mixqsam.serve.limits import Limits
 
@@ -256,24 +256,17 @@ def parse_prompt(value: Mapping[str, Any], *, width: int, height: int, most: int
     box, points = _numbers(value.get("box"), (1, 4)), _numbers(value.get("points"), (-1, 3))
     if box is None and points is None:
         raise AnnotationError("Draw a box or click a point.")
-    if points is not None:
-        inside = (points[:, :2] >= 0) & (points[:, :2] <= (width, height))
-        if len(points) > most or not inside.all() or not np.isin(points[:, 2], (0, 1)).all():
-            raise AnnotationError(f"Points lie inside the image, are labelled 0 or 1, and are at most {most}.")
-    return Prompts(
-        boxes=None if box is None else clip_boxes(box, width=width, height=height, source="The box"),
-        points=None if points is None else points[None, :, :2],
-        labels=None if points is None else points[None, :, 2].astype(np.int64),
-    )
+    if points is not None and len(points) > most:
+        raise AnnotationError(f"There are {len(points)} points; at most {most} are allowed.")
+    clicked = Prompts() if points is None else point_prompt(points, width=width, height=height, source="The points")
+    boxes = None if box is None else clip_boxes(box, width=width, height=height, source="The box")
+    return replace(clicked, boxes=boxes)
 
 
 def _numbers(value: Any, shape: tuple[int, int]) -> NDArray[np.float64] | None:
     if not value:
         return None
     try:
-        numbers = np.asarray(value, dtype=np.float64).reshape(shape)
+        return np.asarray(value, dtype=np.float64).reshape(shape)
     except (TypeError, ValueError, OverflowError) as error:
         raise AnnotationError("A box is x1, y1, x2, y2, and a point x, y, label.") from error
-    if not np.isfinite(numbers).all():
-        raise AnnotationError("Coordinates are finite numbers.")
-    return numbers

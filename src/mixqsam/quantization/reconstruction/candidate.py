@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import Product
-from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Operand
 from mixqsam.quantization.reconstruction.learnable import LearnableLayer, LearnableQuantizer, SoftWeight
 from mixqsam.quantization.reconstruction.method import Phase
-from mixqsam.quantization.steps.grouping import GROUPS, merged
 from mixqsam.sam.attach import attach_layer, attach_product
 from mixqsam.sam.load import Sam
 
@@ -38,7 +37,7 @@ Candidate = Mapping[str, Frozen]
 def deployable(candidate: Candidate) -> Candidate:
     """The candidate with no more groups of channels than a deployed quantizer has."""
     return {
-        name: Frozen(one.weight, {operand: merged(quantizer, GROUPS) for operand, quantizer in one.quantizers.items()})
+        name: Frozen(one.weight, {operand: quantizer.deployable() for operand, quantizer in one.quantizers.items()})
         for name, one in candidate.items()
     }
 
@@ -134,14 +133,17 @@ class Trainee:
 
     def groups(self) -> int:
         """The most groups of channels that a quantizer still has; 0 without such quantizers."""
-        starts = [one.start for one in self._quantizers.values()]
-        return max((len(one.scale) for one in starts if isinstance(one, GroupedQuantizer)), default=0)
+        return max((one.start.groups for one in self._quantizers.values()), default=0)
+
+    def deployed_groups(self) -> int:
+        """To how many groups of channels they are merged; 0 where nothing is merged."""
+        return max((one.start.deployed_groups for one in self._quantizers.values()), default=0)
 
     def merge(self, groups: int) -> None:
         """Merge the groups of channels; the scales begin anew from the merged ones. `attach` has to follow."""
         for key, one in self._quantizers.items():
-            if isinstance(one.start, GroupedQuantizer) and len(one.start.scale) > groups:
-                self._quantizers[key] = self._learnable(merged(one.freeze(), groups))
+            if one.start.groups > groups:
+                self._quantizers[key] = self._learnable(one.freeze().merged(groups))
 
     def freeze(self) -> Candidate:
         """What would be deployed now, but for groups of channels that are still to be merged."""

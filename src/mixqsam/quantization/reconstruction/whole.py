@@ -19,9 +19,10 @@ from mixqsam.quantization.reconstruction.kept import keep, restore
 from mixqsam.quantization.reconstruction.learnable import coins
 from mixqsam.quantization.reconstruction.method import Method, ReconstructionOptions
 from mixqsam.quantization.reconstruction.states import States
-from mixqsam.quantization.setting import Activations, Setting, watched
+from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.blocks import Block, State, decoder_blocks, encoder_blocks, stages, start_decoder, start_encoder
 from mixqsam.sam.forward import make_frame, prompt_tensors
+from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
 
 _VERSION = 2
@@ -147,9 +148,9 @@ class _Reconstruction:
         seen: dict[str, Tensor] = {}
 
         def take(index: int) -> State:
-            with watched(self.draft, {unit: lambda inputs, _: seen.update(input=inputs[0])}):
+            with watched(self.draft.model, {unit: lambda inputs, _: seen.update(input=inputs[0])}):
                 block.run(self.draft, self.states.get("quantized", index))
-            with watched(self.setting.sam, {unit: lambda _, output: seen.update(output=output)}):
+            with watched(self.setting.sam.model, {unit: lambda _, output: seen.update(output=output)}):
                 block.run(self.setting.sam, self.states.get("float", index))
             return seen
 

@@ -13,8 +13,8 @@ from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest
 from mixqsam.progress import Progress
 from mixqsam.quantization.nearest import draft
-from mixqsam.quantization.setting import watched
 from mixqsam.sam.attention import DecoderAttention
+from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
 
 # Raised when what is kept of a model means something else.
@@ -70,7 +70,7 @@ def find_signs(sam: Sam, samples: Sequence[Sample], progress: Progress) -> dict[
         if isinstance(module, DecoderAttention) and name.endswith("token_to_image")
     ]
     keys = {name: _Keys() for name in attentions}
-    with watched(sam, {f"{name}.k_proj": watcher for name, watcher in keys.items()}):
+    with watched(sam.model, {f"{name}.k_proj": watcher for name, watcher in keys.items()}):
         for sample in progress.track(samples, label="Looking for two modes", total=len(samples)):
             run_sample(sam, sample)
     return {

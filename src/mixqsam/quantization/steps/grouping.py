@@ -1,21 +1,18 @@
 """Channel-aware grouping (AHCPTQ, methods §3): channels of like range share an affine grid."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from mixqsam.errors import MixqsamError
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
+from mixqsam.numeric.quantizers import GroupedQuantizer
 from mixqsam.plan import Unit
 from mixqsam.quantization.setting import Activations, Setting
 
-GROUPS = 4
+_GROUPS = GroupedQuantizer.deployed_groups
 _INPUTS = ("attn.qkv", "mlp.lin1", ".q_proj", ".k_proj", ".v_proj")
 _IMAGES, _TOKENS = 8, 128
 
@@ -41,12 +38,12 @@ class _Channels:
 class ChannelGrouping:
     """Gives the inputs of `qkv`, `lin1` and the decoder's q, k, v a grid for each channel.
 
-    Reconstruction learns these grids and merges them, in steps, to `GROUPS` of them.
+    Reconstruction learns these grids and merges them, in steps, to four of them.
     """
 
     def extra_bytes(self, unit: Unit) -> int:
         """Three more scales and zero points, and the group of each channel."""
-        return 5 * (GROUPS - 1) + unit.parameters // unit.channels if unit.name.endswith(_INPUTS) else 0
+        return 5 * (_GROUPS - 1) + unit.parameters // unit.channels if unit.name.endswith(_INPUTS) else 0
 
     def choose(self, setting: Setting, activations: Activations) -> Activations:
         """A grid for every channel: its extremes, shrunk by the factor with the least squared error.
@@ -56,9 +53,9 @@ class ChannelGrouping:
         """
         units = setting.quantized(*_INPUTS)
         for unit in units:
-            if unit.parameters // unit.channels < GROUPS:
+            if unit.parameters // unit.channels < _GROUPS:
                 raise MixqsamError(
-                    f"{unit.name} has {unit.parameters // unit.channels} input channels; grouping needs {GROUPS}. "
+                    f"{unit.name} has {unit.parameters // unit.channels} input channels; grouping needs {_GROUPS}. "
                     f"Choose another recipe, or leave the unit in float with --keep '{unit.name}=float'."
                 )
         bits = setting.activation_bits(*_INPUTS)
@@ -92,30 +89,3 @@ def _per_channel(seen: _Channels, *, bits: int) -> dict[str, list[float]]:
         least = torch.where(better, error, least)
         scale, zero = torch.where(better, grid.scale, scale), torch.where(better, grid.zero, zero)
     return {"scale": scale.tolist(), "zero": zero.tolist()}
-
-
-def merge_groups(quantizer: GroupedQuantizer, *, groups: int, seed: int = 0) -> GroupedQuantizer:
-    """Merge a quantizer's groups to at most so many, by k-means on the ends of the channels' ranges.
-
-    A merged group spans from the mean low to the mean high of its channels.
-    """
-    if len(quantizer.scale) <= groups:
-        return quantizer
-    grid = quantizer.grid
-    ends = torch.stack([-grid.zero * grid.scale, (2**grid.bits - 1 - grid.zero) * grid.scale], dim=1)
-    points = ends.double().cpu().numpy()
-    spread = np.maximum(points.std(axis=0), 1e-12)
-    with warnings.catch_warnings():
-        # Where channels are alike there are fewer clusters than asked for, which is as good.
-        warnings.simplefilter("ignore")
-        _, labels = kmeans2(points / spread, groups, minit="++", rng=np.random.default_rng(seed))
-    used, labels = np.unique(labels, return_inverse=True)
-    group = torch.from_numpy(labels).to(ends.device)
-    means = torch.stack([ends[group == index].mean(dim=0) for index in range(len(used))])
-    merged = AffineGrid.from_range(means[:, 0], means[:, 1], bits=grid.bits)
-    return GroupedQuantizer(grid.bits, scale=merged.scale, zero=merged.zero, group=group)
-
-
-def merged(quantizer: ActivationQuantizer, groups: int) -> ActivationQuantizer:
-    """A grouped quantizer with at most so many groups; any other as it is."""
-    return merge_groups(quantizer, groups=groups) if isinstance(quantizer, GroupedQuantizer) else quantizer
