@@ -2,6 +2,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -48,18 +49,20 @@ def test_a_missing_library_is_named_with_its_extra(
     (tmp_path / f"{ENCODER}{ending}").touch()
     assert backend_of(tmp_path) == backend
     with pytest.raises(InputError, match=rf"pip install 'mixqsam\[{backend}\]'"):
-        ExportedPredictor(tmp_path, backend=backend)  # type: ignore[arg-type]
+        ExportedPredictor(tmp_path, backend=backend)
 
 
 @pytest.mark.parametrize(
     ("backend", "ending", "library"), [("onnx", ".onnx", "onnxruntime"), ("openvino", ".xml", "openvino")]
 )
-def test_a_damaged_file_is_named(tmp_path: Path, backend: str, ending: str, library: str) -> None:
+def test_a_damaged_file_is_named(
+    tmp_path: Path, backend: Literal["onnx", "openvino"], ending: str, library: str
+) -> None:
     pytest.importorskip(library)
     for name in (ENCODER, DECODER):
         (tmp_path / f"{name}{ending}").write_bytes(b"no model")
     with pytest.raises(ArtifactError, match=rf"sam.encoder\{ending} cannot be loaded"):
-        ExportedPredictor(tmp_path, backend=backend)  # type: ignore[arg-type]
+        ExportedPredictor(tmp_path, backend=backend)
 
 
 def test_another_tools_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +96,7 @@ def test_order_of_use(sam: Sam, tmp_path: Path) -> None:
         predictor.segment(Prompts())
     with pytest.raises(InputError, match="exported with --single-mask"):
         predictor.segment(box, multimask=True)
-    many = Prompts(boxes=np.tile(box.boxes, (20, 1)))
+    many = Prompts(boxes=np.tile([[1.0, 1, 30, 30]], (20, 1)))
     found = predictor.segment(many, full=True)
     assert found.masks.shape == (20, 1, 40, 64)
     assert found.full is not None
