@@ -1,4 +1,4 @@
-"""What is promised of every recipe (methods §4)."""
+"""What is promised of every recipe (docs/method.md, “Honest numbers”)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
