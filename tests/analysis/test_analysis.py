@@ -163,9 +163,12 @@ def test_importance_is_not_measured_again_without_pairs(
     import mixqsam.analysis.run as module
 
     calls: list[Sample] = []
-    monkeypatch.setattr(
-        module, "run_prefix", lambda model, sample: (calls.append(sample), run_prefix(model, sample))[1]
-    )
+
+    def counted(model: Sam, sample: Sample) -> object:
+        calls.append(sample)
+        return run_prefix(model, sample)
+
+    monkeypatch.setattr(module, "run_prefix", counted)
     alone = run(sam, samples[:1], ranges, session, Measurements(pairs=False))
     both = run(sam, samples, ranges, session, Measurements(pairs=True))
     assert len(calls) == 3

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.core
+import typer.main
 from typer.testing import CliRunner, Result
 
 from mixqsam.artifact.store import load_model
@@ -59,13 +60,26 @@ def test_version_needs_no_command() -> None:
     assert run("fly").exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "command", ["analyze", "allocate", "quantize", "compare", "recipes", "evaluate", "predict", "demo"]
-)
-def test_each_command_explains_itself(command: str) -> None:
+COMMANDS: dict[str, typer.core.TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_and_its_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     result = run(command, "--help")
     assert result.exit_code == 0
-    assert "Usage" in result.output
+    text = " ".join(result.output.split())
+    assert f"{command} [OPTIONS]" in text
+    purpose = (COMMANDS[command].help or "").split("\n\n")[0]
+    assert len(purpose) > 20
+    assert " ".join(purpose.split()) in text
+    options = [one for one in COMMANDS[command].params if isinstance(one, typer.core.TyperOption) and not one.hidden]
+    assert options
+    for option in options:
+        assert option.opts[0] in text
+        assert len(option.help or "") > 5, option.opts
+        # rich takes what is in brackets for markup.
+        assert " ".join((option.help or "").partition("[")[0].split()) in text, option.opts
 
 
 def test_the_main_job_then_evaluation_and_prediction(
@@ -157,7 +171,9 @@ def test_an_output_is_not_overwritten_unasked(model_directory: Path, picture_fol
     assert leftovers(tmp_path) == ["out", "photos"]
 
 
-def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[object], int, str]]:
+@pytest.fixture
+def bad_places(tmp_path: Path) -> Path:
+    """A folder with an empty file, an empty folder, a broken picture, and a box outside its picture."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.json").write_text("")
     (tmp_path / "broken").mkdir()
@@ -168,35 +184,44 @@ def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[obje
         "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [90, 5, 10, 12]}],
     }
     (tmp_path / "outside.json").write_text(json.dumps(outside))
-    images = ["-i", picture_folder]
-    yield ["-m", "sam-nowhere", *images], 2, "Unknown model"
-    yield ["-i", tmp_path / "empty"], 2, "holds no images"
-    yield ["-i", tmp_path / "broken"], 2, "None of the images can be read"
-    yield ["-i", tmp_path, "--annotations", tmp_path / "empty.json"], 2, "is empty"
-    yield ["-i", tmp_path, "--annotations", tmp_path / "outside.json"], 2, "no area inside the image"
-    yield [*images, "--budget", "W9A9"], 3, "bit-widths go from 2 to 8"
-    yield [*images, "--budget", "size=1kB"], 3, "smallest feasible budget"
-    yield [*images, "--keep", "nothing=8"], 3, "no unit fits"
-    yield [*images, "--utility", "measured", "--sensitivity-bits", ""], 3, "needs --sensitivity-bits"
-    yield [*images, "--recipe", "best"], 2, "choose minmax, percentile, omse, adaround"
-    yield [*images, "--recipe", "qdrop"], 2, "qdrop needs at least 4 calibration images, there are 3"
-    yield [*images, "--device", "cuda:77"], 2, "'cuda:77' cannot be used here; there is cpu"
-    yield [*images, "--boxes", tmp_path / "empty.json"], 2, "Detections need the annotation file"
+    return tmp_path
 
 
-@pytest.mark.parametrize("index", range(13))
+# In the arguments, PICTURES is a folder of good pictures and HERE the folder of `bad_places`.
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        pytest.param("-m sam-nowhere -i PICTURES", 2, "Unknown model", id="model"),
+        pytest.param("-i HERE/empty", 2, "holds no images", id="empty folder"),
+        pytest.param("-i HERE/broken", 2, "None of the images can be read", id="broken image"),
+        pytest.param("-i HERE --annotations HERE/empty.json", 2, "is empty", id="empty annotations"),
+        pytest.param("-i HERE --annotations HERE/outside.json", 2, "no area inside the image", id="box outside"),
+        pytest.param("-i PICTURES --budget W9A9", 3, "bit-widths go from 2 to 8", id="bits"),
+        pytest.param("-i PICTURES --budget size=1kB", 3, "smallest feasible budget", id="budget too small"),
+        pytest.param("-i PICTURES --keep nothing=8", 3, "no unit fits", id="unknown unit"),
+        pytest.param(
+            "-i PICTURES --utility measured --sensitivity-bits=", 3, "needs --sensitivity-bits", id="no sensitivity"
+        ),
+        pytest.param("-i PICTURES --recipe best", 2, "choose minmax, percentile, omse, adaround", id="recipe"),
+        pytest.param(
+            "-i PICTURES --recipe qdrop", 2, "qdrop needs at least 4 calibration images, there are 3", id="few images"
+        ),
+        pytest.param("-i PICTURES --device cuda:77", 2, "'cuda:77' cannot be used here; there is cpu", id="device"),
+        pytest.param("-i PICTURES --boxes HERE/empty.json", 2, "Detections need the annotation file", id="boxes alone"),
+    ],
+)
 def test_bad_input_is_one_clear_paragraph(
-    model_directory: Path, picture_folder: Path, tmp_path: Path, index: int
+    model_directory: Path, picture_folder: Path, bad_places: Path, arguments: str, code: int, words: str
 ) -> None:
-    arguments, code, words = list(bad_inputs(tmp_path, picture_folder))[index]
-    model = [] if "-m" in arguments else ["-m", model_directory]
-    before = leftovers(tmp_path)
-    result = run("quantize", "--sensitivity-bits", "4", *model, *arguments, "-o", tmp_path / "out", "--grid", 2)
+    given = [a.replace("PICTURES", str(picture_folder)).replace("HERE", str(bad_places)) for a in arguments.split()]
+    model = [] if "-m" in given else ["-m", model_directory]
+    before = leftovers(bad_places)
+    result = run("quantize", "--sensitivity-bits", "4", *model, *given, "-o", bad_places / "out", "--grid", 2)
     text = " ".join(result.output.split())
     assert result.exit_code == code, text
     assert words in text
     assert "Traceback" not in text
-    assert leftovers(tmp_path) == before
+    assert leftovers(bad_places) == before
 
 
 @pytest.mark.parametrize(

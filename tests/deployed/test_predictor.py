@@ -2,6 +2,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -55,7 +56,9 @@ def test_a_missing_library_is_named_with_its_extra(
 @pytest.mark.parametrize(
     ("backend", "ending", "library"), [("onnx", ".onnx", "onnxruntime"), ("openvino", ".xml", "openvino")]
 )
-def test_a_damaged_file_is_named(tmp_path: Path, backend: str, ending: str, library: str) -> None:
+def test_a_damaged_file_is_named(
+    tmp_path: Path, backend: Literal["onnx", "openvino"], ending: str, library: str
+) -> None:
     pytest.importorskip(library)
     for name in (ENCODER, DECODER):
         (tmp_path / f"{name}{ending}").write_bytes(b"no model")
@@ -94,7 +97,7 @@ def test_order_of_use(sam: Sam, tmp_path: Path) -> None:
         predictor.segment(Prompts())
     with pytest.raises(InputError, match="exported with --single-mask"):
         predictor.segment(box, multimask=True)
-    many = Prompts(boxes=np.tile(box.boxes, (20, 1)))
+    many = Prompts(boxes=np.tile([[1.0, 1, 30, 30]], (20, 1)))
     found = predictor.segment(many, full=True)
     assert found.masks.shape == (20, 1, 40, 64)
     assert found.full is not None

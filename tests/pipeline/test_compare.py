@@ -10,6 +10,7 @@ from mixqsam.errors import BudgetError, InputError, OutputError
 from mixqsam.pipeline import compare
 from mixqsam.pipeline.compare import Request, run_comparison
 from mixqsam.pipeline.options import AnalysisOptions, Options, QuantizationOptions, Session
+from mixqsam.pipeline.stages import quantize_model
 from mixqsam.progress import Progress, Silent
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.report.comparison import Comparison
@@ -99,13 +100,13 @@ def test_nothing_is_computed_twice(
 def test_a_stopped_comparison_keeps_its_rows_and_leaves_no_output(
     model_directory: Path, six: Pictures, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = compare.quantize_model, []
+    calls = []
 
     def stop_at_the_third(*arguments: object, **options: object) -> object:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(*arguments, **options)  # type: ignore[arg-type]
+        return quantize_model(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compare, "quantize_model", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):

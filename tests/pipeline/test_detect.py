@@ -5,8 +5,8 @@ import pytest
 
 from mixqsam.boxes import Wishes
 from mixqsam.data.coco import annotated_samples
+from mixqsam.detection.detector import Detector
 from mixqsam.errors import AnnotationError
-from mixqsam.pipeline import detect
 from mixqsam.pipeline.detect import run_detection
 from mixqsam.pipeline.options import Session
 
@@ -57,7 +57,7 @@ def test_images_that_were_done_are_not_done_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = run(detector_directory, picture_folder, annotations, session)
-    monkeypatch.setattr(detect.Detector, "detect", lambda *_, **__: pytest.fail("detected again"))
+    monkeypatch.setattr(Detector, "detect", lambda *_, **__: pytest.fail("detected again"))
     assert run(detector_directory, picture_folder, annotations, session) == first
 
 

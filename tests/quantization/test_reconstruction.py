@@ -75,27 +75,32 @@ def test_soft_rounding_begins_at_the_float_weight_and_hardens_onto_the_grid() ->
     assert int(soft.harden().codes.max()) <= 7
 
 
+def gradient(tensor: torch.Tensor) -> torch.Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
+
+
 def test_gradients_of_soft_rounding_are_those_of_its_equation() -> None:
     _, soft = soft_weight()
     with torch.no_grad():
         soft.alpha.add_(torch.randn(soft.alpha.shape, generator=torch.Generator().manual_seed(4)))
     pull = torch.randn(5, 40, generator=torch.Generator().manual_seed(5))
     (soft() * pull).sum().backward()
-    assert soft.alpha.grad is not None
-    ours = soft.alpha.grad.clone()
+    ours = gradient(soft.alpha).clone()
     alpha = soft.alpha.detach().clone().requires_grad_()
     codes = (soft._floor + opening(alpha)).clamp(0, 7)
     (((codes - soft.grid.zero) * soft.grid.scale) * pull).sum().backward()
-    assert alpha.grad is not None
+    theirs = gradient(alpha)
     # At the very ends of a clamp autograd's choice of a gradient is a convention.
-    inner = ((soft._floor >= 0) & (soft._floor < 7)) | (ours == alpha.grad)
-    assert torch.allclose(ours[inner], alpha.grad[inner], atol=1e-6)
+    inner = ((soft._floor >= 0) & (soft._floor < 7)) | (ours == theirs)
+    assert inner.float().mean() > 0.5
+    assert torch.allclose(ours[inner], theirs[inner], atol=1e-6)
     for beta in (20.0, 7.0, 2.0):
         soft.alpha.grad = None
         soft.settle(beta, weight=0.3)
         alpha.grad = None
         (0.3 * (1 - (2 * opening(alpha) - 1).abs().pow(beta)).sum()).backward()
-        assert torch.allclose(soft.alpha.grad, alpha.grad, atol=1e-4)
+        assert torch.allclose(gradient(soft.alpha), gradient(alpha), atol=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -113,9 +118,9 @@ def test_gradients_of_learned_scales_are_those_of_straight_through_rounding(shar
     rounded = steps + (steps.round() - steps).detach()
     expected = torch.where(kept, theirs, rounded.clamp(-grid.zero, 7 - grid.zero) * scale)
     (expected * pull).sum().backward()
-    assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
+    assert torch.allclose(gradient(ours), gradient(theirs), atol=1e-5)
     assert quantizer.logarithm is not None
-    assert torch.allclose(quantizer.logarithm.grad, logarithm.grad, rtol=1e-4)
+    assert torch.allclose(gradient(quantizer.logarithm), gradient(logarithm), rtol=1e-4)
 
 
 def test_half_of_the_elements_are_dropped_while_learning_and_none_after() -> None:
@@ -132,7 +137,7 @@ def test_half_of_the_elements_are_dropped_while_learning_and_none_after() -> Non
     assert learnable.freeze() is fixed
     inputs = torch.rand(50, generator=GENERATOR).requires_grad_()
     learnable(inputs).sum().backward()
-    assert torch.equal(inputs.grad, torch.ones(50))
+    assert torch.equal(gradient(inputs), torch.ones(50))
 
 
 def test_scales_of_groups_are_learned_apart() -> None:

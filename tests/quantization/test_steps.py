@@ -63,7 +63,7 @@ def hybrid_slowly(value: float, *, bits: int, low: float, knee: float, span: flo
         code = logs - 1 if x <= 0 else min(max(round(-np.log2(x / knee)), 0), logs - 1)
         return low + (0.0 if code == logs - 1 else knee * 2.0**-code)
     step = (span - knee) / (2**bits - logs)
-    return low + knee + round((x - knee) / step) * step
+    return float(low + knee + round((x - knee) / step) * step)
 
 
 @given(BITS, st.sampled_from([0.1, 0.3, 0.5]), st.sampled_from([1 / 8, 1 / 4, 1 / 2]))

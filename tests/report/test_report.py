@@ -15,7 +15,6 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from mixqsam.cli.main import app
-from mixqsam.data.samples import Sample
 from mixqsam.evaluation.run import ImageScore
 from mixqsam.pipeline.examples import choose
 from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
@@ -250,7 +249,7 @@ def test_reports_load_no_torch() -> None:
 
 
 def test_check_images_are_those_that_calibration_left_over(
-    model_directory: Path, picture_folder: Path, tmp_path: Path, samples: list[Sample]
+    model_directory: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     arguments = ["quantize", "-m", model_directory, "-i", picture_folder, "--grid", 2, "--count", 2]
     done = run(*arguments, "-o", tmp_path / "out")

@@ -203,7 +203,7 @@ def test_a_full_queue_says_so_and_a_slow_client_is_cut_off(client: TestClient) -
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await client.app(scope, receive, send)  # type: ignore[arg-type]
+        await client.app(scope, receive, send)
         return sent[0]["status"], sent[1]["body"]
 
     status, body = asyncio.run(slowly())
@@ -220,7 +220,7 @@ def test_only_the_recent_is_kept() -> None:
     assert (recent.get("a"), recent.get("b"), recent.get("c")) == (1, None, 3)
 
 
-def test_names_of_models(quantized: Path, model_directory: Path, tmp_path: Path) -> None:
+def test_names_of_models(quantized: Path, model_directory: Path) -> None:
     assert gather([str(quantized)]) == {"float": str(model_directory), "out": str(quantized)}
     assert gather(["sam-tiny"]) == {"sam-tiny": "sam-tiny"}
     assert list(gather([str(quantized), str(model_directory)])) == ["float", "out"]

@@ -1,4 +1,6 @@
-"""The integer quadratic program over a chain of units, and its objective (methods §1).
+"""The integer quadratic program over a chain of units, and its objective.
+
+See docs/method.md, “Bit allocation”.
 
 maximise Σ_i U_i(s_i) − Σ_i c_i·d(s_i, s_{i+1})   subject to   Σ size_i(s_i) ≤ S,  Σ bitops_i(s_i) ≤ O
 

@@ -1,4 +1,7 @@
-"""Importance and synergy by ablation: the output of a unit, or of two neighbours, set to zero (methods §1)."""
+"""Importance and synergy by ablation: the output of a unit, or of two neighbours, set to zero.
+
+See docs/method.md, “Layer importance” and “Cross-layer synergy”.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""`measured` sensitivity: the KL divergence seen when one operand of one unit alone is at b bits (methods §1)."""
+"""`measured` sensitivity: the KL divergence seen when one operand of one unit alone is at b bits.
+
+See docs/method.md, “Utility of bits”.
+"""
 
 from collections.abc import Sequence
 

@@ -17,7 +17,8 @@ from mixqsam.boxes import Detections, Selection
 from mixqsam.errors import AnnotationError, ModelError
 from mixqsam.numeric.memory import align_tensors
 
-# How the published evaluations select, by model type (methods §5); others take `Selection`'s defaults.
+# How the published evaluations select, by model type (docs/method.md, “Instance segmentation”). Others take
+# `Selection`'s defaults.
 SELECTIONS: Mapping[str, Selection] = {
     "detr": Selection(score=0.0, top=100),
     "conditional_detr": Selection(score=0.0, top=100),

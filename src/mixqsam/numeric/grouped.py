@@ -1,4 +1,4 @@
-"""Channel-aware grouping (AHCPTQ, methods §3): channels of like range share an affine grid."""
+"""Channel-aware grouping (AHCPTQ): channels of like range share an affine grid; see docs/method.md, “Channel-aware grouping”."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,7 +14,9 @@ from mixqsam.numeric.affine import AffineGrid
 
 
 class GroupedQuantizer(AffineQuantizer):
-    """Channels in groups, each group with its own affine grid (AHCPTQ's channel-aware grouping, methods §3).
+    """Channels in groups, each group with its own affine grid (AHCPTQ's channel-aware grouping).
+
+    See docs/method.md, “Channel-aware grouping”.
 
     Attributes:
         scale, zero: float32 [groups].

@@ -1,4 +1,7 @@
-"""Check that what is called b bits is b bits (methods §4)."""
+"""Check that what is called b bits is b bits.
+
+See docs/method.md, “Honest numbers”.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -25,7 +25,9 @@ __all__ = [
 
 
 class Quantizer(AffineQuantizer):
-    """A static per-tensor affine quantizer (methods §2).
+    """A static per-tensor affine quantizer.
+
+    See docs/method.md, “Uniform quantizers”.
 
     Attributes:
         scale, zero: float32 scalars.
@@ -70,7 +72,9 @@ class Quantizer(AffineQuantizer):
 
 
 class LogQuantizer(ActivationQuantizer):
-    """Adaptive granularity for softmax (PTQ4SAM, methods §3): c = round(−τ·log2(a/s)), â = s·2^(−c/τ).
+    """Adaptive granularity for softmax (PTQ4SAM): c = round(−τ·log2(a/s)), â = s·2^(−c/τ).
+
+    See docs/method.md, “Adaptive granularity”.
 
     The last code stands for zero. So there are 2^b values in all; with zero beside 2^b powers, as the equation is
     usually written, there would be 2^b + 1.
@@ -111,7 +115,9 @@ class LogQuantizer(ActivationQuantizer):
 
 
 class HybridQuantizer(ActivationQuantizer):
-    """Logarithmic below a knee, uniform above it (AHCPTQ's hybrid log-uniform, methods §3).
+    """Logarithmic below a knee, uniform above it (AHCPTQ's hybrid log-uniform).
+
+    See docs/method.md, “Hybrid log-uniform grids”.
 
     With x' = x − low: below the knee the values are knee·2^(−c), c = 0 … n − 2, and 0, with n = `log_levels` of the
     2^b codes; above it knee + k·step, k = 1 … 2^b − n, up to span.

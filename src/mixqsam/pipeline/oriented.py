@@ -1,4 +1,7 @@
-"""Oriented detection with SAM: horizontal boxes → masks on tiles → rotated boxes → merged → scored (methods §5)."""
+"""Oriented detection with SAM: horizontal boxes → masks on tiles → rotated boxes → merged → scored.
+
+See docs/method.md, “Oriented detection”.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -18,7 +18,7 @@ class VisionAttention(nn.Module):
     """Self-attention of the image encoder with decomposed relative positions.
 
     `qk` and `av` are the two products. q is quantized before it is scaled, and the relative positions use the
-    quantized q (methods §0).
+    quantized q (docs/method.md, “Units and costs”).
     """
 
     def __init__(self, source: SamVisionAttention) -> None:

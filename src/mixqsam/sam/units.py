@@ -19,7 +19,9 @@ _DECODER_ATTENTION = ("q_proj", "k_proj", "v_proj", "qk", "av", "out_proj")
 
 
 def unit_names(config: SamConfig) -> list[str]:
-    """Names of all units, in the order in which the data flows (methods §0).
+    """Names of all units, in the order in which the data flows.
+
+    See docs/method.md, “Units and costs”.
 
     Patch and position embedding, prompt encoder, upscaling, hypernetworks, IoU head and norms are no units:
     they stay float, as in all published methods.

@@ -1,4 +1,7 @@
-"""Bimodal integration (PTQ4SAM, methods §3): merge the two modes of a decoder's keys by an exact rewrite."""
+"""Bimodal integration (PTQ4SAM): merge the two modes of a decoder's keys by an exact rewrite.
+
+See docs/method.md, “Bimodal integration”.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""Perceptual-consistency clipping (SAQ-SAM, methods §3): clip so that attention keeps looking where it looked."""
+"""Perceptual-consistency clipping (SAQ-SAM): clip so that attention keeps looking where it looked.
+
+See docs/method.md, “Perceptual-consistency clipping”.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

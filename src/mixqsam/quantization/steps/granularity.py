@@ -1,4 +1,7 @@
-"""Adaptive granularity (PTQ4SAM, methods §3): a logarithmic quantizer for softmax, with its steps per octave chosen."""
+"""Adaptive granularity (PTQ4SAM): a logarithmic quantizer for softmax, with its steps per octave chosen.
+
+See docs/method.md, “Adaptive granularity”.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Channel-aware grouping (AHCPTQ, methods §3): channels of like range share an affine grid."""
+"""Channel-aware grouping (AHCPTQ): channels of like range share an affine grid.
+
+See docs/method.md, “Channel-aware grouping”.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Hybrid log-uniform quantization (AHCPTQ, methods §3) of what comes out of an MLP's activation function."""
+"""Hybrid log-uniform quantization (AHCPTQ) of what comes out of an MLP's activation function.
+
+See docs/method.md, “Hybrid log-uniform grids”.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
