@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, AutoProcessor, SamModel, SamProcessor
+from transformers import SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.models.sam.modeling_sam import (
     SamMaskDecoder,
@@ -19,7 +19,7 @@ from transformers.models.sam.modeling_sam import (
 
 from mixqsam.errors import ModelError
 from mixqsam.families.mobile_sam_checkpoint import check_tensors, config_values, converted, read_state
-from mixqsam.families.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig
+from mixqsam.families.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig, register_config
 from mixqsam.families.tiny_vit import TinyVit, WindowAttention
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class MobileSamModel(SamModel):  # type: ignore[misc]
         self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)
         self.vision_encoder = MobileSamVisionEncoder(config.vision_config)
         self.prompt_encoder = SamPromptEncoder(config)
-        config.mask_decoder_config._attn_implementation = config._attn_implementation  # noqa: SLF001
+        config.mask_decoder_config._attn_implementation = config._attn_implementation
         self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
         self.post_init()
 
@@ -76,10 +76,12 @@ class MobileSamModel(SamModel):  # type: ignore[misc]
 
 def register() -> None:
     """Make transformers' Auto classes know MobileSAM; a second call does nothing."""
-    AutoConfig.register(MobileSamConfig.model_type, MobileSamConfig, exist_ok=True)
+    # Imported late: while they load, this module may be asked to register.
+    from transformers import AutoModel, AutoModelForMaskGeneration  # noqa: PLC0415
+
+    register_config()
     AutoModel.register(MobileSamConfig, MobileSamModel, exist_ok=True)
     AutoModelForMaskGeneration.register(MobileSamConfig, MobileSamModel, exist_ok=True)
-    AutoProcessor.register(MobileSamConfig, SamProcessor, exist_ok=True)
 
 
 def load_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[MobileSamModel, SamImageProcessorPil]:

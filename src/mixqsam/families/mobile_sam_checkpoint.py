@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixqsam.errors import ModelError
-from mixqsam.families.tiny_vit import total_stride
+from mixqsam.families.mobile_sam_config import total_stride
 from mixqsam.sam.meta import decoder_parts, rename
 
 # Where training code puts the weights, beside its optimizer and counters.
@@ -28,6 +28,8 @@ _RENAMES = (
 )
 # The prompt encoder shares this table with the model; a released checkpoint holds it once.
 _SHARED = "prompt_encoder.shared_embedding.positional_embedding"
+# Of the two-way blocks in the original code; transformers' default is 1e-6, which moves logits by 0.1%.
+_DECODER_NORM_EPS = 1e-5
 # Places along a side of the embedding in all released models.
 _PLACES = 64
 
@@ -85,35 +87,40 @@ def config_values(state: Mapping[str, Tensor], *, image_size: int | None = None)
         KeyError: a tensor that tells a size is missing.
         ValueError: sizes that no MobileSAM has.
     """
-    encoder = {name.removeprefix("image_encoder."): t.shape for name, t in state.items() if name.startswith("image_e")}
-    stages = len({name.split(".")[1] for name in encoder if name.startswith("layers.")})
-    biases = [encoder[f"layers.{i}.blocks.0.attn.attention_biases"] for i in range(1, stages)]
-    widths = [encoder[f"layers.{i}.downsample.conv3.c.weight"][0] for i in range(stages - 1)]
-    first, *_, patch_kernel = encoder["patch_embed.seq.2.c.weight"]
-    expanded = encoder["layers.0.blocks.0.conv1.c.weight"]
-    hidden = encoder["layers.1.blocks.0.mlp.fc1.weight"]
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    stages = len(_indices(state, "image_encoder.layers."))
+    biases = [shapes[f"image_encoder.layers.{i}.blocks.0.attn.attention_biases"] for i in range(1, stages)]
+    widths = [shapes[f"image_encoder.layers.{i}.downsample.conv3.c.weight"][0] for i in range(stages - 1)]
+    first, *_, patch_kernel = shapes["image_encoder.patch_embed.seq.2.c.weight"]
+    expanded = shapes["image_encoder.layers.0.blocks.0.conv1.c.weight"]
+    hidden = shapes["image_encoder.layers.1.blocks.0.mlp.fc1.weight"]
     stride = total_stride(patch_kernel=patch_kernel, stages=stages)
     pixels = image_size or _PLACES * stride
     vision = {
         "image_size": pixels,
-        "num_channels": encoder["patch_embed.seq.0.c.weight"][1],
+        "num_channels": shapes[_MARK][1],
         "patch_kernel": patch_kernel,
         "embed_dims": [first, *widths],
-        "depths": [_depth(encoder, stage) for stage in range(stages)],
+        "depths": [len(_indices(state, f"image_encoder.layers.{i}.blocks.")) for i in range(stages)],
         "num_heads": [heads for heads, _ in biases],
         "window_sizes": [_window(offsets) for _, offsets in biases],
         "expansion": expanded[0] / expanded[1],
         "mlp_ratio": hidden[0] / hidden[1],
-        "local_kernel": encoder["layers.1.blocks.0.local_conv.c.weight"][-1],
-        "output_channels": encoder["neck.0.weight"][0],
-        "num_pos_feats": state["mask_decoder.iou_token.weight"].shape[1] // 2,
+        "local_kernel": shapes["image_encoder.layers.1.blocks.0.local_conv.c.weight"][-1],
+        "output_channels": shapes["image_encoder.neck.0.weight"][0],
+        "num_pos_feats": shapes["mask_decoder.iou_token.weight"][1] // 2,
     }
-    return {"vision_config": vision, **decoder_parts(state, image_size=pixels, patch_size=stride)}
+    parts = decoder_parts(state, image_size=pixels, patch_size=stride)
+    return {
+        "vision_config": vision,
+        "prompt_encoder_config": parts["prompt_encoder_config"],
+        "mask_decoder_config": {**parts["mask_decoder_config"], "layer_norm_eps": _DECODER_NORM_EPS},
+    }
 
 
-def _depth(names: Mapping[str, Any], stage: int) -> int:
-    start = f"layers.{stage}.blocks."
-    return len({name.removeprefix(start).split(".")[0] for name in names if name.startswith(start)})
+def _indices(names: Mapping[str, Any], start: str) -> set[str]:
+    """What follows `start` in names, up to the next dot."""
+    return {name.removeprefix(start).split(".")[0] for name in names if name.startswith(start)}
 
 
 def _window(offsets: int) -> int:

@@ -6,8 +6,6 @@ from typing import Any
 from transformers import SamConfig
 from transformers.configuration_utils import PreTrainedConfig
 
-from mixqsam.families.tiny_vit import total_stride
-
 _MOST = 65_536
 _MOST_BLOCKS = 512
 _MOST_STAGES = 8
@@ -70,7 +68,26 @@ class MobileSamConfig(SamConfig):  # type: ignore[misc]
     sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": MobileSamVisionConfig}  # noqa: RUF012
 
 
+def register_config() -> None:
+    """Make transformers' `AutoConfig` know MobileSAM; a second call does nothing."""
+    from transformers import AutoConfig  # noqa: PLC0415
+
+    AutoConfig.register(MobileSamConfig.model_type, MobileSamConfig, exist_ok=True)
+
+
+def register_processor() -> None:
+    """Make transformers' `AutoProcessor` know that MobileSAM's is SAM's; a second call does nothing."""
+    from transformers import AutoProcessor, SamProcessor  # noqa: PLC0415
+
+    AutoProcessor.register(MobileSamConfig, SamProcessor, exist_ok=True)
+
+
 def _check_range(what: str, values: Iterable[float], *, most: int) -> None:
     for value in values:
         if not 0 < value <= most:
             raise ValueError(f"{what} is {value:.6g}; expected more than 0 and at most {most}")
+
+
+def total_stride(*, patch_kernel: int, stages: int) -> int:
+    """Pixels for each place of the last map, along one side."""
+    return int((4 if patch_kernel == 3 else 1) * 2 ** max(0, stages - 2))

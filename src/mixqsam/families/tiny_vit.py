@@ -122,7 +122,7 @@ class WindowAttention(nn.Module):
         key, key_step = self.qk.operand("right", key)
         value, value_step = self.av.operand("right", value)
         logits: Tensor = self.qk(query, key.transpose(-2, -1)).mul_(self.scale * (query_step * key_step))
-        weights, weights_step = self.av.operand("left", torch.softmax(logits + self.position_biases(), dim=-1))
+        weights, weights_step = self.av.operand("left", torch.softmax(logits.add_(self.position_biases()), dim=-1))
         mixed: Tensor = self.av(weights, value)
         if weights_step * value_step != 1:
             mixed = mixed.mul_(weights_step * value_step)
@@ -230,13 +230,8 @@ class TinyVit(nn.Module):
         self.layers = nn.ModuleList(Stage(index, sizes) for index in range(len(sizes.embed_dims)))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Map [batch, 3, S, S] to [batch, C, S/stride, S/stride]; see `total_stride`."""
+        """Map [batch, 3, S, S] to [batch, C, S/stride, S/stride]; see `mobile_sam_config.total_stride`."""
         maps: Tensor = self.patch_embed(pixels)
         for layer in self.layers:
             maps = layer(maps)
         return maps
-
-
-def total_stride(*, patch_kernel: int, stages: int) -> int:
-    """Pixels for each place of the last map, along one side."""
-    return int((4 if patch_kernel == 3 else 1) * 2 ** max(0, stages - 2))
