@@ -46,10 +46,10 @@ class PatchEmbedding(nn.Module):
     def __init__(self, sizes: TinyVitSizes) -> None:
         super().__init__()
         width, side = sizes.embed_dims[0], sizes.patch_kernel
-        shape = {"kernel_size": side, "stride": 2 if side == 3 else 1, "padding": side // 2}
-        self.conv1 = nn.Conv2d(sizes.num_channels, width // 2, **shape)
+        stride = 2 if side == 3 else 1
+        self.conv1 = nn.Conv2d(sizes.num_channels, width // 2, side, stride=stride, padding=side // 2)
         self.act = nn.GELU()
-        self.conv2 = nn.Conv2d(width // 2, width, **shape)
+        self.conv2 = nn.Conv2d(width // 2, width, side, stride=stride, padding=side // 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map [batch, 3, S, S] to [batch, C, S/4, S/4] (S for a kernel of 1)."""
@@ -170,7 +170,8 @@ class TinyVitBlock(nn.Module):
         windows = split_windows(tokens, self.attn.window)
         tokens = tokens + join_windows(self.attn(windows), self.attn.window, tuple(tokens.shape))
         tokens = self.local_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        out: Tensor = (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        return out
 
 
 def split_windows(tokens: Tensor, side: int) -> Tensor:
