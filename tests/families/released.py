@@ -101,7 +101,9 @@ def to_released(model: MobileSamModel, *, seed: int = 0) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, tensor in to_meta(dict(model.state_dict())).items():
         released = name.replace(".mlp.lin", ".mlp.fc") if name.startswith("image_encoder.") else name
-        released = released.replace("image_encoder.blocks.", "image_encoder.layers.")
+        released = released.replace("image_encoder.blocks.", "image_encoder.layers.").replace(
+            ".mlp_norm.", ".mlp.norm."
+        )
         released = released.replace("patch_embed.conv1", "patch_embed.seq.0")
         released = released.replace("patch_embed.conv2", "patch_embed.seq.2")
         found[released] = tensor

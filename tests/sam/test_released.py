@@ -19,7 +19,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from mixqsam.errors import ModelError, OutputError
 from mixqsam.sam import released
-from mixqsam.sam.released import RELEASES, Release, cached_release, find_release, release_path
+from mixqsam.sam.released import RELEASES, Release, cached_release, find_release, release_named, release_path
 
 CONTENT = b"weights"
 SCRIPT = Path(__file__).parents[2] / "scripts/get-mobile-sam"
@@ -109,6 +109,11 @@ def test_a_cache_that_cannot_be_written_is_named(cache: Path, tmp_path: Path, mo
     cache.write_text("a file where a folder should be")
     with pytest.raises(OutputError, match=r"Cannot write .*mobile_sam.pt"):
         find_release("mobile-sam")
+
+
+def test_a_release_is_asked_for_by_name_or_repository() -> None:
+    assert release_named("mobile-sam") == release_named("dhkim2810/MobileSAM") == "mobile-sam"
+    assert release_named("sam-tiny") is None
 
 
 # --- the script

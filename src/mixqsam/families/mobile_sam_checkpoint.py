@@ -25,6 +25,7 @@ _RENAMES = (
     (r"^vision_encoder\.patch_embed\.seq\.0\.", "vision_encoder.patch_embed.conv1."),
     (r"^vision_encoder\.patch_embed\.seq\.2\.", "vision_encoder.patch_embed.conv2."),
     (r"^(vision_encoder\.layers\.\d+\.blocks\.\d+\.mlp)\.fc(\d)\.", r"\1.lin\2."),
+    (r"^(vision_encoder\.layers\.\d+\.blocks\.\d+\.mlp)\.norm\.", r"\1_norm."),
 )
 # The prompt encoder shares this table with the model; a released checkpoint holds it once.
 _SHARED = "prompt_encoder.shared_embedding.positional_embedding"
@@ -148,7 +149,7 @@ def converted(state: Mapping[str, Tensor], *, path: Path) -> dict[str, Tensor]:
         if any(part.shape != rest[name].shape[:1] for part in norm):
             raise ModelError(f"{path}: the tensors of {place}.bn do not have the shape {tuple(rest[name].shape[:1])}.")
         folded[f"{place}.weight"], folded[f"{place}.bias"] = fold(rest.pop(name), norm)
-    tensors = {_short_name(name): tensor.float() for name, tensor in rename({**rest, **folded}).items()}
+    tensors = {_our_name(name): tensor.float() for name, tensor in rename({**rest, **folded}).items()}
     if (table := tensors.get("shared_image_embedding.positional_embedding")) is not None:
         tensors[_SHARED] = table
     return tensors
@@ -164,7 +165,7 @@ def fold(weight: Tensor, norm: list[Tensor]) -> tuple[Tensor, Tensor]:
     return (weight.double() * factor.reshape(-1, 1, 1, 1)).float(), (beta - mean * factor).float()
 
 
-def _short_name(name: str) -> str:
+def _our_name(name: str) -> str:
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return name

@@ -138,19 +138,18 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Normalisation and two linear layers with a GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, channels: int, *, ratio: float) -> None:
         super().__init__()
         hidden = round(channels * ratio)
-        self.norm = nn.LayerNorm(channels)
         self.lin1 = nn.Linear(channels, hidden)
         self.act = nn.GELU()
         self.lin2 = nn.Linear(hidden, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map [..., C] to the same shape."""
-        out: Tensor = self.lin2(self.act(self.lin1(self.norm(tokens))))
+        out: Tensor = self.lin2(self.act(self.lin1(tokens)))
         return out
 
 
@@ -162,6 +161,7 @@ class TinyVitBlock(nn.Module):
         side = sizes.local_kernel
         self.attn = WindowAttention(channels, heads=heads, window=window)
         self.local_conv = nn.Conv2d(channels, channels, side, padding=side // 2, groups=channels)
+        self.mlp_norm = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, ratio=sizes.mlp_ratio)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class TinyVitBlock(nn.Module):
         windows = split_windows(tokens, self.attn.window)
         tokens = tokens + join_windows(self.attn(windows), self.attn.window, tuple(tokens.shape))
         tokens = self.local_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        out: Tensor = (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        out: Tensor = (tokens + self.mlp(self.mlp_norm(tokens))).permute(0, 3, 1, 2)
         return out
 
 

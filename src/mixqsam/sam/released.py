@@ -39,6 +39,11 @@ RELEASES = {
 }
 
 
+def release_named(text: str) -> str | None:
+    """The name of the release that is asked for by its name or by its repository on the hub; None if there is none."""
+    return next((name for name, release in RELEASES.items() if text in {name, release.repository}), None)
+
+
 def release_path(name: str) -> Path:
     """Where the cache keeps a release, whether it is there or not.
 
