@@ -65,8 +65,6 @@ def config_of(state: Mapping[str, Tensor]) -> SamConfig:
     windows = {(span[0] + 1) // 2 for i, span in enumerate(spans) if i not in global_spans}
     if len(windows) > 1:
         raise ValueError(f"window sizes differ between blocks: {sorted(windows)}")
-    decoder_dim = state["mask_decoder.iou_token.weight"].shape[1]
-    token_mlp = state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0]
     return SamConfig(
         vision_config={
             "hidden_size": hidden,
@@ -78,26 +76,43 @@ def config_of(state: Mapping[str, Tensor]) -> SamConfig:
             "window_size": windows.pop() if windows else 0,
             "mlp_dim": state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0],
             "output_channels": state["image_encoder.neck.0.weight"].shape[0],
-            "num_pos_feats": decoder_dim // 2,
+            "num_pos_feats": state["mask_decoder.iou_token.weight"].shape[1] // 2,
         },
-        prompt_encoder_config={
-            "hidden_size": decoder_dim,
-            "image_size": grid * patch_size,
+        **decoder_parts(state, image_size=grid * patch_size, patch_size=patch_size),
+    )
+
+
+def decoder_parts(state: Mapping[str, Tensor], *, image_size: int, patch_size: int) -> dict[str, dict[str, int]]:
+    """The configurations of prompt encoder and mask decoder that the shapes of Meta's tensors imply.
+
+    Args:
+        state: under Meta's names.
+        image_size: pixels along a side of the input.
+        patch_size: pixels for each place of the embedding.
+
+    Raises:
+        KeyError: a tensor that tells a size is missing.
+    """
+    width = state["mask_decoder.iou_token.weight"].shape[1]
+    return {
+        "prompt_encoder_config": {
+            "hidden_size": width,
+            "image_size": image_size,
             "patch_size": patch_size,
-            "image_embedding_size": grid,
+            "image_embedding_size": image_size // patch_size,
             "mask_input_channels": state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
         },
-        mask_decoder_config={
-            "hidden_size": decoder_dim,
-            "mlp_dim": token_mlp,
+        "mask_decoder_config": {
+            "hidden_size": width,
+            "mlp_dim": state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
             "num_hidden_layers": 1 + max(int(m[1]) for n in state if (m := _TOKEN_LAYER.match(n))),
             "num_multimask_outputs": state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
             "iou_head_hidden_dim": state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
             "iou_head_depth": _head_depths(state)["mask_decoder.iou_prediction_head"],
-            "attention_downsample_rate": decoder_dim
+            "attention_downsample_rate": width
             // state["mask_decoder.transformer.final_attn_token_to_image.q_proj.weight"].shape[0],
         },
-    )
+    }
 
 
 def _head_depths(state: Mapping[str, Tensor]) -> dict[str, int]:

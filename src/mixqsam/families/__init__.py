@@ -1,0 +1,1 @@
+"""Families of Segment Anything models, one file each."""
