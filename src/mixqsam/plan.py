@@ -12,9 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.errors import ArtifactError
+from mixqsam.old_units import describe_old_unit
 
 Kind = Literal["linear", "conv", "product"]
 Part = Literal["encoder", "decoder"]
+# What a unit does. `scores` is q·kᵀ, `mixing` is softmax·v, `depthwise` a convolution of single channels.
+Role = Literal[
+    "query-key-value",
+    "query",
+    "key",
+    "value",
+    "scores",
+    "mixing",
+    "projection",
+    "mlp-in",
+    "mlp-out",
+    "convolution",
+    "depthwise",
+]
 Vector = NDArray[np.float64]
 
 FLOAT_BITS = 32
@@ -35,6 +50,9 @@ class Unit:
         parameters: weight elements that are quantized; 0 for a product. Biases stay float.
         channels: output channels, each with its own weight scale and zero point; 0 for a product.
         multiply_adds: per image in the encoder, per prompt in the decoder.
+        role: what it does; whoever needs to know what a unit is asks for this, never for its name.
+        block: short name of the block that it lies in, as reports show it: `3`, `neck`, `decoder 0`, `decoder end`.
+        attention: path of the attention that it belongs to; None outside of attentions.
     """
 
     name: str
@@ -43,6 +61,9 @@ class Unit:
     parameters: int
     channels: int
     multiply_adds: int
+    role: Role
+    block: str
+    attention: str | None = None
 
     @property
     def operands(self) -> int:
@@ -209,7 +230,7 @@ class Analysis:
         """A JSON-able form; numbers keep 9 significant digits."""
         return {
             "format": "mixqsam-analysis",
-            "version": 2,
+            "version": 3,
             "model": self.model,
             "images": self.images,
             "float_bytes": self.costs.float_bytes,
@@ -233,12 +254,12 @@ class Analysis:
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-analysis":
             raise ArtifactError(f"{source} is not an analysis; make one with `mixqsam analyze`.")
-        if value.get("version") not in (1, 2):
+        if value.get("version") not in (1, 2, 3):
             raise ArtifactError(
-                f"{source} has analysis version {value.get('version')}; this mixqsam reads up to version 2."
+                f"{source} has analysis version {value.get('version')}; this mixqsam reads up to version 3."
             )
         try:
-            units = tuple(_unit(unit) for unit in value["units"])
+            units = tuple(_unit(unit, version=value["version"]) for unit in value["units"])
             bits = tuple(int(b) for b in value["sensitivity_bits"])
             result = cls(
                 model=str(value["model"]),
@@ -269,11 +290,14 @@ class Analysis:
         return result
 
 
-def _unit(entry: Mapping[str, Any]) -> Unit:
+def _unit(entry: Mapping[str, Any], *, version: int) -> Unit:
     """A unit from a file, its kinds and sizes looked at."""
-    unit = Unit(**entry)
+    # Up to version 2 a unit had neither role nor block; there was one family then, whose names say both.
+    unit = Unit(**{**entry, **(describe_old_unit(entry["name"]) if version < 3 else {})})
     sizes = (unit.parameters, unit.channels, unit.multiply_adds)
-    known = unit.kind in get_args(Kind) and unit.part in get_args(Part) and isinstance(unit.name, str)
+    literals = ((unit.kind, Kind), (unit.part, Part), (unit.role, Role))
+    known = all(value in get_args(kinds) for value, kinds in literals)
+    known &= isinstance(unit.name, str) and isinstance(unit.block, str) and isinstance(unit.attention, str | None)
     if not known or not all(isinstance(size, int) and 0 <= size < _MOST for size in sizes):
         raise ValueError(f"no unit has {entry!r:.200}")
     return unit

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import SamConfig
 
 from mixqsam.errors import ModelError
+from mixqsam.families.meta_layout import config_of, rename
 from mixqsam.sam.load import Sam, load_sam
-from mixqsam.sam.meta import config_of, rename
 
 
 def meta_config() -> SamConfig:

@@ -14,7 +14,7 @@ from torch import nn
 
 from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.exporting.layers import Layers, array
-from mixqsam.sam.attention import DecoderAttention
+from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.sam.load import Sam
 
 

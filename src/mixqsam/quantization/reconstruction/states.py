@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mixqsam.errors import OutputError
-from mixqsam.sam.blocks import State
+from mixqsam.sam.calls import State
 
 
 class States:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.plan import Unit
+from mixqsam.plan import Role, Unit
 from mixqsam.quantization.setting import Activations, Setting
-from mixqsam.sam.attention import DecoderAttention
 
 STEPS = tuple(np.linspace(0.85, 0.99999, 29).tolist())
 _FOCUS = 0.5
 # Bytes of tokens that are kept of each attention, and values of a tensor that its quantiles are read from.
 _BYTES, _VALUES = 32 << 20, 1 << 18
-_PARTS = (".q_proj", ".k_proj", ".qk")
+_ROLES: tuple[Role, ...] = ("query", "key", "scores")
 
 
 @dataclass
@@ -45,43 +45,55 @@ class PerceptualClipping:
         return 0
 
     def choose(self, setting: Setting, activations: Activations) -> Activations:
-        """The percentile whose attention foci overlap most with the float model's."""
-        attentions = [
-            name
-            for name, module in setting.sam.model.named_modules()
-            if isinstance(module, DecoderAttention)
-            and all(not setting.plan.bits[name + part].is_float for part in _PARTS)
-        ]
-        depends = {name: ([str(setting.plan.bits[name + part]) for part in _PARTS],) for name in attentions}
+        """The percentile whose attention foci overlap most with the float model's.
+
+        Raises:
+            MixqsamError: the model has no attention with projections of its own for q and k.
+        """
+        setting.need("query", step="Perceptual-consistency clipping")
+        attentions = _attentions(setting)
+        depends = {
+            name: ([str(setting.plan.bits[unit]) for unit in units.values()],) for name, units in attentions.items()
+        }
         chosen = dict(activations)
         for name, found in setting.remembered("clipping", depends, partial(_search, setting)).items():
-            for (unit, slot), bits in _slots(name, setting).items():
+            for (unit, slot), bits in _slots(attentions[name], setting).items():
                 low, high = found[f"{unit}/{slot}"]
                 chosen[unit, slot] = Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
         return chosen
 
 
+def _attentions(setting: Setting) -> dict[str, dict[Role, str]]:
+    """Attention of the decoder whose q, k and scores are all quantized → its units by role."""
+    found: dict[str, dict[Role, str]] = {}
+    for unit in setting.quantized(*_ROLES):
+        if unit.part == "decoder" and unit.attention:
+            found.setdefault(unit.attention, {})[unit.role] = unit.name
+    return {name: {role: units[role] for role in _ROLES} for name, units in found.items() if len(units) == len(_ROLES)}
+
+
 def _search(setting: Setting, names: list[str]) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
+    attentions = _attentions(setting)
     tokens = {name: _Tokens() for name in names}
     watchers = {}
     for name, seen in tokens.items():
-        watchers[f"{name}.q_proj"] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
-        watchers[f"{name}.k_proj"] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
+        watchers[attentions[name]["query"]] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
+        watchers[attentions[name]["key"]] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
     setting.watch(watchers, label="Decoder's attention, for clipping")
     for name in setting.progress.track(names, label="Clipping", total=len(names)):
         module = setting.sam.model.get_submodule(name)
         assert isinstance(module, DecoderAttention)  # noqa: S101
-        yield name, _best(module, tokens[name], _slots(name, setting))
+        yield name, _best(module, tokens[name], _slots(attentions[name], setting))
 
 
-def _slots(name: str, setting: Setting) -> dict[tuple[str, str], int]:
-    """The clipped activations of an attention and their bits: inputs of q_proj and k_proj, q, k."""
-    bits = setting.plan.bits
+def _slots(units: dict[Role, str], setting: Setting) -> dict[tuple[str, str], int]:
+    """The clipped activations of an attention and their bits: inputs of both projections, q, k."""
+    bits, (query, key, scores) = setting.plan.bits, units.values()
     return {
-        (f"{name}.q_proj", "activation"): bits[f"{name}.q_proj"].activation,
-        (f"{name}.k_proj", "activation"): bits[f"{name}.k_proj"].activation,
-        (f"{name}.qk", "activation"): bits[f"{name}.qk"].activation,
-        (f"{name}.qk", "weight"): bits[f"{name}.qk"].weight,
+        (query, "activation"): bits[query].activation,
+        (key, "activation"): bits[key].activation,
+        (scores, "activation"): bits[scores].activation,
+        (scores, "weight"): bits[scores].weight,
     }
 
 
