@@ -97,7 +97,7 @@ def damaged(path: Path, how: str) -> None:
         ("missing", "1 tensors are missing, e.g. vision_encoder.layers.1.mlp.lin2.weight"),
         ("shape", r"layers.1.mlp.lin2.weight has shape \(3, 3\), expected \(24, 32\)"),
         ("foreign", "foreign tensors, e.g. mask_decoder.hq_token.weight"),
-        ("other", "not the layout of Meta's SAM"),
+        ("other", "has a layout that is not known"),
         ("object", "no state dict of tensors"),
     ],
 )

@@ -71,7 +71,7 @@ def test_blocks_name_all_units(sam: Sam) -> None:
     blocks = [*blocks_of(sam, "encoder"), *blocks_of(sam, "decoder")]
     assert [unit for block in blocks for unit in block.units] == [unit.name for unit in sam.costs().units]
     for unit in sam.costs().units:
-        assert [block.name for block in blocks if unit.name in block.units][0] + "." in unit.name
+        assert next(block.name for block in blocks if unit.name in block.units) + "." in unit.name
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from mixqsam.progress import Progress
 from mixqsam.sam.calls import State
 from mixqsam.sam.forward import Frame, decode_batch, embed_prompts, encode, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
-from mixqsam.sam.replay import chain_of, output_maps, record
+from mixqsam.sam.replay import chain_of, output_maps, record, skipped
 
 # Given the module, its inputs and its output (the variant's share of the batch), the output to use instead.
 Change = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
@@ -126,7 +126,9 @@ def _encode_batch(sam: Sam, prefix: Prefix, *, start: int, count: int) -> Maps:
         return {name: _repeat(tensor, count) for name, tensor in prefix.maps.items()}
     if not chain.runs_through(start):
         # Code between the blocks has to run too.
-        return sam.family.encode(sam.model, _repeat(prefix.frame.pixels, count))
+        values = {value: _repeat(tensor, count) for value, tensor in prefix.values.items()}
+        with skipped(sam.model, chain, start, values):
+            return sam.family.encode(sam.model, _repeat(prefix.frame.pixels, count))
     values = {value: _repeat(prefix.values[value], count) for value in chain.live(start)}
     for call in chain.calls[start:]:
         values |= call.run(sam.model, values)

@@ -91,16 +91,14 @@ class Layout:
 
     Attributes:
         name: as messages call it.
-        matches: whether a state dict is written so.
-        config: the configuration that the shapes of its tensors imply; a KeyError names a tensor that is missing, a
-            ValueError says what does not fit.
-        convert: the same tensors under our names and in our form; foreign ones keep their names.
+        matches: whether tensors have the names of this layout.
+        load: a state dict, and the file that it comes from (for messages) → the model and its image processor. Raises
+            a ModelError that names a foreign or missing tensor.
     """
 
     name: str
     matches: Callable[[Mapping[str, Tensor]], bool]
-    config: Callable[[Mapping[str, Tensor]], Any]
-    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    load: Callable[[Mapping[str, Tensor], Path], tuple[PreTrainedModel, Any]]
 
 
 # Equality of families is identity: there is one value for each.

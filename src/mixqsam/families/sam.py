@@ -9,7 +9,7 @@ from transformers.models.sam.modeling_sam import SamVisionAttention
 
 from mixqsam.families import two_way
 from mixqsam.families.family import BlockPath, Family, Layout
-from mixqsam.families.meta_layout import config_of, is_meta_layout, rename
+from mixqsam.families.meta_layout import is_meta_layout, load_meta
 from mixqsam.families.sizes import check_sizes
 from mixqsam.numeric.attention import VisionAttention
 from mixqsam.plan import Part
@@ -76,6 +76,6 @@ SAM = Family(
     encode=two_way.encode,
     embed=two_way.embed,
     decode=two_way.decode,
-    layouts=(Layout("Meta's `sam_vit_*.pth`", matches=is_meta_layout, config=config_of, convert=rename),),
+    layouts=(Layout("Meta's `sam_vit_*.pth`", matches=is_meta_layout, load=load_meta),),
     released={f"sam-vit-{size}": f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")},
 )

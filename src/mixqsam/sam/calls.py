@@ -73,21 +73,26 @@ class Call:
         path: of its module.
         args, kwargs: its arguments, slots in place of tensors.
         entries: values that no block before it had or gave: code between the blocks makes them.
-        results: its results, in order.
-        read: those of them that anything reads.
+        output: what it gives, slots in place of tensors.
+        read: the values of the output that anything reads.
     """
 
     path: str
     args: Any
     kwargs: Any
     entries: tuple[str, ...]
-    results: tuple[str, ...]
+    output: Any
     read: tuple[str, ...]
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The values that it takes, in order; one may come twice."""
         return tuple(slot.value for slot in leaves((self.args, self.kwargs), Slot))
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The values that it gives, in order."""
+        return tuple(slot.value for slot in leaves(self.output, Slot))
 
     def run(self, model: nn.Module, state: State) -> dict[str, Tensor]:
         """Call the block's module; returns its results."""

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from mixqsam.errors import InputError, ModelError, NumericError
 from mixqsam.families import FAMILIES, family_of, find_family, prepare
-from mixqsam.families.family import Family, Layout, from_place
+from mixqsam.families.checkpoint import read_state
+from mixqsam.families.family import Family, from_place
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Costs
 from mixqsam.sam.units import count_costs
@@ -174,63 +174,16 @@ def default_processor(config: Any) -> Any:
 
 
 def _load_foreign(path: Path) -> tuple[PreTrainedModel, Any]:
-    state = _read_pth(path)
-    family, layout = _find_layout(state, path)
-    try:
-        config = layout.config(state)
-        with torch.device("meta"):
-            model = family.model(config)
-    except KeyError as error:
-        raise ModelError(f"{path} is cut or is no SAM: the tensor {error} is missing.") from error
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        raise ModelError(f"{path} has tensors of sizes that no SAM has: {_short(error)}") from error
-    tensors = layout.convert(state)
-    tensors |= {name: tensors[owner] for name, owner in family.tied.items() if owner in tensors}
-    _check_tensors(path, expected=model.state_dict(), found=tensors)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    model.tie_weights()
-    return model, default_processor(config)
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch raises whatever its unpickler or zip reader met; all of it means that the file cannot be read.
-        # Its own words are left out: for a file with code in it, they advise to run the code.
-        raise ModelError(
-            f"{path} cannot be read as a PyTorch checkpoint: it is cut, damaged, or holds more than tensors "
-            f"({type(error).__name__}). Download it again, or save its state dict alone."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path} is no state dict of tensors; expected {_layout_names()}.")
-    return state
-
-
-def _find_layout(state: dict[str, Tensor], path: Path) -> tuple[Family, Layout]:
-    for family in FAMILIES.values():
-        for layout in family.layouts:
-            if layout.matches(state):
-                return family, layout
+    state = read_state(path)
+    layouts = [layout for family in FAMILIES.values() for layout in family.layouts]
+    for layout in layouts:
+        if layout.matches(state):
+            return layout.load(state, path)
+    known = ", ".join(layout.name for layout in layouts)
     raise ModelError(
-        f"{path} has not the layout of Meta's SAM, nor another that is known ({_layout_names()}); "
-        "for transformers' layout give the directory with config.json."
+        f"{path} has a layout that is not known (expected {known}); for transformers' layout give the directory with "
+        "config.json."
     )
-
-
-def _layout_names() -> str:
-    return ", ".join(layout.name for family in FAMILIES.values() for layout in family.layouts)
-
-
-def _check_tensors(path: Path, *, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    missing, foreign = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing:
-        raise ModelError(f"{path} is cut or is no SAM: {len(missing)} tensors are missing, e.g. {missing[0]}.")
-    if foreign:
-        raise ModelError(f"{path} is another variant of SAM: {len(foreign)} foreign tensors, e.g. {foreign[0]}.")
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape:
-            raise ModelError(f"{path}: {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}.")
 
 
 def _short(error: Exception) -> str:

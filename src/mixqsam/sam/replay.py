@@ -4,9 +4,10 @@ A forward with hooks on the blocks gives the arguments (`record`), and what a bl
 wherever the trace found it to be the same tensor.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mixqsam.errors import ModelError
 from mixqsam.families.family import Maps
 from mixqsam.plan import Part
-from mixqsam.sam.calls import Call, Chain, State, leaves
+from mixqsam.sam.calls import Call, Chain, State, leaves, put_together
 from mixqsam.sam.load import Sam
 from mixqsam.sam.trace import trace
 
@@ -163,6 +164,22 @@ def _leaving(
         take(call.results, output)
 
     return leave
+
+
+@contextmanager
+def skipped(model: nn.Module, chain: Chain, stop: int, values: State) -> Iterator[None]:
+    """While this is open, the blocks before `stop` are not computed: they give what the values say."""
+    with ExitStack() as stack:
+        for call in chain.calls[:stop]:
+            module, output = model.get_submodule(call.path), put_together(call.output, values)
+            # An attribute of the instance comes before the method of its class, and is all that has to go again.
+            module.__dict__["forward"] = partial(_give, output)
+            stack.callback(module.__dict__.pop, "forward")
+        yield
+
+
+def _give(output: Any, *_: Any, **__: Any) -> Any:
+    return output
 
 
 def skip_to_maps(sam: Sam, block: Block, values: State) -> Maps:

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -69,7 +70,7 @@ def _trace(family: Family, values: str) -> Trace:
         with encoder.watching():
             prompts = family.embed(model, PromptTensors(boxes, None, None))
             decoder.run(lambda: family.decode(model, maps, prompts, multimask=False))
-    units = tuple(_describe(family, model.get_submodule(name), name, count) for name, count in ran.items())
+    units = tuple(_describe(family, model.get_submodule(name), name, number) for name, number in ran.items())
     for unit in units:
         if not any(unit.name == path or unit.name.startswith(f"{path}.") for path in blocks):
             raise ModelError(f"The family {family.name!r} has no block with the unit {unit.name}.")
@@ -122,7 +123,7 @@ def _counted(model: nn.Module, family: Family, ran: dict[str, int]) -> Iterator[
 
 
 def _counter(ran: dict[str, int], name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, Product):
             each = inputs[0].shape[-1]
         else:
@@ -131,7 +132,7 @@ def _counter(ran: dict[str, int], name: str) -> Callable[[nn.Module, tuple[Tenso
             each = weight[0].numel()
         ran[name] = ran.get(name, 0) + output.numel() * each
 
-    return count
+    return add
 
 
 class _Links:
@@ -143,7 +144,7 @@ class _Links:
         self._held: list[Tensor] = []  # so that no identity is used twice
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._read: set[str] = set()
-        self._calls: list[tuple[str, Any, Any, tuple[str, ...], tuple[str, ...]]] = []
+        self._calls: list[Call] = []
         self._open: dict[str, tuple[Any, Any, tuple[str, ...]]] = {}
 
     def run(self, forward: Callable[[], Any]) -> Any:
@@ -163,8 +164,8 @@ class _Links:
     def chain(self, part: Part, *, outputs: Mapping[str, Tensor] | None = None) -> Chain:
         """What was remembered; `outputs` are the maps that the part gives."""
         calls = tuple(
-            Call(path, args, kwargs, entries, results, tuple(name for name in results if name in self._read) or results)
-            for path, args, kwargs, entries, results in self._calls
+            replace(call, read=tuple(name for name in call.results if name in self._read) or call.results)
+            for call in self._calls
         )
         if len(calls) != len(self._paths):
             odd = next(path for path in self._paths if path not in {call.path for call in calls})
@@ -193,11 +194,13 @@ class _Links:
     def _leave(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             del module, args
-            results = tuple(
-                self._known.get(id(tensor)) or self._remember(tensor, f"{path}>{index}")
-                for index, tensor in enumerate(leaves(output))
-            )
-            self._calls.append((path, *self._open.pop(path), results))
+            counted = count()
+
+            def name(tensor: Tensor, place: str) -> Slot:
+                del place
+                return Slot(self._known.get(id(tensor)) or self._remember(tensor, f"{path}>{next(counted)}"))
+
+            self._calls.append(Call(path, *self._open.pop(path), take_apart(output, name), ()))
 
         return leave
 
