@@ -129,7 +129,7 @@ def test_a_checkpoint_inside_of_an_entry_is_read(tmp_path: Path, entry: str | No
 def test_a_step_that_no_unit_is_for_names_itself_and_the_family(
     monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], tmp_path: Path
 ) -> None:
-    roles = {tail: "projection" for tail in SAM.roles}
+    roles = dict.fromkeys(SAM.roles, "projection")
     monkeypatch.setitem(FAMILIES, "sam", replace(SAM, roles=roles))  # type: ignore[arg-type]
     plan = BitPlan.uniform(sam.costs().units, UnitBits(4, 4))
     for recipe, step in (

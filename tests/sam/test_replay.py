@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mixqsam.data.samples import Sample
 from mixqsam.plan import Part
-from mixqsam.sam.calls import State, leaves, put_together
+from mixqsam.sam.calls import State, put_together, skipped
 from mixqsam.sam.forward import decode_batch, embed_prompts, encode, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import blocks_of, chain_of, image_tokens, output_maps, record, skip_to_maps, stages
@@ -28,14 +28,30 @@ def test_every_block_replays_bit_by_bit(sam: Sam, samples: list[Sample], part: P
     values = values_of(sam, samples[0], part)
     for block in blocks_of(sam, part):
         call = block.chain.calls[block.start]
-        seen: list[Tensor] = []
-        handle = sam.model.get_submodule(block.name).register_forward_hook(lambda m, i, o: seen.extend(leaves(o)))  # noqa: B023
         found = call.run(sam.model, {name: values[name] for name in call.inputs})
-        handle.remove()
         assert list(found) == list(call.results)
         for name, tensor in found.items():
             assert torch.equal(tensor, values[name]), (block.name, name)
-        assert len(seen) == len(found)
+    assert not any("forward" in vars(module) for module in sam.model.modules())
+
+
+@torch.no_grad()
+def test_the_final_attention_ends_with_its_normalisation(sam: Sam, samples: list[Sample]) -> None:
+    values = values_of(sam, samples[0], "decoder")
+    final = blocks_of(sam, "decoder")[-1]
+    seen: list[Tensor] = []
+    norm = sam.model.mask_decoder.transformer.layer_norm_final_attn
+    handle = norm.register_forward_hook(lambda m, i, o: seen.append(o))
+    values_of(sam, samples[0], "decoder")
+    handle.remove()
+    assert torch.equal(values[final.outputs[0]], seen[0])
+
+
+def test_to_compute_with_what_was_skipped_and_is_not_known_is_an_error(sam: Sam, samples: list[Sample]) -> None:
+    chain, frame = chain_of(sam, "encoder"), make_frame(sam, samples[0].open())
+    with skipped(sam.model, chain.calls[:1], {}), pytest.raises((RuntimeError, ValueError, NotImplementedError)):
+        encode(sam, frame)
+    assert not any("forward" in vars(module) for module in sam.model.modules())
 
 
 @torch.no_grad()

@@ -16,10 +16,10 @@ from mixqsam.data.samples import Sample
 from mixqsam.errors import ModelError
 from mixqsam.families.family import Maps
 from mixqsam.progress import Progress
-from mixqsam.sam.calls import State
+from mixqsam.sam.calls import State, skipped
 from mixqsam.sam.forward import Frame, decode_batch, embed_prompts, encode, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
-from mixqsam.sam.replay import chain_of, output_maps, record, skipped
+from mixqsam.sam.replay import chain_of, output_maps, record
 
 # Given the module, its inputs and its output (the variant's share of the batch), the output to use instead.
 Change = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
@@ -127,7 +127,7 @@ def _encode_batch(sam: Sam, prefix: Prefix, *, start: int, count: int) -> Maps:
     if not chain.runs_through(start):
         # Code between the blocks has to run too.
         values = {value: _repeat(tensor, count) for value, tensor in prefix.values.items()}
-        with skipped(sam.model, chain, start, values):
+        with skipped(sam.model, chain.calls[:start], values):
             return sam.family.encode(sam.model, _repeat(prefix.frame.pixels, count))
     values = {value: _repeat(prefix.values[value], count) for value in chain.live(start)}
     for call in chain.calls[start:]:

@@ -87,7 +87,9 @@ def encoder_model(
     else:
         inputs, frame = [tensor("x", 1, 3, size, size)], "x"
     units = write_encoder(graph, sam, frame, output="image_embeddings", sliced=sliced)
-    return graph.model("encoder", inputs, [embedding_value(sam)], metadata=_metadata(sam, manifest, options, units)), units
+    return graph.model(
+        "encoder", inputs, [embedding_value(sam)], metadata=_metadata(sam, manifest, options, units)
+    ), units
 
 
 def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple[onnx.ModelProto, dict[str, str]]:

@@ -79,10 +79,14 @@ class BlockPath:
     Attributes:
         path: of the module.
         is_global: its attention spans the whole image; stages of reconstruction end with such blocks.
+        within, until: where more than the module belongs to the piece (a sum and a normalisation behind it): the
+            module whose forward the piece ends with, and the module there that gives the piece's output.
     """
 
     path: str
     is_global: bool = False
+    within: str | None = None
+    until: str | None = None
 
 
 @dataclass(frozen=True)

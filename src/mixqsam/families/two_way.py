@@ -41,11 +41,15 @@ def decoder_block(name: str) -> str:
 
 
 def decoder_blocks(config: Any) -> Sequence[BlockPath]:
-    """The layers of the two-way transformer, then its final attention."""
+    """The layers of the two-way transformer, then its final attention with the sum and the normalisation behind it."""
     layers = range(config.mask_decoder_config.num_hidden_layers)
     return [
         *(BlockPath(f"{_TRANSFORMER}.layers.{index}") for index in layers),
-        BlockPath(f"{_TRANSFORMER}.final_attn_token_to_image"),
+        BlockPath(
+            f"{_TRANSFORMER}.final_attn_token_to_image",
+            within=_TRANSFORMER,
+            until=f"{_TRANSFORMER}.layer_norm_final_attn",
+        ),
     ]
 
 

@@ -1,9 +1,12 @@
 """How blocks are called: arguments with the tensors taken out, and which tensors flow from block to block."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mixqsam.plan import Part
@@ -70,24 +73,35 @@ class Call:
     """The call of one block.
 
     Attributes:
-        path: of its module.
-        args, kwargs: its arguments, slots in place of tensors.
+        path: of the block's module.
+        module: what is called: the block's module, or the one around it that the block is the end of.
+        until: what gives the output: the same, or a module behind the block.
+        args, kwargs: the module's arguments, slots in place of tensors.
         entries: values that no block before it had or gave: code between the blocks makes them.
         output: what it gives, slots in place of tensors.
         read: the values of the output that anything reads.
+        skips: calls of the blocks within the module that lie before it and are not computed again.
     """
 
     path: str
+    module: str
+    until: str
     args: Any
     kwargs: Any
     entries: tuple[str, ...]
     output: Any
-    read: tuple[str, ...]
+    read: tuple[str, ...] = ()
+    skips: tuple["Call", ...] = ()
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The values among the module's arguments, in order; one may come twice."""
+        return tuple(slot.value for slot in leaves((self.args, self.kwargs), Slot))
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The values that it takes, in order; one may come twice."""
-        return tuple(slot.value for slot in leaves((self.args, self.kwargs), Slot))
+        """All values that it takes: arguments, and what the last of the skipped blocks gives."""
+        return self.slots + (self.skips[-1].read if self.skips else ())
 
     @property
     def results(self) -> tuple[str, ...]:
@@ -95,13 +109,59 @@ class Call:
         return tuple(slot.value for slot in leaves(self.output, Slot))
 
     def run(self, model: nn.Module, state: State) -> dict[str, Tensor]:
-        """Call the block's module; returns its results."""
+        """Run the block; returns its results."""
         args, kwargs = put_together(self.args, state), put_together(self.kwargs, state)
-        return self.named(model.get_submodule(self.path)(*args, **kwargs))
-
-    def named(self, output: Any) -> dict[str, Tensor]:
-        """The tensors of an output, by value."""
+        forward = partial(model.get_submodule(self.module), *args, **kwargs)
+        if self.until == self.module:
+            output = forward()
+        else:
+            with skipped(model, self.skips, state):
+                output = run_until(model, self.until, forward)
         return dict(zip(self.results, leaves(output), strict=True))
+
+
+class ReachedError(Exception):
+    """A forward came to where it is to stop."""
+
+
+def run_until(model: nn.Module, path: str, forward: Callable[[], object]) -> Any:
+    """What the module at a path gives in a forward, which stops there."""
+    seen: list[Any] = []
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        del module, args
+        seen.append(output)
+        raise ReachedError
+
+    handle = model.get_submodule(path).register_forward_hook(leave)
+    try:
+        forward()
+    except ReachedError:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+@contextmanager
+def skipped(model: nn.Module, calls: Sequence[Call], values: State) -> Iterator[None]:
+    """While this is open, blocks are not computed: they give what the values say.
+
+    A value that is missing is a tensor without content, on the meta device: to hand it on is allowed, to compute with
+    it is an error.
+    """
+    with ExitStack() as stack:
+        for call in calls:
+            known = {name: values.get(name, torch.empty(0, device="meta")) for name in call.results}
+            module = model.get_submodule(call.path)
+            # An attribute of the instance comes before the method of its class, and is all that has to go again.
+            module.__dict__["forward"] = partial(_give, put_together(call.output, known))
+            stack.callback(module.__dict__.pop, "forward")
+        yield
+
+
+def _give(output: Any, *_: Any, **__: Any) -> Any:
+    return output
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ A forward with hooks on the blocks gives the arguments (`record`), and what a bl
 wherever the trace found it to be the same tensor.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,13 +15,9 @@ from torch import Tensor, nn
 from mixqsam.errors import ModelError
 from mixqsam.families.family import Maps
 from mixqsam.plan import Part
-from mixqsam.sam.calls import Call, Chain, State, leaves, put_together
+from mixqsam.sam.calls import Call, Chain, ReachedError, State, leaves, run_until
 from mixqsam.sam.load import Sam
 from mixqsam.sam.trace import trace
-
-
-class _ReachedError(Exception):
-    """The forward came to where it is to stop."""
 
 
 @dataclass(frozen=True)
@@ -131,55 +127,34 @@ def record(
         found = zip(names, leaves(structure), strict=True)
         values.update((name, tensor) for name, tensor in found if wanted is None or name in wanted)
 
-    last = len(chain.calls) if until is None else until
     with ExitStack() as stack:
-        for index, call in enumerate(chain.calls[: last + 1]):
-            module = model.get_submodule(call.path)
-            enter = _entering(call, take, stops=index == until)
-            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(_leaving(call, take)).remove)
+        for index, call in enumerate(chain.calls):
+            enter = partial(_take_arguments, call, take)
+            called, giving = model.get_submodule(call.module), model.get_submodule(call.until)
+            stack.callback(called.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(giving.register_forward_hook(partial(_take_output, call, take)).remove)
+            if index == until:
+                stack.callback(model.get_submodule(call.path).register_forward_pre_hook(_stop).remove)
         try:
             return values, forward()
-        except _ReachedError:
+        except ReachedError:
             return values, None
 
 
-def _entering(
-    call: Call, take: Callable[[Sequence[str], Any], None], *, stops: bool
-) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del module
-        take(call.inputs, (args, kwargs))
-        if stops:
-            raise _ReachedError
-
-    return enter
+# Takes down tensors under the names of values.
+_Take = Callable[[Sequence[str], Any], None]
 
 
-def _leaving(
-    call: Call, take: Callable[[Sequence[str], Any], None]
-) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        del module, args
-        take(call.results, output)
-
-    return leave
+def _take_arguments(call: Call, take: _Take, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    take(call.slots, (args, kwargs))
 
 
-@contextmanager
-def skipped(model: nn.Module, chain: Chain, stop: int, values: State) -> Iterator[None]:
-    """While this is open, the blocks before `stop` are not computed: they give what the values say."""
-    with ExitStack() as stack:
-        for call in chain.calls[:stop]:
-            module, output = model.get_submodule(call.path), put_together(call.output, values)
-            # An attribute of the instance comes before the method of its class, and is all that has to go again.
-            module.__dict__["forward"] = partial(_give, output)
-            stack.callback(module.__dict__.pop, "forward")
-        yield
+def _take_output(call: Call, take: _Take, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    take(call.results, output)
 
 
-def _give(output: Any, *_: Any, **__: Any) -> Any:
-    return output
+def _stop(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+    raise ReachedError
 
 
 def skip_to_maps(sam: Sam, block: Block, values: State) -> Maps:
@@ -215,18 +190,6 @@ def output_maps(chain: Chain, values: State) -> Maps:
 def image_tokens(sam: Sam, maps: Maps, prompts: Maps) -> Tensor:
     """The image's tokens after they have met the prompts in the decoder; gradients flow back to the maps."""
     path, index = sam.family.image_tokens
-    seen: list[Tensor] = []
-
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        del module, args
-        seen.append(output[index])
-        raise _ReachedError
-
-    handle = sam.model.get_submodule(path).register_forward_hook(leave)
-    try:
-        sam.family.decode(sam.model, maps, prompts, multimask=False)
-    except _ReachedError:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]
+    forward = partial(sam.family.decode, sam.model, maps, prompts, multimask=False)
+    tokens: Tensor = run_until(sam.model, path, forward)[index]
+    return tokens

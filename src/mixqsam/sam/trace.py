@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from mixqsam.errors import ModelError
 from mixqsam.families import family_of
-from mixqsam.families.family import Family, PromptTensors
+from mixqsam.families.family import BlockPath, Family, PromptTensors
 from mixqsam.numeric.modules import Product
 from mixqsam.plan import Kind, Part, Role, Unit
 from mixqsam.sam.calls import Call, Chain, Slot, leaves, take_apart
@@ -60,7 +60,7 @@ def _trace(family: Family, values: str) -> Trace:
         model = family.model(config).eval()
         family.prepare(model)
     ran: dict[str, int] = {}
-    blocks = [block.path for block in family.blocks(config)]
+    blocks = family.blocks(config)
     with torch.no_grad(), torch.device("meta"), _counted(model, family, ran):
         size = family.framing.image_size(config)
         pixels, boxes = torch.empty(1, 3, size, size), torch.empty(1, 1, 4)
@@ -72,7 +72,7 @@ def _trace(family: Family, values: str) -> Trace:
             decoder.run(lambda: family.decode(model, maps, prompts, multimask=False))
     units = tuple(_describe(family, model.get_submodule(name), name, number) for name, number in ran.items())
     for unit in units:
-        if not any(unit.name == path or unit.name.startswith(f"{path}.") for path in blocks):
+        if not any(f"{unit.name}.".startswith(f"{block.path}.") for block in blocks):
             raise ModelError(f"The family {family.name!r} has no block with the unit {unit.name}.")
     shapes = [tuple(parameter.shape) for _, parameter in rest_of(model, set(ran))]
     return Trace(
@@ -84,9 +84,9 @@ def _trace(family: Family, values: str) -> Trace:
     )
 
 
-def _of_part(family: Family, paths: Sequence[str], part: Part) -> list[str]:
+def _of_part(family: Family, blocks: Sequence[BlockPath], part: Part) -> list[BlockPath]:
     # A unit's name is asked for; a block is its prefix.
-    return [path for path in paths if family.part(f"{path}.") == part]
+    return [block for block in blocks if family.part(f"{block.path}.") == part]
 
 
 def _describe(family: Family, module: nn.Module, name: str, multiply_adds: int) -> Unit:
@@ -135,25 +135,34 @@ def _counter(ran: dict[str, int], name: str) -> Callable[[nn.Module, tuple[Tenso
     return add
 
 
+_Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+
+
 class _Links:
     """Watches blocks while a model runs, and says which of their arguments are which earlier tensors, by identity."""
 
-    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
-        self._model, self._paths = model, paths
+    def __init__(self, model: nn.Module, blocks: Sequence[BlockPath]) -> None:
+        self._model, self._blocks = model, blocks
         self._known: dict[int, str] = {}
         self._held: list[Tensor] = []  # so that no identity is used twice
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._read: set[str] = set()
         self._calls: list[Call] = []
         self._open: dict[str, tuple[Any, Any, tuple[str, ...]]] = {}
+        self._around: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def run(self, forward: Callable[[], Any]) -> Any:
         """Run a forward and remember how it calls the blocks."""
         with ExitStack() as stack:
-            for path in self._paths:
-                module = self._model.get_submodule(path)
-                stack.callback(module.register_forward_pre_hook(self._enter(path), with_kwargs=True).remove)
-                stack.callback(module.register_forward_hook(self._leave(path)).remove)
+            for block in self._blocks:
+                called, giving = block.within or block.path, block.until or block.path
+                before = self._model.get_submodule(called).register_forward_pre_hook
+                if block.within:
+                    stack.callback(before(self._surround(block), with_kwargs=True).remove)
+                    before = self._model.get_submodule(block.path).register_forward_pre_hook
+                stack.callback(before(self._enter(block), with_kwargs=True).remove)
+                leave = self._leave(block, called, giving)
+                stack.callback(self._model.get_submodule(giving).register_forward_hook(leave).remove)
             stack.enter_context(self.watching())
             return forward()
 
@@ -163,44 +172,54 @@ class _Links:
 
     def chain(self, part: Part, *, outputs: Mapping[str, Tensor] | None = None) -> Chain:
         """What was remembered; `outputs` are the maps that the part gives."""
-        calls = tuple(
-            replace(call, read=tuple(name for name in call.results if name in self._read) or call.results)
-            for call in self._calls
-        )
-        if len(calls) != len(self._paths):
-            odd = next(path for path in self._paths if path not in {call.path for call in calls})
+        calls: list[Call] = []
+        for call in self._calls:
+            read = tuple(name for name in call.results if name in self._read) or call.results
+            inside = tuple(one for one in calls if one.path.startswith(f"{call.module}."))
+            calls.append(replace(call, read=read, skips=inside if call.until != call.module else ()))
+        if len(calls) != len(self._blocks):
+            odd = next(block.path for block in self._blocks if block.path not in {call.path for call in calls})
             raise ModelError(f"The block {odd} does not run.")
         maps = {name: self._known.get(id(tensor)) for name, tensor in (outputs or {}).items()}
-        return Chain(part, calls, maps, self._shapes)
+        return Chain(part, tuple(calls), maps, self._shapes)
 
-    def _enter(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def _surround(self, block: BlockPath) -> _Before:
+        def surround(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            del module
+            self._around[block.path] = (args, kwargs)
+
+        return surround
+
+    def _enter(self, block: BlockPath) -> _Before:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del module
+            args, kwargs = self._around.pop(block.path, (args, kwargs))
             entries: list[str] = []
 
             def name(tensor: Tensor, place: str) -> Slot:
                 known = self._known.get(id(tensor))
                 if known is None:
-                    known = self._remember(tensor, f"{path}<{place}")
+                    known = self._remember(tensor, f"{block.path}<{place}")
                     entries.append(known)
                 self._read.add(known)
                 return Slot(known)
 
             taken = take_apart(args, name), take_apart(kwargs, name)
-            self._open[path] = (*taken, tuple(entries))
+            self._open[block.path] = (*taken, tuple(entries))
 
         return enter
 
-    def _leave(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def _leave(self, block: BlockPath, called: str, giving: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             del module, args
             counted = count()
 
             def name(tensor: Tensor, place: str) -> Slot:
                 del place
-                return Slot(self._known.get(id(tensor)) or self._remember(tensor, f"{path}>{next(counted)}"))
+                return Slot(self._known.get(id(tensor)) or self._remember(tensor, f"{block.path}>{next(counted)}"))
 
-            self._calls.append(Call(path, *self._open.pop(path), take_apart(output, name), ()))
+            opened = self._open.pop(block.path)
+            self._calls.append(Call(block.path, called, giving, *opened, take_apart(output, name)))
 
         return leave
 
