@@ -51,7 +51,7 @@ def logits_of(sam: Sam, sample: Sample, *, zeroed: tuple[str, ...] = ()) -> torc
     logits, _ = decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
     for handle in handles:
         handle.remove()
-    return visible(sam, logits, frame)
+    return visible(logits, frame)
 
 
 def mixture(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:

@@ -15,10 +15,10 @@ from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import load_model, save_model
 from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
+from mixqsam.families import prepare
 from mixqsam.numeric.memory import ALIGNMENT, align_tensors, aligned
 from mixqsam.numeric.tensor_file import TensorFile, TensorTable
 from mixqsam.progress import Silent
-from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 from tests.oracles import logits_of, mixture, nearest
@@ -120,7 +120,7 @@ def test_a_float_directory_computes_what_the_model_in_memory_computes(tmp_path: 
     shift_data(make_model(tmp_path) / "model.safetensors", by=by)
     sam = load_sam(tmp_path)
     assert offsets(tensors_of(sam.model)) == {0}
-    assert torch.equal(masks(sam.model), masks(split_attention(random_model(tiny_config()))))
+    assert torch.equal(masks(sam.model), masks(prepare(random_model(tiny_config()))))
 
 
 def test_the_embedded_model_is_aligned() -> None:
@@ -146,7 +146,7 @@ def test_a_cached_embedding_is_aligned(sam: Sam, samples: list[Sample], tmp_path
     image = samples[0].open()
     first.set_image(image)
     second.set_image(image)
-    assert second._embedding is not None
-    assert offsets([second._embedding]) == {0}
+    assert second._maps is not None
+    assert offsets(second._maps.values()) == {0}
     computed, cached = (predictor.segment(samples[0].prompts).logits for predictor in (first, second))
     assert np.array_equal(computed, cached)

@@ -12,11 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.errors import ArtifactError
+from mixqsam.old_units import describe_old_unit
 
 Kind = Literal["linear", "conv", "product"]
 Part = Literal["encoder", "decoder"]
 # What a unit multiplies: a layer its input and its weight, a product its left and its right operand.
 Operand = Literal["input", "left", "right", "weight"]
+# What a unit does. `scores` is q·kᵀ, `mixing` is softmax·v, `depthwise` a convolution of single channels.
+Role = Literal[
+    "query-key-value",
+    "query",
+    "key",
+    "value",
+    "scores",
+    "mixing",
+    "projection",
+    "mlp-in",
+    "mlp-out",
+    "convolution",
+    "depthwise",
+]
 Vector = NDArray[np.float64]
 
 FLOAT_BITS = 32
@@ -37,6 +52,9 @@ class Unit:
         parameters: weight elements that are quantized; 0 for a product. Biases stay float.
         channels: output channels, each with its own weight scale and zero point; 0 for a product.
         multiply_adds: per image in the encoder, per prompt in the decoder.
+        role: what it does; whoever needs to know what a unit is asks for this, never for its name.
+        block: short name of the block that it lies in, as reports show it: `3`, `neck`, `decoder 0`, `decoder end`.
+        attention: path of the attention that it belongs to; None outside of attentions.
     """
 
     name: str
@@ -45,6 +63,9 @@ class Unit:
     parameters: int
     channels: int
     multiply_adds: int
+    role: Role
+    block: str
+    attention: str | None = None
 
     @property
     def operands(self) -> tuple[Operand, Operand]:
@@ -255,7 +276,7 @@ class Analysis:
                 f"this mixqsam reads up to version {_ANALYSIS_VERSION}."
             )
         try:
-            units = tuple(_unit(unit) for unit in value["units"])
+            units = tuple(_unit(unit, version=value["version"]) for unit in value["units"])
             bits = tuple(int(b) for b in value["sensitivity_bits"])
             result = cls(
                 model=str(value["model"]),
@@ -286,11 +307,14 @@ class Analysis:
         return result
 
 
-def _unit(entry: Mapping[str, Any]) -> Unit:
+def _unit(entry: Mapping[str, Any], *, version: int) -> Unit:
     """A unit from a file, its kinds and sizes looked at."""
-    unit = Unit(**entry)
+    # Up to version 2 a unit had neither role nor block; there was one family then, whose names say both.
+    unit = Unit(**{**entry, **(describe_old_unit(entry["name"]) if version < 3 else {})})
     sizes = (unit.parameters, unit.channels, unit.multiply_adds)
-    known = unit.kind in get_args(Kind) and unit.part in get_args(Part) and isinstance(unit.name, str)
+    literals = ((unit.kind, Kind), (unit.part, Part), (unit.role, Role))
+    known = all(value in get_args(kinds) for value, kinds in literals)
+    known &= isinstance(unit.name, str) and isinstance(unit.block, str) and isinstance(unit.attention, str | None)
     if not known or not all(isinstance(size, int) and 0 <= size < _MOST for size in sizes):
         raise ValueError(f"no unit has {entry!r:.200}")
     return unit

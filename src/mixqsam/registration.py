@@ -18,7 +18,7 @@ from typing import Any
 _LISTS = {
     "transformers.quantizers.auto": ("mixqsam.artifact.registered", "register"),
     "transformers.models.auto.configuration_auto": ("mixqsam.families.mobile_sam_config", "register_config"),
-    "transformers.models.auto.modeling_auto": ("mixqsam.families.mobile_sam", "register"),
+    "transformers.models.auto.modeling_auto": ("mixqsam.families.mobile_sam_model", "register"),
     "transformers.models.auto.processing_auto": ("mixqsam.families.mobile_sam_config", "register_processor"),
 }
 

@@ -30,6 +30,8 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
             0 if kind == "product" else int(rng.integers(100, 5000)),
             0 if kind == "product" else 8,
             int(rng.integers(1000, 90000)),
+            "scores" if kind == "product" else "projection",
+            str(i // 3),
         )
         for i, kind in enumerate(kinds)
     )

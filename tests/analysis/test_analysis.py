@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixqsam.analysis import variants
-from mixqsam.analysis.ablation import ablate, effect, importance, interaction, proximity, zero
+from mixqsam.analysis.ablation import Effects, ablate, importance, interaction, proximity, zero
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.analysis.sensitivity import QuantizedVariants
@@ -43,10 +43,10 @@ def test_variants_equal_whole_passes_with_that_unit_zeroed(
 
 
 def test_shared_effects_are_exact(sam: Sam, samples: list[Sample]) -> None:
-    names = unit_names(sam.config)
+    names, effects = unit_names(sam.config), Effects(sam.costs().units)
     shared = 0
     for group in [(n,) for n in names] + list(pairwise(names)):
-        short = tuple(sorted(effect(group)))
+        short = tuple(sorted(effects.of(group)))
         if short != tuple(sorted(group)):
             shared += 1
             expected = logits_of(sam, samples[0], zeroed=group)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixqsam.errors import ModelError
-from mixqsam.families.mobile_sam import MobileSamConfig, MobileSamModel
+from mixqsam.families.mobile_sam_config import MobileSamConfig
+from mixqsam.families.mobile_sam_model import MobileSamModel
 from mixqsam.sam.released import cached_release
 
 _SIZES: dict[str, Any] = {

@@ -15,12 +15,14 @@ from transformers import AutoModel, AutoModelForMaskGeneration, AutoProcessor
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from mixqsam.errors import ModelError
-from mixqsam.families.mobile_sam import MobileSamConfig, MobileSamModel, load_checkpoint
+from mixqsam.families import prepare
+from mixqsam.families.mobile_sam import load_checkpoint
 from mixqsam.families.mobile_sam_checkpoint import fold
+from mixqsam.families.mobile_sam_config import MobileSamConfig
+from mixqsam.families.mobile_sam_model import MobileSamModel
 from mixqsam.families.tiny_vit import WindowAttention, join_windows, split_windows
 from mixqsam.numeric.modules import Product
 from mixqsam.prompts import Prompts
-from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
 from tests.families.released import (
@@ -59,7 +61,7 @@ def model() -> MobileSamModel:
 @pytest.fixture(scope="module")
 def released() -> SamPredictor:
     model, processor = load_checkpoint(released_checkpoint())
-    return SamPredictor(Sam(split_attention(model).requires_grad_(False), processor, "mobile-sam"))
+    return SamPredictor(Sam(prepare(model).requires_grad_(False), processor, "mobile-sam"))
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,6 @@ from mixqsam.quantization.reconstruction.fit import _merge_targets
 from mixqsam.quantization.reconstruction.learnable import LearnableQuantizer, SoftWeight, coins
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.quantization.run import Quantized, quantize
-from mixqsam.sam.blocks import decoder_blocks, encoder_blocks, stages, start_decoder, start_encoder
-from mixqsam.sam.forward import embed_prompts, encode, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam
 from tests.oracles import logits_of
 
@@ -167,42 +165,6 @@ def test_channels_are_merged_in_four_geometric_steps() -> None:
     assert _merge_targets(256, 4, 400) == {50: 91, 100: 32, 150: 11, 200: 4}
     assert _merge_targets(4, 4, 400) == {}
     assert list(_merge_targets(192, 4, 12).values())[-1] == 4
-
-
-# Blocks
-
-
-def test_blocks_one_after_the_other_are_the_model(sam: Sam, samples: list[Sample]) -> None:
-    frame = make_frame(sam, samples[0].open())
-    prompts = prompt_tensors(sam, samples[0].prompts, frame)
-    state = start_encoder(sam, frame)
-    for block in encoder_blocks(sam):
-        state = block.run(sam, state)
-    embedding = encode(sam, frame)
-    assert torch.equal(state["embedding"], embedding)
-    state = start_decoder(sam, state["embedding"], prompts)
-    for block in decoder_blocks(sam):
-        state = block.run(sam, state)
-    sparse, dense = embed_prompts(sam, prompts)
-    seen: dict[str, torch.Tensor] = {}
-    handle = sam.model.mask_decoder.transformer.register_forward_hook(lambda m, i, o: seen.update(q=o[0], k=o[1]))
-    positions = sam.model.get_image_wide_positional_embeddings()
-    sam.model.mask_decoder(embedding, positions, sparse, dense, multimask_output=False)
-    handle.remove()
-    assert torch.allclose(state["queries"][:, 0], seen["q"][0], atol=1e-4)
-    assert torch.allclose(state["keys"][:, 0], seen["k"].reshape(state["keys"][:, 0].shape), atol=1e-4)
-    named = [unit for block in [*encoder_blocks(sam), *decoder_blocks(sam)] for unit in block.units]
-    assert named == [unit.name for unit in sam.costs().units]
-
-
-def test_stages_end_with_a_global_attention(sam: Sam, samples: list[Sample]) -> None:
-    found = stages(encoder_blocks(sam))
-    assert [stage.name for stage in found] == ["vision_encoder.layers.0-1", "vision_encoder.neck"]
-    assert len(found[0].units) == 12
-    state = start_encoder(sam, make_frame(sam, samples[0].open()))
-    for stage in found:
-        state = stage.run(sam, state)
-    assert torch.equal(state["embedding"], encode(sam, make_frame(sam, samples[0].open())))
 
 
 # The whole

@@ -235,7 +235,7 @@ def test_channels_of_like_range_are_grouped() -> None:
 
 def test_grouping_needs_as_many_channels_as_groups(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
     setting = setting_of(sam, samples, tmp_path)
-    narrow = Unit("vision_encoder.layers.0.attn.qkv", "linear", "encoder", 9, 3, 1)
+    narrow = Unit("vision_encoder.layers.0.attn.qkv", "linear", "encoder", 9, 3, 1, "query-key-value", "0")
     setting = Setting(
         sam, [narrow], setting.plan, samples, setting.ranges, setting.weights, setting.cache, setting.progress
     )

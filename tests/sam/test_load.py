@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import SamConfig
 
 from mixqsam.errors import ModelError
-from mixqsam.sam.load import SHARED, Sam, load_sam
-from mixqsam.sam.meta import config_of, rename
+from mixqsam.families.meta_layout import config_of, rename
+from mixqsam.families.sam import SAM
+from mixqsam.sam.load import Sam, load_sam
 
 
 def meta_config() -> SamConfig:
@@ -40,7 +41,7 @@ def test_the_embedded_model_has_the_tensors_of_its_file() -> None:
     assert sam.processor.size["longest_edge"] == 256
     file = load_file(str(resources.files("mixqsam") / "assets/sam-tiny/model.safetensors"))
     state = sam.model.state_dict()
-    assert state.keys() - {SHARED} == file.keys() - {SHARED}
+    assert state.keys() - set(SAM.tied) == file.keys() - set(SAM.tied)
     assert [name for name, tensor in file.items() if not torch.equal(state[name], tensor)] == []
 
 
@@ -114,7 +115,7 @@ def damaged(path: Path, how: str) -> None:
         ("missing", "1 tensors are missing, e.g. vision_encoder.layers.1.mlp.lin2.weight"),
         ("shape", r"layers.1.mlp.lin2.weight has shape \(3, 3\), expected \(24, 32\)"),
         ("foreign", "foreign tensors, e.g. mask_decoder.hq_token.weight"),
-        ("other", "not the layout of Meta's SAM"),
+        ("other", "has a layout that is not known"),
         ("object", "no state dict of tensors"),
     ],
 )

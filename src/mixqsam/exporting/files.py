@@ -12,7 +12,7 @@ import onnx
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.deployed.backends import Backend
 from mixqsam.deployed.names import DECODER, ENCODER, METADATA
-from mixqsam.exporting.decoder import decoder_values, write_decoder
+from mixqsam.exporting.decoder import decoder_values, embedding_value, write_decoder
 from mixqsam.exporting.encoder import write_encoder
 from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.sam.load import Sam
@@ -74,16 +74,16 @@ def encoder_model(
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The image encoder, and its units whose products stay in float arithmetic."""
     graph = Graph()
-    size, config = sam.config.vision_config.image_size, sam.config.prompt_encoder_config
+    size = sam.image_size
     if options.raw_image:
         inputs = [tensor("input_image", "height", "width", 3)]
         frame = _frame(graph, sam, "input_image", size)
     else:
         inputs, frame = [tensor("x", 1, 3, size, size)], "x"
     units = write_encoder(graph, sam, frame, output="image_embeddings", sliced=sliced)
-    side = config.image_embedding_size
-    outputs = [tensor("image_embeddings", 1, config.hidden_size, side, side)]
-    return graph.model("encoder", inputs, outputs, metadata=_metadata(sam, manifest, options, units)), units
+    return graph.model(
+        "encoder", inputs, [embedding_value(sam)], metadata=_metadata(sam, manifest, options, units)
+    ), units
 
 
 def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -113,7 +113,7 @@ def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units:
     """What a reader of a file may want to know; `deployed` reads the first few."""
     mean, std = _statistics(sam)
     values: dict[str, Any] = {
-        "image_size": sam.config.vision_config.image_size,
+        "image_size": sam.image_size,
         "image_mean": mean,
         "image_std": std,
         "raw_image": options.raw_image,

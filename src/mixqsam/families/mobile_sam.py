@@ -1,91 +1,57 @@
-"""MobileSAM (arXiv 2306.14289): a TinyViT encoder before SAM's prompt encoder and mask decoder."""
+"""MobileSAM (arXiv 2306.14289): a TinyViT encoder (arXiv 2207.10666) before SAM's prompt encoder and mask decoder."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import SamModel
+from torch import Tensor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
-from transformers.models.sam.modeling_sam import (
-    SamMaskDecoder,
-    SamPositionalEmbedding,
-    SamPreTrainedModel,
-    SamPromptEncoder,
-    SamVisionEncoderOutput,
-    SamVisionNeck,
-)
 
 from mixqsam.errors import ModelError
-from mixqsam.families.mobile_sam_checkpoint import check_tensors, config_values, converted, read_state
-from mixqsam.families.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig, register_config
-from mixqsam.families.tiny_vit import TinyVit, WindowAttention
+from mixqsam.families import two_way
+from mixqsam.families.checkpoint import fill_model, read_state
+from mixqsam.families.family import BlockPath, Family, Framing, Layout
+from mixqsam.families.mobile_sam_checkpoint import config_values, convert, is_layout, without_prefix
+from mixqsam.families.mobile_sam_config import MobileSamConfig
+from mixqsam.families.mobile_sam_model import MobileSamModel
+from mixqsam.families.sizes import check_sizes
+from mixqsam.plan import Part
 
+_ENCODER, _NECK = "vision_encoder", "vision_encoder.neck"
 _log = logging.getLogger(__name__)
 
 
-class MobileSamVisionEncoder(TinyVit):
-    """TinyViT and SAM's neck: image → embedding."""
-
-    def __init__(self, config: MobileSamVisionConfig) -> None:
-        super().__init__(config)
-        self.image_size: int = config.image_size
-        self.neck = SamVisionNeck(config)
-
-    def forward(self, pixel_values: Tensor, **_: Any) -> SamVisionEncoderOutput:
-        """Encode [batch, 3, S, S]; `last_hidden_state` is [batch, C, S/patch_size, S/patch_size].
-
-        Raises:
-            ValueError: the image has another size than the prompt encoder's positions are for.
-        """
-        height, width = pixel_values.shape[-2:]
-        if height != self.image_size or width != self.image_size:
-            raise ValueError(f"The image has {height}×{width} pixels; expected {self.image_size}×{self.image_size}.")
-        maps = self.features(pixel_values)
-        return SamVisionEncoderOutput(last_hidden_state=self.neck(maps.permute(0, 2, 3, 1)))
+def _part(name: str) -> Part | None:
+    """Stages and neck of the encoder, and the two-way transformer; the patch embedding stays float, as SAM's does."""
+    if name.startswith((f"{_ENCODER}.layers.", f"{_NECK}.")):
+        return "encoder"
+    return two_way.decoder_part(name)
 
 
-class MobileSamModel(SamModel):  # type: ignore[misc]
-    """SAM with a TinyViT as its vision encoder; the other parts are transformers'."""
-
-    config: MobileSamConfig
-    config_class = MobileSamConfig
-
-    def __init__(self, config: MobileSamConfig) -> None:
-        # SamModel's own constructor would make a ViT first.
-        SamPreTrainedModel.__init__(self, config)
-        self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)
-        self.vision_encoder = MobileSamVisionEncoder(config.vision_config)
-        self.prompt_encoder = SamPromptEncoder(config)
-        config.mask_decoder_config._attn_implementation = config._attn_implementation
-        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The patch embedding."""
-        module: nn.Module = self.vision_encoder.patch_embed
-        return module
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, WindowAttention):
-            nn.init.zeros_(module.attention_biases)
+def _block(name: str) -> str:
+    """`1.0` (stage and block), `merge 1` (behind that stage), `neck`, or the decoder's."""
+    parts = name.split(".")
+    if parts[0] != _ENCODER:
+        return two_way.decoder_block(name)
+    if parts[1] != "layers":
+        return "neck"
+    return f"merge {parts[2]}" if parts[3] == "downsample" else f"{parts[2]}.{parts[4]}"
 
 
-def register() -> None:
-    """Make transformers' Auto classes know MobileSAM; a second call does nothing."""
-    # Imported late: while they load, this module may be asked to register.
-    from transformers import AutoModel, AutoModelForMaskGeneration  # noqa: PLC0415
-
-    register_config()
-    AutoModel.register(MobileSamConfig, MobileSamModel, exist_ok=True)
-    AutoModelForMaskGeneration.register(MobileSamConfig, MobileSamModel, exist_ok=True)
+def _blocks(config: Any) -> Sequence[BlockPath]:
+    """Each block and each merge of the encoder, its neck, and the decoder's blocks."""
+    paths = []
+    depths = config.vision_config.depths
+    for stage, depth in enumerate(depths):
+        paths += [f"{_ENCODER}.layers.{stage}.blocks.{index}" for index in range(depth)]
+        paths += [f"{_ENCODER}.layers.{stage}.downsample"] if stage < len(depths) - 1 else []
+    return [*(BlockPath(path) for path in [*paths, _NECK]), *two_way.decoder_blocks(config)]
 
 
 def load_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[MobileSamModel, SamImageProcessorPil]:
-    """Read a checkpoint in the released layout (`mobile_sam.pt`), or one of the same structure with other sizes.
+    """Read a file in the released layout (`mobile_sam.pt`), or one of the same structure with other sizes.
 
     Args:
         path: a file of `torch.save`.
@@ -98,7 +64,14 @@ def load_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[Mobil
     Raises:
         ModelError: damaged, of another family, or with missing or foreign tensors; the message names them.
     """
-    state = read_state(path)
+    return load_state(read_state(path), path, image_size=image_size)
+
+
+def load_state(
+    state: Mapping[str, Tensor], path: Path, *, image_size: int | None = None
+) -> tuple[MobileSamModel, SamImageProcessorPil]:
+    """`load_checkpoint` of tensors that are read already; `path` names their file in errors."""
+    state = without_prefix(state, path)
     try:
         config = MobileSamConfig(**config_values(state, image_size=image_size))
         with torch.device("meta"):
@@ -107,27 +80,49 @@ def load_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[Mobil
         raise ModelError(f"{path} is cut or is not a MobileSAM: the tensor {error} is missing.") from error
     except (ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise ModelError(f"{path} has tensors of sizes that no MobileSAM has: {error}.") from error
-    tensors = converted(state, path=path)
-    check_tensors(path, expected=model.state_dict(), found=tensors)
-    model.load_state_dict(tensors, assign=True)
-    model.tie_weights()
-    return model.eval(), make_processor(config, path=path)
-
-
-def make_processor(config: MobileSamConfig, *, path: Path) -> SamImageProcessorPil:
-    """SAM's preprocessing at the model's size; LiteMedSAM's, where the patch embedding is that model's."""
-    size, mask = config.vision_config.image_size, 4 * config.prompt_encoder_config.image_embedding_size
-    is_medical = config.vision_config.patch_kernel == 1
-    if is_medical:
+    fill_model(model, convert(state, path=path), path, kind="MobileSAM")
+    if _is_medical(config):
         _log.warning(
             "%s has LiteMedSAM's encoder: pixels are divided by 255, and their mean is not subtracted. Stretch each "
             "image to 0 … 255 first, as its authors do.",
             path,
         )
-    return SamImageProcessorPil(
-        size={"longest_edge": size},
-        pad_size={"height": size, "width": size},
-        mask_size={"longest_edge": mask},
-        mask_pad_size={"height": mask, "width": mask},
-        do_normalize=not is_medical,
-    )
+    return model.eval(), make_processor(config)
+
+
+def make_processor(config: MobileSamConfig) -> SamImageProcessorPil:
+    """SAM's preprocessing at the model's size; LiteMedSAM's, where the patch embedding is that model's."""
+    processor = two_way.default_processor(config)
+    processor.do_normalize = not _is_medical(config)
+    return processor
+
+
+def _is_medical(config: MobileSamConfig) -> bool:
+    return bool(config.vision_config.patch_kernel == 1)
+
+
+MOBILE_SAM = Family(
+    name="mobile_sam",
+    model=MobileSamModel,
+    config=MobileSamConfig,
+    part=_part,
+    roles=two_way.ROLES | {"qkv": "query-key-value", "proj": "projection"},
+    block=_block,
+    blocks=_blocks,
+    image_tokens=two_way.IMAGE_TOKENS,
+    tied=two_way.TIED,
+    check=check_sizes,
+    prepare=two_way.prepare_decoder,
+    framing=Framing(
+        image_size=two_way.PADDED.image_size,
+        processor=two_way.PADDED.processor,
+        default=make_processor,
+        fits=two_way.PADDED.fits,
+        apply=two_way.PADDED.apply,
+    ),
+    encode=two_way.encode,
+    embed=two_way.embed,
+    decode=two_way.decode,
+    layouts=(Layout("MobileSAM's `mobile_sam.pt`", matches=is_layout, load=load_state),),
+    released={"mobile-sam": "dhkim2810/MobileSAM"},
+)

@@ -6,15 +6,12 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mixqsam.errors import ModelError
+from mixqsam.families.meta_layout import decoder_parts, rename
 from mixqsam.families.mobile_sam_config import total_stride
-from mixqsam.sam.meta import decoder_parts, rename
 
-# Where training code puts the weights, beside its optimizer and counters.
-_ENTRIES = ("model", "state_dict", "model_state", "model_state_dict")
 _MARK = "image_encoder.patch_embed.seq.0.c.weight"
 _PREFIX = re.compile(r"(?:(?:module|sam|model)\.)*")
 # The classifier that TinyViT was trained with: in the file, but not part of MobileSAM.
@@ -40,39 +37,18 @@ def is_layout(names: Mapping[str, Any]) -> bool:
     return any(name.endswith(_MARK) for name in names)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint under the released names, without a prefix.
+def without_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors under the released names, without the prefix that training code puts before them.
 
     Raises:
-        ModelError: it cannot be read, or is of another family.
+        ModelError: a name has another prefix, or none that training code is known to write.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch raises whatever its unpickler or zip reader met; all of it means that the file cannot be read.
-        # Its own words are left out: for a file with code in it, they advise to run the code.
-        raise ModelError(
-            f"{path} cannot be read as a PyTorch checkpoint: it is cut, damaged, or holds more than tensors "
-            f"({type(error).__name__}). Download it again, or save its state dict alone."
-        ) from error
-    state = _weights_in(content)
-    mark = next((name for name in state if name.endswith(_MARK)), None)
-    if mark is None:
-        raise ModelError(f"{path} does not have MobileSAM's layout: it holds no tensor {_MARK}.")
+    mark = next(name for name in state if name.endswith(_MARK))
     prefix = mark.removesuffix(_MARK)
     outside = sorted(name for name in state if not name.startswith(prefix))
     if not _PREFIX.fullmatch(prefix) or outside:
         raise ModelError(f"{path} has foreign tensors, e.g. {(outside or [mark])[0]}; expected {_MARK} and its kin.")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-
-
-def _weights_in(content: Any) -> dict[str, Tensor]:
-    """The state dict, or nothing: that of the file, or of one of the entries that training code writes."""
-    if isinstance(content, dict):
-        for candidate in (content, *(content.get(entry) for entry in _ENTRIES)):
-            if isinstance(candidate, dict) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
-                return {str(name): tensor for name, tensor in candidate.items()}
-    return {}
 
 
 def config_values(state: Mapping[str, Tensor], *, image_size: int | None = None) -> dict[str, Any]:
@@ -131,7 +107,7 @@ def _window(offsets: int) -> int:
     return side
 
 
-def converted(state: Mapping[str, Tensor], *, path: Path) -> dict[str, Tensor]:
+def convert(state: Mapping[str, Tensor], *, path: Path) -> dict[str, Tensor]:
     """The tensors of `MobileSamModel`, float32: batch normalisations folded, renamed, without the unused classifier.
 
     Raises:
@@ -161,7 +137,7 @@ def fold(weight: Tensor, norm: list[Tensor]) -> tuple[Tensor, Tensor]:
     w·γ/√(σ²+ε) and β − μγ/√(σ²+ε), computed in float64.
     """
     gamma, beta, mean, variance = (part.double() for part in norm)
-    factor = gamma / torch.sqrt(variance + _BATCH_NORM_EPS)
+    factor = gamma / (variance + _BATCH_NORM_EPS).sqrt()
     return (weight.double() * factor.reshape(-1, 1, 1, 1)).float(), (beta - mean * factor).float()
 
 
@@ -169,23 +145,3 @@ def _our_name(name: str) -> str:
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def check_tensors(path: Path, *, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that the model lacks, that it does not have, or that have another shape.
-
-    Raises:
-        ModelError: the message names the first three of them.
-    """
-    missing, foreign = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing:
-        raise ModelError(
-            f"{path} is cut or is not a MobileSAM: {len(missing)} tensors are missing ({', '.join(missing[:3])})."
-        )
-    if foreign:
-        raise ModelError(
-            f"{path} is another variant of MobileSAM: {len(foreign)} foreign tensors ({', '.join(foreign[:3])})."
-        )
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape:
-            raise ModelError(f"{path}: {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixqsam.numeric.modules import Product
+from mixqsam.numeric.modules import Mlp, Product
 
 
 class TinyVitSizes(Protocol):
@@ -137,22 +137,6 @@ class WindowAttention(nn.Module):
         return self.attention_biases[:, index.reshape(self.window**2, self.window**2)]
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, channels: int, *, ratio: float) -> None:
-        super().__init__()
-        hidden = round(channels * ratio)
-        self.lin1 = nn.Linear(channels, hidden)
-        self.act = nn.GELU()
-        self.lin2 = nn.Linear(hidden, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map [..., C] to the same shape."""
-        out: Tensor = self.lin2(self.act(self.lin1(tokens)))
-        return out
-
-
 class TinyVitBlock(nn.Module):
     """x + attention in windows, a depthwise convolution, x + MLP."""
 
@@ -162,7 +146,8 @@ class TinyVitBlock(nn.Module):
         self.attn = WindowAttention(channels, heads=heads, window=window)
         self.local_conv = nn.Conv2d(channels, channels, side, padding=side // 2, groups=channels)
         self.mlp_norm = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels, ratio=sizes.mlp_ratio)
+        hidden = round(channels * sizes.mlp_ratio)
+        self.mlp = Mlp(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map [batch, C, h, w] to the same shape."""

@@ -1,4 +1,4 @@
-"""Channel-aware grouping (AHCPTQ): channels of like range share an affine grid; see docs/method.md, “Channel-aware grouping”."""
+"""Channels of like range share an affine grid (AHCPTQ); see docs/method.md, “Channel-aware grouping”."""
 
 import warnings
 from collections.abc import Mapping

@@ -142,3 +142,16 @@ class Product(nn.Module):
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """Left [..., n, k] @ right [..., k, m]; both have been through their quantizers."""
         return left @ right
+
+
+class Mlp(nn.Module):
+    """Two linears with an activation function between them; families put it in the place of their own."""
+
+    def __init__(self, lin1: nn.Module, act: nn.Module, lin2: nn.Module) -> None:
+        super().__init__()
+        self.lin1, self.act, self.lin2 = lin1, act, lin2
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map [..., channels] to the same shape."""
+        out: Tensor = self.lin2(self.act(self.lin1(hidden_states)))
+        return out

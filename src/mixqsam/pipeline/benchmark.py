@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import SamConfig, SamModel
 
 from mixqsam.artifact.store import CONFIG, is_quantized, load_model
 from mixqsam.deployed.backends import BACKENDS
 from mixqsam.errors import ArtifactError
 from mixqsam.evaluation.latency import measure_latency, peak_memory
+from mixqsam.families import find_family
 from mixqsam.files import read_json
 from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.options import Session
@@ -108,7 +108,7 @@ def run_benchmark(
     sam, manifest = load_model(source, integer=True)
     costs = sam.costs(prompts_per_image=manifest.prompts_per_image)
     plan = manifest.plan(costs)
-    picture = image or _picture(sam.config.vision_config.image_size)
+    picture = image or _picture(sam.image_size)
     prompts = _middle(picture)
     del sam
     with tempfile.TemporaryDirectory() as folder:
@@ -138,9 +138,10 @@ def run_benchmark(
 def float_predictor(source: Path) -> Predictor:
     """A float model of a quantized directory's architecture, with random weights and PyTorch's fused attention."""
     values = read_json(source / CONFIG, what="the configuration of a quantized model")
-    config = SamConfig.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
+    family = find_family(str(values["model_type"]), source=str(source))
+    config = family.config.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
     torch.manual_seed(0)
-    model = SamModel._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
+    model = family.model._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
     for parameter in model.parameters():
         # Fresh models are almost zero in places, and numbers that small are slow.
         if parameter.ndim > 1:

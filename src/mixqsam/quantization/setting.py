@@ -6,9 +6,10 @@ from typing import Any
 
 from mixqsam.calibrate import Ranges, WeightGrids, run_sample
 from mixqsam.data.samples import Sample
+from mixqsam.errors import MixqsamError
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.plan import BitPlan, Operand, Unit
+from mixqsam.plan import BitPlan, Operand, Role, Unit
 from mixqsam.progress import Progress
 from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
@@ -41,13 +42,21 @@ class Setting:
     cache: Cache
     progress: Progress
 
-    def quantized(self, *tails: str) -> list[Unit]:
-        """The units that the plan quantizes and whose names end so (all of them without `tails`)."""
-        return [u for u in self.units if not self.plan.bits[u.name].is_float and (not tails or u.name.endswith(tails))]
+    def quantized(self, *roles: Role) -> list[Unit]:
+        """The units that the plan quantizes and that have one of the roles (all of them without `roles`)."""
+        return [u for u in self.units if not self.plan.bits[u.name].is_float and (not roles or u.role in roles)]
 
-    def activation_bits(self, *tails: str) -> dict[str, int]:
+    def activation_bits(self, *roles: Role) -> dict[str, int]:
         """Name → bits of the input (or the left operand), of the units that `quantized` finds."""
-        return {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*tails)}
+        return {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*roles)}
+
+    def need(self, *roles: Role, step: str) -> None:
+        """Refuse a model without any unit of these roles, which a step of a recipe works on.
+
+        Raises:
+            MixqsamError: it names the step and the family.
+        """
+        check_roles(self.sam, self.units, *roles, step=step)
 
     def key(self, *more: object) -> str:
         """A hash of the model, the samples and whatever else a result depends on."""
@@ -80,6 +89,19 @@ class Setting:
         with watched(self.sam.model, watchers):
             for sample in self.progress.track(some, label=label, total=len(some)):
                 run_sample(self.sam, sample)
+
+
+def check_roles(sam: Sam, units: Sequence[Unit], *roles: Role, step: str) -> None:
+    """Refuse a model that has no unit of any of the roles, whatever the plan makes of it.
+
+    Raises:
+        MixqsamError: it names the step and the family.
+    """
+    if not any(unit.role in roles for unit in units):
+        raise MixqsamError(
+            f"{step} works on units of role {' or '.join(roles)}; models of the family {sam.family.name!r} have none. "
+            "Choose another recipe."
+        )
 
 
 def observed(setting: Setting) -> dict[tuple[str, Operand], ActivationQuantizer]:

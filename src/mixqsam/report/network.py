@@ -48,6 +48,7 @@ def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] |
             "short": _short(unit),
             "kind": unit.kind,
             "part": unit.part,
+            "block": unit.block,
             "weight": plan.bits[unit.name].weight,
             "activation": plan.bits[unit.name].activation,
             "parameters": unit.parameters,
@@ -130,19 +131,10 @@ def _short(unit: Unit) -> str:
     return ".".join(unit.name.split(".")[-2:])
 
 
-def _section(name: str) -> str:
-    """The block that a unit belongs to: `3`, `neck`, `decoder 1`, `decoder end`."""
-    parts = name.split(".")
-    number = next((part for part in parts if part.isdigit()), None)
-    if parts[0] == "vision_encoder":
-        return number if number is not None else "neck"
-    return f"decoder {number}" if number is not None else "end"
-
-
 def _sections(facts: Sequence[Mapping[str, Any]], *, bottom: float) -> Iterable[str]:
     """Alternating grounds behind the blocks, each with its label."""
     start = 0
-    names = [_section(str(one["name"])) for one in facts]
+    names = [str(one["block"]) for one in facts]
     count = 0
     for index in range(1, len(names) + 1):
         if index < len(names) and names[index] == names[start]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
-from transformers import SamModel
 
 from mixqsam.errors import ArtifactError, ModelError
 from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear
@@ -24,7 +23,7 @@ class LayerMaker(Protocol):
         ...
 
 
-def attach_layer(model: SamModel, name: str, *, weight: QuantizedTensor, quantizer: ActivationQuantizer) -> None:
+def attach_layer(model: nn.Module, name: str, *, weight: QuantizedTensor, quantizer: ActivationQuantizer) -> None:
     """Replace the linear or convolution `name` by its quantized form; the bias is kept.
 
     Raises:
@@ -39,7 +38,7 @@ def attach_layer(model: SamModel, name: str, *, weight: QuantizedTensor, quantiz
         raise ModelError(f"{name} is a {type(source).__name__}; only linears and convolutions have weights.")
 
 
-def attach_product(model: SamModel, name: str, *, left: ActivationQuantizer, right: ActivationQuantizer) -> None:
+def attach_product(model: nn.Module, name: str, *, left: ActivationQuantizer, right: ActivationQuantizer) -> None:
     """Quantize both operands of the product `name`.
 
     Raises:
@@ -52,7 +51,7 @@ def attach_product(model: SamModel, name: str, *, left: ActivationQuantizer, rig
 
 
 def attach_stored(
-    model: SamModel,
+    model: nn.Module,
     name: str,
     *,
     bits: UnitBits,

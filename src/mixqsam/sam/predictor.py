@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
 
+from mixqsam.families.family import Maps
 from mixqsam.files import write_bytes
 from mixqsam.numeric.memory import aligned
 from mixqsam.prediction import MASK_THRESHOLD, Prediction, Predictor, check_prompts
@@ -34,7 +34,7 @@ class SamPredictor(Predictor):
         self.sam = sam
         self.embeddings = embeddings
         self._frame: Frame | None = None
-        self._embedding: Tensor | None = None
+        self._maps: Maps | None = None
 
     def set_image(self, image: Image.Image | NDArray[np.uint8]) -> None:
         """Encode an RGB image (Pillow, or uint8 [height, width, 3])."""
@@ -42,45 +42,46 @@ class SamPredictor(Predictor):
             image = Image.fromarray(image)
         image = image.convert("RGB")
         self._frame = make_frame(self.sam, image)
-        self._embedding = self._kept_embedding(image, self._frame)
+        self._maps = self._kept_maps(image, self._frame)
 
-    def _kept_embedding(self, image: Image.Image, frame: Frame) -> Tensor:
+    def _kept_maps(self, image: Image.Image, frame: Frame) -> Maps:
         if self.embeddings is None:
             return encode(self.sam, frame)
         content = hashlib.sha256(f"{self.sam.fingerprint} {image.size} ".encode() + image.tobytes()).hexdigest()
         path = self.embeddings / f"{content}.safetensors"
         try:
-            return aligned(load_file(path, device=str(self.sam.device))["embedding"])
-        except (OSError, SafetensorError, KeyError):
-            embedding = encode(self.sam, frame)
-            write_bytes(path, save({"embedding": embedding.cpu().contiguous()}))
-            return embedding
+            stored = load_file(path, device=str(self.sam.device))
+            return {name: aligned(tensor) for name, tensor in stored.items()}
+        except (OSError, SafetensorError):
+            maps = encode(self.sam, frame)
+            write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in maps.items()}))
+            return maps
 
     def reset_image(self) -> None:
         """Forget the image."""
-        self._frame = self._embedding = None
+        self._frame = self._maps = None
 
     def keep(self) -> object:
         """The image's frame and embedding."""
-        return None if self._frame is None or self._embedding is None else (self._frame, self._embedding)
+        return None if self._frame is None or self._maps is None else (self._frame, self._maps)
 
     def restore(self, kept: object) -> None:
         """Take back what `keep` gave."""
-        self._frame, self._embedding = cast("tuple[Frame, Tensor]", kept or (None, None))
+        self._frame, self._maps = cast("tuple[Frame, Maps]", kept or (None, None))
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels; see `Predictor.segment`."""
         check_prompts(prompts, image_is_set=self._frame is not None)
         assert self._frame is not None  # noqa: S101
-        assert self._embedding is not None  # noqa: S101
+        assert self._maps is not None  # noqa: S101
         tensors = prompt_tensors(self.sam, prompts, self._frame)
-        logits, scores = decode(self.sam, self._embedding, tensors, multimask=multimask)
+        logits, scores = decode(self.sam, self._maps, tensors, multimask=multimask)
         masks, kept = [], []
         for some in logits.split(_MASKS_AT_ONCE):
-            upscaled = full_logits(self.sam, some, self._frame)
+            upscaled = full_logits(some, self._frame)
             masks.append((upscaled > MASK_THRESHOLD).cpu().numpy())
             kept += [upscaled.cpu().numpy()] if full else []
-        height, width = visible(self.sam, logits, self._frame).shape[-2:]
+        height, width = visible(logits, self._frame).shape[-2:]
         return Prediction(
             np.concatenate(masks),
             scores.cpu().numpy(),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from mixqsam.errors import OutputError
 from mixqsam.numeric.memory import aligned
-from mixqsam.sam.blocks import State
+from mixqsam.sam.calls import State
 
 
 class States:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.plan import Operand, Unit
+from mixqsam.plan import Operand, Role, Unit
 from mixqsam.quantization.setting import Activations, Setting
-from mixqsam.sam.attention import DecoderAttention
 
 # Raised when what is kept of an attention means something else.
 _VERSION = 2
@@ -23,7 +23,7 @@ STEPS = tuple(np.linspace(0.85, 0.99999, 29).tolist())
 _FOCUS = 0.5
 # Bytes of tokens that are kept of each attention, and values of a tensor that its quantiles are read from.
 _BYTES, _VALUES = 32 << 20, 1 << 18
-_PARTS = (".q_proj", ".k_proj", ".qk")
+_ROLES: tuple[Role, ...] = ("query", "key", "scores")
 
 
 @dataclass
@@ -50,17 +50,20 @@ class PerceptualClipping:
         return 0
 
     def choose(self, setting: Setting, activations: Activations) -> Activations:
-        """The percentile whose attention foci overlap most with the float model's."""
-        attentions = [
-            name
-            for name, module in setting.sam.model.named_modules()
-            if isinstance(module, DecoderAttention)
-            and all(not setting.plan.bits[name + part].is_float for part in _PARTS)
-        ]
-        depends = {name: (_VERSION, [str(setting.plan.bits[name + part]) for part in _PARTS]) for name in attentions}
+        """The percentile whose attention foci overlap most with the float model's.
+
+        Raises:
+            MixqsamError: the model has no attention with projections of its own for q and k.
+        """
+        setting.need("query", step="Perceptual-consistency clipping")
+        attentions = _attentions(setting)
+        depends = {
+            name: (_VERSION, [str(setting.plan.bits[unit]) for unit in units.values()])
+            for name, units in attentions.items()
+        }
         chosen = dict(activations)
         for name, found in setting.remembered("clipping", depends, partial(_search, setting)).items():
-            for (unit, operand), bits in _clipped(name, setting).items():
+            for (unit, operand), bits in _clipped(attentions[name], setting).items():
                 low, high = found[f"{unit}/{operand}"]
                 chosen[unit, operand] = Quantizer(
                     AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits)
@@ -68,27 +71,33 @@ class PerceptualClipping:
         return chosen
 
 
+def _attentions(setting: Setting) -> dict[str, dict[Role, str]]:
+    """Attention of the decoder whose q, k and scores are all quantized → its units by role."""
+    found: dict[str, dict[Role, str]] = {}
+    for unit in setting.quantized(*_ROLES):
+        if unit.part == "decoder" and unit.attention:
+            found.setdefault(unit.attention, {})[unit.role] = unit.name
+    return {name: {role: units[role] for role in _ROLES} for name, units in found.items() if len(units) == len(_ROLES)}
+
+
 def _search(setting: Setting, names: list[str]) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
+    attentions = _attentions(setting)
     tokens = {name: _Tokens() for name in names}
     watchers = {}
     for name, seen in tokens.items():
-        watchers[f"{name}.q_proj"] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
-        watchers[f"{name}.k_proj"] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
+        watchers[attentions[name]["query"]] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
+        watchers[attentions[name]["key"]] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
     setting.watch(watchers, label="Decoder's attention, for clipping")
     for name in setting.progress.track(names, label="Clipping", total=len(names)):
         module = setting.sam.model.get_submodule(name)
         assert isinstance(module, DecoderAttention)  # noqa: S101
-        yield name, _best(module, tokens[name], _clipped(name, setting))
+        yield name, _best(module, tokens[name], _clipped(attentions[name], setting))
 
 
-def _clipped(name: str, setting: Setting) -> dict[tuple[str, Operand], int]:
-    """The clipped activations of an attention and their bits: inputs of q_proj and k_proj, q, k."""
-    clipped: tuple[tuple[str, Operand], ...] = (
-        (f"{name}.q_proj", "input"),
-        (f"{name}.k_proj", "input"),
-        (f"{name}.qk", "left"),
-        (f"{name}.qk", "right"),
-    )
+def _clipped(units: dict[Role, str], setting: Setting) -> dict[tuple[str, Operand], int]:
+    """The clipped activations of an attention and their bits: inputs of both projections, q, k."""
+    query, key, scores = units.values()
+    clipped: tuple[tuple[str, Operand], ...] = ((query, "input"), (key, "input"), (scores, "left"), (scores, "right"))
     return {(unit, operand): setting.plan.bits[unit].of(operand) for unit, operand in clipped}
 
 

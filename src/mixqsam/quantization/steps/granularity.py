@@ -53,8 +53,10 @@ class AdaptiveGranularity:
 
         Raises:
             NumericError: an attention is all zero, so that no scale fits it; the message names the unit.
+            MixqsamError: the model has no attention.
         """
-        bits = setting.activation_bits(".av")
+        setting.need("mixing", step="Adaptive granularity")
+        bits = setting.activation_bits("mixing")
 
         def search(names: list[str]) -> Iterator[tuple[str, dict[str, float]]]:
             watchers = {name: _Attention() for name in names}

@@ -12,11 +12,12 @@ from torch import Tensor
 from mixqsam.errors import MixqsamError
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import GroupedQuantizer
-from mixqsam.plan import Unit
+from mixqsam.plan import Role, Unit
 from mixqsam.quantization.setting import Activations, Setting
 
 _GROUPS = GroupedQuantizer.deployed_groups
-_INPUTS = ("attn.qkv", "mlp.lin1", ".q_proj", ".k_proj", ".v_proj")
+# Linears whose inputs come from normalised tokens, where single channels are far wider than others.
+_ROLES: tuple[Role, ...] = ("query-key-value", "mlp-in", "query", "key", "value")
 _IMAGES, _TOKENS = 8, 128
 
 
@@ -39,29 +40,30 @@ class _Channels:
 
 @dataclass(frozen=True)
 class ChannelGrouping:
-    """Gives the inputs of `qkv`, `lin1` and the decoder's q, k, v a grid for each channel.
+    """Gives the inputs of attentions' first projections and of MLPs a grid for each channel.
 
     Reconstruction learns these grids and merges them, in steps, to four of them.
     """
 
     def extra_bytes(self, unit: Unit) -> int:
         """Three more scales and zero points, and the group of each channel."""
-        return 5 * (_GROUPS - 1) + unit.parameters // unit.channels if unit.name.endswith(_INPUTS) else 0
+        return 5 * (_GROUPS - 1) + unit.parameters // unit.channels if unit.role in _ROLES else 0
 
     def choose(self, setting: Setting, activations: Activations) -> Activations:
         """A grid for every channel: its extremes, shrunk by the factor with the least squared error.
 
         Raises:
-            MixqsamError: a unit has fewer channels than groups; the message names it.
+            MixqsamError: a unit has fewer channels than groups; the message names it. Or no unit has such a role.
         """
-        units = setting.quantized(*_INPUTS)
+        setting.need(*_ROLES, step="Channel-aware grouping")
+        units = setting.quantized(*_ROLES)
         for unit in units:
             if unit.parameters // unit.channels < _GROUPS:
                 raise MixqsamError(
                     f"{unit.name} has {unit.parameters // unit.channels} input channels; grouping needs {_GROUPS}. "
                     f"Choose another recipe, or leave the unit in float with --keep '{unit.name}=float'."
                 )
-        bits = setting.activation_bits(*_INPUTS)
+        bits = setting.activation_bits(*_ROLES)
 
         def search(names: list[str]) -> Iterator[tuple[str, dict[str, list[float]]]]:
             watchers = {name: _Channels() for name in names}

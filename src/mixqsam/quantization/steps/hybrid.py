@@ -37,23 +37,25 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class HybridLogUniform:
-    """Puts the input of every `lin2` on a hybrid grid."""
+    """Puts the input of every MLP's second linear on a hybrid grid."""
 
     def extra_bytes(self, unit: Unit) -> int:
         """Low, knee, span and the number of logarithmic levels instead of a scale and a zero point."""
-        return 13 - 5 if unit.name.endswith("mlp.lin2") else 0
+        return 13 - 5 if unit.role == "mlp-out" else 0
 
     def choose(self, setting: Setting, activations: Activations) -> Activations:
-        """For each `lin2` the knee, the share of logarithmic levels and the range with the least output error.
+        """For each such linear the knee, the share of logarithmic levels and the range with the least output error.
 
         Raises:
             NumericError: an input is constant, so that it has no range; the message names the unit.
+            MixqsamError: the model has no MLP.
         """
-        bits = setting.activation_bits("mlp.lin2")
+        setting.need("mlp-out", step="Hybrid log-uniform quantization")
+        bits = setting.activation_bits("mlp-out")
 
         def search(names: list[str]) -> Iterator[tuple[str, dict[str, float]]]:
             watchers = {name: _Inputs() for name in names}
-            setting.watch(watchers, label="Inputs of lin2", samples=_IMAGES)
+            setting.watch(watchers, label="Inputs of MLPs' second linears", samples=_IMAGES)
             for name in setting.progress.track(names, label="Hybrid grids", total=len(names)):
                 yield name, _best(watchers[name], name, setting, bits=bits[name])
 

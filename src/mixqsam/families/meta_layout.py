@@ -2,9 +2,16 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import SamConfig
+from transformers import SamConfig, SamModel
+
+from mixqsam.errors import ModelError
+from mixqsam.families import two_way
+from mixqsam.families.checkpoint import fill_model
 
 # Order matters: the first rule whose pattern is found is applied, then the next ones.
 _RENAMES = (
@@ -39,6 +46,27 @@ _HEAD = re.compile(r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks
 def is_meta_layout(state: Mapping[str, Tensor]) -> bool:
     """Whether names are those of Meta's repository."""
     return "image_encoder.patch_embed.proj.weight" in state
+
+
+def load_meta(state: Mapping[str, Tensor], path: Path) -> tuple[SamModel, Any]:
+    """The model and its image processor; `path` names the file in errors.
+
+    Raises:
+        ModelError: a tensor is missing, foreign or of another shape, or the sizes are those of no SAM.
+    """
+    try:
+        config = config_of(state)
+        with torch.device("meta"):
+            model = SamModel(config)
+    except KeyError as error:
+        raise ModelError(f"{path} is cut or is no SAM: the tensor {error} is missing.") from error
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{path} has tensors of sizes that no SAM has: {reason}") from error
+    tensors = rename(state)
+    tensors |= {name: tensors[owner] for name, owner in two_way.TIED.items() if owner in tensors}
+    fill_model(model, tensors, path)
+    return model, two_way.PADDED.default(config)
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""SAM's two attentions with their matrix products as modules of their own, computed in pieces.
+"""Attentions with their matrix products as modules of their own, computed in pieces; families put them in place.
 
 A global attention of SAM-B at 1024 pixels has 201 million logits (805 MB); here a few rows of queries at a time
 are carried through product, softmax and product, so the peak is `_PIECE_BYTES` whatever the image size.
@@ -6,8 +6,6 @@ are carried through product, softmax and product, so the peak is `_PIECE_BYTES` 
 
 import torch
 from torch import Tensor, nn
-from transformers import SamModel
-from transformers.models.sam.modeling_sam import SamAttention, SamVisionAttention
 
 from mixqsam.numeric.modules import Product
 
@@ -15,25 +13,42 @@ _PIECE_BYTES = 64 << 20
 
 
 class VisionAttention(nn.Module):
-    """Self-attention of the image encoder with decomposed relative positions.
+    """Self-attention of an image encoder with decomposed relative positions.
 
     `qk` and `av` are the two products. q is quantized before it is scaled, and the relative positions use the
     quantized q (docs/method.md, “Units and costs”).
+
+    Args:
+        heads: their number.
+        scale: that q·kᵀ is multiplied by.
+        qkv: tokens → q, k and v, one after the other.
+        proj: mixed values → tokens.
+        positions: embeddings of vertical and horizontal distances, [2·size − 1, c] each; None without them.
     """
 
-    def __init__(self, source: SamVisionAttention) -> None:
+    def __init__(
+        self,
+        *,
+        heads: int,
+        scale: float,
+        qkv: nn.Module,
+        proj: nn.Module,
+        positions: tuple[nn.Parameter, nn.Parameter] | None = None,
+    ) -> None:
         super().__init__()
-        self.heads: int = source.num_attention_heads
-        self.scale: float = source.scale
-        self.qkv = source.qkv
-        self.proj = source.proj
-        self.qk = Product()
-        self.av = Product()
-        if source.use_rel_pos:
-            self.rel_pos_h: nn.Parameter | None = source.rel_pos_h
-            self.rel_pos_w: nn.Parameter | None = source.rel_pos_w
-        else:
-            self.rel_pos_h = self.rel_pos_w = None
+        self.heads, self.scale = heads, scale
+        self.qkv, self.proj = qkv, proj
+        self.qk, self.av = Product(), Product()
+        vertical, horizontal = positions or (None, None)
+        self.rel_pos_h: nn.Parameter | None = vertical
+        self.rel_pos_w: nn.Parameter | None = horizontal
+
+    @property
+    def positions(self) -> tuple[nn.Parameter, nn.Parameter] | None:
+        """Embeddings of vertical and horizontal distances."""
+        if self.rel_pos_h is None or self.rel_pos_w is None:
+            return None
+        return self.rel_pos_h, self.rel_pos_w
 
     def forward(self, hidden_states: Tensor, output_attentions: bool | None = None) -> tuple[Tensor, None]:
         """Attend within [batch, height, width, channels]; returns the same shape, and None for the weights."""
@@ -69,11 +84,12 @@ class VisionAttention(nn.Module):
             [groups, height, width, height] for the rows of keys and [groups, height, width, width] for their columns;
             None if this attention has no relative positions.
         """
-        if self.rel_pos_h is None or self.rel_pos_w is None:
+        if self.positions is None:
             return None
+        rows, columns = self.positions
         grid = query.reshape(len(query), *size, -1)
-        vertical = torch.einsum("brwc,rkc->brwk", grid, relative_table(self.rel_pos_h, size[0]))
-        horizontal = torch.einsum("brwc,wkc->brwk", grid, relative_table(self.rel_pos_w, size[1]))
+        vertical = torch.einsum("brwc,rkc->brwk", grid, relative_table(rows, size[0]))
+        horizontal = torch.einsum("brwc,wkc->brwk", grid, relative_table(columns, size[1]))
         return vertical.contiguous(), horizontal.contiguous()
 
 
@@ -102,18 +118,29 @@ def relative_table(embedding: Tensor, size: int) -> Tensor:
 
 
 class DecoderAttention(nn.Module):
-    """Attention of the mask decoder: q, k and v are projected apart, and may be narrower than the tokens."""
+    """Attention of a mask decoder: q, k and v are projected apart, and may be narrower than the tokens.
 
-    def __init__(self, source: SamAttention) -> None:
+    Args:
+        heads: their number.
+        scale: that q·kᵀ is multiplied by.
+        q_proj, k_proj, v_proj: tokens → q, k and v.
+        out_proj: mixed values → tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        heads: int,
+        scale: float,
+        q_proj: nn.Module,
+        k_proj: nn.Module,
+        v_proj: nn.Module,
+        out_proj: nn.Module,
+    ) -> None:
         super().__init__()
-        self.heads: int = source.num_attention_heads
-        self.scale: float = source.scaling
-        self.q_proj = source.q_proj
-        self.k_proj = source.k_proj
-        self.v_proj = source.v_proj
-        self.out_proj = source.out_proj
-        self.qk = Product()
-        self.av = Product()
+        self.heads, self.scale = heads, scale
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = q_proj, k_proj, v_proj, out_proj
+        self.qk, self.av = Product(), Product()
 
     def forward(
         self,
@@ -147,14 +174,3 @@ class DecoderAttention(nn.Module):
     def _split(self, tokens: Tensor) -> Tensor:
         batch, prompts, count, channels = tokens.shape
         return tokens.reshape(batch * prompts, count, self.heads, channels // self.heads).transpose(1, 2)
-
-
-def split_attention(model: SamModel) -> SamModel:
-    """Replace the model's attentions, in place, by those of this module; the weights are shared."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, SamVisionAttention):
-                setattr(parent, name, VisionAttention(child))
-            elif isinstance(child, SamAttention):
-                setattr(parent, name, DecoderAttention(child))
-    return model
