@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from transformers import SamModel
+from transformers import PreTrainedModel
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.numeric.tensor_file import TensorSource
@@ -12,7 +12,7 @@ from mixqsam.sam.attach import LayerMaker, attach_stored
 from mixqsam.sam.rest import BITS, rows_of
 
 
-def attach_units(model: SamModel, manifest: Manifest, tensors: TensorSource, *, layer: LayerMaker | None) -> None:
+def attach_units(model: PreTrainedModel, manifest: Manifest, tensors: TensorSource, *, layer: LayerMaker | None) -> None:
     """Put all quantized units in the places of the float ones.
 
     Args:
