@@ -15,7 +15,7 @@ from mixqsam.calibrate import Ranges, WeightGrids, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
 from mixqsam.pipeline.options import Session
-from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.plan import Analysis, BitPlan, Role, Unit, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import unit_names
@@ -52,6 +52,34 @@ def test_shared_effects_are_exact(sam: Sam, samples: list[Sample]) -> None:
             expected = logits_of(sam, samples[0], zeroed=group)
             torch.testing.assert_close(logits_of(sam, samples[0], zeroed=short), expected, rtol=1e-4, atol=1e-4)
     assert shared > 60
+
+
+def test_effects_go_by_roles_and_not_by_names() -> None:
+    def unit(name: str, role: Role, attention: str | None = None) -> Unit:
+        return Unit(name, "linear", "encoder", 4, 2, 8, role, "0", attention)
+
+    units = [
+        unit("a.joint", "query-key-value", "a"),
+        unit("a.first", "scores", "a"),
+        unit("a.second", "mixing", "a"),
+        unit("a.last", "projection", "a"),
+        unit("m.wide", "mlp-in"),
+        unit("m.narrow", "mlp-out"),
+        unit("b.wide", "mlp-in"),
+        unit("b.narrow", "mlp-out"),
+        unit("c.key", "key", "c"),
+        unit("n.one", "convolution"),
+        unit("n.two", "convolution"),
+    ]
+    effects = Effects(units)
+    assert effects.of(["a.joint"]) == {"a.second"}
+    assert effects.of(["a.joint", "a.first"]) == {"a.second"}
+    assert effects.of(["a.second", "a.last"]) == {"a.last"}
+    assert effects.of(["m.wide", "m.narrow"]) == {"m.narrow"}
+    assert effects.of(["m.narrow", "b.wide"]) == {"m.narrow", "b.wide"}
+    # Its attention has no scores of its own, and two convolutions of a block are two things.
+    assert effects.of(["c.key"]) == {"c.key"}
+    assert effects.of(["n.one", "n.two"]) == {"n.one", "n.two"}
 
 
 def test_divergences_equal_the_oracles(sam: Sam, samples: list[Sample]) -> None:

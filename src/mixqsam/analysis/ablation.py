@@ -42,8 +42,11 @@ class Effects:
                 # An MLP's two linears run one after the other; with the second zeroed the first no longer matters.
                 self._hidden[unit.name] = {wide}
             elif unit.attention:
-                self._same[unit.name] = by_role[unit.attention, _SAME_EFFECT.get(unit.role, unit.role)]
-                self._hidden[unit.name] = {by_role[unit.attention, role] for role in _HIDES.get(unit.role, ())}
+                # An attention need not have all roles: where one is missing, nothing is known to be the same.
+                same = _SAME_EFFECT.get(unit.role, unit.role)
+                self._same[unit.name] = by_role.get((unit.attention, same), unit.name)
+                hidden = ((unit.attention, role) for role in _HIDES.get(unit.role, ()))
+                self._hidden[unit.name] = {by_role[key] for key in hidden if key in by_role}
 
     def of(self, names: Sequence[str]) -> frozenset[str]:
         """The units whose zeroing has the same effect as zeroing all of `names`, as few as possible."""

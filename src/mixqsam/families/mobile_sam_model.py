@@ -18,13 +18,25 @@ from mixqsam.families.mobile_sam_config import MobileSamConfig, MobileSamVisionC
 from mixqsam.families.tiny_vit import TinyVit, WindowAttention
 
 
+class MobileSamNeck(SamVisionNeck):  # type: ignore[misc]
+    """SAM's neck behind a TinyViT.
+
+    It takes the last merge's output as it is: a block's input must be what another block gave.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map [batch, C, h, w] to [batch, C', h, w]."""
+        out: Tensor = super().forward(maps.permute(0, 2, 3, 1))
+        return out
+
+
 class MobileSamVisionEncoder(TinyVit):
     """TinyViT and SAM's neck: image → embedding."""
 
     def __init__(self, config: MobileSamVisionConfig) -> None:
         super().__init__(config)
         self.image_size: int = config.image_size
-        self.neck = SamVisionNeck(config)
+        self.neck = MobileSamNeck(config)
 
     def forward(self, pixel_values: Tensor, **_: Any) -> SamVisionEncoderOutput:
         """Encode [batch, 3, S, S]; `last_hidden_state` is [batch, C, S/patch_size, S/patch_size].
@@ -36,7 +48,7 @@ class MobileSamVisionEncoder(TinyVit):
         if height != self.image_size or width != self.image_size:
             raise ValueError(f"The image has {height}×{width} pixels; expected {self.image_size}×{self.image_size}.")
         maps = self.features(pixel_values)
-        return SamVisionEncoderOutput(last_hidden_state=self.neck(maps.permute(0, 2, 3, 1)))
+        return SamVisionEncoderOutput(last_hidden_state=self.neck(maps))
 
 
 class MobileSamModel(SamModel):  # type: ignore[misc]

@@ -1,39 +1,32 @@
 """Block reconstruction of a whole model, piece by piece in the order of the data; each finished piece is kept."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixqsam.errors import ArtifactError
-from mixqsam.families.family import Maps, PromptTensors
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.weights import quantize_weight
-from mixqsam.plan import Part, Unit
+from mixqsam.plan import Unit
 from mixqsam.quantization.nearest import draft, finished
 from mixqsam.quantization.reconstruction.candidate import Candidate, Frozen, attach, detach
 from mixqsam.quantization.reconstruction.fit import Fit, Log, Piece
+from mixqsam.quantization.reconstruction.flow import Flow, Readout
 from mixqsam.quantization.reconstruction.kept import keep, restore
 from mixqsam.quantization.reconstruction.learnable import coins
 from mixqsam.quantization.reconstruction.method import Method, ReconstructionOptions
 from mixqsam.quantization.reconstruction.states import States
 from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.calls import State
-from mixqsam.sam.forward import embed_prompts, encode, make_frame, prompt_tensors
 from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
-from mixqsam.sam.replay import Block, blocks_of, image_tokens, output_maps, record, skip_to_maps, stages
+from mixqsam.sam.replay import Block, blocks_of, image_tokens, skip_to_maps, stages
 
 # Raised when a piece's input or target means something else.
 _VERSION = 3
-_STREAMS = ("float", "quantized")
-
-# Values after a block, and the image → what is fitted.
-Readout = Callable[[State, int], State]
 
 
 def reconstruct(
@@ -74,65 +67,24 @@ class _Reconstruction:
     options: ReconstructionOptions
     folder: Path
     states: States
-    prompts: dict[int, PromptTensors] = field(default_factory=dict)
 
     def run(self) -> tuple[Sam, list[Log]]:
         self.draft = draft(self.setting.sam)
         self.logs: list[Log] = []
-        self.models = {"float": self.setting.sam, "quantized": self.draft}
+        models = {"float": self.setting.sam, "quantized": self.draft}
+        self.flow = Flow(self.states, self.setting.samples, models)
         encoder = blocks_of(self.setting.sam, "encoder")
         self._blocks(stages(encoder) if self.method.cut == "stage" else encoder)
-        for stream in _STREAMS:
-            self.states.fill(f"{stream} maps", partial(self._maps, stream, encoder[-1]))
+        self.flow.finish_encoder(encoder[-1])
         self._blocks(blocks_of(self.setting.sam, "decoder"))
         return finished(self.draft, self.setting.plan), self.logs
 
-    def _maps(self, stream: str, last: Block, index: int) -> Maps:
-        """What a model's encoder gives for an image."""
-        if last.leads_on():
-            return output_maps(last.chain, self.states.get(stream, index))
-        maps: Maps = self._forward("encoder", stream, index)
-        return maps
-
-    def _forward(self, part: Part, stream: str, index: int) -> Any:
-        """Run a part of a stream's model on an image."""
-        sam = self.models[stream]
-        if part == "encoder":
-            return encode(sam, make_frame(sam, self.setting.samples[index].open()))
-        return sam.family.decode(
-            sam.model, self.states.get(f"{stream} maps", index), self._prompts(index), multimask=False
-        )
-
-    def _prompts(self, index: int) -> Maps:
-        sample, sam = self.setting.samples[index], self.setting.sam
-        if index not in self.prompts:
-            self.prompts[index] = prompt_tensors(sam, sample.prompts, make_frame(sam, sample.open()))
-        return embed_prompts(sam, self.prompts[index])
-
-    def _arrive(self, stream: str, block: Block, place: int, index: int) -> State:
-        """What flows before a place in a block's chain, by running the part up to there."""
-        run = partial(self._forward, block.chain.part, stream, index)
-        return record(self.models[stream].model, block.chain, run, until=place)[0]
-
-    def _advance(self, stream: str, block: Block, index: int) -> State:
-        """What flows after a block."""
-        if not block.leads_on():
-            return self._arrive(stream, block, block.stop, index)
-        return block.after(block.run(self.models[stream], self.states.get(stream, index)))
-
-    def _advance_float(self, block: Block, readout: Readout, index: int) -> State:
-        """`_advance` of the float model, which keeps the block's target on the way."""
-        values = block.run(self.setting.sam, self.states.get("float", index))
-        self.states.put("target", index, readout(values, index))
-        return block.after(values) if block.leads_on() else self._advance("float", block, index)
-
     def _blocks(self, blocks: Sequence[Block]) -> None:
-        for stream in _STREAMS:
-            self.states.fill(stream, partial(self._arrive, stream, blocks[0], 0))
+        self.flow.start(blocks[0])
         for block in blocks:
             self.generator = torch.Generator(device=self.draft.device).manual_seed(self.options.seed)
             units = [unit for unit in self.setting.quantized() if unit.name in block.units]
-            self.states.fill("next", partial(self._advance_float, block, self._readout(block)))
+            self.flow.advance_float(block, self._readout(block))
             path = self.folder / f"{block.name}.safetensors"
             if not self._restore(path, units):
                 logs = self._layers(block, units) if self.method.cut == "layer" else self._whole(block, units)
@@ -140,8 +92,7 @@ class _Reconstruction:
                 self.logs += logs
                 for log in logs:
                     self._tell(log)
-            self.states.fill("quantized", partial(self._advance, "quantized", block))
-            self.states.rename("next", "float")
+            self.flow.advance_quantized(block)
 
     def _whole(self, block: Block, units: Sequence[Unit]) -> list[Log]:
         """Fit a block as one piece, to the output that the float model has there."""
@@ -199,7 +150,7 @@ class _Reconstruction:
         sam = self.setting.sam
 
         def readout(values: State, index: int) -> State:
-            return {"tokens": image_tokens(sam, skip_to_maps(sam, block, values), self._prompts(index))}
+            return {"tokens": image_tokens(sam, skip_to_maps(sam, block, values), self.flow.prompts(index))}
 
         return readout
 
