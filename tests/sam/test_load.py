@@ -112,9 +112,9 @@ def damaged(path: Path, how: str) -> None:
     ("how", "message"),
     [
         ("cut", "cannot be read as a PyTorch checkpoint"),
-        ("missing", "1 tensors are missing, e.g. vision_encoder.layers.1.mlp.lin2.weight"),
+        ("missing", r"1 tensors are missing \(vision_encoder.layers.1.mlp.lin2.weight\)"),
         ("shape", r"layers.1.mlp.lin2.weight has shape \(3, 3\), expected \(24, 32\)"),
-        ("foreign", "foreign tensors, e.g. mask_decoder.hq_token.weight"),
+        ("foreign", r"foreign tensors \(mask_decoder.hq_token.weight\)"),
         ("other", "has a layout that is not known"),
         ("object", "no state dict of tensors"),
     ],

@@ -12,7 +12,9 @@ from mixqsam.sam.attach import LayerMaker, attach_stored
 from mixqsam.sam.rest import BITS, rows_of
 
 
-def attach_units(model: PreTrainedModel, manifest: Manifest, tensors: TensorSource, *, layer: LayerMaker | None) -> None:
+def attach_units(
+    model: PreTrainedModel, manifest: Manifest, tensors: TensorSource, *, layer: LayerMaker | None
+) -> None:
     """Put all quantized units in the places of the float ones.
 
     Args:

@@ -41,9 +41,11 @@ def without_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]
     """The tensors under the released names, without the prefix that training code puts before them.
 
     Raises:
-        ModelError: a name has another prefix, or none that training code is known to write.
+        ModelError: they have another layout, or a prefix that training code is not known to write.
     """
-    mark = next(name for name in state if name.endswith(_MARK))
+    mark = next((name for name in state if name.endswith(_MARK)), None)
+    if mark is None:
+        raise ModelError(f"{path} does not have MobileSAM's layout: it holds no tensor {_MARK}.")
     prefix = mark.removesuffix(_MARK)
     outside = sorted(name for name in state if not name.startswith(prefix))
     if not _PREFIX.fullmatch(prefix) or outside:
