@@ -26,7 +26,7 @@ class _After(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Run the module, then register."""
         self._own.exec_module(module)
-        _register()
+        _register_now()
 
 
 class _Finder(MetaPathFinder):
@@ -46,15 +46,18 @@ class _Finder(MetaPathFinder):
         return spec
 
 
-def _register() -> None:
-    from mixqsam.artifact.registered import register  # noqa: PLC0415  (it imports transformers)
+def _register_now() -> None:
+    from mixqsam.artifact import registered  # noqa: PLC0415  (it imports transformers)
 
-    register()
+    registered.register()
 
 
-def install() -> None:
-    """Register now or when the time comes; calling it again does nothing."""
+def register() -> None:
+    """Make transformers load what mixqsam wrote: now, or as soon as transformers is imported.
+
+    Importing mixqsam does this too; calling it again does nothing.
+    """
     if _LIST in sys.modules:
-        _register()
+        _register_now()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

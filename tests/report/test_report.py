@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.cli.main import app
 from mixqsam.data.samples import Sample
 from mixqsam.evaluation.run import ImageScore
 from mixqsam.pipeline.examples import choose
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
+from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.plan import Analysis, BitPlan
 from mixqsam.report.network import describe, network_svg, unit_facts
@@ -40,11 +41,11 @@ def workplace(model_directory: Path, picture_folder: Path, tmp_path_factory: pyt
         run_quantization(
             model_directory,
             Data(picture_folder, grid=2),
-            budget=budget,
+            budget=Budget.parse(budget),
             output=folder / name,
             options=Options(analysis=AnalysisOptions(count=2)),
             session=Session(command=f"mixqsam quantize --budget {budget} <&>"),
-            checking=Checking(Data(picture_folder, grid=2), None),
+            evaluation=Evaluation(Data(picture_folder, grid=2)),
         )
     return folder
 

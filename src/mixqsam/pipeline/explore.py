@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.errors import BudgetError
 from mixqsam.files import read_json
-from mixqsam.pipeline.options import AllocationOptions, Session
+from mixqsam.pipeline.options import AllocationOptions
+from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import MARKER, nearest_uniform, read_analysis, run_allocation, uniform_allocation
-from mixqsam.plan import CANDIDATE_BITS
+from mixqsam.plan import CANDIDATE_BITS, UnitBits
 from mixqsam.report.network import network_svg, unit_facts
 
 # Somebody is waiting with a finger on the slider.
@@ -46,7 +48,9 @@ class Explorer:
         stored = Allocation.from_json(
             read_json(directory / MARKER, what="an allocation"), source=str(directory / MARKER)
         )
-        low, high = (uniform_allocation(self._analysis, str(bits)) for bits in (CANDIDATE_BITS[0], CANDIDATE_BITS[-1]))
+        low, high = (
+            uniform_allocation(self._analysis, UnitBits(bits, bits)) for bits in (CANDIDATE_BITS[0], CANDIDATE_BITS[-1])
+        )
         self.size = Range(low.size, high.size, stored.budget.size or stored.size)
         self.bitops = Range(low.bitops, high.bitops, stored.budget.bitops or stored.bitops)
 
@@ -60,7 +64,7 @@ class Explorer:
             raise BudgetError("A budget is a number above zero.")
         budget = f"{_short(size / 1e6)}MB,bitops={_short(bitops / 1e9)}G"
         options = AllocationOptions(tied=tied, time_limit=_SECONDS)
-        found = run_allocation(self._analysis, budget, options=options, session=Session())
+        found = run_allocation(self._analysis, Budget.parse(budget), options=options, session=Session())
         uniform = nearest_uniform(self._analysis, found)
         facts = unit_facts(self._analysis, found.plan, found.to_json()["objective"])
         parameters = sum(int(one["parameters"]) for one in facts)
