@@ -27,8 +27,8 @@ from mixqsam.files import read_json
 from mixqsam.numeric.tensor_file import TensorFile
 from mixqsam.pipeline.stages import uniform_allocation
 from mixqsam.plan import Analysis, UnitBits
-from mixqsam.report.network import network_svg, unit_facts
-from mixqsam.report.run import Run
+from mixqsam.reporting.network import network_svg, unit_facts
+from mixqsam.reporting.record import Run
 from mixqsam.sam.load import load_sam
 
 

@@ -12,7 +12,7 @@ from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation, Options, QuantizationOptions, Session
 from mixqsam.progress import Progress, Silent
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.report.comparison import Comparison
+from mixqsam.reporting.comparison import Comparison
 from tests.conftest import draw
 
 OPTIONS = Options(

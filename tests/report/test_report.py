@@ -22,9 +22,9 @@ from mixqsam.pipeline.examples import choose
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.report.network import describe, network_svg, unit_facts
-from mixqsam.report.overlay import GAINED, LOST, draw_difference
-from mixqsam.report.scatter import Point, frontier, scatter_svg
+from mixqsam.reporting.network import describe, network_svg, unit_facts
+from mixqsam.reporting.overlay import GAINED, LOST, draw_difference
+from mixqsam.reporting.scatter import Point, frontier, scatter_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -245,7 +245,8 @@ def test_the_frontier_holds_what_nothing_beats() -> None:
 
 def test_reports_load_no_torch() -> None:
     code = (
-        "import sys, mixqsam.report.page, mixqsam.report.run; assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys, mixqsam.reporting.page, mixqsam.reporting.record\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

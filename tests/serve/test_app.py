@@ -20,10 +20,10 @@ from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
-from mixqsam.serve.app import Worker, make_app
-from mixqsam.serve.limits import Limits
-from mixqsam.serve.run import serve
-from mixqsam.serve.studio import Recent, Studio, gather
+from mixqsam.serving.app import Worker, make_app
+from mixqsam.serving.limits import Limits
+from mixqsam.serving.server import serve
+from mixqsam.serving.studio import Recent, Studio, gather
 
 OWN = {"x-mixqsam": "1"}
 LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, seconds=0.3)

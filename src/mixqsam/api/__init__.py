@@ -47,7 +47,7 @@ from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.registration import register
-from mixqsam.report.comparison import Comparison
+from mixqsam.reporting.comparison import Comparison
 from mixqsam.sam.automatic_options import Automatic
 from mixqsam.sam.load import Sam
 

@@ -78,7 +78,7 @@ def serve(
         MixqsamError: of any kind; the message says what to do.
     """
     try:
-        from mixqsam.serve.run import serve_models  # noqa: PLC0415  (needs an extra)
+        from mixqsam.serving.server import serve_models  # noqa: PLC0415  (needs an extra)
     except ImportError as error:
         raise InputError(f"The page needs {error.name}: pip install 'mixqsam[serve]'.") from error
     sources = [models] if isinstance(models, str | Path) else models

@@ -17,7 +17,7 @@ from mixqsam.plan import Analysis
 from mixqsam.progress import Progress
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES
-from mixqsam.report.comparison import Comparison
+from mixqsam.reporting.comparison import Comparison
 
 
 def demo(

@@ -72,7 +72,7 @@ def serve(
 ) -> Outcome:
     """Open a page for the browser: two models side by side on your images, and a slider for the budget."""
     try:
-        from mixqsam.serve.run import LOOPBACK, serve_models
+        from mixqsam.serving.server import LOOPBACK, serve_models
     except ImportError as error:
         raise InputError(f"The page needs {error.name}: pip install 'mixqsam[serve]'.") from error
 

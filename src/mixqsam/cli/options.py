@@ -22,7 +22,7 @@ Cache = Annotated[
         default_help="$MIXQSAM_CACHE or ~/.cache/mixqsam",
     ),
 ]
-Device = Annotated[str, Option("Where to compute: cpu, cuda, cuda:1, …")]
+Device = Annotated[str, Option("Where to compute: cpu, cuda, cuda:1 and so on.")]
 Processes = Annotated[
     int | None,
     Option("Number of processes that torchrun has to have launched; they share the work.", minimum=1, is_advanced=True),

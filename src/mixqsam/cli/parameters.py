@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -45,18 +46,38 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(one, str) for one in value)
 
 
+# Short, so that the names of options have room on a terminal of 80 columns.
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+def _metavar(entry: Entry) -> str | None:
+    if entry.option.is_argument:
+        return entry.name.upper()
+    return _METAVARS.get(str if entry.option.is_list or entry.option.parse else entry.kind)
+
+
+def _help(entry: Entry) -> str:
+    """The option's sentence, and what its value may be."""
+    text, option = entry.option.help, entry.option
+    if entry.words:
+        return f"{text} Of {', '.join(entry.words)}." if entry.is_many else f"{text} One of {', '.join(entry.words)}."
+    if option.minimum is not None and option.maximum is not None:
+        return f"{text} From {option.minimum:g} to {option.maximum:g}."
+    return text
+
+
 def _info(entry: Entry) -> Any:
     option = entry.option
     shared: dict[str, Any] = {
-        "help": option.help,
+        "help": _help(entry),
         "show_default": option.default_help or True,
         "rich_help_panel": option.panel or None,
         "autocompletion": option.complete,
         "hidden": option.is_advanced,
-        "metavar": "|".join(entry.words) if entry.words else None,
+        "metavar": entry.name.upper()
+        if option.is_argument
+        else _METAVARS.get(str if option.is_list or option.parse else entry.kind),
     }
-    if entry.kind in (int, float) and not entry.is_many:
-        shared |= {"min": option.minimum, "max": option.maximum}
     if option.is_argument:
         return typer.Argument(**shared)
     return typer.Option(*entry.flags, **shared)

@@ -30,7 +30,7 @@ from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import check_recipe
-from mixqsam.report.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
+from mixqsam.reporting.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 

@@ -14,7 +14,7 @@ from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import calibration_samples, load, quantize_model
 from mixqsam.plan import BitPlan
 from mixqsam.progress import Progress
-from mixqsam.report.overlay import draw_overlay, png_bytes, side_by_side, stack
+from mixqsam.reporting.overlay import draw_overlay, png_bytes, side_by_side, stack
 from mixqsam.sam.load import EMBEDDED, Sam
 from mixqsam.sam.predictor import SamPredictor
 

@@ -13,7 +13,7 @@ from mixqsam.pipeline.options import AllocationOptions
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import MARKER, nearest_uniform, read_analysis, run_allocation, uniform_allocation
 from mixqsam.plan import CANDIDATE_BITS, UnitBits
-from mixqsam.report.network import network_svg, unit_facts
+from mixqsam.reporting.network import network_svg, unit_facts
 
 # Somebody is waiting with a finger on the slider.
 _SECONDS = 2.0

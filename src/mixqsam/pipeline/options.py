@@ -322,11 +322,11 @@ class Evaluation(OptionClass):
     limit: Annotated[
         int | None,
         Option(
-            "Maximum number of images to compare models on.",
+            "Maximum number of images to compare models on; 0 for none.",
             panel=_IMAGES,
             minimum=0,
             is_advanced=True,
-            default_help="all of --eval-images; quantize: else 8, and 0 for none",
+            default_help="all; quantize: 8 of those that are left over",
         ),
     ] = None
 
@@ -356,7 +356,7 @@ class CompareRequest(OptionClass):
         Sequence[Any],
         Option("As for quantize; may be repeated.", flags=("--budget", "-b"), parse=_parse_budget, write=str),
     ] = ("W6A6", "W4A4")
-    modes: Annotated[Sequence[names.Mode], Option("Uniform bits, mixed bits, or both.", is_list=True)] = (
+    modes: Annotated[Sequence[names.Mode], Option("Kinds of bits, separated by commas.", is_list=True)] = (
         "uniform",
         "mixed",
     )

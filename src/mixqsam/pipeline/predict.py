@@ -11,7 +11,7 @@ from mixqsam.files import write_bytes
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prediction import Prediction
 from mixqsam.prompts import Prompts, clip_boxes
-from mixqsam.report.overlay import draw_overlay, mask_image, png_bytes
+from mixqsam.reporting.overlay import draw_overlay, mask_image, png_bytes
 
 
 def run_prediction(

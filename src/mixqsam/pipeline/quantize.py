@@ -37,9 +37,9 @@ from mixqsam.plan import Analysis
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, check_recipe
-from mixqsam.report.page import Material, write_page
-from mixqsam.report.run import NAME, Check, Figures, Piece, Run
-from mixqsam.report.summary import write_summary
+from mixqsam.reporting.page import Material, write_page
+from mixqsam.reporting.record import NAME, Check, Figures, Piece, Run
+from mixqsam.reporting.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 

@@ -12,8 +12,8 @@ from mixqsam.pipeline.examples import draw_examples
 from mixqsam.pipeline.quantize import PAGE, figures_of
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, make_predictor, read_analysis
-from mixqsam.report.page import Evaluated, Material, write_page
-from mixqsam.report.run import NAME, Figures, Run
+from mixqsam.reporting.page import Evaluated, Material, write_page
+from mixqsam.reporting.record import NAME, Figures, Run
 
 
 def run_report(

@@ -59,7 +59,7 @@ class SemanticData(OptionClass):
 
     images: Annotated[Path, Option("Folder of images (jpg, png, webp).", flags=("--images", "-i"))]
     labels: Annotated[Path, Option("Folder of label maps: PNG whose pixels are classes.", flags=("--labels", "-l"))]
-    prompts: Annotated[PromptKind, Option("Boxes around regions, or points inside them.")] = "boxes"
+    prompts: Annotated[PromptKind, Option("Boxes around regions, or points inside them, prompt the model.")] = "boxes"
     background: Annotated[
         int | None,
         Option("Class that fills what no mask covers; it gives no prompts.", minimum=0, maximum=254),

@@ -10,10 +10,10 @@ import uvicorn
 from mixqsam.data.demo import EVALUATION, demo_samples
 from mixqsam.data.images import list_images
 from mixqsam.errors import ImageError, OutputError
-from mixqsam.serve.app import make_app
-from mixqsam.serve.limits import Limits
-from mixqsam.serve.patience import Impatient
-from mixqsam.serve.studio import Studio, gather
+from mixqsam.serving.app import make_app
+from mixqsam.serving.limits import Limits
+from mixqsam.serving.patience import Impatient
+from mixqsam.serving.studio import Studio, gather
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
