@@ -201,7 +201,10 @@ def test_the_code_of_a_page_runs(page: Path, here: Path, monkeypatch: pytest.Mon
     for block in blocks(page):
         if block.language in SHOWN:
             continue
-        if block.language == "python":
+        if block.language == "toml":
+            # Pages call it so.
+            (here / "run.toml").write_text(block.code, encoding="utf-8")
+        elif block.language == "python":
             exec(compile(block.code, str(page), "exec"), {"__name__": "documented"})  # noqa: S102  (our own text)
         else:
             assert block.language == "sh", f"{page}: no test runs {block.language!r}"

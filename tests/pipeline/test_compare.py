@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ from mixqsam.data.samples import Sample
 from mixqsam.errors import BudgetError, InputError, OutputError
 from mixqsam.pipeline import compare
 from mixqsam.pipeline.compare import run_comparison
-from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation, Options, QuantizationOptions, Session
+from mixqsam.pipeline.options import (
+    AllocationOptions,
+    AnalysisOptions,
+    CompareRequest,
+    Evaluation,
+    Options,
+    QuantizationOptions,
+    Session,
+)
 from mixqsam.progress import Progress, Silent
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.reporting.comparison import Comparison
@@ -80,6 +89,20 @@ def test_a_comparison_has_a_row_for_everything_asked_for(
     assert "| qdrop | mixed |" in markdown
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "minmax, uniform" in (out / "comparison.svg").read_text()
+
+
+def test_a_uniform_budget_gives_one_row_that_keeps_fixed_bits(
+    model_directory: Path, six: Pictures, session: Session, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, allocation=AllocationOptions(keep=("neck.*=8",)))
+    found = run(
+        model_directory, six, tmp_path / "out", session, recipes=["minmax"], budgets=["uniform:W4A4"], options=options
+    )
+    assert [(row.budget, row.mode, row.bits) for row in found.rows] == [("uniform:W4A4", "uniform", "W4A4")]
+    plain = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], budgets=["uniform:W4A4"])
+    assert found.rows[0].size > plain.rows[0].size
+    with pytest.raises(InputError, match="give uniform bits only"):
+        run(model_directory, six, tmp_path / "out", session, budgets=["uniform:W4A4"], modes=["mixed"])
 
 
 def test_nothing_is_computed_twice(

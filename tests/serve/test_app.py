@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,7 +167,10 @@ def test_other_budgets_are_solved_from_the_stored_analysis(client: TestClient) -
     assert same["picture"].startswith("<svg")
     larger = ask(size=limits["size"]["high"], bitops=limits["bitops"]["high"]).json()
     assert larger["mean_weight_bits"] > same["mean_weight_bits"]
-    assert ask(size=size, bitops=bitops, tied=True).json()["command"].endswith("--tied")
+    command = shlex.split(ask(size=size, bitops=bitops, tied=True).json()["command"])
+    assert command[:3] == ["mixqsam", "quantize", "--config"]
+    assert json.loads(Path(command[3]).read_text())["options"]["budget"] == "W4A4"
+    assert "--tied" in command
     for wrong in ({"size": 1, "bitops": 1}, {"size": "x", "bitops": 1}, {"size": 1}, {"size": -1, "bitops": 1}):
         assert ask(**wrong).status_code == 400
     assert ask(model="float").status_code == 400

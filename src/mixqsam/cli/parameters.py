@@ -1,6 +1,7 @@
 """The one place where options become typer's parameters, and what typer gives becomes values again."""
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,7 +74,7 @@ def _info(entry: Entry) -> Any:
         "show_default": option.default_help or True,
         "rich_help_panel": option.panel or None,
         "autocompletion": option.complete,
-        "hidden": option.is_advanced,
+        "hidden": option.is_advanced and not os.environ.get("MIXQSAM_HELP_ALL"),
         "metavar": entry.name.upper()
         if option.is_argument
         else _METAVARS.get(str if option.is_list or option.parse else entry.kind),

@@ -91,6 +91,8 @@ def _compare(
     recipes = {choice: find_recipe(choice) for choice in request.recipes}
     if not recipes or not request.budgets or not request.modes:
         raise InputError("There is nothing to compare: name a recipe, a budget, and uniform or mixed.")
+    if all(budget.uniform is not None for budget in request.budgets) and "uniform" not in request.modes:
+        raise InputError("Uniform budgets give uniform bits only: add the mode uniform, or a budget such as W4A4.")
     sam = load_sam(model, device=session.device)
     options = needed(request.options)
     for budget in request.budgets:
@@ -134,9 +136,14 @@ def _models(choice: str | CustomRecipe, analysis: Analysis, request: CompareRequ
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
     found = []
     for budget in request.budgets:
-        mixed = run_allocation(analysis, budget, options=request.options.allocation, session=session)
-        by_mode: dict[Mode, Allocation | None] = {"uniform": nearest_uniform(analysis, mixed), "mixed": mixed}
+        chosen = run_allocation(analysis, budget, options=request.options.allocation, session=session)
+        by_mode: dict[Mode, Allocation | None] = {"uniform": nearest_uniform(analysis, chosen), "mixed": chosen}
+        if budget.uniform is not None:
+            # There is nothing to choose, so the one model is the uniform one.
+            by_mode["uniform"] = chosen
         for mode in request.modes:
+            if budget.uniform is not None and mode == "mixed":
+                continue
             allocation = by_mode[mode]
             if allocation is None:
                 session.progress.note(f"No uniform model fits {budget}; its row is left out.")

@@ -15,13 +15,10 @@ from mixqsam.directories import claimed, new_directory
 from mixqsam.errors import BudgetError
 from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
-from mixqsam.options.fields import Nested
-from mixqsam.options.flat import flat_values
-from mixqsam.options.values import OptionClass
 from mixqsam.pipeline.evaluate import RECORDS
 from mixqsam.pipeline.examples import Drawn, draw_examples
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
-from mixqsam.pipeline.provenance import machine, versions
+from mixqsam.pipeline.provenance import machine, record_options, versions
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     MARKER,
@@ -175,21 +172,6 @@ def needed(options: Options) -> AnalysisOptions:
 def images_to_compare(evaluation: Evaluation) -> int | None:
     """How many images models are compared on, at most: all that are named for it, or a few that are left over."""
     return _LEFT_OVER if evaluation.limit is None and evaluation.data is None else evaluation.limit
-
-
-def record_options(
-    model: str | Path, data: Source, *, budget: Budget, options: Options, evaluation: Evaluation, device: str
-) -> dict[str, Any]:
-    """The options of a run, named as `mixqsam quantize --config` reads them."""
-    path = Path(model).expanduser()
-    return {
-        "model": str(path.absolute()) if path.exists() else str(model),
-        **(flat_values(data) if isinstance(data, OptionClass) else {}),
-        "budget": budget.text,
-        **flat_values(options, Nested(without=("observer",))),
-        **flat_values(evaluation, Nested(prefix="eval_")),
-        "device": device,
-    }
 
 
 def check_budget(sam: Sam, budget: Budget, options: Options) -> None:
