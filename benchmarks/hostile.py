@@ -14,7 +14,7 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 
 from benchmarks.tiny import make_model, make_pictures, quantize, random_model, tiny_config, to_meta
-from mixqsam.allocation.budget import parse_keep, resolve_budget
+from mixqsam.allocation.budget import Budget, parse_keep
 from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.manifest import parse_manifest
 from mixqsam.artifact.store import load_model, weight_files
@@ -26,9 +26,9 @@ from mixqsam.evaluation.coco import Truth
 from mixqsam.files import read_json
 from mixqsam.numeric.tensor_file import TensorFile
 from mixqsam.pipeline.stages import uniform_allocation
-from mixqsam.plan import Analysis
-from mixqsam.report.network import network_svg, unit_facts
-from mixqsam.report.run import Run
+from mixqsam.plan import Analysis, UnitBits
+from mixqsam.reporting.network import network_svg, unit_facts
+from mixqsam.reporting.record import Run
 from mixqsam.sam.load import load_sam
 
 
@@ -80,7 +80,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
 
 def _analysis(path: Path) -> object:
     analysis = Analysis.from_json(read_json(path, what="an analysis"), source=str(path))
-    plan = uniform_allocation(analysis, "W4A4").plan
+    plan = uniform_allocation(analysis, UnitBits(4, 4)).plan
     return network_svg(unit_facts(analysis, plan, None))
 
 
@@ -238,6 +238,6 @@ def _budget(out: Path) -> Callable[[Path], object]:
         text = path.read_bytes().decode("utf-8", errors="replace")
         if "=" in text and not text.startswith(("size", "bitops")):
             return parse_keep([text], names=[unit.name for unit in analysis.units])
-        return resolve_budget(text, analysis.costs)
+        return Budget.parse(text).limits(analysis.costs)
 
     return read

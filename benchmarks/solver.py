@@ -16,6 +16,7 @@ from transformers import SamConfig
 
 from benchmarks.harness import machine
 from benchmarks.importance_cost import SIZES
+from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import allocate
 from mixqsam.allocation.program import UTILITIES, Objective
 from mixqsam.files import write_json
@@ -54,7 +55,10 @@ def measure(seeds: int) -> list[dict[str, Any]]:
         ("W4A4", "W6A6"),
     ):
         found = allocate(
-            random_analysis(seed), budget, objective=Objective("bernoulli", utility, synergy, coupling), tied=tied
+            random_analysis(seed),
+            Budget.parse(budget),
+            objective=Objective("bernoulli", utility, synergy, coupling),
+            tied=tied,
         )
         rows.append(
             {

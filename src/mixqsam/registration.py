@@ -93,8 +93,11 @@ class _After(Loader):
             self._finder.fill()
 
 
-def install() -> None:
-    """Register now or when the time comes; calling it again does nothing."""
+def register() -> None:
+    """Make transformers load what mixqsam wrote: now, or as soon as transformers is imported.
+
+    Importing mixqsam does this too; calling it again does nothing.
+    """
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     finder = _Finder()

@@ -19,7 +19,7 @@ from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
 from mixqsam.progress import Silent
-from mixqsam.registration import install
+from mixqsam.registration import register
 from mixqsam.runtime.packed import PackedLayer
 from mixqsam.sam.load import Sam
 from tests.artifact.test_store import change_config, flip_a_byte
@@ -86,8 +86,8 @@ def test_without_mixqsam_transformers_refuses_instead_of_guessing(shared_directo
 
 
 def test_registering_twice_does_nothing(shared_directory: Path) -> None:
-    install()
-    install()
+    register()
+    register()
     assert SamModel.from_pretrained(shared_directory).hf_quantizer is not None
 
 

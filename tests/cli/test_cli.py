@@ -15,11 +15,12 @@ import typer.core
 import typer.main
 from typer.testing import CliRunner, Result
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.artifact.store import load_model
 from mixqsam.cli.main import app
-from mixqsam.cli.parsing import parse_candidates
 from mixqsam.data.images import open_image
 from mixqsam.errors import BudgetError
+from mixqsam.options.parse import parse_candidates, parse_measured_bits
 from mixqsam.plan import Analysis
 from tests.conftest import draw
 
@@ -141,7 +142,7 @@ def test_analyze_once_allocate_often(model_directory: Path, picture_folder: Path
         ["--budget", "W4A4"],
         ["--budget", "W4A4", "--free"],
         ["--budget", "uniform:W5A5"],
-        ["--budget", "0.8x", "--utility", "linear", "--lambda", "1", "--synergy", "interaction"],
+        ["--budget", "0.8x", "--utility", "linear", "--synergy-weight", "1", "--synergy", "interaction"],
     ):
         result = run("allocate", file, "-o", tmp_path / "a.json", *more)
         assert result.exit_code == 0, result.output
@@ -267,7 +268,7 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     for i in range(12):
         draw(images / f"{i:02}.png", width=60, height=50, seed=i)
     command = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model_directory), "-i", str(images)]
-    command += ["-o", str(tmp_path / "out"), "--sensitivity-bits", "2,4,8", "--check", "0"]
+    command += ["-o", str(tmp_path / "out"), "--sensitivity-bits", "2,4,8", "--eval-limit", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
     deadline = time.monotonic() + 120
     while len(list(own_cache.glob("ablation-*.json"))) < 2 and time.monotonic() < deadline:
@@ -313,7 +314,7 @@ def test_a_killed_reconstruction_goes_on_after_its_last_finished_block(model_dir
     for i in range(4):
         draw(images / f"{i}.png", width=60, height=50, seed=i)
     base = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model_directory), "-i", str(images)]
-    base += ["--recipe", "qdrop", "--iterations", "40", "--check", "0", "-o"]
+    base += ["--recipe", "qdrop", "--iterations", "40", "--eval-limit", "0", "-o"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*base, str(tmp_path / "out"), "--cache", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
@@ -385,12 +386,13 @@ def test_a_stage_that_is_held_for_a_moment_is_waited_for(tmp_path: Path, patient
 
 
 def test_candidates_in_words() -> None:
-    assert parse_candidates("2-8", option="x") == (2, 3, 4, 5, 6, 7, 8)
-    assert parse_candidates("8, 2,4", option="x") == (2, 4, 8)
-    assert parse_candidates("", option="x") == ()
-    for text in ("9", "a", "2-9"):
+    assert parse_candidates("2-8", "x") == (2, 3, 4, 5, 6, 7, 8)
+    assert parse_candidates("8, 2,4", "x") == (2, 4, 8)
+    assert parse_candidates([4, 2], "x") == (2, 4)
+    assert parse_measured_bits("", "x") == ()
+    for text in ("9", "a", "2-9", "2-99999999999", "", [True], [2.5], None):
         with pytest.raises(BudgetError, match="--candidates"):
-            parse_candidates(text, option="--candidates")
+            parse_candidates(text, "--candidates")
 
 
 def test_public_names_are_those_that_load() -> None:
@@ -436,7 +438,7 @@ def test_a_recipe_that_reconstructs_goes_into_the_directory(model_directory: Pat
     for i in range(4):
         draw(photos / f"{i}.png", width=60, height=50, seed=i)
     out = tmp_path / "out"
-    result = quantize(model_directory, photos, out, "--recipe", "ahcptq", "--iterations", 5, "--check", 1)
+    result = quantize(model_directory, photos, out, "--recipe", "ahcptq", "--iterations", 5, "--eval-limit", 1)
     assert result.exit_code == 0, result.output
     assert "mask_decoder.transformer.layers.0: loss" in result.output
     config = json.loads((out / "config.json").read_text())["quantization_config"]
@@ -481,7 +483,7 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     from mixqsam.pipeline.demo import run_demo
     from mixqsam.pipeline.options import Session
 
-    found = run_demo(tmp_path / "demo", budget="W4A4", session=Session())
+    found = run_demo(tmp_path / "demo", budget=Budget.parse("W4A4"), session=Session())
     uniform, mixed = (found.result.check[name].fidelity for name in ("uniform", "mixed"))
     assert uniform is not None
     assert mixed is not None
@@ -494,7 +496,7 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
 
 @pytest.fixture
 def quantized(model_directory: Path, picture_folder: Path, tmp_path: Path) -> Path:
-    result = quantize(model_directory, picture_folder, tmp_path / "out", "-b", "W6A6", "--check", 0)
+    result = quantize(model_directory, picture_folder, tmp_path / "out", "-b", "W6A6", "--eval-limit", 0)
     assert result.exit_code == 0, result.output
     return tmp_path / "out"
 
@@ -532,7 +534,7 @@ def test_export_then_predict_and_evaluate(
     assert reports[str(target)]["fidelity"]["mean_iou"] > 0.5
     alone = run("evaluate", target, "-i", picture_folder)
     assert alone.exit_code == 2
-    assert "--float" in alone.output
+    assert "--reference" in alone.output
 
 
 def test_export_refuses_what_it_cannot_write(quantized: Path, model_directory: Path, tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_annotations_that_cannot_be_scored_against(tmp_path: Path) -> None:
 
 
 def test_overlay_draws_mask_and_prompt() -> None:
-    from mixqsam.report.overlay import draw_overlay, mask_image, side_by_side
+    from mixqsam.reporting.overlay import draw_overlay, mask_image, side_by_side
 
     image = Image.new("RGB", (60, 40), "white")
     mask = np.zeros((1, 40, 60), bool)

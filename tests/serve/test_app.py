@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,10 @@ from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
-from mixqsam.serve.app import Worker, make_app
-from mixqsam.serve.limits import Limits
-from mixqsam.serve.run import serve
-from mixqsam.serve.studio import Recent, Studio, gather
+from mixqsam.serving.app import Worker, make_app
+from mixqsam.serving.limits import Limits
+from mixqsam.serving.server import serve
+from mixqsam.serving.studio import Recent, Studio, gather
 
 OWN = {"x-mixqsam": "1"}
 LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, seconds=0.3)
@@ -166,7 +167,10 @@ def test_other_budgets_are_solved_from_the_stored_analysis(client: TestClient) -
     assert same["picture"].startswith("<svg")
     larger = ask(size=limits["size"]["high"], bitops=limits["bitops"]["high"]).json()
     assert larger["mean_weight_bits"] > same["mean_weight_bits"]
-    assert ask(size=size, bitops=bitops, tied=True).json()["command"].endswith("--tied")
+    command = shlex.split(ask(size=size, bitops=bitops, tied=True).json()["command"])
+    assert command[:3] == ["mixqsam", "quantize", "--config"]
+    assert json.loads(Path(command[3]).read_text())["options"]["budget"] == "W4A4"
+    assert "--tied" in command
     for wrong in ({"size": 1, "bitops": 1}, {"size": "x", "bitops": 1}, {"size": 1}, {"size": -1, "bitops": 1}):
         assert ask(**wrong).status_code == 400
     assert ask(model="float").status_code == 400

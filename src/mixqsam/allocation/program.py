@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.allocation.budget import Budget
+from mixqsam.allocation.budget import Limits
 from mixqsam.errors import BudgetError
 from mixqsam.plan import Analysis, BitPlan, Costs, UnitBits, Vector
 
@@ -97,7 +97,7 @@ class Program:
 
 def build_program(
     analysis: Analysis,
-    budget: Budget,
+    budget: Limits,
     objective: Objective,
     *,
     candidates: Sequence[int],
@@ -183,7 +183,7 @@ def interpolate(analysis: Analysis, output: str, bits: Sequence[int]) -> Vector:
     return result
 
 
-def _costs(costs: Costs, budget: Budget, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
+def _costs(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
     columns = []
     for unit, own in zip(costs.units, states, strict=True):
         choices = [UnitBits(int(w), int(a)) for w, a in own]
@@ -223,7 +223,7 @@ def _coupling(
     return result
 
 
-def check_feasible(costs: Costs, budget: Budget, states: Sequence[NDArray[np.int64]]) -> None:
+def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> None:
     """Refuse a budget that even the fewest bits exceed; more bits never cost less, so one plan tells.
 
     Raises:

@@ -20,8 +20,9 @@ from mixqsam.evaluation.oriented import (
     rotated_suppression,
 )
 from mixqsam.files import write_bytes
-from mixqsam.pipeline.options import OrientedData, Session
+from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import load
+from mixqsam.pipeline.tasks import OrientedData
 from mixqsam.prediction import Predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.predictor import SamPredictor

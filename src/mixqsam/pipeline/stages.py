@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixqsam.allocation.budget import parse_bits, resolve_budget
+from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.artifact.store import is_quantized, load_model
@@ -13,8 +13,9 @@ from mixqsam.deployed.backends import BACKENDS, backend_of
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
 from mixqsam.files import digest, read_json
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions, Session, Source
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
+from mixqsam.pipeline.session import Session, Source
+from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, UnitBits
 from mixqsam.prediction import Predictor
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, quantize
@@ -100,17 +101,20 @@ def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: 
         )
 
 
-def analyze_model(sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session) -> Analysis:
+def analyze_model(
+    sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session, observer: str | None = None
+) -> Analysis:
     """Measure importance, synergy and sensitivity; images that were measured before are not measured again.
 
-    Only the sensitivity needs a calibration.
+    Only the sensitivity needs a calibration. Its ranges are those of `observer`, by default the options' own.
     """
+    observer = observer or options.observer
     measured = bool(options.sensitivity_bits)
-    ranges = find_ranges(sam, samples, observer=options.observer, session=session) if measured else None
+    ranges = find_ranges(sam, samples, observer=observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
-    weights = session.grids.of(sam, observer=options.observer)
+    weights = session.grids.of(sam, observer=observer)
     with session.timed("analysis"), session.cache.lock("analysis", key, wanted=session.engine.rank == 0):
-        analysis = analyze(
+        return analyze(
             sam,
             samples,
             ranges=ranges,
@@ -120,7 +124,6 @@ def analyze_model(sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptio
             progress=session.progress,
             engine=session.engine,
         )
-    return analysis.with_prompts(options.prompts_per_image)
 
 
 def quantize_model(
@@ -147,13 +150,15 @@ def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, s
     return analyze_model(sam, samples, options=options, session=session)
 
 
-def run_allocation(analysis: Analysis, budget: str, *, options: AllocationOptions, session: Session) -> Allocation:
-    """From an analysis and a budget to bits. `uniform:W4A4` gives all units the same bits."""
+def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOptions, session: Session) -> Allocation:
+    """From an analysis and a budget to bits.
+
+    Raises:
+        BudgetError: no choice of bits fits, or a rule of `keep` fits no unit.
+    """
+    label = f"Choosing bits, at most {options.time_limit:.0f} s"
     with session.timed("allocation"):
-        if budget.startswith("uniform:"):
-            return uniform_allocation(analysis, budget.removeprefix("uniform:"))
-        label = f"Choosing bits, at most {options.time_limit:.0f} s"
-        (found,) = [
+        (allocation,) = [
             allocate(
                 analysis,
                 budget,
@@ -165,20 +170,27 @@ def run_allocation(analysis: Analysis, budget: str, *, options: AllocationOption
             )
             for _ in session.progress.track((None,), label=label, total=1)
         ]
-        return found
+    return allocation
 
 
-def uniform_allocation(analysis: Analysis, bits: str) -> Allocation:
+def with_prompts(analysis: Analysis, options: AllocationOptions) -> Analysis:
+    """The analysis with the number of prompts that the BitOps count, where the user says it."""
+    return analysis if options.prompts_per_image is None else analysis.with_prompts(options.prompts_per_image)
+
+
+def uniform_allocation(analysis: Analysis, bits: UnitBits) -> Allocation:
     """The same bits for all units."""
-    plan = BitPlan.uniform(analysis.units, parse_bits(bits))
-    budget = resolve_budget(bits, analysis.costs)
-    return Allocation(plan, budget, None, analysis.costs.size(plan), float(analysis.costs.bitops(plan)))
+    budget = Budget(f"uniform:{bits}", uniform=bits)
+    plan = budget.uniform_plan(analysis.costs)
+    return Allocation(
+        plan, budget.limits(analysis.costs), None, analysis.costs.size(plan), float(analysis.costs.bitops(plan))
+    )
 
 
 def nearest_uniform(analysis: Analysis, allocation: Allocation) -> Allocation | None:
     """The largest uniform model within an allocation's budget, to compare it with."""
     for bits in reversed(CANDIDATE_BITS):
-        uniform = uniform_allocation(analysis, f"W{bits}A{bits}")
+        uniform = uniform_allocation(analysis, UnitBits(bits, bits))
         size, bitops = allocation.budget.size, allocation.budget.bitops
         fits = (size is None or uniform.size <= size) and (bitops is None or uniform.bitops <= bitops)
         if fits:

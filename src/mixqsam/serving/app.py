@@ -18,12 +18,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mixqsam.errors import InputError, MixqsamError
-from mixqsam.serve.patience import Timely
-from mixqsam.serve.studio import Studio, agreement, mask_png, parse_prompt
+from mixqsam.serving.patience import Timely
+from mixqsam.serving.studio import Studio, agreement, mask_png, parse_prompt
 
 T = TypeVar("T")
 _STATIC = Path(__file__).with_name("static")
-_STYLE = Path(__file__).parents[1] / "report/templates/page.css"
+_STYLE = Path(__file__).parents[1] / "reporting/templates/page.css"
 # Browsers send it with every request of the page's, and with none of another site's.
 _OWN = "x-mixqsam"
 _HEADERS = {

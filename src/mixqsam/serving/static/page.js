@@ -264,7 +264,7 @@ const solve = latest(async (signal) => {
   const proof = found.gap ? `within ${(100 * found.gap).toFixed(2)}% of the optimum` : "proven optimal";
   byId("solved").textContent = `${megabytes(found.size)}, ${(found.bitops / 1e9).toPrecision(3)} GBitOps, ${found.mean_weight_bits.toFixed(2)} bits a weight; ${uniform}; ${proof} in ${milliseconds(found.seconds)}.`;
   byId("network").innerHTML = found.picture;
-  byId("command").textContent = `${found.command} --model YOUR_SAM --images YOUR_FOLDER -o out`;
+  byId("command").textContent = found.command;
 });
 
 /* --- start ---------------------------------------------------------------------------------------------------- */

@@ -96,6 +96,7 @@ class Run(_Strict):
 
     Attributes:
         command: as it was given.
+        options: as `mixqsam quantize --config` reads them; empty in runs of earlier versions.
         finished: date and time, ISO 8601.
         recipe: by name.
         versions: package → version.
@@ -111,6 +112,7 @@ class Run(_Strict):
     format: Literal["mixqsam-run"] = "mixqsam-run"
     version: Literal[1] = 1
     command: str
+    options: dict[str, Any] = Field(default_factory=dict)
     finished: str
     recipe: str
     versions: dict[str, str]

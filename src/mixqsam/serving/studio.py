@@ -19,8 +19,8 @@ from mixqsam.pipeline.explore import Explorer
 from mixqsam.pipeline.stages import MARKER, make_predictor
 from mixqsam.prediction import Predictor
 from mixqsam.prompts import Prompts, clip_boxes, point_prompt
-from mixqsam.report.overlay import png_bytes
-from mixqsam.serve.limits import Limits
+from mixqsam.reporting.overlay import png_bytes
+from mixqsam.serving.limits import Limits
 
 T = TypeVar("T")
 

@@ -2,16 +2,18 @@
 
 import errno
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import uvicorn
 
-from mixqsam.errors import OutputError
-from mixqsam.serve.app import make_app
-from mixqsam.serve.limits import Limits
-from mixqsam.serve.patience import Impatient
-from mixqsam.serve.studio import Studio
+from mixqsam.data.demo import EVALUATION, demo_samples
+from mixqsam.data.images import list_images
+from mixqsam.errors import ImageError, OutputError
+from mixqsam.serving.app import make_app
+from mixqsam.serving.limits import Limits
+from mixqsam.serving.patience import Impatient
+from mixqsam.serving.studio import Studio, gather
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -58,6 +60,45 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{number}/")
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def serve_models(
+    sources: Sequence[str],
+    *,
+    images: Path | None,
+    host: str,
+    port: int,
+    ready: Callable[[str, Sequence[str]], None],
+) -> None:
+    """Serve models, and the float one that the first was made from, until Ctrl-C.
+
+    Args:
+        sources: float models, quantized directories, exported directories.
+        images: folder of images that visitors may choose; None for the demonstration's photographs.
+        host: see `serve`.
+        port: likewise.
+        ready: is told the page's address and the models' names.
+
+    Raises:
+        MixqsamError: a model cannot be loaded, or there are no images.
+        OutputError: the address cannot be listened at.
+    """
+    models = gather(sources)
+    serve(models, _samples(images), host=host, port=port, ready=lambda address: ready(address, list(models)))
+
+
+# Nobody looks through more thumbnails than these.
+_SAMPLES = 24
+
+
+def _samples(folder: Path | None) -> dict[str, Path]:
+    """Images to choose from: a folder's, or those of the demonstration where they are installed."""
+    if folder is not None:
+        return {str(path.relative_to(folder)): path for path in list_images(folder)[:_SAMPLES]}
+    try:
+        return {sample.path.name: sample.path for sample in demo_samples(EVALUATION)}
+    except ImageError:
+        return {}
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -11,9 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.report.network import network_svg, unit_facts
-from mixqsam.report.run import Figures, Run
-from mixqsam.report.scatter import Point, frontier, scatter_svg
+from mixqsam.reporting.network import network_svg, unit_facts
+from mixqsam.reporting.record import Figures, Run
+from mixqsam.reporting.scatter import Point, frontier, scatter_svg
 
 # What may be known of a model's quality: field, heading, digits.
 QUALITIES = (
@@ -100,7 +100,7 @@ def write_page(material: Material) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("mixqsam.report"),
+        loader=PackageLoader("mixqsam.reporting"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,

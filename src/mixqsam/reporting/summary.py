@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.report.run import Figures, Piece, Run
+from mixqsam.reporting.record import Figures, Piece, Run
 
 
 def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str, Any], run: Run) -> str:
