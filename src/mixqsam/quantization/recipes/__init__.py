@@ -7,6 +7,7 @@ from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes.adaround import ADAROUND
 from mixqsam.quantization.recipes.ahcptq import AHCPTQ
 from mixqsam.quantization.recipes.brecq import BRECQ
+from mixqsam.quantization.recipes.compensated import COMPENSATED
 from mixqsam.quantization.recipes.minmax import MINMAX
 from mixqsam.quantization.recipes.omse import OMSE
 from mixqsam.quantization.recipes.percentile import PERCENTILE
@@ -15,7 +16,20 @@ from mixqsam.quantization.recipes.qdrop import QDROP
 from mixqsam.quantization.recipes.saq_sam import SAQ_SAM
 
 RECIPES: Mapping[str, Recipe] = {
-    one.name: one for one in (MINMAX, PERCENTILE, OMSE, ADAROUND, BRECQ, QDROP, PTQ4SAM_S, PTQ4SAM_L, AHCPTQ, SAQ_SAM)
+    one.name: one
+    for one in (
+        MINMAX,
+        PERCENTILE,
+        OMSE,
+        COMPENSATED,
+        ADAROUND,
+        BRECQ,
+        QDROP,
+        PTQ4SAM_S,
+        PTQ4SAM_L,
+        AHCPTQ,
+        SAQ_SAM,
+    )
 }
 
 
