@@ -30,7 +30,7 @@ from mixqsam.sam.load import Sam, load_sam
 
 # With a plus: the decoder at 8 bits, as a mixture would have it; the rest as it says.
 BITS = ("W8A8", "W6A6", "W4A8", "W4A4", "W3A3", "W2A4", "W6A6+", "W4A4+", "W3A3+", "W2A4+")
-_VERSION = 1
+_VERSION = 2
 _SEEN = 50
 
 
@@ -65,6 +65,7 @@ def variants(default: Compensation) -> Iterator[tuple[str, Compensation]]:
     """The default, and the default but for one thing."""
     yield "default", default
     yield "float inputs", replace(default, inputs="float")
+    yield "float inputs, ridge-gptq everywhere", replace(default, inputs="float", ways=("ridge-gptq",), forced=True)
     for damping in (0.001, 0.01, 0.1, 1.0):
         yield f"λ {damping:g}", replace(default, dampings=(damping,))
     for count in (64, 256, 1024):
@@ -155,6 +156,7 @@ def main() -> None:
             judge = judge or Judge(sam, judged)
             found = measure(sam, row, samples, judge, session)
             session.cache.put("compensation-trial", key, found)
+        found["label"] = row.label
         session.progress.note(f"{row.bits} {row.label}: IoU {found['iou']:.3f}, embedding {found['embedding']:.4f}")
         record(arguments.output, sam, found)
 

@@ -83,7 +83,7 @@ def patches_slowly(layer: torch.nn.Conv2d, values: torch.Tensor) -> torch.Tensor
 
 
 def gptq_slowly(weight: np.ndarray, hessian: np.ndarray, scale: float, zero: float, last: int) -> list[int]:
-    """One row rounded as the method defines it: after each weight the open ones move to the new least-squares optimum."""
+    """One row rounded as the method defines it: after each weight the open ones move to their least-squares optimum."""
     open_, codes = weight.astype(np.float64).copy(), []
     for i in range(len(open_)):
         code = min(max(round(open_[i] / scale) + zero, 0), last)

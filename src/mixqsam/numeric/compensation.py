@@ -134,24 +134,33 @@ def _settle_block(codes: Tensor, slope: Tensor, hessian: Tensor, *, scale: Tenso
     return (codes - start) * scale
 
 
-def output_errors(weight: Tensor, deployed: Tensor, moments: MeanMoments) -> Tensor:
-    """Mean over positions of (WX − ŴX̂)², for each output channel: [groups, rows].
+class OutputErrors:
+    """Mean over positions of (WX − ŴX̂)² for each output channel, for any Ŵ of one W.
 
     Args:
         weight: W [groups, rows, d].
-        deployed: Ŵ, of the same shape.
-        moments: of the input, centred where a bias takes up the mean error.
+        moments: of the input, not centred, with EEᵀ.
     """
-    exact, left = weight.double(), (weight.double() - deployed.double())
-    error = ((exact @ moments.noise) * exact).sum(-1) + ((left @ moments.hessian) * left).sum(-1)
-    return (error + 2 * ((exact @ moments.cross) * left).sum(-1)).clamp_(min=0)
+
+    def __init__(self, weight: Tensor, moments: MeanMoments) -> None:
+        self._exact, self._moments = weight.double(), moments
+        self._inherited = ((self._exact @ moments.noise) * self._exact).sum(-1)
+        self._cross = self._exact @ moments.cross
+
+    def __call__(self, deployed: Tensor, *, shift: Tensor | None = None) -> Tensor:
+        """The errors of a deployed weight Ŵ [groups, rows, d], whose bias takes up `shift`: [groups·rows]."""
+        left = self._exact - deployed.double()
+        errors = (self._inherited + ((left @ self._moments.hessian + 2 * self._cross) * left).sum(-1)).reshape(-1)
+        if shift is not None:
+            errors = errors + shift * (shift - 2 * mean_error(self._exact, deployed, self._moments))
+        return errors.clamp_(min=0)
 
 
-def bias_shift(weight: Tensor, deployed: Tensor, moments: MeanMoments) -> Tensor:
+def mean_error(weight: Tensor, deployed: Tensor, moments: MeanMoments) -> Tensor:
     """The mean of WX − ŴX̂, which a bias can take up: [groups·rows]."""
     exact, left = weight.double(), weight.double() - deployed.double()
-    shift = (exact @ moments.error[:, :, None]) + (left @ moments.quantized[:, :, None])
-    return shift.reshape(-1)
+    mean = exact @ moments.error[:, :, None] + left @ moments.quantized[:, :, None]
+    return mean.reshape(-1)
 
 
 def _damped(hessian: Tensor, damping: float) -> Tensor:
@@ -166,7 +175,8 @@ def _factor(hessian: Tensor, damping: float) -> Tensor:
     for _ in range(_TRIES):
         lower, failed = torch.linalg.cholesky_ex(_damped(hessian, damping))
         if not bool(failed.any()):
-            return lower
+            factor: Tensor = lower
+            return factor
         damping = max(damping, 1e-8) * _MORE
     raise NumericError("The moments of a layer's input are not finite; the checkpoint or an image is damaged.")
 
@@ -175,7 +185,8 @@ def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """U, upper, with UᵀU = (H + λI)⁻¹: the inverse of the factor of the matrix turned back to front."""
     lower = _factor(hessian.flip(-2, -1), damping)
     unit = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device).expand_as(lower)
-    return torch.linalg.solve_triangular(lower.flip(-2, -1), unit, upper=True)
+    upper: Tensor = torch.linalg.solve_triangular(lower.flip(-2, -1), unit, upper=True)
+    return upper
 
 
 def _permuted(hessian: Tensor, order: Tensor) -> Tensor:

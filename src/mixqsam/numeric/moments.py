@@ -13,10 +13,13 @@ class Moments:
     With E = X − X̂ and columns as positions: X̂X̂ᵀ, EX̂ᵀ, EEᵀ and the sums of X̂ and E, in float64. Each batch is
     multiplied in float32; the sums over batches are exact to float64. Memory does not grow with the batches:
     3·groups·d² + 2·groups·d numbers, with d the weights that one output value sees.
+
+    Args:
+        judged: EEᵀ is wanted, which only `OutputErrors` needs.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, *, judged: bool = True) -> None:
+        self.count, self._judged = 0, judged
         self._sums: tuple[Tensor, ...] | None = None
 
     def update(self, exact: Tensor, quantized: Tensor) -> None:
@@ -26,19 +29,11 @@ class Moments:
         new = (
             quantized.transpose(-2, -1) @ quantized,
             turned @ quantized,
-            turned @ error,
+            turned @ error if self._judged else torch.zeros(len(error), 0, 0),
             quantized.sum(1),
             error.sum(1),
         )
         self._add(tuple(one.double() for one in new), quantized.shape[1])
-
-    def merged(self, other: "Moments") -> "Moments":
-        """What both remember together."""
-        both = Moments()
-        for one in (self, other):
-            if one._sums is not None:
-                both._add(one._sums, one.count)
-        return both
 
     def _add(self, new: tuple[Tensor, ...], count: int) -> None:
         self.count += count
@@ -60,7 +55,7 @@ class Moments:
         if centred:
             hessian = hessian - quantized[:, :, None] * quantized[:, None]
             cross = cross - error[:, :, None] * quantized[:, None]
-            noise = noise - error[:, :, None] * error[:, None]
+            noise = noise - error[:, :, None] * error[:, None] if self._judged else noise
         return MeanMoments(hessian, cross, noise, quantized, error)
 
 
@@ -71,7 +66,7 @@ class MeanMoments:
     Attributes:
         hessian: X̂X̂ᵀ, [groups, d, d].
         cross: EX̂ᵀ, [groups, d, d].
-        noise: EEᵀ, [groups, d, d].
+        noise: EEᵀ, [groups, d, d]; empty where it was not wanted.
         quantized: mean of X̂, [groups, d].
         error: mean of E, [groups, d].
     """

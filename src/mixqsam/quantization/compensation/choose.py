@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.compensation import bias_shift, gptq, output_errors, ridge, settle
+from mixqsam.numeric.compensation import OutputErrors, gptq, mean_error, ridge, settle
 from mixqsam.numeric.moments import MeanMoments, Moments
 from mixqsam.numeric.weights import QuantizedTensor, quantize_weight, weight_grid
 from mixqsam.quantization.compensation.method import Compensation, Way
@@ -88,39 +88,45 @@ def choose(layer: Layer, fit: Moments, aside: Moments, method: Compensation) -> 
 
 
 class _Judge:
-    """Gives rounded weights their shift of the bias and their errors."""
+    """Gives rounded weights their shift of the bias, and their errors on inputs that were kept aside."""
 
     def __init__(self, layer: Layer, fit: Moments, aside: Moments) -> None:
         self._layer = layer
-        self._fit, self._aside, self._plain = (
-            fit.means(centred=False),
-            aside.means(centred=True),
-            aside.means(centred=False),
-        )
+        self._fit = fit.means(centred=False)
+        self._errors = OutputErrors(layer.rows, aside.means(centred=False))
 
     def __call__(self, weight: QuantizedTensor, way: Way, damping: float, *, shifts: bool) -> Rounded:
         exact = self._layer.rows
         deployed = weight.dequantize().double().reshape(exact.shape)
         if not (shifts and self._layer.has_bias):
-            return Rounded(weight, None, way, damping, output_errors(exact, deployed, self._plain).reshape(-1))
-        shift = bias_shift(exact, deployed, self._fit)
-        # What is left of the mean error, where the bias was fitted on other inputs.
-        left = bias_shift(exact, deployed, self._aside) - shift
-        errors = output_errors(exact, deployed, self._aside).reshape(-1) + left.square()
-        return Rounded(weight, shift.float(), way, damping, errors)
+            return Rounded(weight, None, way, damping, self._errors(deployed))
+        shift = mean_error(exact, deployed, self._fit)
+        return Rounded(weight, shift.float(), way, damping, self._errors(deployed, shift=shift))
 
 
 def _candidates(layer: Layer, moments: MeanMoments, method: Compensation, judge: _Judge) -> Iterator[Rounded]:
-    for damping in method.dampings:
-        for way in method.ways:
-            if way == "nearest" and damping != method.dampings[0]:
-                continue
-            moved = layer.rows
-            if way in {"ridge", "ridge-gptq"}:
-                moved = moved + ridge(moved, moments, damping=damping)
-            for grid in _grids(layer, moved, moments, weighted=method.weighted_grids):
-                rounded = _round(layer, moved, moments, grid, way=way, damping=damping, method=method)
-                yield judge(rounded, way, damping, shifts=method.biases)
+    """All ways that the method tries: the float weight and moved ones, on each grid, rounded to nearest and by GPTQ."""
+    for way, damping, moved in _moved(layer, moments, method):
+        rounded: Way = "gptq" if way == "nearest" else "ridge-gptq"
+        for grid in _grids(layer, moved, moments, weighted=method.weighted_grids):
+            if way in method.ways:
+                nearest = quantize_weight(moved.reshape(layer.weight.shape), grid)
+                yield judge(nearest, way, damping, shifts=method.biases)
+            if rounded in method.ways:
+                for strength in (damping,) if damping else method.dampings:
+                    codes = _gptq(moved, moments, grid, damping=strength, method=method)
+                    weight = QuantizedTensor(codes, grid, tuple(layer.weight.shape))
+                    yield judge(weight, rounded, strength, shifts=method.biases)
+
+
+def _moved(layer: Layer, moments: MeanMoments, method: Compensation) -> Iterator[tuple[Way, float, Tensor]]:
+    """The float weight, and moved ones; how, with which λ, and the weight."""
+    exact = layer.rows
+    if {"nearest", "gptq"} & set(method.ways):
+        yield "nearest", 0.0, exact
+    if {"ridge", "ridge-gptq"} & set(method.ways):
+        for damping in method.dampings:
+            yield "ridge", damping, exact + ridge(exact, moments, damping=damping)
 
 
 def _grids(layer: Layer, moved: Tensor, moments: MeanMoments, *, weighted: bool) -> Iterator[AffineGrid]:
@@ -137,23 +143,11 @@ def _grids(layer: Layer, moved: Tensor, moments: MeanMoments, *, weighted: bool)
         )
 
 
-def _round(
-    layer: Layer,
-    moved: Tensor,
-    moments: MeanMoments,
-    grid: AffineGrid,
-    *,
-    way: Way,
-    damping: float,
-    method: Compensation,
-) -> QuantizedTensor:
-    shape = tuple(layer.weight.shape)
-    if way in {"nearest", "ridge"}:
-        return quantize_weight(moved.reshape(shape), grid)
+def _gptq(moved: Tensor, moments: MeanMoments, grid: AffineGrid, *, damping: float, method: Compensation) -> Tensor:
     codes = gptq(moved, moments.hessian, grid, damping=damping, ordered=method.ordered)
     if method.passes:
         codes = settle(moved, moments.hessian, grid, codes, damping=damping, passes=method.passes)
-    return QuantizedTensor(codes, grid, shape)
+    return codes
 
 
 def _best_channels(first: Rounded, second: Rounded) -> Rounded:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -20,7 +21,7 @@ from mixqsam.quantization.reconstruction.method import Method, ReconstructionOpt
 from mixqsam.quantization.reconstruction.states import States
 from mixqsam.quantization.reconstruction.whole import Reconstruction
 from mixqsam.quantization.setting import Activations, Setting, watched
-from mixqsam.sam.blocks import Block
+from mixqsam.sam.blocks import Block, State
 from mixqsam.sam.load import Sam
 
 _VERSION = 1
@@ -70,6 +71,10 @@ def compensate(
             return walk.run()
 
 
+# What is done with a layer's name and its input.
+_See = Callable[[str, Tensor], None]
+
+
 class _AllSeen(Exception):  # noqa: N818  (it ends a pass early; nothing is wrong)
     """Everything was seen that a pass was made for."""
 
@@ -78,7 +83,7 @@ class _AllSeen(Exception):  # noqa: N818  (it ends a pass early; nothing is wron
 class _Pair:
     """Moments of one layer's inputs: those it is fitted to, and those kept aside."""
 
-    fit: Moments = field(default_factory=Moments)
+    fit: Moments = field(default_factory=partial(Moments, judged=False))
     aside: Moments = field(default_factory=Moments)
 
 
@@ -143,7 +148,7 @@ class _Walk(Reconstruction):
                 )
                 self._take(moments[name], exact, quantized, index)
 
-            self._show(self.setting.sam, block, "float", index, list(moments), see)
+            self._show(self.setting.sam, block, self.states.get("float", index), list(moments), see)
         return moments
 
     def _keep_exact(self, block: Block, units: Sequence[Unit]) -> None:
@@ -152,14 +157,11 @@ class _Walk(Reconstruction):
 
         def take(index: int) -> dict[str, Tensor]:
             rows: dict[str, Tensor] = {}
-            self._show(
-                self.setting.sam,
-                block,
-                "float",
-                index,
-                names,
-                lambda name, values: rows.update({name: self._rows(name, values, index)}),
-            )
+
+            def see(name: str, values: Tensor) -> None:
+                rows[name] = self._rows(name, values, index)
+
+            self._show(self.setting.sam, block, self.states.get("float", index), names, see)
             return rows
 
         self.states.fill("exact", take)
@@ -174,12 +176,10 @@ class _Walk(Reconstruction):
             def see(name: str, values: Tensor, index: int = index, exact: Mapping[str, Tensor] = exact) -> None:
                 self._take(moments[name], exact[name], self._rows(name, quantizers[name](values), index), index)
 
-            self._show(self.draft, block, "quantized", index, list(moments), see)
+            self._show(self.draft, block, self.states.get("quantized", index), list(moments), see)
         return moments
 
-    def _show(
-        self, model: Sam, block: Block, stream: str, index: int, names: Sequence[str], see: Callable[[str, Tensor], None]
-    ) -> None:
+    def _show(self, model: Sam, block: Block, state: State, names: Sequence[str], see: _See) -> None:
         """Run a model through a block, as far as is needed to see the inputs of some layers."""
         open_ = set(names)
 
@@ -194,7 +194,7 @@ class _Walk(Reconstruction):
             return watcher
 
         with watched(model, {name: watch(name) for name in names}), suppress(_AllSeen):
-            block.run(model, self.states.get(stream, index))
+            block.run(model, state)
 
     def _rows(self, name: str, values: Tensor, index: int) -> Tensor:
         """What a layer's weight meets at some positions of an image; the same ones in all models."""
