@@ -72,9 +72,7 @@ def gptq(weight: Tensor, hessian: Tensor, grid: AffineGrid, *, damping: float, o
     return codes.gather(1, back).transpose(-2, -1).reshape(groups * rows, width)
 
 
-def _round_block(
-    columns: Tensor, upper: Tensor, *, scale: Tensor, zero: Tensor, last: int
-) -> tuple[Tensor, Tensor]:
+def _round_block(columns: Tensor, upper: Tensor, *, scale: Tensor, zero: Tensor, last: int) -> tuple[Tensor, Tensor]:
     """What each column pushes on those behind it, (w_i − q_i)/U_ii, and its codes; [groups, columns, rows] each."""
     pushes, codes = torch.empty_like(columns), torch.empty_like(columns)
     for index in range(columns.shape[1]):
@@ -86,9 +84,7 @@ def _round_block(
     return pushes, codes.to(torch.uint8)
 
 
-def settle(
-    weight: Tensor, hessian: Tensor, grid: AffineGrid, codes: Tensor, *, damping: float, passes: int
-) -> Tensor:
+def settle(weight: Tensor, hessian: Tensor, grid: AffineGrid, codes: Tensor, *, damping: float, passes: int) -> Tensor:
     """Move single codes as long as that lowers ‖(W − Ŵ)X̂‖² + λ‖W − Ŵ‖²: coordinate descent, column by column.
 
     Args:

@@ -66,9 +66,7 @@ def stored_scale(scale: Tensor) -> Tensor:
     return short if torch.equal(short.float(), scale) else scale
 
 
-def weight_grid(
-    weight: Tensor, *, bits: int, observer: str, name: str, importance: Tensor | None = None
-) -> AffineGrid:
+def weight_grid(weight: Tensor, *, bits: int, observer: str, name: str, importance: Tensor | None = None) -> AffineGrid:
     """Choose per-channel grids for a weight.
 
     Args:

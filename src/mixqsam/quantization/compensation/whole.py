@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mixqsam.numeric.modules import QuantizedLayer
 from mixqsam.numeric.moments import Moments, position_count, rows_at
 from mixqsam.numeric.quantizers import ActivationQuantizer
-from mixqsam.plan import Unit
+from mixqsam.plan import Operand, Unit
 from mixqsam.quantization.compensation.choose import Layer, Rounded, choose
 from mixqsam.quantization.compensation.method import Compensation
 from mixqsam.quantization.reconstruction.candidate import Frozen, attach, deployable
@@ -31,9 +31,7 @@ _ASIDE = 4
 _TOGETHER = ("q_proj", "k_proj", "v_proj")
 
 
-def compensate(
-    setting: Setting, activations: Activations, *, name: str, method: Compensation
-) -> tuple[Sam, list[Log]]:
+def compensate(setting: Setting, activations: Activations, *, name: str, method: Compensation) -> tuple[Sam, list[Log]]:
     """Compensate a model.
 
     Memory holds the model, its draft, and the moments of the layers that are fitted together: 6·d² numbers of float64
@@ -126,7 +124,7 @@ class _Walk(Reconstruction):
         attach(self.draft, deployable(self._start([unit])), source=self.setting.sam)
 
     def _attach(self, unit: Unit, rounded: Rounded) -> None:
-        quantizers = {"activation": self._quantizer(unit)}
+        quantizers: Mapping[Operand, ActivationQuantizer] = {"input": self._quantizer(unit)}
         attach(self.draft, {unit.name: Frozen(rounded.weight, quantizers)}, source=self.setting.sam)
         module = self.draft.model.get_submodule(unit.name)
         assert isinstance(module, QuantizedLayer)  # noqa: S101  (it was attached a line ago)
@@ -134,7 +132,7 @@ class _Walk(Reconstruction):
             module.bias = nn.Parameter(module.bias + rounded.shift.to(module.bias.device), requires_grad=False)
 
     def _quantizer(self, unit: Unit) -> ActivationQuantizer:
-        return deployable(self._start([unit]))[unit.name].quantizers["activation"]
+        return deployable(self._start([unit]))[unit.name].quantizers["input"]
 
     def _from_float(self, block: Block, units: Sequence[Unit]) -> dict[str, _Pair]:
         """Moments of all layers of a block, from the float model's inputs."""
@@ -143,9 +141,7 @@ class _Walk(Reconstruction):
         for index in range(self.states.count):
 
             def see(name: str, values: Tensor, index: int = index) -> None:
-                exact, quantized = (
-                    self._rows(name, one, index) for one in (values, quantizers[name](values))
-                )
+                exact, quantized = (self._rows(name, one, index) for one in (values, quantizers[name](values)))
                 self._take(moments[name], exact, quantized, index)
 
             self._show(self.setting.sam, block, self.states.get("float", index), list(moments), see)
