@@ -49,6 +49,7 @@ RECIPE_NAMES = (
     "ptq4sam-l",
     "ahcptq",
     "saq-sam",
+    "compensated",
 )
 
 

@@ -21,7 +21,6 @@ RECIPES: Mapping[str, Recipe] = {
         MINMAX,
         PERCENTILE,
         OMSE,
-        COMPENSATED,
         ADAROUND,
         BRECQ,
         QDROP,
@@ -29,6 +28,7 @@ RECIPES: Mapping[str, Recipe] = {
         PTQ4SAM_L,
         AHCPTQ,
         SAQ_SAM,
+        COMPENSATED,
     )
 }
 
