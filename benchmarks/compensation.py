@@ -1,6 +1,7 @@
 """Compensation in closed form against rounding to nearest: which ways, λ, rows and inputs are worth it.
 
     python -m benchmarks.compensation --model ../shared/models/sam-tiny --coco ../shared/data/coco-mini
+    python -m benchmarks.compensation --table     # what docs/recipes/compensated.md shows
 
 Calibrates on train2017. Everything is chosen on images 1–50 of val2017 (ground-truth boxes); the others are not looked
 at. Each row is kept, so that a stopped run goes on where it was. About 25 minutes on one core for sam-tiny.
@@ -30,7 +31,7 @@ from mixqsam.sam.load import Sam, load_sam
 
 # With a plus: the decoder at 8 bits, as a mixture would have it; the rest as it says.
 BITS = ("W8A8", "W6A6", "W4A8", "W4A4", "W3A3", "W2A4", "W6A6+", "W4A4+", "W3A3+", "W2A4+")
-_VERSION = 2
+_VERSION = 3
 _SEEN = 50
 
 
@@ -66,14 +67,14 @@ def variants(default: Compensation) -> Iterator[tuple[str, Compensation]]:
     yield "default", default
     yield "float inputs", replace(default, inputs="float")
     yield "float inputs, ridge-gptq everywhere", replace(default, inputs="float", ways=("ridge-gptq",), forced=True)
-    for damping in (0.001, 0.01, 0.1, 1.0):
+    for damping in (0.01, 0.1, 1.0):
         yield f"λ {damping:g}", replace(default, dampings=(damping,))
     for count in (64, 256, 1024):
         yield f"{count} rows", replace(default, rows=count)
     yield "columns in turn", replace(default, ordered=False)
     yield "observer's grids", replace(default, weighted_grids=False)
     yield "biases left", replace(default, biases=False)
-    yield "by channel" if not default.by_channel else "by layer", replace(default, by_channel=not default.by_channel)
+    yield "fitted once", replace(default, refits=False)
     yield "no passes" if default.passes else "3 passes", replace(default, passes=0 if default.passes else 3)
 
 
@@ -130,15 +131,24 @@ def measure(sam: Sam, row: Row, samples: Sequence[Sample], judge: Judge, session
 
 
 def main() -> None:
-    """Parse arguments, measure, write."""
+    """Parse arguments; measure and write, or print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=Path("../shared/models/sam-tiny"))
+    parser.add_argument("--coco", type=Path, default=Path("../shared/data/coco-mini"))
+    parser.add_argument("--table", action="store_true", help="print what is known, and measure nothing")
     parser.add_argument("--output", type=Path, default=Path("docs/data/compensation.json"))
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
     parser.add_argument("--bits", nargs="+", default=list(BITS))
     parser.add_argument("--labels", nargs="+", default=None, help="only these rows")
     arguments = parser.parse_args()
+    if arguments.table:
+        print("\n".join(table(arguments.output, arguments.bits, labels=arguments.labels)))
+        return
+    run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure the rows that are not known yet."""
     session = Session(Cache(arguments.cache, patient=True), Bars())
     sam = load_sam(arguments.model)
     coco = arguments.coco
@@ -159,6 +169,18 @@ def main() -> None:
         found["label"] = row.label
         session.progress.note(f"{row.bits} {row.label}: IoU {found['iou']:.3f}, embedding {found['embedding']:.4f}")
         record(arguments.output, sam, found)
+
+
+def table(path: Path, bits: Sequence[str], *, labels: Sequence[str] | None = None) -> Iterator[str]:
+    """Markdown: for each model a table of rows × bits, IoU with the float masks and relative error of the embedding."""
+    for model, found in read_json(path, what="results of this script")["models"].items():
+        cells = {(row["label"], row["bits"]): f"{row['iou']:.3f}, {row['embedding']:.4f}" for row in found}
+        known = list(dict.fromkeys(row["label"] for row in found))
+        yield "| " + " | ".join([model, *bits]) + " |"
+        yield "|" + "---|" * (len(bits) + 1)
+        for label in labels or known:
+            yield "| " + " | ".join([label, *(cells.get((label, one), "–") for one in bits)]) + " |"
+        yield ""
 
 
 def record(path: Path, sam: Sam, found: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from mixqsam.numeric.moments import Moments
 from mixqsam.numeric.weights import weight_grid
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
-from mixqsam.quantization.compensation.choose import Layer, choose
+from mixqsam.quantization.compensation.choose import Layer, _candidates, _Judge, choose, refit
 from mixqsam.quantization.compensation.method import WAYS, Compensation
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES
@@ -102,8 +102,26 @@ def test_each_way_alone_is_no_better_than_all_of_them(way: Any) -> None:
     assert alone.way == way
     assert best.error <= alone.error
     assert best.error < 0.9 * nearest.error
-    _, channels = choose(layer, fit, aside, Compensation(by_channel=True))
-    assert channels.error <= best.error
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fitting_again_is_choosing_on_all_inputs(way: Any, weighted: bool) -> None:
+    layer, fit, aside = layer_of(), moments_of(*inputs_of(seed=2)), moments_of(*inputs_of(seed=3, count=100))
+    method = Compensation(ways=(way,), forced=True, dampings=(0.1,), weighted_grids=weighted)
+    _, best = choose(layer, fit, aside, method)
+    again = refit(layer, best, fit.merged(aside), method)
+    assert torch.equal(again.errors, best.errors)
+    # What is fitted to all inputs at once; either grid may have been chosen.
+    whole = moments_of(
+        *(torch.cat(pair, 1) for pair in zip(inputs_of(seed=2), inputs_of(seed=3, count=100), strict=True))
+    )
+    if not weighted or best.weight.grid is not layer.grid:
+        only = replace(method, weighted_grids=weighted)
+        (*_, wanted) = _candidates(layer, whole.means(centred=True), only, _Judge(layer, whole, whole))
+        assert torch.equal(again.weight.codes, wanted.weight.codes)
+        assert again.shift is not None
+        assert torch.allclose(again.shift, wanted.shift, atol=1e-6)
 
 
 def test_rounding_to_nearest_stays_where_the_inputs_mislead() -> None:
@@ -135,9 +153,7 @@ def test_every_layer_is_at_least_as_good_as_nearest_and_the_whole_is_better(
     assert all(log.after <= log.before for log in found.logs)
     assert sum(log.after < 0.9 * log.before for log in found.logs) > len(layers) / 2
     check_model(found.sam.model, plan_of(sam))
-    nearest = quantize(
-        sam, plan_of(sam), four, recipe=RECIPES["omse"], cache=Cache(tmp_path), progress=Silent()
-    ).sam
+    nearest = quantize(sam, plan_of(sam), four, recipe=RECIPES["omse"], cache=Cache(tmp_path), progress=Silent()).sam
 
     def error(model: Sam) -> float:
         frames = [make_frame(sam, sample.open()) for sample in four]
@@ -176,7 +192,7 @@ def test_it_goes_with_other_grids_of_activations_and_units_in_float(
     assert all(len(one.scale) <= 4 for one in grouped)
 
 
-class _Stopped(Exception):
+class _Stopped(Exception):  # noqa: N818
     pass
 
 

@@ -29,7 +29,7 @@ class Moments:
         new = (
             quantized.transpose(-2, -1) @ quantized,
             turned @ quantized,
-            turned @ error if self._judged else torch.zeros(len(error), 0, 0),
+            turned @ error if self._judged else error.new_zeros(len(error), 0, 0),
             quantized.sum(1),
             error.sum(1),
         )
@@ -39,6 +39,16 @@ class Moments:
         self.count += count
         known = self._sums
         self._sums = new if known is None else tuple(a + b for a, b in zip(known, new, strict=True))
+
+    def merged(self, other: "Moments") -> "Moments":
+        """What both remember together; EEᵀ only if both have it."""
+        both = Moments(judged=self._judged and other._judged)
+        for one in (self, other):
+            if one._sums is not None:
+                hessian, cross, noise, *means = one._sums
+                kept = noise if both._judged else noise[:, :0, :0]
+                both._add((hessian, cross, kept, *means), one.count)
+        return both
 
     def means(self, *, centred: bool) -> "MeanMoments":
         """The moments divided by the number of positions.

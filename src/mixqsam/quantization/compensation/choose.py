@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
@@ -73,18 +72,45 @@ def choose(layer: Layer, fit: Moments, aside: Moments, method: Compensation) -> 
         method: what is tried.
 
     Returns:
-        Rounded to nearest, and the best (which may be the same).
+        Rounded to nearest, and in the best way (which may be the same).
 
     Raises:
         NumericError: the moments are not finite.
     """
     judge = _Judge(layer, fit, aside)
     nearest = judge(quantize_weight(layer.weight, layer.grid), "nearest", 0.0, shifts=False)
-    best = replace(nearest, errors=torch.full_like(nearest.errors, torch.inf)) if method.forced else nearest
     moments = fit.means(centred=layer.has_bias and method.biases)
-    for one in _candidates(layer, moments, method, judge):
-        best = _best_channels(best, one) if method.by_channel else min(best, one, key=lambda rounded: rounded.error)
-    return nearest, best
+    tried = [] if method.forced else [nearest]
+    tried += _candidates(layer, moments, method, judge)
+    return nearest, min(tried, key=lambda rounded: rounded.error)
+
+
+def refit(layer: Layer, best: Rounded, moments: Moments, method: Compensation) -> Rounded:
+    """The same way on all inputs, once it was chosen; its errors stay those that it was chosen by.
+
+    Args:
+        layer: the weight.
+        best: what was chosen.
+        moments: of the inputs that it was fitted to and of those that were kept aside.
+        method: what was tried.
+    """
+    if best.way == "nearest" and best.shift is None:
+        return best
+    means = moments.means(centred=layer.has_bias and method.biases)
+    moved = layer.rows
+    if best.way in {"ridge", "ridge-gptq"}:
+        moved = moved + ridge(moved, means, damping=best.damping)
+    again = best.weight.grid is not layer.grid
+    *_, grid = _grids(layer, moved, means, weighted=again)
+    if best.way in {"gptq", "ridge-gptq"}:
+        weight = _gptq(layer, moved, means, grid, damping=best.damping, method=method)
+    else:
+        weight = quantize_weight(moved.reshape(layer.weight.shape), grid)
+    shift = None
+    if best.shift is not None:
+        deployed = weight.dequantize().double().reshape(moved.shape)
+        shift = mean_error(layer.rows, deployed, moments.means(centred=False)).float()
+    return replace(best, weight=weight, shift=shift)
 
 
 class _Judge:
@@ -114,8 +140,7 @@ def _candidates(layer: Layer, moments: MeanMoments, method: Compensation, judge:
                 yield judge(nearest, way, damping, shifts=method.biases)
             if rounded in method.ways:
                 for strength in (damping,) if damping else method.dampings:
-                    codes = _gptq(moved, moments, grid, damping=strength, method=method)
-                    weight = QuantizedTensor(codes, grid, tuple(layer.weight.shape))
+                    weight = _gptq(layer, moved, moments, grid, damping=strength, method=method)
                     yield judge(weight, rounded, strength, shifts=method.biases)
 
 
@@ -143,35 +168,10 @@ def _grids(layer: Layer, moved: Tensor, moments: MeanMoments, *, weighted: bool)
         )
 
 
-def _gptq(moved: Tensor, moments: MeanMoments, grid: AffineGrid, *, damping: float, method: Compensation) -> Tensor:
+def _gptq(
+    layer: Layer, moved: Tensor, moments: MeanMoments, grid: AffineGrid, *, damping: float, method: Compensation
+) -> QuantizedTensor:
     codes = gptq(moved, moments.hessian, grid, damping=damping, ordered=method.ordered)
     if method.passes:
         codes = settle(moved, moments.hessian, grid, codes, damping=damping, passes=method.passes)
-    return codes
-
-
-def _best_channels(first: Rounded, second: Rounded) -> Rounded:
-    """Each channel from the one whose error is less there; called what most of the gain comes from."""
-    better = second.errors < first.errors
-    if not bool(better.any()):
-        return first
-    a, b = first.weight, second.weight
-    pick = better[:, None]
-    grid = replace(
-        a.grid,
-        scale=torch.where(pick, b.grid.scale, a.grid.scale),
-        zero=torch.where(pick, b.grid.zero, a.grid.zero),
-    )
-    shift = None
-    if first.shift is not None or second.shift is not None:
-        nothing = torch.zeros(len(better), device=better.device)
-        one, two = (nothing if r.shift is None else r.shift for r in (first, second))
-        shift = torch.where(better, two, one)
-    leading = second if 2 * int(better.sum()) > len(better) else first
-    return Rounded(
-        QuantizedTensor(torch.where(pick, b.codes, a.codes), grid, a.shape),
-        shift,
-        leading.way,
-        leading.damping,
-        torch.where(better, second.errors, first.errors),
-    )
+    return QuantizedTensor(codes, grid, tuple(layer.weight.shape))

@@ -24,16 +24,16 @@ class Compensation:
         passes: of coordinate descent over the codes after GPTQ, at most.
         biases: let biases take up the mean of the output's error.
         forced: take the best of `ways` even where rounding to nearest is better.
-        by_channel: choose for each output channel by itself, not for the whole weight.
+        refits: once a way is chosen, use it again on all inputs, with those that were kept aside.
     """
 
     inputs: Literal["float", "quantized"] = "quantized"
     ways: tuple[Way, ...] = WAYS
-    dampings: tuple[float, ...] = (0.01, 0.1)
+    dampings: tuple[float, ...] = (0.03, 0.3)
     rows: int = 512
     ordered: bool = True
     weighted_grids: bool = True
     passes: int = 0
     biases: bool = True
     forced: bool = False
-    by_channel: bool = False
+    refits: bool = True

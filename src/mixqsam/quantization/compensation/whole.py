@@ -13,7 +13,7 @@ from mixqsam.numeric.modules import QuantizedLayer
 from mixqsam.numeric.moments import Moments, position_count, rows_at
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.plan import Operand, Unit
-from mixqsam.quantization.compensation.choose import Layer, Rounded, choose
+from mixqsam.quantization.compensation.choose import Layer, Rounded, choose, refit
 from mixqsam.quantization.compensation.method import Compensation
 from mixqsam.quantization.reconstruction.candidate import Frozen, attach, deployable
 from mixqsam.quantization.reconstruction.fit import Log
@@ -117,6 +117,8 @@ class _Walk(Reconstruction):
             source.bias is not None,
         )
         nearest, best = choose(layer, moments.fit, moments.aside, self.compensation)
+        if self.compensation.refits:
+            best = refit(layer, best, moments.fit.merged(moments.aside), self.compensation)
         self._attach(unit, best)
         return Log(unit.name, nearest.error, best.error, 0, best.way)
 
