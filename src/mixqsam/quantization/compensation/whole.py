@@ -20,8 +20,9 @@ from mixqsam.quantization.reconstruction.fit import Log
 from mixqsam.quantization.reconstruction.method import Method, ReconstructionOptions
 from mixqsam.quantization.reconstruction.states import States
 from mixqsam.quantization.reconstruction.whole import Reconstruction
-from mixqsam.quantization.setting import Activations, Setting, watched
+from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.blocks import Block, State
+from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
 
 _VERSION = 1
@@ -191,7 +192,7 @@ class _Walk(Reconstruction):
 
             return watcher
 
-        with watched(model, {name: watch(name) for name in names}), suppress(_AllSeen):
+        with watched(model.model, {name: watch(name) for name in names}), suppress(_AllSeen):
             block.run(model, state)
 
     def _rows(self, name: str, values: Tensor, index: int) -> Tensor:
