@@ -4,7 +4,7 @@
     python -m benchmarks.compensation --table     # what docs/recipes/compensated.md shows
 
 Calibrates on train2017. Everything is chosen on images 1–50 of val2017 (ground-truth boxes); the others are not looked
-at. Each row is kept, so that a stopped run goes on where it was. For sam-tiny a row takes about a minute on a free core.
+at. Each row is kept, so that a stopped run goes on where it was. A row of sam-tiny takes about a minute on a free core.
 """
 
 import argparse
