@@ -84,7 +84,7 @@ class WeightGrids:
     """Per-channel grids of a model's weights, each searched once, when first asked for."""
 
     def __init__(self, sam: Sam, *, observer: str) -> None:
-        self._sam, self._observer = sam, observer
+        self._sam, self.observer = sam, observer
         self._known: dict[tuple[str, int], AffineGrid] = {}
 
     def weight(self, unit: str) -> Tensor:
@@ -102,7 +102,7 @@ class WeightGrids:
         """
         key = (unit, bits)
         if key not in self._known:
-            self._known[key] = weight_grid(self.weight(unit), bits=bits, observer=self._observer, name=unit)
+            self._known[key] = weight_grid(self.weight(unit), bits=bits, observer=self.observer, name=unit)
         return self._known[key]
 
 

@@ -40,6 +40,10 @@ class TensorSource(ABC):
     def _read(self, name: str) -> Tensor:
         """A tensor that is there."""
 
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is there that was not taken yet."""
+        return name in self._left
+
     def take(self, name: str, *, shape: tuple[int, ...] | int, dtype: torch.dtype) -> Tensor:
         """A tensor of the given shape (or rank) and type; NaN and infinity are refused.
 

@@ -26,6 +26,7 @@ RECIPE_NAMES = (
     "ptq4sam-l",
     "ahcptq",
     "saq-sam",
+    "compensated",
 )
 OUTPUT_DISTRIBUTIONS: tuple[OutputDistribution, ...] = get_args(OutputDistribution)
 SYNERGIES: tuple[Synergy, ...] = get_args(Synergy)

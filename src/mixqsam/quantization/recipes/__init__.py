@@ -7,6 +7,7 @@ from mixqsam.quantization.recipe import Recipe, Rewrite, Step
 from mixqsam.quantization.recipes.adaround import ADAROUND
 from mixqsam.quantization.recipes.ahcptq import AHCPTQ
 from mixqsam.quantization.recipes.brecq import BRECQ
+from mixqsam.quantization.recipes.compensated import COMPENSATED
 from mixqsam.quantization.recipes.minmax import MINMAX
 from mixqsam.quantization.recipes.omse import OMSE
 from mixqsam.quantization.recipes.percentile import PERCENTILE
@@ -21,7 +22,20 @@ from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.quantization.steps.hybrid import HybridLogUniform
 
 RECIPES: Mapping[str, Recipe] = {
-    one.name: one for one in (MINMAX, PERCENTILE, OMSE, ADAROUND, BRECQ, QDROP, PTQ4SAM_S, PTQ4SAM_L, AHCPTQ, SAQ_SAM)
+    one.name: one
+    for one in (
+        MINMAX,
+        PERCENTILE,
+        OMSE,
+        ADAROUND,
+        BRECQ,
+        QDROP,
+        PTQ4SAM_S,
+        PTQ4SAM_L,
+        AHCPTQ,
+        SAQ_SAM,
+        COMPENSATED,
+    )
 }
 
 

@@ -56,11 +56,13 @@ def reconstruct(
     with setting.cache.lock("reconstruction", key):
         states = States(folder / "states", count=len(setting.samples), device=setting.sam.device)
         with states:
-            return _Reconstruction(setting, activations, method, options, folder=folder, states=states).run()
+            return Reconstruction(setting, activations, method, options, folder=folder, states=states).run()
 
 
 @dataclass
-class _Reconstruction:
+class Reconstruction:
+    """The walk over a model's blocks with a float and a quantized stream of states; `_finish` makes each block."""
+
     setting: Setting
     activations: Activations
     method: Method
@@ -69,6 +71,7 @@ class _Reconstruction:
     states: States
 
     def run(self) -> tuple[Sam, list[Log]]:
+        """Make all blocks: the quantized model, and how each piece went."""
         self.draft = draft(self.setting.sam)
         self.logs: list[Log] = []
         models = {"float": self.setting.sam, "quantized": self.draft}
@@ -87,12 +90,15 @@ class _Reconstruction:
             self.flow.advance_float(block, self._readout(block))
             path = self.folder / f"{block.name}.safetensors"
             if not self._restore(path, units):
-                logs = self._layers(block, units) if self.method.cut == "layer" else self._whole(block, units)
+                logs = self._finish(block, units)
                 keep(path, self.draft, [unit.name for unit in units], logs)
                 self.logs += logs
-                for log in logs:
-                    self._tell(log)
+                self._tell(block, logs)
             self.flow.advance_quantized(block)
+
+    def _finish(self, block: Block, units: Sequence[Unit]) -> list[Log]:
+        """Quantize a block's units in the draft."""
+        return self._layers(block, units) if self.method.cut == "layer" else self._whole(block, units)
 
     def _whole(self, block: Block, units: Sequence[Unit]) -> list[Log]:
         """Fit a block as one piece, to the output that the float model has there."""
@@ -188,13 +194,15 @@ class _Reconstruction:
         _, log = fit.run(self._start(units), self.method.phases)
         return log
 
-    def _tell(self, log: Log) -> None:
-        if log.ending == "not finite":
-            self.setting.progress.note(
-                f"{log.piece}: the loss is not finite after {log.iterations} iterations; "
-                f"the best so far is kept (loss {log.after:.4g})."
-            )
-        else:
+    def _tell(self, block: Block, logs: Sequence[Log]) -> None:
+        del block
+        for log in logs:
+            if log.ending == "not finite":
+                self.setting.progress.note(
+                    f"{log.piece}: the loss is not finite after {log.iterations} iterations; "
+                    f"the best so far is kept (loss {log.after:.4g})."
+                )
+                continue
             self.setting.progress.note(
                 f"{log.piece}: loss {log.before:.4g} → {log.after:.4g} after {log.iterations} iterations ({log.ending})"
             )
