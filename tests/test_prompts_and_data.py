@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixqsam.data.coco import annotated_samples, read_annotations, read_detections
+from mixqsam.data.coco import annotated_samples
 from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
 from mixqsam.data.images import list_images, open_image
+from mixqsam.data.records import read_annotations, read_detections
 from mixqsam.data.samples import folder_samples, for_calibration
 from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.progress import Silent

@@ -68,7 +68,7 @@ def _quantized(title: str, result: Result) -> Outcome:
             "run": result.run.model_dump(),
             "allocation": _proof(result.allocation),
         },
-        tables=[_models(title, result.analysis, result.allocation, result.check)],
+        tables=[_models(_measured_on(title, result.check), result.analysis, result.allocation, result.check)],
         lines=[
             *_proven(result.allocation),
             "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),
@@ -84,6 +84,10 @@ def _quantized(title: str, result: Result) -> Outcome:
             f"mixqsam export {folder} --format onnx -o {folder}-onnx": "run it in ONNX Runtime (or openvino)",
         },
     )
+
+
+def _measured_on(title: str, check: Mapping[str, Report]) -> str:
+    return f"{title}; quality on {next(iter(check.values())).basis}" if check else title
 
 
 def report(

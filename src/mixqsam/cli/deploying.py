@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixqsam.cli.options import Annotations, CacheFolder, Detections, Format, Grid, Limit, Model, Overwrite, Reference
+from mixqsam.cli.options import (
+    Annotations,
+    CacheFolder,
+    Detections,
+    Format,
+    Grid,
+    Limit,
+    Model,
+    Overwrite,
+    Reference,
+    SkipMissing,
+)
 
 if TYPE_CHECKING:
     from mixqsam.cli.outcome import Outcome
@@ -21,6 +32,7 @@ def report(
     annotations: Annotations = None,
     boxes: Detections = None,
     grid: Grid = 4,
+    skip_missing: SkipMissing = False,
     limit: Limit = None,
     reference: Reference = None,
     output: Annotated[
@@ -33,7 +45,7 @@ def report(
 
     return commands.report(
         directories,
-        parsing.optional_data(images, annotations=annotations, detections=boxes, grid=grid),
+        parsing.optional_data(images, annotations=annotations, detections=boxes, grid=grid, skip_missing=skip_missing),
         limit=limit,
         reference=reference,
         output=output,

@@ -15,6 +15,7 @@ from mixqsam.cli.options import (
     Limit,
     Processes,
     Reference,
+    SkipMissing,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def detect(
     nms: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="IoU above which the weaker box of a class goes; 1: none.")
     ] = None,
+    skip_missing: SkipMissing = False,
     cache: CacheFolder = None,
     device: Device = "cpu",
 ) -> "Outcome | None":
@@ -47,6 +49,7 @@ def detect(
         score=score,
         top=top,
         nms=nms,
+        skip_missing=skip_missing,
         cache=cache,
         device=device,
     )
@@ -58,6 +61,7 @@ def evaluate(
     annotations: Annotations = None,
     boxes: Detections = None,
     grid: Grid = 4,
+    skip_missing: SkipMissing = False,
     reference: Reference = None,
     limit: Limit = None,
     best_of_three: Annotated[
@@ -76,7 +80,7 @@ def evaluate(
 
     return tasks.evaluate(
         models,
-        parsing.data(images, annotations=annotations, detections=boxes, grid=grid),
+        parsing.data(images, annotations=annotations, detections=boxes, grid=grid, skip_missing=skip_missing),
         reference=reference,
         limit=limit,
         best_of_three=best_of_three,
@@ -123,6 +127,7 @@ def evaluate_automatic(
     models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
     images: Images,
     annotations: Annotations = None,
+    skip_missing: SkipMissing = False,
     reference: Reference = None,
     side: Annotated[int, typer.Option(min=1, max=64, help="Points per side of the grid.")] = 32,
     predicted_iou: Annotated[float, typer.Option(help="Least IoU that the model predicts for a mask.")] = 0.88,
@@ -137,7 +142,7 @@ def evaluate_automatic(
 
     return tasks.evaluate_automatic(
         models,
-        parsing.data(images, annotations=annotations, detections=None, grid=1),
+        parsing.data(images, annotations=annotations, detections=None, grid=1, skip_missing=skip_missing),
         reference=reference,
         options=parsing.automatic_options(side, predicted_iou=predicted_iou, stability=stability, overlap=overlap),
         limit=limit,

@@ -36,6 +36,7 @@ from mixqsam.cli.options import (
     PromptsPerImage,
     Recipe_,
     Seed,
+    SkipMissing,
     Synergy,
     TimeLimit,
     Utility_,
@@ -68,6 +69,7 @@ def quantize(
     annotations: Annotations = None,
     boxes: Detections = None,
     grid: Grid = 4,
+    skip_missing: SkipMissing = False,
     budget: Budget = "W4A4",
     count: Count = 32,
     prompts: Prompts = 4,
@@ -107,7 +109,7 @@ def quantize(
 
     return commands.quantize(
         model,
-        parsing.data(images, annotations=annotations, detections=boxes, grid=grid),
+        parsing.data(images, annotations=annotations, detections=boxes, grid=grid, skip_missing=skip_missing),
         output=output,
         budget=budget,
         options=parsing.all_options(
@@ -118,6 +120,7 @@ def quantize(
                 bits=sensitivity_bits,
                 pairs=pairs,
                 prompts_per_image=prompts_per_image,
+                seed=seed,
             ),
             parsing.allocation_options(
                 output_distribution,
@@ -132,7 +135,9 @@ def quantize(
             parsing.quantization_options(recipe, iterations=iterations, batch=batch, seed=seed),
         ),
         checking=parsing.checking(
-            parsing.optional_data(eval_images, annotations=eval_annotations, detections=eval_boxes, grid=grid),
+            parsing.optional_data(
+                eval_images, annotations=eval_annotations, detections=eval_boxes, grid=grid, skip_missing=skip_missing
+            ),
             limit=check,
         ),
         overwrite=overwrite,
@@ -161,6 +166,7 @@ def compare(
     annotations: Annotations = None,
     boxes: Detections = None,
     grid: Grid = 4,
+    skip_missing: SkipMissing = False,
     eval_images: EvalImages = None,
     eval_annotations: EvalAnnotations = None,
     eval_boxes: EvalBoxes = None,
@@ -200,8 +206,10 @@ def compare(
 
     return commands.compare(
         model,
-        parsing.optional_data(images, annotations=annotations, detections=boxes, grid=grid),
-        parsing.optional_data(eval_images, annotations=eval_annotations, detections=eval_boxes, grid=grid),
+        parsing.optional_data(images, annotations=annotations, detections=boxes, grid=grid, skip_missing=skip_missing),
+        parsing.optional_data(
+            eval_images, annotations=eval_annotations, detections=eval_boxes, grid=grid, skip_missing=skip_missing
+        ),
         recipes=recipes,
         budgets=budget or ["W6A6", "W4A4"],
         modes=modes,
@@ -214,6 +222,7 @@ def compare(
                 bits=sensitivity_bits,
                 pairs=True,
                 prompts_per_image=prompts_per_image,
+                seed=seed,
             ),
             parsing.allocation_options(
                 output_distribution,
@@ -244,6 +253,7 @@ def analyze(
     annotations: Annotations = None,
     boxes: Detections = None,
     grid: Grid = 4,
+    skip_missing: SkipMissing = False,
     count: Count = 32,
     prompts: Prompts = 4,
     observer: Observer = "omse",
@@ -258,7 +268,7 @@ def analyze(
 
     return commands.analyze(
         model,
-        parsing.data(images, annotations=annotations, detections=boxes, grid=grid),
+        parsing.data(images, annotations=annotations, detections=boxes, grid=grid, skip_missing=skip_missing),
         output=output,
         options=parsing.analysis_options(
             count, prompts, observer=observer, bits=sensitivity_bits, pairs=pairs, prompts_per_image=1

@@ -17,6 +17,10 @@ Detections = Annotated[
     Path | None,
     typer.Option("--boxes", help="COCO-results JSON whose boxes are the prompts.", rich_help_panel="Images"),
 ]
+SkipMissing = Annotated[
+    bool,
+    typer.Option("--skip-missing", help="Leave out images that the folder does not hold.", rich_help_panel="Images"),
+]
 Grid = Annotated[
     int,
     typer.Option(min=1, max=64, help="Without annotations: prompt with GRID × GRID points.", rich_help_panel="Images"),

@@ -29,12 +29,16 @@ from mixqsam.sam.automatic import Automatic
 from mixqsam.sam.load import check_device
 
 
-def data(images: Path, *, annotations: Path | None, detections: Path | None, grid: int) -> Data:
+def data(
+    images: Path, *, annotations: Path | None, detections: Path | None, grid: int, skip_missing: bool = False
+) -> Data:
     """Images and prompts of a command."""
-    return Data(images, annotations, detections, grid)
+    return Data(images, annotations, detections, grid, skip_missing)
 
 
-def optional_data(images: Path | None, *, annotations: Path | None, detections: Path | None, grid: int) -> Data | None:
+def optional_data(
+    images: Path | None, *, annotations: Path | None, detections: Path | None, grid: int, skip_missing: bool = False
+) -> Data | None:
     """Images and prompts of a command that can do without.
 
     Raises:
@@ -42,7 +46,9 @@ def optional_data(images: Path | None, *, annotations: Path | None, detections: 
     """
     if images is None and (annotations or detections):
         raise InputError("Annotations and boxes need the folder of their images.")
-    return None if images is None else data(images, annotations=annotations, detections=detections, grid=grid)
+    if images is None:
+        return None
+    return data(images, annotations=annotations, detections=detections, grid=grid, skip_missing=skip_missing)
 
 
 def checking(source: Data | None, *, limit: int | None) -> Checking:
@@ -80,7 +86,7 @@ def one_of(value: str, known: Sequence[str], *, option: str) -> str:
 
 
 def analysis_options(
-    count: int, prompts: int, *, observer: str, bits: str, pairs: bool, prompts_per_image: int
+    count: int, prompts: int, *, observer: str, bits: str, pairs: bool, prompts_per_image: int, seed: int = 0
 ) -> AnalysisOptions:
     """Validated options of an analysis."""
     return AnalysisOptions(
@@ -90,6 +96,7 @@ def analysis_options(
         pairs=pairs,
         sensitivity_bits=parse_candidates(bits, option="--sensitivity-bits"),
         prompts_per_image=prompts_per_image,
+        seed=seed,
     )
 
 

@@ -32,6 +32,7 @@ def detect(
     score: float | None,
     top: int | None,
     nms: float | None,
+    skip_missing: bool,
     cache: Path | None,
     device: str,
 ) -> Outcome:
@@ -42,6 +43,7 @@ def detect(
         annotations=annotations,
         output=output,
         wishes=Wishes(score, top, nms),
+        skip_missing=skip_missing,
         session=session(cache, device),
     )
     count = len({one["image_id"] for one in found})
@@ -84,7 +86,7 @@ def evaluate(
     rows["float"] = known | rows["float"]
     some = next(iter(reports.values()))
     told = _told(
-        f"{some.images} images, {some.prompts} prompts",
+        some.basis,
         rows,
         {name: report.to_json() for name, report in reports.items()},
         output,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from mixqsam.data.images import report_skipped
 from mixqsam.errors import ImageError
 from mixqsam.evaluation.automatic import AutomaticCounts, AutomaticScores
 from mixqsam.evaluation.coco import Truth
@@ -48,10 +49,7 @@ def run_automatic(
         annotated = None if truth is None else truth.masks(sample)
         for name, masks in found.items():
             counts[name].add(masks, reference=None if name == reference else found[reference], truth=annotated)
-    if broken:
-        session.progress.note(f"Skipped {len(broken)} of {len(samples)} images: " + " ".join(broken))
-    if len(broken) == len(samples):
-        raise ImageError("None of the images can be read: " + " ".join(broken[:5]))
+    report_skipped(broken, total=len(samples), progress=session.progress)
     scores = {name: one.scores() for name, one in counts.items()}
     if scores[reference].masks == 0:
         session.progress.note(

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from mixqsam.allocation.choose import Allocation
-from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.data.samples import Sample, drawn_samples, for_calibration
 from mixqsam.directories import claimed, new_directory
 from mixqsam.errors import InputError
 from mixqsam.evaluation.run import Report, evaluate
@@ -105,12 +105,14 @@ def _compare(
     for budget in request.budgets:
         check_budget(sam, budget, request.options)
     everything = calibration.samples(count=None, progress=session.progress)
-    samples = for_calibration(everything, count=options.count, prompts=options.prompts, progress=session.progress)
+    samples = for_calibration(
+        everything, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
+    )
     for recipe in recipes:
         check_recipe(recipe, images=len(samples))
     source = calibration if evaluation is None else evaluation
     judged = left_over(everything, samples, session) if evaluation is None else _all(evaluation, session)
-    judged = judged[: request.limit]
+    judged = judged if request.limit is None else drawn_samples(judged, count=request.limit, seed=options.seed)
     analysis = analyze_model(sam, samples, options=options, session=session)
     engine = session.engine
     # A solver that stops at its time limit may stop elsewhere in another process: rank 0 allocates for all.

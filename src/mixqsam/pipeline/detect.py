@@ -6,6 +6,8 @@ from typing import Any
 
 from mixqsam.boxes import Detections, Selection, Wishes, select
 from mixqsam.data.coco import annotated_samples, category_names
+from mixqsam.data.images import report_skipped
+from mixqsam.data.records import own_ids
 from mixqsam.data.samples import Sample
 from mixqsam.detection.detector import Detector, load_detector, match_categories
 from mixqsam.errors import AnnotationError, ImageError
@@ -24,6 +26,7 @@ def run_detection(
     output: Path,
     session: Session,
     wishes: Wishes,
+    skip_missing: bool = False,
 ) -> list[dict[str, Any]]:
     """Write a COCO-results file of a detector's boxes on all images of an annotation file.
 
@@ -36,6 +39,7 @@ def run_detection(
         annotations: a COCO file; its images, and its categories by name, are used.
         output: the JSON file.
         session: cache, progress, device.
+        skip_missing: leave out images that the folder does not hold.
         wishes: which boxes; by default those that the published evaluations use with this detector.
 
     Returns:
@@ -45,7 +49,7 @@ def run_detection(
         ModelError: the detector cannot be loaded.
         AnnotationError: detector and annotations have no category in common, or no box is found.
     """
-    samples = annotated_samples(annotations, images=images)
+    samples = annotated_samples(annotations, images=images, skip_missing=skip_missing, progress=session.progress)
     names = category_names(annotations)
     detector = load_detector(source, device=session.device)
     categories = match_categories(detector.names, names, source=str(source))
@@ -61,13 +65,13 @@ def run_detection(
         known = found.pick([int(label) in categories for label in found.labels])
         known = select(known, selection, width=sample.width, height=sample.height)
         results += _records(sample, known, categories)
-    if broken:
-        session.progress.note(f"Skipped {len(broken)} of {len(samples)} images: " + " ".join(broken))
+    report_skipped(broken, total=len(samples), progress=session.progress)
     if not results:
         raise AnnotationError(
             f"{source} finds no box with a score of at least {selection.score:g} on any of {len(samples)} images; "
             "lower the score, or choose another detector."
         )
+    results = own_ids(annotations).restore(results)
     write_json(output, results)
     return results
 

@@ -8,8 +8,8 @@ from typing import Protocol
 from mixqsam.allocation.program import Objective, Utility
 from mixqsam.calibrate import GridLibrary
 from mixqsam.data.coco import annotated_samples
+from mixqsam.data.loose_boxes import boxed_samples
 from mixqsam.data.samples import Sample, folder_samples
-from mixqsam.errors import AnnotationError
 from mixqsam.files import Cache, default_cache
 from mixqsam.parallel.engine import Alone, Engine
 from mixqsam.plan import CANDIDATE_BITS
@@ -25,8 +25,8 @@ class Source(Protocol):
         """The COCO file that AP is scored against, if any."""
         ...
 
-    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
-        """All samples, or at least the first `count`."""
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> list[Sample]:
+        """All samples, or at least `count`: the first, or with a seed those of a sample spread over folders."""
         ...
 
 
@@ -39,20 +39,31 @@ class Data:
         annotations: a COCO file for them; without it each image is prompted with a grid of points.
         detections: a COCO-results file whose boxes take the place of the annotations' boxes.
         grid: points per side of the grid.
+        skip_missing: leave out images that the folder does not hold, and count them.
     """
 
     images: Path
     annotations: Path | None = None
     detections: Path | None = None
     grid: int = 4
+    skip_missing: bool = False
 
-    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
-        """All samples, or (in a folder) the first `count`."""
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> list[Sample]:
+        """All samples, or (in a folder) `count`: the first, or with a seed those of a sample spread over folders.
+
+        Detections without annotations prompt the images that they name; see `boxed_samples`.
+        """
         if self.annotations is not None:
-            return annotated_samples(self.annotations, images=self.images, detections=self.detections)
+            return annotated_samples(
+                self.annotations,
+                images=self.images,
+                detections=self.detections,
+                skip_missing=self.skip_missing,
+                progress=progress,
+            )
         if self.detections is not None:
-            raise AnnotationError("Detections need the annotation file that their image numbers belong to.")
-        return folder_samples(self.images, count=count, grid=self.grid, progress=progress)
+            return boxed_samples(self.detections, images=self.images, skip_missing=self.skip_missing, progress=progress)
+        return folder_samples(self.images, count=count, grid=self.grid, progress=progress, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,7 @@ class AnalysisOptions:
         pairs: measure the synergy estimator `interaction` too.
         sensitivity_bits: where the `measured` utility is measured; empty for not at all.
         prompts_per_image: in the BitOps.
+        seed: of the sample of calibration images.
     """
 
     count: int = 32
@@ -111,6 +123,7 @@ class AnalysisOptions:
     pairs: bool = True
     sensitivity_bits: tuple[int, ...] = (2, 4, 8)
     prompts_per_image: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True)

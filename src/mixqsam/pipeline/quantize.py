@@ -9,9 +9,12 @@ from mixqsam.allocation.budget import parse_bits
 from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
-from mixqsam.data.samples import Sample
+from mixqsam.data.images import short_names
+from mixqsam.data.records import holds_masks
+from mixqsam.data.samples import Sample, drawn_samples
 from mixqsam.directories import claimed, new_directory
 from mixqsam.errors import BudgetError
+from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.pipeline.evaluate import RECORDS
@@ -32,7 +35,7 @@ from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, check_recipe
 from mixqsam.report.page import Material, write_page
-from mixqsam.report.run import NAME, Check, Figures, Piece, Run
+from mixqsam.report.run import NAME, Calibration, Check, Figures, Piece, Run
 from mixqsam.report.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -79,6 +82,7 @@ class _Finished:
     uniform: Allocation | None
     checked: _Checked
     recipe: Recipe
+    calibration: Calibration
 
 
 def run_quantization(
@@ -121,6 +125,9 @@ def _quantize(
         samples = calibration_samples(data, measured, session)
     check_recipe(recipe, images=len(samples))
     check_budget(sam, budget, options)
+    if checking.limit != 0 and checking.data is not None and checking.data.annotations is not None:
+        # What cannot be scored against is refused before the long work.
+        Truth(checking.data.annotations)
     analysis = analyze_model(sam, samples, options=measured, session=session)
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
     allocation = run_allocation(analysis, budget, options=options.allocation, session=session)
@@ -138,8 +145,9 @@ def _quantize(
         plans = {"mixed": allocation.plan, **({"uniform": uniform.plan} if uniform else {})}
         key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, [one.digest() for one in samples])
         keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
-        checked = _check(models, data, samples, checking=checking, keys=keys, session=session)
-    return _Finished(quantized, analysis, allocation, uniform, checked, recipe)
+        checked = _check(models, data, samples, checking=checking, keys=keys, seed=measured.seed, session=session)
+    calibration = Calibration(seed=measured.seed, images=short_names([one.path for one in samples]))
+    return _Finished(quantized, analysis, allocation, uniform, checked, recipe, calibration)
 
 
 def needed(options: Options) -> AnalysisOptions:
@@ -174,21 +182,23 @@ def _check(
     *,
     checking: Checking,
     keys: Mapping[str, str],
+    seed: int,
     session: Session,
 ) -> _Checked:
     """Compare with the float model, if possible on images that the calibration has not seen."""
     source, limit = checking.data or data, checking.limit
     with session.timed("check"):
         enough = None if limit is None else limit + (0 if checking.data else len(used))
-        samples = source.samples(count=enough, progress=session.progress)
+        samples = source.samples(count=enough, progress=session.progress, seed=seed)
         samples = samples if checking.data else left_over(samples, used, session)
-        samples = [sample for sample in samples if len(sample.prompts)][:limit]
-        truth = None if source.annotations is None else digest_file(source.annotations)
+        samples = drawn_samples([sample for sample in samples if len(sample.prompts)], count=limit, seed=seed)
+        annotations = _scored_against(source, checking, session)
+        truth = None if annotations is None else digest_file(annotations)
         predictors = {name: SamPredictor(one) for name, one in models.items()}
         reports = evaluate(
             predictors,
             samples,
-            annotations=source.annotations,
+            annotations=annotations,
             progress=session.progress,
             kept=Kept(session.cache, {name: digest(RECORDS, "check", key, truth) for name, key in keys.items()}),
         )
@@ -197,10 +207,19 @@ def _check(
     about = Check(
         images=reports["mixed"].images,
         prompts=reports["mixed"].prompts,
+        kind=reports["mixed"].prompt_kind,
         seen=any(sample.path in seen for sample in samples),
         digest=digest([sample.labelled_digest() for sample in samples], truth),
     )
     return _Checked(reports, about, drawn)
+
+
+def _scored_against(source: Source, checking: Checking, session: Session) -> Path | None:
+    """The annotations for AP: those named for it, or those of the calibration as far as they hold masks."""
+    if source.annotations is None or checking.data is not None or holds_masks(source.annotations):
+        return source.annotations
+    session.progress.note(f"{source.annotations} holds no masks, so the models are compared with the float one only.")
+    return None
 
 
 def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool) -> Run:
@@ -223,6 +242,7 @@ def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool)
             seconds=session.seconds,
             models=_figures(analysis, allocation, found.uniform, checked.reports),
             check=checked.about,
+            calibration=found.calibration,
             file_bytes=file_bytes,
             reconstruction=[Piece(**asdict(log)) for log in found.quantized.logs],
             examples=[one.example for one in checked.drawn],

@@ -64,9 +64,11 @@ def make_predictor(source: str | Path, *, backend: str | None = None, device: st
 
 
 def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:
-    """The images that calibration and analysis use."""
-    samples = data.samples(count=options.count, progress=session.progress)
-    return for_calibration(samples, count=options.count, prompts=options.prompts, progress=session.progress)
+    """The images that calibration and analysis use: a seeded sample, spread over folders."""
+    samples = data.samples(count=options.count, progress=session.progress, seed=options.seed)
+    return for_calibration(
+        samples, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
+    )
 
 
 def left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Session) -> list[Sample]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixqsam.prompts import Prompts
+from mixqsam.resize import resized_size
 from mixqsam.sam.load import Sam
 
 # Prompts decoded at once, so that memory does not grow with the boxes of an image.
@@ -40,8 +41,10 @@ class PromptTensors:
     masks: Tensor | None = None
 
     def __len__(self) -> int:
-        tensor = self.boxes if self.boxes is not None else self.points
-        return 0 if tensor is None else tensor.shape[1]
+        for tensor in (self.boxes, self.points, self.masks):
+            if tensor is not None:
+                return tensor.shape[1]
+        return 0
 
     def piece(self, start: int, stop: int) -> "PromptTensors":
         """Prompts start … stop − 1."""
@@ -51,9 +54,30 @@ class PromptTensors:
 
 def make_frame(sam: Sam, image: Image.Image) -> Frame:
     """Resize, normalise and pad an RGB image."""
-    batch = sam.processor(images=image, return_tensors="pt")
+    batch = sam.processor(images=_thick_enough(image, sam), return_tensors="pt")
     height, width = (int(v) for v in batch["reshaped_input_sizes"][0])
     return Frame(batch["pixel_values"].to(sam.device), (image.height, image.width), (height, width))
+
+
+def _thick_enough(image: Image.Image, sam: Sam) -> Image.Image:
+    """An image that keeps a pixel of both sides in the frame; what would keep none is resized here."""
+    side = sam.config.vision_config.image_size
+    if 2 * side * min(image.size) >= max(image.size):
+        return image
+    height, width = resized_size(image.height, image.width, side=side)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def frame_of_resized(sam: Sam, pixels: np.ndarray, *, original: tuple[int, int]) -> Frame:
+    """Normalise and pad pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
+    batch = sam.processor(
+        images=np.ascontiguousarray(pixels.transpose(2, 0, 1)),
+        input_data_format="channels_first",
+        do_resize=False,
+        do_convert_rgb=False,
+        return_tensors="pt",
+    )
+    return Frame(batch["pixel_values"].to(sam.device), original, (pixels.shape[0], pixels.shape[1]))
 
 
 def prompt_tensors(sam: Sam, prompts: Prompts, frame: Frame) -> PromptTensors:
@@ -85,6 +109,9 @@ def embed_prompts(sam: Sam, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
         input_boxes=prompts.boxes,
         input_masks=None if prompts.masks is None else prompts.masks[:, 0],
     )
+    if sparse is None:
+        # Nothing but a mask to start from.
+        sparse = dense.new_zeros((1, len(prompts), 0, dense.shape[1]))
     return sparse, dense
 
 
