@@ -114,17 +114,9 @@ def check_prompts(prompts: Prompts, *, mask_side: int | None) -> None:
     """
     if mask_side is None:
         raise InputError("No image has been set; call set_image first.")
-    count = len(prompts)
-    if not count:
+    if not len(prompts):
         raise InputError("There are no prompts; give at least one box or point.")
-    parts = {"box": prompts.boxes, "point": prompts.points, "label": prompts.labels, "mask": prompts.masks}
-    for name, values in parts.items():
-        if values is None:
-            continue
-        if len(values) != count:
-            raise InputError(f"There are {count} prompts, but {name} values for {len(values)}; give as many of each.")
-        if not np.isfinite(values).all():
-            raise InputError(f"A {name} holds NaN or infinity.")
+    _check_values(prompts)
     if (prompts.points is None) != (prompts.labels is None):
         raise InputError("Points and labels go together; give both or neither.")
     if prompts.labels is not None:
@@ -136,6 +128,20 @@ def check_prompts(prompts: Prompts, *, mask_side: int | None) -> None:
             f"[1, {mask_side}, {mask_side}], logits of an earlier call",
             prompts.masks[0],
         )
+
+
+def _check_values(prompts: Prompts) -> None:
+    """Refuse numbers that are not finite, and parts that are not for all prompts."""
+    parts = {"box": prompts.boxes, "point": prompts.points, "label": prompts.labels, "mask": prompts.masks}
+    for name, values in parts.items():
+        if values is None:
+            continue
+        if len(values) != len(prompts):
+            raise InputError(
+                f"There are {len(prompts)} prompts, but {name} values for {len(values)}; give as many of each."
+            )
+        if not np.isfinite(values).all():
+            raise InputError(f"A {name} holds NaN or infinity.")
 
 
 def _check_pair(point_coords: Any, point_labels: Any) -> None:

@@ -1,5 +1,6 @@
 """COCO's files as validated records. Numbers become what they stand for here, so that nothing behind has to guess."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,8 @@ def whole_number(value: Any) -> int:
         digits = text.removeprefix("-").removeprefix("+")
         if digits.isascii() and digits.isdigit():
             return int(text)
-        try:
+        with contextlib.suppress(ValueError):
             value = float(text) if text.isascii() else value
-        except ValueError:
-            pass
     if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
         return int(value)
     raise ValueError(f"{shortened(repr(value), most=60)} is not a whole number")
