@@ -139,11 +139,11 @@ def _good(
             good.append((path, *measure(path)))
         except ImageError as error:
             broken.append(str(error))
-    report_skipped(broken, total=len(good) + len(broken), progress=progress)
+    note_skipped(broken, total=len(good) + len(broken), progress=progress)
     return good
 
 
-def report_skipped(reasons: Sequence[str], *, total: int, progress: Progress) -> None:
+def note_skipped(reasons: Sequence[str], *, total: int, progress: Progress) -> None:
     """Say how many images were skipped, and why the first ones were.
 
     Raises:

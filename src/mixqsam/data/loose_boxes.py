@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mixqsam.data.coco import BoxPrompt, find_images, prompted_samples
-from mixqsam.data.images import image_size, list_images, report_skipped
+from mixqsam.data.images import image_size, list_images, note_skipped
 from mixqsam.data.records import CocoImage, NamedBox, read_boxes, whole_number
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, shortened
@@ -144,5 +144,5 @@ def _measured(paths: dict[int, Path], *, folder: Path, progress: Progress) -> li
             continue
         name = str(path.relative_to(folder))
         records.append(CocoImage(id=number, file_name=name, width=width, height=height))
-    report_skipped(broken, total=len(paths), progress=progress)
+    note_skipped(broken, total=len(paths), progress=progress)
     return records

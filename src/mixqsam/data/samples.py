@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mixqsam.data.images import (
     list_images,
     measured_images,
     open_image,
-    report_skipped,
+    note_skipped,
 )
 from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.files import digest
@@ -69,7 +70,11 @@ class Sample:
         return image
 
     def digest(self) -> str:
-        """A hash of the image's content and its prompts."""
+        """A hash of the image's content and its prompts; the file is read once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         arrays = (self.prompts.boxes, self.prompts.points, self.prompts.labels)
         return digest(image_digest(self.path), [None if a is None else a.tolist() for a in arrays])
 
@@ -150,7 +155,7 @@ def for_calibration(
             broken.append(str(error))
             continue
         chosen.append(index)
-    report_skipped(broken, total=len(broken) + len(chosen), progress=progress)
+    note_skipped(broken, total=len(broken) + len(chosen), progress=progress)
     return [_with_prompts(prompted[index], prompts) for index in sorted(chosen)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mixqsam.analysis.outputs import OUTPUTS
-from mixqsam.data.images import report_skipped
+from mixqsam.data.images import note_skipped
 from mixqsam.data.prefetch import opened
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, shortened
@@ -160,7 +160,7 @@ def evaluate(
     for index, sample, image in progress.track(opened(new), label="Evaluating", total=len(new)):
         own[index] = str(image) if isinstance(image, ImageError) else work.attempt(sample, image)
     records = combine(engine, own, count=len(usable))
-    report_skipped([one for one in records if isinstance(one, str)], total=len(usable), progress=progress)
+    note_skipped([one for one in records if isinstance(one, str)], total=len(usable), progress=progress)
     good = {index: one for index, one in zip(places, records, strict=True) if not isinstance(one, str)}
     reference = next(iter(predictors))
     return {

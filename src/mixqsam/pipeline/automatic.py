@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mixqsam.data.images import report_skipped
+from mixqsam.data.images import note_skipped
 from mixqsam.errors import ImageError
 from mixqsam.evaluation.automatic import AutomaticCounts, AutomaticScores
 from mixqsam.evaluation.coco import Truth
@@ -49,7 +49,7 @@ def run_automatic(
         annotated = None if truth is None else truth.masks(sample)
         for name, masks in found.items():
             counts[name].add(masks, reference=None if name == reference else found[reference], truth=annotated)
-    report_skipped(broken, total=len(samples), progress=session.progress)
+    note_skipped(broken, total=len(samples), progress=session.progress)
     scores = {name: one.scores() for name, one in counts.items()}
     if scores[reference].masks == 0:
         session.progress.note(

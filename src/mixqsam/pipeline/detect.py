@@ -6,7 +6,7 @@ from typing import Any
 
 from mixqsam.boxes import Detections, Selection, Wishes, select
 from mixqsam.data.coco import annotated_samples, category_names
-from mixqsam.data.images import report_skipped
+from mixqsam.data.images import note_skipped
 from mixqsam.data.records import own_ids
 from mixqsam.data.samples import Sample
 from mixqsam.detection.detector import Detector, load_detector, match_categories
@@ -65,7 +65,7 @@ def run_detection(
         known = found.pick([int(label) in categories for label in found.labels])
         known = select(known, selection, width=sample.width, height=sample.height)
         results += _records(sample, known, categories)
-    report_skipped(broken, total=len(samples), progress=session.progress)
+    note_skipped(broken, total=len(samples), progress=session.progress)
     if not results:
         raise AnnotationError(
             f"{source} finds no box with a score of at least {selection.score:g} on any of {len(samples)} images; "
