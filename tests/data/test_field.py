@@ -76,6 +76,7 @@ class Oracle:
         pass
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
+        del multimask, full
         assert prompts.boxes is not None
         boxes = prompts.boxes.astype(int)
         masks = np.stack([square((x1, y1, x2 - x1, y2 - y1)) for x1, y1, x2, y2 in boxes])[:, None]
@@ -331,9 +332,7 @@ DEGENERATE = [
 
 
 @pytest.mark.parametrize("box", DEGENERATE)
-def test_boxes_without_area_are_skipped_counted_and_named(
-    pictures: Path, tmp_path: Path, box: list[float]
-) -> None:
+def test_boxes_without_area_are_skipped_counted_and_named(pictures: Path, tmp_path: Path, box: list[float]) -> None:
     content = base()
     content["annotations"][2]["bbox"] = content["annotations"][5]["bbox"] = box
     report, notes = judged(content, pictures, tmp_path)
@@ -397,7 +396,9 @@ def test_a_byte_order_mark_is_not_text(pictures: Path, tmp_path: Path, kind: str
         assert len(Truth(path).masks(annotated_samples(path, images=pictures)[0])) == 2  # type: ignore[arg-type]
     elif kind == "detections":
         (tmp_path / "a.json").write_text(json.dumps(base()))
-        path.write_bytes(mark + json.dumps([{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 1}]).encode())
+        path.write_bytes(
+            mark + json.dumps([{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 1}]).encode()
+        )
         samples = annotated_samples(tmp_path / "a.json", images=pictures, detections=path)
         assert sum(len(one.prompts) for one in samples) == 1
     elif kind == "dota":

@@ -176,7 +176,9 @@ def test_a_file_without_a_mask_is_refused(tmp_path: Path, segmentation: object) 
 @pytest.mark.parametrize("segmentation", [7, [["a", 1, 2, 3, 4, 5]], {"size": [5, 5], "counts": [25]}])
 def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: object) -> None:
     path, sample = one_annotation(tmp_path, segmentation)
-    with pytest.raises(AnnotationError, match=r"instances.json cannot be scored against: the segmentation of annotation 4"):
+    with pytest.raises(
+        AnnotationError, match=r"instances.json cannot be scored against: the segmentation of annotation 4"
+    ):
         Truth(path).masks(sample)
 
 

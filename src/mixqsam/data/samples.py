@@ -14,8 +14,8 @@ from mixqsam.data.images import (
     image_digest,
     list_images,
     measured_images,
-    open_image,
     note_skipped,
+    open_image,
 )
 from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.files import digest
