@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.data.samples import Sample
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import Product
@@ -74,7 +74,7 @@ class Ranges:
             }
             return cls(str(value["observer"]), values)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ArtifactError(f"The calibration is malformed ({error!r}).") from error
+            raise ArtifactError(f"The calibration is malformed ({shortened(repr(error))}).") from error
 
 
 class WeightGrids:

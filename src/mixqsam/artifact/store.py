@@ -16,7 +16,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from mixqsam.artifact.manifest import Manifest, parse_manifest
 from mixqsam.artifact.packed import stored_tensors
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.files import read_json, write_bytes, write_json
 from mixqsam.numeric.checksums import with_checksums
 from mixqsam.numeric.honesty import check_model
@@ -149,7 +149,7 @@ def _processor(directory: Path, config: SamConfig) -> SamImageProcessorPil:
     try:
         return SamImageProcessorPil.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:
-        raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {error}.") from error
+        raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {shortened(error)}.") from error
 
 
 def _fill(model: SamModel, tensors: TensorFile, *, eight_bit: Sequence[str]) -> dict[str, QuantizedTensor]:

@@ -15,7 +15,15 @@ from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.parallel.engine import combine, share
 from mixqsam.pipeline.options import Options, Session, Source
 from mixqsam.pipeline.quantize import check_budget, needed
-from mixqsam.pipeline.stages import analyze_model, left_over, nearest_uniform, quantize_model, run_allocation
+from mixqsam.pipeline.stages import (
+    analyze_model,
+    check_truth,
+    left_over,
+    nearest_uniform,
+    quantize_model,
+    run_allocation,
+    scored_annotations,
+)
 from mixqsam.plan import Analysis
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
@@ -111,6 +119,9 @@ def _compare(
     for recipe in recipes:
         check_recipe(recipe, images=len(samples))
     source = calibration if evaluation is None else evaluation
+    annotations = scored_annotations(source, named=evaluation is not None, session=session)
+    if evaluation is not None:
+        check_truth(evaluation)
     judged = left_over(everything, samples, session) if evaluation is None else _all(evaluation, session)
     judged = judged if request.limit is None else drawn_samples(judged, count=request.limit, seed=options.seed)
     analysis = analyze_model(sam, samples, options=options, session=session)
@@ -118,7 +129,7 @@ def _compare(
     # A solver that stops at its time limit may stop elsewhere in another process: rank 0 allocates for all.
     planned = [m for recipe in recipes for m in _models(recipe, analysis, request, session)] if not engine.rank else []
     models = engine.gather(planned)[0]
-    scores = _Scores(sam, samples, judged, annotations=source.annotations, request=request, session=session)
+    scores = _Scores(sam, samples, judged, annotations=annotations, request=request, session=session)
     own = share(engine, models)
     tracked = session.progress.track(own, label="Comparing", total=len(own))
     rows = combine(engine, {index: _row(one, *scores(one)) for index, one in tracked}, count=len(models))

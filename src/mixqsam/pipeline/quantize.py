@@ -10,11 +10,9 @@ from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
 from mixqsam.data.images import short_names
-from mixqsam.data.records import holds_masks
 from mixqsam.data.samples import Sample, drawn_samples
 from mixqsam.directories import claimed, new_directory
 from mixqsam.errors import BudgetError
-from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.pipeline.evaluate import RECORDS
@@ -25,10 +23,12 @@ from mixqsam.pipeline.stages import (
     MARKER,
     analyze_model,
     calibration_samples,
+    check_truth,
     left_over,
     nearest_uniform,
     quantize_model,
     run_allocation,
+    scored_annotations,
 )
 from mixqsam.plan import Analysis
 from mixqsam.quantization.recipe import Recipe
@@ -125,9 +125,8 @@ def _quantize(
         samples = calibration_samples(data, measured, session)
     check_recipe(recipe, images=len(samples))
     check_budget(sam, budget, options)
-    if checking.limit != 0 and checking.data is not None and checking.data.annotations is not None:
-        # What cannot be scored against is refused before the long work.
-        Truth(checking.data.annotations)
+    if checking.limit != 0 and checking.data is not None:
+        check_truth(checking.data)
     analysis = analyze_model(sam, samples, options=measured, session=session)
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
     allocation = run_allocation(analysis, budget, options=options.allocation, session=session)
@@ -192,7 +191,7 @@ def _check(
         samples = source.samples(count=enough, progress=session.progress, seed=seed)
         samples = samples if checking.data else left_over(samples, used, session)
         samples = drawn_samples([sample for sample in samples if len(sample.prompts)], count=limit, seed=seed)
-        annotations = _scored_against(source, checking, session)
+        annotations = scored_annotations(source, named=checking.data is not None, session=session)
         truth = None if annotations is None else digest_file(annotations)
         predictors = {name: SamPredictor(one) for name, one in models.items()}
         reports = evaluate(
@@ -212,14 +211,6 @@ def _check(
         digest=digest([sample.labelled_digest() for sample in samples], truth),
     )
     return _Checked(reports, about, drawn)
-
-
-def _scored_against(source: Source, checking: Checking, session: Session) -> Path | None:
-    """The annotations for AP: those named for it, or those of the calibration as far as they hold masks."""
-    if source.annotations is None or checking.data is not None or holds_masks(source.annotations):
-        return source.annotations
-    session.progress.note(f"{source.annotations} holds no masks, so the models are compared with the float one only.")
-    return None
 
 
 def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool) -> Run:

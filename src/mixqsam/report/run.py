@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 
 NAME = "run.json"
 Which = Literal["worst", "median", "best"]
@@ -152,4 +152,5 @@ class Run(_Strict):
         except ValidationError as error:
             detail = error.errors()[0]
             place = ".".join(str(part) for part in detail["loc"])
-            raise ArtifactError(f"{source}: {place}: {detail['msg']}; quantize again to make it anew.") from error
+            wrong = shortened(f"{place}: {detail['msg']}")
+            raise ArtifactError(f"{source}: {wrong}; quantize again to make it anew.") from error

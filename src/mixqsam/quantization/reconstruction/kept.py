@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.files import write_bytes
 from mixqsam.numeric.modules import Product, QuantizedLayer
 from mixqsam.numeric.tensor_file import TensorFile, kinds_of
@@ -51,4 +51,6 @@ def restore(path: Path, draft: Sam, units: Sequence[str], plan: BitPlan) -> list
                 attach_stored(draft.model, name, bits=plan.bits[name], kinds=kinds[name], tensors=file)
         return [Log(**log) for log in logs]
     except (KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a finished piece of a reconstruction ({error!r}).") from error
+        raise ArtifactError(
+            f"{path} is not a finished piece of a reconstruction ({shortened(repr(error))})."
+        ) from error
