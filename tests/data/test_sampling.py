@@ -10,7 +10,8 @@ from PIL import Image
 from mixqsam.data import images as reading
 from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import drawn_samples, folder_samples, for_calibration, spread
-from mixqsam.pipeline.options import AnalysisOptions, Data, Options, Session
+from mixqsam.errors import AnnotationError
+from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.pipeline.stages import calibration_samples
 from mixqsam.progress import Silent
@@ -132,3 +133,38 @@ def test_the_summary_says_which_images_and_on_what_quality_was_measured(
     )
     assert all(f"`{name}`" in summary for name in calibration.images)
     assert "(grid points)" in (tmp_path / "q/report.html").read_text()
+
+
+def test_boxes_without_masks_calibrate_and_are_not_scored_against(
+    zoo: Path, model_directory: Path, tmp_path: Path, session: Session
+) -> None:
+    content = {
+        "images": [{"id": i, "file_name": f"cats/{i:02}.png", "width": 64, "height": 40} for i in range(6)],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 20, 20], "segmentation": []} for i in range(6)
+        ],
+    }
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(content))
+    options = Options(analysis=AnalysisOptions(count=2))
+    result = run_quantization(
+        model_directory, Data(zoo, path), budget="W8A8", output=tmp_path / "q", options=options, session=session
+    )
+    assert result.check["mixed"].coco is None
+    assert result.check["mixed"].basis == "4 images with 4 prompts (annotated boxes)"
+    assert isinstance(session.progress, Silent)
+    assert any(
+        "holds no masks, so the models are compared with the float one only" in n for n in session.progress.notes
+    )
+    # Annotations that are named for judging have to hold masks; that is said before the long work.
+    with pytest.raises(AnnotationError, match="holds no masks"):
+        run_quantization(
+            model_directory,
+            Data(zoo, grid=2),
+            budget="W8A8",
+            output=tmp_path / "r",
+            options=options,
+            session=session,
+            checking=Checking(Data(zoo, path)),
+        )
+    assert not (tmp_path / "r").exists()
