@@ -173,7 +173,7 @@ def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[obje
     yield ["-i", tmp_path / "empty"], 2, "holds no images"
     yield ["-i", tmp_path / "broken"], 2, "None of the images can be read"
     yield ["-i", tmp_path, "--annotations", tmp_path / "empty.json"], 2, "is empty"
-    yield ["-i", tmp_path, "--annotations", tmp_path / "outside.json"], 2, "no area inside the image"
+    yield ["-i", tmp_path, "--annotations", tmp_path / "outside.json"], 2, "No image has a box"
     yield [*images, "--budget", "W9A9"], 3, "bit-widths go from 2 to 8"
     yield [*images, "--budget", "size=1kB"], 3, "smallest feasible budget"
     yield [*images, "--keep", "nothing=8"], 3, "no unit fits"
@@ -181,7 +181,7 @@ def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[obje
     yield [*images, "--recipe", "best"], 2, "choose minmax, percentile, omse, adaround"
     yield [*images, "--recipe", "qdrop"], 2, "qdrop needs at least 4 calibration images, there are 3"
     yield [*images, "--device", "cuda:77"], 2, "'cuda:77' cannot be used here; there is cpu"
-    yield [*images, "--boxes", tmp_path / "empty.json"], 2, "Detections need the annotation file"
+    yield [*images, "--boxes", tmp_path / "empty.json"], 2, "is empty"
 
 
 @pytest.mark.parametrize("index", range(13))
