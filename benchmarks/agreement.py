@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.harness import machine
+from mixqsam.allocation.budget import Budget
 from mixqsam.artifact.store import load_model
 from mixqsam.data.samples import Sample
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.files import Cache, write_json
 from mixqsam.numeric.modules import QuantizedLayer
 from mixqsam.pipeline.export import run_export
-from mixqsam.pipeline.options import Checking, Data, Options, Session
+from mixqsam.pipeline.options import Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prediction import Predictor
@@ -72,11 +73,11 @@ def measure(coco: Path, budget: str, count: int) -> dict[str, Any]:
         run_quantization(
             "sam-tiny",
             train,
-            budget=budget,
+            budget=Budget.parse(budget),
             output=folder / "out",
             options=Options(),
             session=session,
-            checking=Checking(limit=0),
+            evaluation=Evaluation(limit=0),
         )
         for kind in ("onnx", "openvino"):
             run_export(folder / "out", folder / kind, kind=kind, session=session)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.cli.console import Bars
 from mixqsam.evaluation.run import evaluate
 from mixqsam.files import Cache, digest, write_json
@@ -54,10 +55,10 @@ def rows() -> Iterator[Row]:
         for utility in ("linear", "exponential", "measured"):
             for free in (False, True):
                 bits = "free" if free else "tied"
-                yield Row(f"{bits}", AllocationOptions(output, utility, coupling=0.0, tied=not free))
+                yield Row(f"{bits}", AllocationOptions(output, utility, synergy_weight=0.0, tied=not free))
             for synergy in ("proximity", "interaction"):
                 for coupling in LAMBDAS:
-                    yield Row("tied", AllocationOptions(output, utility, synergy=synergy, coupling=coupling))
+                    yield Row("tied", AllocationOptions(output, utility, synergy=synergy, synergy_weight=coupling))
 
 
 def paper_rows(budget: str) -> Iterator[Row]:
@@ -66,13 +67,13 @@ def paper_rows(budget: str) -> Iterator[Row]:
     near = tuple(b for b in CANDIDATE_BITS if abs(b - target) <= 2)
     for output in ("bernoulli", "spatial"):
         for coupling in (0.0, 0.1, 1.0):
-            yield Row("paper", AllocationOptions(output, "linear", coupling=coupling, candidates=near))
+            yield Row("paper", AllocationOptions(output, "linear", synergy_weight=coupling, candidates=near))
 
 
 def cheap_rows() -> Iterator[Row]:
     """The measured utility from fewer bit-widths and fewer images, which cost less to measure."""
     for free in (False, True):
-        options = AllocationOptions("bernoulli", "measured", coupling=0.0, tied=not free)
+        options = AllocationOptions("bernoulli", "measured", synergy_weight=0.0, tied=not free)
         bits = "free" if free else "tied"
         for measured_at in ((2, 4, 8), (4,)):
             yield Row(f"{bits}, measured at {measured_at}", options, measured_at=measured_at)
@@ -101,10 +102,7 @@ class Experiment:
         samples = self._calibration[:images]
         full = analyze_model(self.sam, samples, options=self._options, session=self.session)
         columns = [full.sensitivity_bits.index(b) for b in measured_at]
-        thinned = {
-            output: {slot: values[:, columns] for slot, values in slots.items()}
-            for output, slots in full.sensitivity.items()
-        }
+        thinned = {output: values[..., columns] for output, values in full.sensitivity.items()}
         return replace(full, sensitivity=thinned, sensitivity_bits=measured_at)
 
     def quantized(self, plan: BitPlan) -> Sam:
@@ -140,7 +138,10 @@ def run(experiment: Experiment, budgets: Sequence[str]) -> dict[str, Any]:
             analysis = experiment.analysis(images=row.images, measured_at=row.measured_at)
             text = f"uniform:{budget}" if row.options is None else budget
             allocation = run_allocation(
-                analysis, text, options=row.options or AllocationOptions(), session=experiment.session
+                analysis,
+                Budget.parse(text),
+                options=row.options or AllocationOptions(),
+                session=experiment.session,
             )
             objective = row.options.objective if row.options else None
             entries.append(

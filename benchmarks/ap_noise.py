@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.allocation_experiment import BUDGETS, Experiment
+from mixqsam.allocation.budget import Budget
 from mixqsam.cli.console import Bars
 from mixqsam.evaluation.coco import Truth, mask_results
 from mixqsam.files import Cache, write_json
@@ -73,7 +74,7 @@ def main() -> None:
     found = {"float": results_of(experiment, analysis.costs.float_plan)}
     for budget in BUDGETS:
         for name, text in (("uniform", f"uniform:{budget}"), ("mixed", budget)):
-            allocation = run_allocation(analysis, text, options=AllocationOptions(), session=session)
+            allocation = run_allocation(analysis, Budget.parse(text), options=AllocationOptions(), session=session)
             found[f"{name} {budget}"] = results_of(experiment, allocation.plan)
     content = json.loads(experiment.annotations.read_text(encoding="utf-8"))
     ids = [image["id"] for image in content["images"]]

@@ -30,13 +30,14 @@ from mixqsam.artifact.store import load_model, save_model
 from mixqsam.calibrate import GridLibrary
 from mixqsam.data.samples import Sample, for_calibration
 from mixqsam.exporting.files import ExportOptions, encoder_model, save_onnx
+from mixqsam.families import prepare
+from mixqsam.families.family import Maps
 from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import Data
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import quantize
-from mixqsam.sam.attention import split_attention
 from mixqsam.sam.forward import decode as decode_prompts
 from mixqsam.sam.forward import encode, full_logits, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, default_processor, load_sam
@@ -234,7 +235,7 @@ def speed(size: str, runs: int) -> dict[str, Any]:
     """Encoder times on a random model of full size, in turns."""
     config = SamConfig(vision_config=SIZES[size])
     plain = random_sam(config, implementation="sdpa")
-    sam = Sam(split_attention(random_sam(config, implementation="eager")), default_processor(config), f"vit-{size}")
+    sam = Sam(prepare(random_sam(config, implementation="eager")), default_processor(config), f"vit-{size}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample = photograph(folder)
@@ -292,15 +293,16 @@ def _masks(sam: Sam, encoders: Mapping[str, Encoder], sample: Sample, image: Ima
     frame = make_frame(sam, image)
     prompts = prompt_tensors(sam, sample.prompts, frame)
 
-    def masks(embedding: torch.Tensor) -> Array:
-        logits, _ = decode_prompts(sam, embedding, prompts)
-        found: Array = (full_logits(sam, logits, frame)[:, 0] > 0).numpy()
+    def masks(maps: Maps) -> Array:
+        logits, _ = decode_prompts(sam, maps, prompts)
+        found: Array = (full_logits(logits, frame)[:, 0] > 0).numpy()
         return found
 
     expected = masks(encode(sam, frame))
+    embeddings = {name: torch.from_numpy(run(frame.pixels.numpy())) for name, run in encoders.items()}
     return {
-        name: [_iou(a, b) for a, b in zip(masks(torch.from_numpy(run(frame.pixels.numpy()))), expected, strict=True)]
-        for name, run in encoders.items()
+        name: [_iou(a, b) for a, b in zip(masks({"embedding": embedding}), expected, strict=True)]
+        for name, embedding in embeddings.items()
     }
 
 

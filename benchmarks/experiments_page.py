@@ -24,8 +24,8 @@ from benchmarks.performance_tables import (
 )
 from benchmarks.reliability_tables import fuzzing, kills, server, threads
 from mixqsam.plan import Analysis
-from mixqsam.report.comparison import Comparison, cost_table, quality_table
-from mixqsam.report.comparison import Row as Model
+from mixqsam.reporting.comparison import Comparison, cost_table, quality_table
+from mixqsam.reporting.comparison import Row as Model
 
 BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
 Row = dict[str, Any]

@@ -22,12 +22,12 @@ from benchmarks.importance_cost import SIZES, random_sam
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
 from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.families import prepare
 from mixqsam.files import Cache, write_json
-from mixqsam.plan import CANDIDATE_BITS, SLOTS, BitPlan, Costs, UnitBits
+from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.nearest import round_to_nearest
 from mixqsam.quantization.setting import Setting, observed
-from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import Sam, default_processor
 
 _LOAD = """
@@ -45,7 +45,8 @@ print(json.dumps({"seconds": seconds, "peak_gigabytes": peak * 1024 / 1e9}))
 def make(sam: Sam, plan: BitPlan, folder: Path) -> dict[str, Any]:
     """Write a directory; returns its bytes, and those of theory and header."""
     costs = sam.costs()
-    values = {unit.name: {slot: dict.fromkeys(CANDIDATE_BITS, (-1.0, 1.0)) for slot in SLOTS} for unit in costs.units}
+    span = dict.fromkeys(CANDIDATE_BITS, (-1.0, 1.0))
+    values = {unit.name: dict.fromkeys(unit.activations, span) for unit in costs.units}
     weights = WeightGrids(sam, observer="minmax")
     ranges = Ranges("minmax", values)
     setting = Setting(sam, costs.units, plan, (), ranges, weights, Cache(folder), Silent())
@@ -83,7 +84,7 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine(), "files": {}, "loading": {}}
     for size in "blh":
         config = SamConfig(vision_config=SIZES[size])
-        model = split_attention(random_sam(config, implementation="eager"))
+        model = prepare(random_sam(config, implementation="eager"))
         sam = Sam(model, default_processor(config), f"vit-{size}")
         wanted = plans(sam.costs())
         for name, plan in wanted.items():

@@ -15,9 +15,9 @@ from transformers import SamConfig
 
 from benchmarks.harness import machine, medians
 from benchmarks.importance_cost import SIZES, random_sam
+from mixqsam.families import prepare
 from mixqsam.files import write_json
 from mixqsam.prompts import Prompts
-from mixqsam.sam.attention import split_attention
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, default_processor
 
@@ -27,12 +27,12 @@ IMAGES, BOXES, AT_ONCE = 5000, 36_000, 8
 def measure(vision: dict[str, Any], *, device: str, repeats: int) -> dict[str, float]:
     """Median seconds of one image and of one box."""
     config = SamConfig(vision_config=vision)
-    model = split_attention(random_sam(config, implementation="eager")).eval().to(device)
+    model = prepare(random_sam(config, implementation="eager")).eval().to(device)
     sam = Sam(model, default_processor(config), "random")
     frame = make_frame(sam, Image.fromarray(np.full((768, 1024, 3), 127, dtype=np.uint8)))
     corners = np.tile(np.array([[100.0, 100.0, 400.0, 500.0]]), (AT_ONCE, 1))
     prompts = prompt_tensors(sam, Prompts(boxes=corners), frame)
-    embedding = encode(sam, frame)
+    maps = encode(sam, frame)
 
     def finished(action: Any) -> None:
         action()
@@ -42,7 +42,7 @@ def measure(vision: dict[str, Any], *, device: str, repeats: int) -> dict[str, f
     seconds = medians(
         {
             "encoder": lambda: finished(lambda: encode(sam, frame)),
-            "decoder": lambda: finished(lambda: decode(sam, embedding, prompts)),
+            "decoder": lambda: finished(lambda: decode(sam, maps, prompts)),
         },
         repeats=repeats,
     )

@@ -14,7 +14,7 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 
 from benchmarks.tiny import make_model, make_pictures, quantize, random_model, tiny_config, to_meta
-from mixqsam.allocation.budget import parse_keep, resolve_budget
+from mixqsam.allocation.budget import Budget, parse_keep
 from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.manifest import parse_manifest
 from mixqsam.artifact.store import load_model, weight_files
@@ -27,9 +27,9 @@ from mixqsam.evaluation.coco import Truth
 from mixqsam.files import read_json
 from mixqsam.numeric.tensor_file import TensorFile
 from mixqsam.pipeline.stages import uniform_allocation
-from mixqsam.plan import Analysis
-from mixqsam.report.network import network_svg, unit_facts
-from mixqsam.report.run import Run
+from mixqsam.plan import Analysis, UnitBits
+from mixqsam.reporting.network import network_svg, unit_facts
+from mixqsam.reporting.record import Run
 from mixqsam.sam.load import load_sam
 
 
@@ -81,7 +81,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
 
 def _analysis(path: Path) -> object:
     analysis = Analysis.from_json(read_json(path, what="an analysis"), source=str(path))
-    plan = uniform_allocation(analysis, "W4A4").plan
+    plan = uniform_allocation(analysis, UnitBits(4, 4)).plan
     return network_svg(unit_facts(analysis, plan, None))
 
 
@@ -99,8 +99,8 @@ def _tensors(path: Path, *, beside: Path) -> object:
     with TensorFile(path, checked=True) as tensors:
         taken: list[object] = []
         for unit, entry in manifest.units.items():
-            roles = ("left", "right") if unit.endswith((".qk", ".av")) else ("input",)
-            taken += [tensors.quantizer(f"{unit}.{role}", kind="affine", bits=entry.activation) for role in roles]
+            operands = ("left", "right") if unit.endswith((".qk", ".av")) else ("input",)
+            taken += [tensors.quantizer(f"{unit}.{one}", kind="affine", bits=entry.activation) for one in operands]
         taken += [tensors.take(f"{name}_zero", shape=1, dtype=torch.uint8) for name in manifest.eight_bit]
         taken += [tensors._read(name) for name in sorted(tensors._left)]
         return taken
@@ -239,6 +239,6 @@ def _budget(out: Path) -> Callable[[Path], object]:
         text = path.read_bytes().decode("utf-8", errors="replace")
         if "=" in text and not text.startswith(("size", "bitops")):
             return parse_keep([text], names=[unit.name for unit in analysis.units])
-        return resolve_budget(text, analysis.costs)
+        return Budget.parse(text).limits(analysis.costs)
 
     return read

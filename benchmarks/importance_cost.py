@@ -18,13 +18,13 @@ from PIL import Image
 from transformers import SamConfig, SamModel
 
 from benchmarks.harness import machine, medians, peak_gigabytes, timed
-from mixqsam.analysis.ablation import ablate, effect
+from mixqsam.analysis.ablation import Effects, ablate
 from mixqsam.analysis.variants import run_prefix
 from mixqsam.data.samples import Sample
+from mixqsam.families import prepare
 from mixqsam.files import write_json
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
-from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import Sam, default_processor
 
 SIZES = {
@@ -78,9 +78,9 @@ def measure(size: str) -> dict[str, object]:
     encode()
     before = [medians({"plain": encode}, repeats=1)["plain"] for _ in range(3)]
     peak_plain = peak_gigabytes()
-    sam = Sam(split_attention(random_sam(config, implementation="eager")), default_processor(config), f"vit-{size}")
+    sam = Sam(prepare(random_sam(config, implementation="eager")), default_processor(config), f"vit-{size}")
     names = [unit.name for unit in sam.costs().units]
-    pairs = list(pairwise(names))
+    pairs, effects = list(pairwise(names)), Effects(sam.costs().units)
     with tempfile.TemporaryDirectory() as folder:
         sample = photograph(Path(folder))
 
@@ -92,8 +92,8 @@ def measure(size: str) -> dict[str, object]:
     one = statistics.median([*before, *after])
     return {
         "units": len(names),
-        "distinct_ablations": len({effect([name]) for name in names}),
-        "distinct_with_pairs": len({effect(group) for group in [*((n,) for n in names), *pairs]}),
+        "distinct_ablations": len({effects.of([name]) for name in names}),
+        "distinct_with_pairs": len({effects.of(group) for group in [*((n,) for n in names), *pairs]}),
         "plain_pass_seconds": one,
         "plain_passes": [*before, *after],
         "importance_seconds": seconds,

@@ -41,7 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train = ["-i", str(coco / "train2017"), "--annotations", str(coco / "annotations/instances_train2017.json")]
-        made = ["quantize", *train, "-n", "8", "--budget", "uniform:W4A4", "--check", "0", "-o", str(folder / "out")]
+        made = ["quantize", *train, "-n", "8", "--budget", "uniform:W4A4", "--eval-limit", "0"]
+        made += ["-o", str(folder / "out")]
         run(made, world=1, cache=folder / "making")
         val = ["-i", str(coco / "val2017"), "--annotations", str(coco / "annotations/instances_val2017.json")]
         scores = []

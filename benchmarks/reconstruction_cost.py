@@ -20,6 +20,7 @@ from transformers import SamConfig
 from benchmarks.harness import machine, peak_gigabytes
 from benchmarks.importance_cost import random_sam
 from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.families import prepare
 from mixqsam.files import Cache, write_json
 from mixqsam.numeric.weights import quantize_weight
 from mixqsam.pipeline.options import AnalysisOptions, Data, QuantizationOptions, Session
@@ -31,9 +32,8 @@ from mixqsam.quantization.reconstruction.candidate import Frozen
 from mixqsam.quantization.reconstruction.fit import Fit, Piece
 from mixqsam.quantization.reconstruction.method import QDROP, ReconstructionOptions
 from mixqsam.quantization.setting import Setting, observed
-from mixqsam.sam.attention import split_attention
-from mixqsam.sam.blocks import encoder_blocks
 from mixqsam.sam.load import Sam, default_processor, load_sam
+from mixqsam.sam.replay import blocks_of
 
 ITERATIONS = 6
 
@@ -41,15 +41,12 @@ ITERATIONS = 6
 def block(index: int) -> dict[str, float]:
     """QDrop on one encoder block of SAM-B with random weights: seconds of an iteration, peak memory."""
     config = SamConfig()
-    sam = Sam(split_attention(random_sam(config, implementation="eager")).eval(), default_processor(config), "random")
-    piece = encoder_blocks(sam)[index]
+    sam = Sam(prepare(random_sam(config, implementation="eager")).eval(), default_processor(config), "random")
+    piece = blocks_of(sam, "encoder")[index]
     units = [unit for unit in sam.costs().units if unit.name in piece.units]
     plan = BitPlan.uniform(sam.costs().units, UnitBits(4, 4))
-    spans = {
-        "activation": dict.fromkeys(CANDIDATE_BITS, (-4.0, 4.0)),
-        "weight": dict.fromkeys(CANDIDATE_BITS, (-4.0, 4.0)),
-    }
-    ranges = Ranges("minmax", {unit.name: spans for unit in sam.costs().units})
+    span = dict.fromkeys(CANDIDATE_BITS, (-4.0, 4.0))
+    ranges = Ranges("minmax", {unit.name: dict.fromkeys(unit.activations, span) for unit in sam.costs().units})
     weights = WeightGrids(sam, observer="minmax")
     setting = Setting(sam, units, plan, (), ranges, weights, Cache(Path("unused")), Silent())
     activations = observed(setting)
@@ -57,16 +54,18 @@ def block(index: int) -> dict[str, float]:
     start = {
         unit.name: Frozen(
             quantize_weight(weights.weight(unit.name), grids[unit.name]) if unit.name in grids else None,
-            {slot: one for (name, slot), one in activations.items() if name == unit.name},
+            {operand: activations[unit.name, operand] for operand in unit.activations},
         )
         for unit in units
     }
-    state = {"hidden": torch.randn(1, 64, 64, 768, generator=torch.Generator().manual_seed(0))}
+    (hidden,), (output,) = piece.chain.calls[index].inputs, piece.outputs
+    state = {hidden: torch.randn(1, 64, 64, 768, generator=torch.Generator().manual_seed(0))}
     with torch.no_grad():
-        target = piece.run(sam, state)["hidden"]
+        target = piece.run(sam, state)[output]
 
     def loss(model: Sam, _: int) -> torch.Tensor:
-        return (piece.run(model, state)["hidden"] - target).square().sum() / 4096
+        found: torch.Tensor = (piece.run(model, state)[output] - target).square().sum() / 4096
+        return found
 
     fit = Fit(
         draft(sam),

@@ -16,10 +16,11 @@ from transformers import SamConfig
 
 from benchmarks.harness import machine
 from benchmarks.importance_cost import SIZES
+from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import allocate
 from mixqsam.allocation.program import UTILITIES, Objective
 from mixqsam.files import write_json
-from mixqsam.plan import CANDIDATE_BITS, SLOTS, Analysis
+from mixqsam.plan import CANDIDATE_BITS, Analysis
 from mixqsam.sam.units import count_costs
 
 
@@ -31,10 +32,11 @@ def random_analysis(seed: int) -> Analysis:
     omega = rng.lognormal(0, 2, count)
     omega /= omega.sum()
     noise = 4.0 ** -np.array(CANDIDATE_BITS)
-    sensitivity = {
-        slot: omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise * rng.lognormal(0, 0.2, (count, len(noise)))
-        for slot in SLOTS
-    }
+    operands = [
+        omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise * rng.lognormal(0, 0.2, (count, len(noise)))
+        for _ in range(2)
+    ]
+    sensitivity = np.stack(operands, axis=1)
     synergy = {
         "proximity/bernoulli": rng.uniform(5, 9, count - 1),
         "interaction/bernoulli": rng.lognormal(0, 1, count - 1),
@@ -53,7 +55,10 @@ def measure(seeds: int) -> list[dict[str, Any]]:
         ("W4A4", "W6A6"),
     ):
         found = allocate(
-            random_analysis(seed), budget, objective=Objective("bernoulli", utility, synergy, coupling), tied=tied
+            random_analysis(seed),
+            Budget.parse(budget),
+            objective=Objective("bernoulli", utility, synergy, coupling),
+            tied=tied,
         )
         rows.append(
             {

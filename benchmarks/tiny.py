@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from transformers import SamConfig, SamModel
 
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
+from mixqsam.allocation.budget import Budget
+from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.sam.load import default_processor
 
@@ -124,11 +125,11 @@ def quantize(model: Path, pictures: Path, output: Path, *, check: int = 0) -> Pa
     run_quantization(
         model,
         Data(pictures, grid=2),
-        budget="W4A4",
+        budget=Budget.parse("W4A4"),
         output=output,
         options=Options(analysis=AnalysisOptions(count=2)),
         session=Session(),
-        checking=Checking(limit=check),
+        evaluation=Evaluation(limit=check),
     )
     return output
 

@@ -51,7 +51,7 @@ def logits_of(sam: Sam, sample: Sample, *, zeroed: tuple[str, ...] = ()) -> torc
     logits, _ = decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
     for handle in handles:
         handle.remove()
-    return visible(sam, logits, frame)
+    return visible(logits, frame)
 
 
 def mixture(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:
@@ -63,3 +63,32 @@ def mixture(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:
             for unit in sam.costs().units
         }
     )
+
+
+def patches_slowly(layer: torch.nn.Conv2d, values: torch.Tensor) -> torch.Tensor:
+    """What a convolution's weights meet, output value by output value: [groups, images·height·width, d]."""
+    values = values.double()
+    shape = layer(values.float()).shape
+    down, across = (0, 0) if isinstance(layer.padding, str) else layer.padding
+    if layer.padding == "same":
+        down, across = (d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    width = values.shape[1] // layer.groups
+    found = torch.zeros(layer.groups, shape[0], shape[2], shape[3], width, *layer.kernel_size, dtype=torch.float64)
+    for group, n, i, j, c, k, m in product(*(range(size) for size in found.shape)):
+        row = i * layer.stride[0] + k * layer.dilation[0] - down
+        column = j * layer.stride[1] + m * layer.dilation[1] - across
+        if 0 <= row < values.shape[2] and 0 <= column < values.shape[3]:
+            found[group, n, i, j, c, k, m] = values[n, group * width + c, row, column]
+    return found.reshape(layer.groups, shape[0] * shape[2] * shape[3], -1)
+
+
+def gptq_slowly(weight: np.ndarray, hessian: np.ndarray, scale: float, zero: float, last: int) -> list[int]:
+    """One row rounded as the method defines it: after each weight the open ones move to their least-squares optimum."""
+    open_, codes = weight.astype(np.float64).copy(), []
+    for i in range(len(open_)):
+        code = min(max(round(open_[i] / scale) + zero, 0), last)
+        error = open_[i] - (code - zero) * scale
+        inverse = np.linalg.inv(hessian[i:, i:])
+        open_[i:] -= error / inverse[0, 0] * inverse[0]
+        codes.append(int(code))
+    return codes

@@ -21,16 +21,16 @@ def test_minmax_ranges_are_those_of_the_activations(sam: Sam, samples: list[Samp
         logits_of(sam, sample)
     handle.remove()
     everything = torch.cat(seen)
-    assert ranges.values[name]["activation"][4] == (float(everything.min()), float(everything.max()))
+    assert ranges.values[name]["input"][4] == (float(everything.min()), float(everything.max()))
 
 
 def test_every_operand_of_every_unit_has_a_range_at_every_bit_width(sam: Sam, samples: list[Sample]) -> None:
     ranges = calibrate(sam, samples, observer="omse", progress=Silent())
     for unit in sam.costs().units:
-        slots = ranges.values[unit.name]
-        assert set(slots) == ({"activation", "weight"} if unit.kind == "product" else {"activation"})
-        assert all(set(per_bits) == set(range(2, 9)) for per_bits in slots.values())
-    attention = ranges.values["vision_encoder.layers.0.attn.av"]["activation"][8]
+        operands = ranges.values[unit.name]
+        assert set(operands) == ({"left", "right"} if unit.kind == "product" else {"input"})
+        assert all(set(per_bits) == set(range(2, 9)) for per_bits in operands.values())
+    attention = ranges.values["vision_encoder.layers.0.attn.av"]["left"][8]
     assert 0 <= attention[0] <= attention[1] <= 1
 
 

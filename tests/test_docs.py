@@ -24,7 +24,6 @@ from benchmarks.tiny import quantize
 from PIL import Image
 from typer.testing import CliRunner
 
-from mixqsam.cli import parsing
 from mixqsam.cli.main import app
 from mixqsam.data import demo
 from tests.conftest import draw
@@ -100,12 +99,6 @@ def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(workplace, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MIXQSAM_CACHE", str(tmp_path / "cache"))
-    short = parsing.quantization_options
-
-    def three_iterations(*given: Any, **named: Any) -> Any:
-        return short(*given, **{**named, "iterations": 3})
-
-    monkeypatch.setattr(parsing, "quantization_options", three_iterations)
     return folder
 
 
@@ -153,6 +146,8 @@ def run_mixqsam(arguments: list[str], folder: Path) -> None:
     for option, value in (("--processes", "1"), ("--cache", str(folder / "cache"))):
         if option in changed:
             changed[changed.index(option) + 1] = value
+    if changed[0] in {"quantize", "compare"}:
+        changed += ["--iterations", "3"]
     if "-o" in changed and changed[0] in {"quantize", "compare", "export"}:
         # A page's reader begins with an empty place.
         shutil.rmtree(folder / changed[changed.index("-o") + 1], ignore_errors=True)
@@ -206,7 +201,10 @@ def test_the_code_of_a_page_runs(page: Path, here: Path, monkeypatch: pytest.Mon
     for block in blocks(page):
         if block.language in SHOWN:
             continue
-        if block.language == "python":
+        if block.language == "toml":
+            # Pages call it so.
+            (here / "run.toml").write_text(block.code, encoding="utf-8")
+        elif block.language == "python":
             exec(compile(block.code, str(page), "exec"), {"__name__": "documented"})  # noqa: S102  (our own text)
         else:
             assert block.language == "sh", f"{page}: no test runs {block.language!r}"

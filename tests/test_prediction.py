@@ -48,8 +48,8 @@ def test_boxes_in_a_batch_are_the_boxes_one_by_one(predictor: SamPredictor) -> N
 
 def test_a_box_with_points_and_a_mask_to_start_from(predictor: SamPredictor) -> None:
     _, _, first = predictor.predict(box=BOX, multimask_output=False)
-    points = {"point_coords": np.array([[12, 20]]), "point_labels": np.array([0])}
-    _, _, with_point = predictor.predict(box=BOX, **points, multimask_output=False)
+    point, label = np.array([[12, 20]]), np.array([0])
+    _, _, with_point = predictor.predict(box=BOX, point_coords=point, point_labels=label, multimask_output=False)
     _, _, with_mask = predictor.predict(box=BOX, mask_input=first, multimask_output=False)
     assert not np.array_equal(first, with_point)
     assert not np.array_equal(first, with_mask)

@@ -12,7 +12,7 @@ from mixqsam.data.records import read_annotations, read_detections
 from mixqsam.data.samples import folder_samples, for_calibration
 from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.progress import Silent
-from mixqsam.prompts import Prompts, clip_boxes, point_grid
+from mixqsam.prompts import Prompts, clip_boxes, point_grid, point_prompt
 from tests.conftest import draw
 
 
@@ -200,3 +200,19 @@ def test_demo_photographs_open_and_hold_their_boxes() -> None:
         if sample.prompts.boxes is not None:
             clip = clip_boxes(sample.prompts.boxes, width=image.width, height=image.height, source="demo")
             assert (clip == sample.prompts.boxes).all()
+
+
+def test_points_are_checked_at_one_place() -> None:
+    prompt = point_prompt(np.array([[0.0, 5, 1], [20, 10, 0]]), width=20, height=10, source="x")
+    assert prompt.points is not None
+    assert prompt.labels is not None
+    assert prompt.points.tolist() == [[[0, 5], [20, 10]]]
+    assert prompt.labels.tolist() == [[1, 0]]
+    for point, words in (
+        ([21.0, 5, 1], "x: a point lies outside the image of 20×10"),
+        ([1.0, -1, 1], "outside the image"),
+        ([1.0, 1, 0.5], "x: the label is 1 .* or 0"),
+        ([float("nan"), 1, 1], "x: a point holds NaN"),
+    ):
+        with pytest.raises(AnnotationError, match=words):
+            point_prompt(np.array([point]), width=20, height=10, source="x")

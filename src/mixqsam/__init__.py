@@ -11,61 +11,157 @@ Names are loaded when first used: importing mixqsam loads neither torch nor tran
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mixqsam.registration import install
+from mixqsam.registration import register
 
 if TYPE_CHECKING:
     from mixqsam.api import (
+        Allocation,
         AllocationOptions,
+        Analysis,
         AnalysisOptions,
+        AnnotationError,
+        ArtifactError,
+        Automatic,
+        AutomaticScores,
+        Benchmark,
+        BitPlan,
+        Budget,
+        BudgetError,
         CompareRequest,
+        Comparison,
+        CustomRecipe,
         Data,
+        DemoResult,
+        DetectionOptions,
+        Evaluation,
+        ExportedPredictor,
+        HonestyError,
+        ImageError,
+        InputError,
+        MixqsamError,
+        ModelError,
+        NumericError,
         Options,
+        OrientedData,
+        OrientedScores,
+        OutputError,
+        ParallelError,
+        Prediction,
+        Predictor,
+        Progress,
         Prompts,
         QuantizationOptions,
+        Recipe,
         ReconstructionOptions,
+        Report,
+        Result,
+        Sam,
+        SemanticData,
+        SemanticScores,
+        Unit,
+        UnitBits,
         allocate,
         analyze,
+        benchmark,
         compare,
+        demo,
+        detect,
         evaluate,
+        evaluate_automatic,
+        evaluate_oriented,
+        evaluate_semantic,
         export,
         load,
+        predict,
         predictor,
         quantize,
+        recipes,
+        report,
+        serve,
     )
-    from mixqsam.deployed.predictor import ExportedPredictor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Allocation",
     "AllocationOptions",
+    "Analysis",
     "AnalysisOptions",
+    "AnnotationError",
+    "ArtifactError",
+    "Automatic",
+    "AutomaticScores",
+    "Benchmark",
+    "BitPlan",
+    "Budget",
+    "BudgetError",
     "CompareRequest",
+    "Comparison",
+    "CustomRecipe",
     "Data",
+    "DemoResult",
+    "DetectionOptions",
+    "Evaluation",
     "ExportedPredictor",
+    "HonestyError",
+    "ImageError",
+    "InputError",
+    "MixqsamError",
+    "ModelError",
+    "NumericError",
     "Options",
+    "OrientedData",
+    "OrientedScores",
+    "OutputError",
+    "ParallelError",
+    "Prediction",
+    "Predictor",
+    "Progress",
     "Prompts",
     "QuantizationOptions",
+    "Recipe",
     "ReconstructionOptions",
+    "Report",
+    "Result",
+    "Sam",
+    "SemanticData",
+    "SemanticScores",
+    "Unit",
+    "UnitBits",
     "allocate",
     "analyze",
+    "benchmark",
     "compare",
+    "demo",
+    "detect",
     "evaluate",
+    "evaluate_automatic",
+    "evaluate_oriented",
+    "evaluate_semantic",
     "export",
     "load",
+    "predict",
     "predictor",
     "quantize",
+    "recipes",
+    "register",
+    "report",
+    "serve",
 ]
 
+# Names that do not need torch, which the rest of the interface loads: exported models run without it.
+_LIGHT = {
+    "ExportedPredictor": "mixqsam.deployed.predictor",
+    "Prompts": "mixqsam.prompts",
+}
 
 # From here on transformers loads what mixqsam wrote.
-install()
+register()
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        # Exported models run without torch, which the rest of the interface loads.
-        module = "mixqsam.deployed.predictor" if name == "ExportedPredictor" else "mixqsam.api"
-        return getattr(import_module(module), name)
+        return getattr(import_module(_LIGHT.get(name, "mixqsam.api")), name)
     raise AttributeError(f"module 'mixqsam' has no attribute {name!r}")
 
 

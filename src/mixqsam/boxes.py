@@ -1,4 +1,7 @@
-"""Boxes of one image: thresholds, class-wise suppression, limits (methods §5)."""
+"""Boxes of one image: thresholds, class-wise suppression, limits.
+
+See docs/method.md, “Instance segmentation”.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

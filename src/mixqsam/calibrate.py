@@ -5,29 +5,30 @@ Also the grids of weights, which need no images but the same observer.
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError, shortened
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.modules import Product
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
 from mixqsam.numeric.weights import weight_grid
 from mixqsam.parallel.engine import Alone, Engine, share
-from mixqsam.plan import CANDIDATE_BITS
+from mixqsam.plan import CANDIDATE_BITS, Operand
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
+from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import operand_taps
 
 # Raised when what a calibration means changes, so that old ones in the cache are not taken for new.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,26 @@ class Ranges:
 
     Attributes:
         observer: how the ranges were chosen.
-        values: unit → slot (`activation`, and `weight` for a product's right operand) → bits → (low, high).
+        values: unit → operand (`input`, or `left` and `right`) → bits → (low, high).
     """
 
     observer: str
-    values: Mapping[str, Mapping[str, Mapping[int, Range]]]
+    values: Mapping[str, Mapping[Operand, Mapping[int, Range]]]
 
-    def grid(self, unit: str, *, slot: str, bits: int) -> AffineGrid:
-        """The grid of one activation at one bit-width."""
-        low, high = self.values[unit][slot][bits]
-        return AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits, signed=slot == "weight")
+    def grid(self, unit: str, *, operand: Operand, bits: int) -> AffineGrid:
+        """The grid of one activation at one bit-width; integer kernels take a right operand where they take weights."""
+        low, high = self.values[unit][operand][bits]
+        return AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits, signed=operand == "right")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
         return {
             "observer": self.observer,
             "values": {
-                unit: {slot: {str(b): list(r) for b, r in per_bits.items()} for slot, per_bits in slots.items()}
-                for unit, slots in self.values.items()
+                unit: {
+                    operand: {str(b): list(r) for b, r in per_bits.items()} for operand, per_bits in operands.items()
+                }
+                for unit, operands in self.values.items()
             },
         }
 
@@ -67,10 +70,10 @@ class Ranges:
         try:
             values = {
                 unit: {
-                    slot: {int(b): (float(r[0]), float(r[1])) for b, r in per_bits.items()}
-                    for slot, per_bits in slots.items()
+                    operand: {int(b): (float(r[0]), float(r[1])) for b, r in per_bits.items()}
+                    for operand, per_bits in operands.items()
                 }
-                for unit, slots in value["values"].items()
+                for unit, operands in value["values"].items()
             }
             return cls(str(value["observer"]), values)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -81,7 +84,7 @@ class WeightGrids:
     """Per-channel grids of a model's weights, each searched once, when first asked for."""
 
     def __init__(self, sam: Sam, *, observer: str) -> None:
-        self._sam, self._observer = sam, observer
+        self._sam, self.observer = sam, observer
         self._known: dict[tuple[str, int], AffineGrid] = {}
 
     def weight(self, unit: str) -> Tensor:
@@ -99,7 +102,7 @@ class WeightGrids:
         """
         key = (unit, bits)
         if key not in self._known:
-            self._known[key] = weight_grid(self.weight(unit), bits=bits, observer=self._observer, name=unit)
+            self._known[key] = weight_grid(self.weight(unit), bits=bits, observer=self.observer, name=unit)
         return self._known[key]
 
 
@@ -164,18 +167,18 @@ def calibrate(
     """
     statistics = _gathered(sam, samples, progress, engine or Alone())
     choose = OBSERVERS[observer]
-    values: dict[str, dict[str, dict[int, Range]]] = {}
+    values: dict[str, dict[Operand, dict[int, Range]]] = {}
     found = progress.track(statistics.items(), label=f"Ranges ({observer})", total=len(statistics))
-    for (unit, slot), seen in found:
-        values.setdefault(unit, {})[slot] = {bits: choose(seen, bits=bits) for bits in CANDIDATE_BITS}
+    for (unit, operand), seen in found:
+        values.setdefault(unit, {})[operand] = {bits: choose(seen, bits=bits) for bits in CANDIDATE_BITS}
     return Ranges(observer, values)
 
 
 def _gathered(
     sam: Sam, samples: Sequence[Sample], progress: Progress, engine: Engine
-) -> dict[tuple[str, str], Statistics]:
+) -> dict[tuple[str, Operand], Statistics]:
     """Statistics of all samples; each process runs its share, and the first sample's ranges are everyone's base."""
-    statistics: dict[tuple[str, str], Statistics] = {}
+    statistics: dict[tuple[str, Operand], Statistics] = {}
     own = [sample for _, sample in share(engine, samples)]
     tracked = progress.track(own, label="Calibrating", total=len(own))
     with _observed(sam, statistics):
@@ -195,34 +198,33 @@ def _gathered(
     return merged
 
 
-def _agree_on_bases(sam: Sam, sample: Sample, statistics: Mapping[tuple[str, str], Statistics], engine: Engine) -> None:
+def _agree_on_bases(
+    sam: Sam, sample: Sample, statistics: Mapping[tuple[str, Operand], Statistics], engine: Engine
+) -> None:
     """Run a process's first sample, with the bases that rank 0 found on its own."""
     if engine.rank == 0:
         run_sample(sam, sample)
         engine.gather({key: seen.base for key, seen in statistics.items()})
         return
-    bases: dict[tuple[str, str], float] = engine.gather({})[0]
+    bases: dict[tuple[str, Operand], float] = engine.gather({})[0]
     for key, base in bases.items():
         statistics[key].rebase(base)
     run_sample(sam, sample)
 
 
 @contextmanager
-def _observed(sam: Sam, statistics: dict[tuple[str, str], Statistics]) -> Iterator[None]:
+def _observed(sam: Sam, statistics: dict[tuple[str, Operand], Statistics]) -> Iterator[None]:
     """While this is open, every operand of every unit is reduced into `statistics`."""
-    with ExitStack() as stack:
-        for unit in sam.costs().units:
-            is_product = isinstance(sam.model.get_submodule(unit.name), Product)
-            for slot, module in operand_taps(sam.model, unit):
-                seen = statistics[unit.name, slot] = Statistics()
-                name = f"{unit.name} ({slot})" if is_product else unit.name
-                stack.callback(module.register_forward_pre_hook(_into(seen, name)).remove)
+    watchers: dict[str, Watcher] = {}
+    for unit in sam.costs().units:
+        for operand, path in operand_taps(unit):
+            seen = statistics[unit.name, operand] = Statistics()
+            name = f"{unit.name} ({operand})" if unit.kind == "product" else unit.name
+            watchers[path] = partial(_take_in, seen, name)
+    with watched(sam.model, watchers):
         yield
 
 
-def _into(statistics: Statistics, name: str):  # type: ignore[no-untyped-def]
-    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        del module
-        statistics.update(inputs[0], name=name)
-
-    return observe
+def _take_in(statistics: Statistics, name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    del output
+    statistics.update(inputs[0], name=name)

@@ -3,7 +3,7 @@
 Everything here is frozen, JSON-able and free of torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -12,16 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.errors import ArtifactError, shortened
+from mixqsam.old_units import describe_old_unit
 
 Kind = Literal["linear", "conv", "product"]
 Part = Literal["encoder", "decoder"]
+# What a unit multiplies: a layer its input and its weight, a product its left and its right operand.
+Operand = Literal["input", "left", "right", "weight"]
+# What a unit does. `scores` is q·kᵀ, `mixing` is softmax·v, `depthwise` a convolution of single channels.
+Role = Literal[
+    "query-key-value",
+    "query",
+    "key",
+    "value",
+    "scores",
+    "mixing",
+    "projection",
+    "mlp-in",
+    "mlp-out",
+    "convolution",
+    "depthwise",
+]
 Vector = NDArray[np.float64]
 
 FLOAT_BITS = 32
 CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
-SLOTS = ("weight", "activation")
 # Sizes of files stay below this; so their products with bits are exact.
 _MOST = 2**53
+_ANALYSIS_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,9 @@ class Unit:
         parameters: weight elements that are quantized; 0 for a product. Biases stay float.
         channels: output channels, each with its own weight scale and zero point; 0 for a product.
         multiply_adds: per image in the encoder, per prompt in the decoder.
+        role: what it does; whoever needs to know what a unit is asks for this, never for its name.
+        block: short name of the block that it lies in, as reports show it: `3`, `neck`, `decoder 0`, `decoder end`.
+        attention: path of the attention that it belongs to; None outside of attentions.
     """
 
     name: str
@@ -43,11 +63,19 @@ class Unit:
     parameters: int
     channels: int
     multiply_adds: int
+    role: Role
+    block: str
+    attention: str | None = None
 
     @property
-    def operands(self) -> int:
-        """How many activations of the unit are quantized."""
-        return 2 if self.kind == "product" else 1
+    def operands(self) -> tuple[Operand, Operand]:
+        """The quantized operands, in the order of the fields of `UnitBits`."""
+        return ("right", "left") if self.kind == "product" else ("weight", "input")
+
+    @property
+    def activations(self) -> tuple[Operand, ...]:
+        """The quantized operands that depend on the image."""
+        return ("left", "right") if self.kind == "product" else ("input",)
 
     @property
     def overhead_bytes(self) -> int:
@@ -55,15 +83,16 @@ class Unit:
 
         A channel of a weight has a bfloat16 and a uint8, an activation a float32 and a uint8.
         """
-        return 3 * self.channels + 5 * self.operands
+        return 3 * self.channels + 5 * len(self.activations)
 
 
 @dataclass(frozen=True)
 class UnitBits:
     """Bit-widths of one unit.
 
-    For a product of two activations, `activation` is the left operand's (q, or the attention A)
-    and `weight` the right one's (k, or v). 32 means float.
+    A product of two activations has no weight: its right operand (k, or v) takes the weight's place, and its left one
+    (q, or the attention A) the activation's. So budgets, BitOps and files treat all kinds of units alike.
+    32 means float.
     """
 
     weight: int
@@ -73,6 +102,10 @@ class UnitBits:
     def is_float(self) -> bool:
         """Whether the unit is left as it is."""
         return self.weight == FLOAT_BITS
+
+    def of(self, operand: Operand) -> int:
+        """The bits of one operand."""
+        return self.weight if operand in {"weight", "right"} else self.activation
 
     def __str__(self) -> str:
         return "float" if self.is_float else f"W{self.weight}A{self.activation}"
@@ -179,8 +212,8 @@ class Analysis:
         costs: units and what they cost.
         importance: P_Y definition → Ω, shape [units], sums to 1.
         synergy: `estimator/P_Y` → Ŝ of adjacent units, shape [units - 1].
-        sensitivity: P_Y definition → slot (`weight`, `activation`) → KL of that unit's slot alone at each
-            of `sensitivity_bits`, shape [units, bits]. Empty when it was not measured.
+        sensitivity: P_Y definition → KL of each operand of each unit alone at each of `sensitivity_bits`, shape
+            [units, 2, bits], operands in the order of `Unit.operands`. Empty when it was not measured.
         sensitivity_bits: the bit-widths at which the sensitivity was measured.
     """
 
@@ -189,7 +222,7 @@ class Analysis:
     costs: Costs
     importance: Mapping[str, Vector]
     synergy: Mapping[str, Vector]
-    sensitivity: Mapping[str, Mapping[str, Vector]]
+    sensitivity: Mapping[str, Vector]
     sensitivity_bits: tuple[int, ...]
 
     @property
@@ -209,7 +242,7 @@ class Analysis:
         """A JSON-able form; numbers keep 9 significant digits."""
         return {
             "format": "mixqsam-analysis",
-            "version": 2,
+            "version": _ANALYSIS_VERSION,
             "model": self.model,
             "images": self.images,
             "float_bytes": self.costs.float_bytes,
@@ -220,7 +253,11 @@ class Analysis:
             "synergy": {name: _rounded(v) for name, v in self.synergy.items()},
             "sensitivity_bits": list(self.sensitivity_bits),
             "sensitivity": {
-                name: {slot: _rounded(v) for slot, v in slots.items()} for name, slots in self.sensitivity.items()
+                name: {
+                    unit.name: dict(zip(unit.operands, _rounded(rows), strict=True))
+                    for unit, rows in zip(self.units, values, strict=True)
+                }
+                for name, values in self.sensitivity.items()
             },
         }
 
@@ -233,12 +270,13 @@ class Analysis:
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-analysis":
             raise ArtifactError(f"{source} is not an analysis; make one with `mixqsam analyze`.")
-        if value.get("version") not in (1, 2):
+        if value.get("version") not in range(1, _ANALYSIS_VERSION + 1):
             raise ArtifactError(
-                f"{source} has analysis version {value.get('version')}; this mixqsam reads up to version 2."
+                f"{source} has analysis version {value.get('version')}; "
+                f"this mixqsam reads up to version {_ANALYSIS_VERSION}."
             )
         try:
-            units = tuple(_unit(unit) for unit in value["units"])
+            units = tuple(_unit(unit, version=value["version"]) for unit in value["units"])
             bits = tuple(int(b) for b in value["sensitivity_bits"])
             result = cls(
                 model=str(value["model"]),
@@ -253,8 +291,8 @@ class Analysis:
                 importance={n: _array(v, (len(units),)) for n, v in value["importance"].items()},
                 synergy={n: _array(v, (len(units) - 1,)) for n, v in value["synergy"].items()},
                 sensitivity={
-                    n: {slot: _array(slots[slot], (len(units), len(bits))) for slot in SLOTS}
-                    for n, slots in value["sensitivity"].items()
+                    name: _sensitivity(entries, units, bits=len(bits), version=value["version"])
+                    for name, entries in value["sensitivity"].items()
                 },
                 sensitivity_bits=bits,
             )
@@ -271,14 +309,26 @@ class Analysis:
         return result
 
 
-def _unit(entry: Mapping[str, Any]) -> Unit:
+def _unit(entry: Mapping[str, Any], *, version: int) -> Unit:
     """A unit from a file, its kinds and sizes looked at."""
-    unit = Unit(**entry)
+    # Up to version 2 a unit had neither role nor block; there was one family then, whose names say both.
+    unit = Unit(**{**entry, **(describe_old_unit(entry["name"]) if version < 3 else {})})
     sizes = (unit.parameters, unit.channels, unit.multiply_adds)
-    known = unit.kind in get_args(Kind) and unit.part in get_args(Part) and isinstance(unit.name, str)
+    literals = ((unit.kind, Kind), (unit.part, Part), (unit.role, Role))
+    known = all(value in get_args(kinds) for value, kinds in literals)
+    known &= isinstance(unit.name, str) and isinstance(unit.block, str) and isinstance(unit.attention, str | None)
     if not known or not all(isinstance(size, int) and 0 <= size < _MOST for size in sizes):
         raise ValueError(f"no unit has {entry!r:.200}")
     return unit
+
+
+def _sensitivity(entries: Mapping[str, Any], units: Sequence[Unit], *, bits: int, version: int) -> Vector:
+    """One definition's KLs from a file: [units, operands, bits]."""
+    if version < 3:
+        # Two arrays [units, bits] of all units together, under the names of the fields of `UnitBits`.
+        return np.stack([_array(entries[name], (len(units), bits)) for name in ("weight", "activation")], axis=1)
+    rows = [[entries[unit.name][operand] for operand in unit.operands] for unit in units]
+    return _array(rows, (len(units), 2, bits))
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -57,6 +57,22 @@ def point_grid(*, width: int, height: int, side: int) -> Prompts:
     return Prompts(points=points, labels=np.ones((side * side, 1), dtype=np.int64))
 
 
+def point_prompt(points: Array, *, width: int, height: int, source: str) -> Prompts:
+    """One prompt of K points, each x, y, label: shape [K, 3].
+
+    Raises:
+        AnnotationError: a number is not finite, a point lies outside the image, or a label is neither 1 nor 0; `source`
+            says whose.
+    """
+    if not np.isfinite(points).all():
+        raise AnnotationError(f"{source}: a point holds NaN or infinity.")
+    if not ((points[:, :2] >= 0) & (points[:, :2] <= (width, height))).all():
+        raise AnnotationError(f"{source}: a point lies outside the image of {width}×{height} pixels.")
+    if not np.isin(points[:, 2], (0, 1)).all():
+        raise AnnotationError(f"{source}: the label is 1 (object) or 0 (background).")
+    return Prompts(points=points[None, :, :2], labels=points[None, :, 2].astype(np.int64))
+
+
 def clip_boxes(boxes: Array, *, width: int, height: int, source: str) -> Array:
     """Boxes cut to the image.
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mixqsam.allocation.solve as solve_module
-from mixqsam.allocation.budget import parse_bits, parse_keep, resolve_budget
-from mixqsam.allocation.choose import Allocation, allocate
+from mixqsam.allocation.budget import Budget, Limits, parse_bits, parse_keep
+from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.choose import allocate as allocate_within
 from mixqsam.allocation.lagrange import relax, survivors
 from mixqsam.allocation.linear import Linear
 from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program
@@ -30,13 +32,15 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
             0 if kind == "product" else int(rng.integers(100, 5000)),
             0 if kind == "product" else 8,
             int(rng.integers(1000, 90000)),
+            "scores" if kind == "product" else "projection",
+            str(i // 3),
         )
         for i, kind in enumerate(kinds)
     )
     omega = rng.lognormal(0, 1.5, count)
     omega /= omega.sum()
     noise = 4.0 ** -np.array(BITS)
-    sensitivity = {s: omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise for s in ("weight", "activation")}
+    sensitivity = np.stack([omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise for _ in range(2)], axis=1)
     return Analysis(
         "toy",
         1,
@@ -46,6 +50,14 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
         {"bernoulli": sensitivity},
         BITS,
     )
+
+
+def limits_of(text: str, costs: Costs) -> Limits:
+    return Budget.parse(text).limits(costs)
+
+
+def allocate(toy: Analysis, text: str, **options: Any) -> Allocation:
+    return allocate_within(toy, Budget.parse(text), **options)
 
 
 def objective(utility: str = "measured", *, coupling: float = 0.3) -> Objective:
@@ -61,13 +73,11 @@ def programs(draw: st.DrawFn) -> Program:
     text = draw(st.sampled_from(["W3A3", "W4A4", "W6A6", "size=0.16x", "bitops=0.02x", "W8A8"]))
     fixed = {toy.units[0].name: UnitBits(2, 2)} if draw(st.booleans()) else {}
     goal = objective(draw(st.sampled_from(UTILITIES)), coupling=draw(st.sampled_from([0.0, 0.1, 1.0, 5.0])))
-    budget = resolve_budget(text, toy.costs)
+    budget = limits_of(text, toy.costs)
     try:
         return build_program(toy, budget, goal, candidates=candidates, tied=tied, fixed=fixed)
     except BudgetError:
-        return build_program(
-            toy, resolve_budget("W8A8", toy.costs), goal, candidates=candidates, tied=tied, fixed=fixed
-        )
+        return build_program(toy, limits_of("W8A8", toy.costs), goal, candidates=candidates, tied=tied, fixed=fixed)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -86,7 +96,7 @@ def test_solution_equals_brute_force_and_its_bound_is_true(program: Program) -> 
 
 def test_a_solution_that_rounds_over_the_budget_is_solved_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = analysis(20)
-    limits = resolve_budget("W4A4", toy.costs)
+    limits = limits_of("W4A4", toy.costs)
     program = build_program(toy, limits, objective(coupling=0.02), candidates=range(2, 9), tied=True, fixed={})
     plain = solve(program)
     inner, calls = solve_module._run, []
@@ -134,7 +144,7 @@ def test_within_budget_proven_and_no_worse_than_uniform(utility: str, tied: bool
     assert found.size == toy.costs.size(found.plan)
     b = int(budget[1])
     fixed = {u.name: UnitBits(b, b) for u in toy.units}
-    limits = resolve_budget(budget, toy.costs)
+    limits = limits_of(budget, toy.costs)
     program = build_program(toy, limits, objective(utility), candidates=range(2, 9), tied=tied, fixed={})
     uniform = build_program(toy, limits, objective(utility), candidates=range(2, 9), tied=tied, fixed=fixed)
     at = np.array([int(np.flatnonzero((s == b).all(axis=1))[0]) for s in program.states])
@@ -182,17 +192,17 @@ def test_keep_fixes_bits_and_floats_cost_what_they_cost() -> None:
     ],
 )
 def test_budgets_in_numbers(text: str, size: float | None, bitops: float | None) -> None:
-    budget = resolve_budget(text, analysis(3).costs)
+    budget = limits_of(text, analysis(3).costs)
     assert (budget.size, budget.bitops) == (size, bitops)
 
 
 def test_budgets_in_shares_and_bits() -> None:
     costs = analysis(6).costs
     full = costs.size(costs.float_plan)
-    assert resolve_budget("0.25x", costs).size == pytest.approx(full / 4)
-    assert resolve_budget("size=25%", costs).size == pytest.approx(full / 4)
-    assert resolve_budget("bitops=0.5x", costs).bitops == pytest.approx(costs.bitops(costs.float_plan) / 2)
-    w4a6 = resolve_budget("w4a6", costs)
+    assert limits_of("0.25x", costs).size == pytest.approx(full / 4)
+    assert limits_of("size=25%", costs).size == pytest.approx(full / 4)
+    assert limits_of("bitops=0.5x", costs).bitops == pytest.approx(costs.bitops(costs.float_plan) / 2)
+    w4a6 = limits_of("w4a6", costs)
     assert w4a6.bitops == sum(costs.multiply_adds(u) * (36 if u.kind == "product" else 24) for u in costs.units)
 
 
@@ -201,7 +211,68 @@ def test_budgets_in_shares_and_bits() -> None:
 )
 def test_budgets_that_mean_nothing(text: str) -> None:
     with pytest.raises(BudgetError):
-        resolve_budget(text, analysis(3).costs)
+        limits_of(text, analysis(3).costs)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("4", "did you mean W4A4 (4 bits everywhere) or 4MB?"),
+        ("50", "did you mean 50MB?"),
+        ("12500000", "did you mean 12.5MB?"),
+        ("0.2", "did you mean 0.2x"),
+        ("12,5MB", "did you mean 12MB?"),
+        ("size=8", "did you mean W8A8"),
+        ("bitops=3", "did you mean bitops=3G or bitops=3T?"),
+        ("W4", "did you mean W4A4?"),
+        ("w4", "did you mean W4A4?"),
+        ("4bit", "did you mean W4A4?"),
+        ("4-bits", "did you mean W4A4?"),
+        ("int8", "did you mean W8A8?"),
+        ("int16", "bit-widths go from 2 to 8"),
+        ("W4A16", "bit-widths go from 2 to 8"),
+        ("uniform:W4", "did you mean W4A4?"),
+        ("uniform:", "write W4A6, 8 (both) or float"),
+        ("uniform:9", "bit-widths go from 2 to 8"),
+    ],
+)
+def test_a_budget_that_may_mean_two_things_is_answered_with_the_likely_one(text: str, words: str) -> None:
+    with pytest.raises(BudgetError) as caught:
+        Budget.parse(text)
+    assert words in str(caught.value)
+
+
+def test_an_error_quotes_little_of_a_long_budget() -> None:
+    for text in ("x" * 10**6, "9" * 10**6, "w" + "4" * 10**6 + "a4", "uniform:" + "4" * 10**6):
+        with pytest.raises(BudgetError) as caught:
+            Budget.parse(text)
+        assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("w4a4", "W4A4"), (" W4 A4 ", "W4A4"), ("W4/A4", "W4A4"), ("50 mb", "50MB"), ("20 %", "0.2x"), (".2x", "0.2x")],
+)
+def test_spellings_of_one_budget(text: str, same: str) -> None:
+    assert Budget.parse(text).terms == Budget.parse(same).terms
+    assert Budget.parse(Budget.parse(text)) == Budget.parse(text)
+
+
+def test_a_uniform_budget_is_a_kind_of_budget_and_honours_fixed_units() -> None:
+    toy = analysis(6)
+    names = [unit.name for unit in toy.units]
+    found = allocate(toy, "uniform:4", objective=objective(), keep=["layers.0.*=8", "layers.3.lin=float"])
+    assert found.objective is None
+    assert found.budget.text == "W4A4"
+    expected = dict.fromkeys(names, UnitBits(4, 4)) | {names[0]: UnitBits(8, 8), names[3]: FLOAT}
+    assert found.plan.bits == expected
+    assert (found.size, found.bitops) == (toy.costs.size(found.plan), toy.costs.bitops(found.plan))
+    assert (found.budget.size, found.budget.bitops) == (found.size, found.bitops)
+    assert allocate(toy, "Uniform:w4a4", objective=objective()).size < found.size
+    with pytest.raises(BudgetError, match="no unit fits"):
+        allocate(toy, "uniform:W4A4", objective=objective(), keep=["nothing=8"])
+    with pytest.raises(BudgetError, match="is not uniform"):
+        Budget.parse("W4A4").uniform_plan(toy.costs)
 
 
 @pytest.mark.parametrize("rule", ["neck", "nothing.*=8", "*=9", "*=W4"])
@@ -244,4 +315,6 @@ def test_prompts_per_image_shift_bitops_to_the_decoder() -> None:
     toy = analysis(9)
     many = toy.with_prompts(50)
     assert many.costs.bitops(many.costs.float_plan) > toy.costs.bitops(toy.costs.float_plan)
-    assert allocate(many, "W4A4", objective=objective()).bitops <= resolve_budget("W4A4", many.costs).bitops
+    most = limits_of("W4A4", many.costs).bitops
+    assert most is not None
+    assert allocate(many, "W4A4", objective=objective()).bitops <= most

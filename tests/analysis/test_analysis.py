@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixqsam.analysis import variants
-from mixqsam.analysis.ablation import ablate, effect, importance, interaction, proximity, zero
+from mixqsam.analysis.ablation import Effects, ablate, importance, interaction, proximity, zero
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.analysis.sensitivity import QuantizedVariants
@@ -15,7 +15,7 @@ from mixqsam.calibrate import Ranges, WeightGrids, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
 from mixqsam.pipeline.options import Session
-from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.plan import Analysis, BitPlan, Role, Unit, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import unit_names
@@ -43,15 +43,43 @@ def test_variants_equal_whole_passes_with_that_unit_zeroed(
 
 
 def test_shared_effects_are_exact(sam: Sam, samples: list[Sample]) -> None:
-    names = unit_names(sam.config)
+    names, effects = unit_names(sam.config), Effects(sam.costs().units)
     shared = 0
     for group in [(n,) for n in names] + list(pairwise(names)):
-        short = tuple(sorted(effect(group)))
+        short = tuple(sorted(effects.of(group)))
         if short != tuple(sorted(group)):
             shared += 1
             expected = logits_of(sam, samples[0], zeroed=group)
             torch.testing.assert_close(logits_of(sam, samples[0], zeroed=short), expected, rtol=1e-4, atol=1e-4)
     assert shared > 60
+
+
+def test_effects_go_by_roles_and_not_by_names() -> None:
+    def unit(name: str, role: Role, attention: str | None = None) -> Unit:
+        return Unit(name, "linear", "encoder", 4, 2, 8, role, "0", attention)
+
+    units = [
+        unit("a.joint", "query-key-value", "a"),
+        unit("a.first", "scores", "a"),
+        unit("a.second", "mixing", "a"),
+        unit("a.last", "projection", "a"),
+        unit("m.wide", "mlp-in"),
+        unit("m.narrow", "mlp-out"),
+        unit("b.wide", "mlp-in"),
+        unit("b.narrow", "mlp-out"),
+        unit("c.key", "key", "c"),
+        unit("n.one", "convolution"),
+        unit("n.two", "convolution"),
+    ]
+    effects = Effects(units)
+    assert effects.of(["a.joint"]) == {"a.second"}
+    assert effects.of(["a.joint", "a.first"]) == {"a.second"}
+    assert effects.of(["a.second", "a.last"]) == {"a.last"}
+    assert effects.of(["m.wide", "m.narrow"]) == {"m.narrow"}
+    assert effects.of(["m.narrow", "b.wide"]) == {"m.narrow", "b.wide"}
+    # Its attention has no scores of its own, and two convolutions of a block are two things.
+    assert effects.of(["c.key"]) == {"c.key"}
+    assert effects.of(["n.one", "n.two"]) == {"n.one", "n.two"}
 
 
 def test_divergences_equal_the_oracles(sam: Sam, samples: list[Sample]) -> None:
@@ -90,7 +118,7 @@ def test_measured_sensitivity_is_that_of_the_quantized_model(sam: Sam, samples: 
     units = sam.costs().units
     for output, divergence in OUTPUTS.items():
         arranged = QuantizedVariants.arrange(np.array(flat[output]), bits=(3, 8))
-        assert (arranged["weight"][:, 0] > 0).all()
+        assert (arranged[:, 0, 0] > 0).all()
         for i, unit in enumerate(units[:14]):
             if unit.kind != "product":
                 continue
@@ -98,7 +126,7 @@ def test_measured_sensitivity_is_that_of_the_quantized_model(sam: Sam, samples: 
             plan = BitPlan({**BitPlan.uniform(units, UnitBits(32, 32)).bits, unit.name: UnitBits(8, 3)})
             model = nearest(sam, plan, ranges)
             expected = float(divergence(reference, logits_of(model, samples[0])[None]))
-            both = arranged["activation"][i, 0] + arranged["weight"][i, 1]
+            both = arranged[i, unit.operands.index("left"), 0] + arranged[i, unit.operands.index("right"), 1]
             assert both == pytest.approx(expected, rel=0.35, abs=1e-6)
 
 
@@ -123,6 +151,25 @@ def run(sam: Sam, samples: list[Sample], ranges: Ranges, session: Session, wante
     )
 
 
+def test_sensitivities_of_older_files_are_read(
+    sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
+) -> None:
+    analysis = run(sam, samples[:1], ranges, session, Measurements(pairs=False, sensitivity_bits=(2, 8)))
+    written = analysis.to_json()
+    assert set(written["sensitivity"]["spatial"][sam.costs().units[0].name]) == {"weight", "input"}
+    older = {
+        name: {"weight": values[:, 0].tolist(), "activation": values[:, 1].tolist()}
+        for name, values in analysis.sensitivity.items()
+    }
+    for version in (1, 2):
+        again = Analysis.from_json(written | {"version": version, "sensitivity": older}, source="x")
+        for name, values in analysis.sensitivity.items():
+            np.testing.assert_array_equal(again.sensitivity[name], values)
+    for spoiled in ({"spatial": {}}, {"spatial": {"weight": older["spatial"]["weight"]}}):
+        with pytest.raises(ArtifactError, match="x is malformed"):
+            Analysis.from_json(written | {"sensitivity": spoiled}, source="x")
+
+
 def test_analysis_is_readable_and_round_trips(
     sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
 ) -> None:
@@ -132,10 +179,8 @@ def test_analysis_is_readable_and_round_trips(
     assert set(analysis.synergy) == {f"{e}/{o}" for e in ("proximity", "interaction") for o in OUTPUTS}
     again = Analysis.from_json(analysis.to_json(), source="x")
     assert again.units == analysis.units
-    np.testing.assert_allclose(
-        again.sensitivity["spatial"]["weight"], analysis.sensitivity["spatial"]["weight"], rtol=1e-8
-    )
-    for change in ({"version": 3}, {"format": "y"}, {"importance": {"bernoulli": [1.0]}}, {"units": 3}):
+    np.testing.assert_allclose(again.sensitivity["spatial"], analysis.sensitivity["spatial"], rtol=1e-8)
+    for change in ({"version": 4}, {"format": "y"}, {"importance": {"bernoulli": [1.0]}}, {"units": 3}):
         with pytest.raises(ArtifactError, match="x "):
             Analysis.from_json(analysis.to_json() | change, source="x")
 
@@ -146,9 +191,12 @@ def test_importance_is_not_measured_again_without_pairs(
     import mixqsam.analysis.run as module
 
     calls: list[Sample] = []
-    monkeypatch.setattr(
-        module, "run_prefix", lambda model, sample: (calls.append(sample), run_prefix(model, sample))[1]
-    )
+
+    def counted(model: Sam, sample: Sample) -> object:
+        calls.append(sample)
+        return run_prefix(model, sample)
+
+    monkeypatch.setattr(module, "run_prefix", counted)
     alone = run(sam, samples[:1], ranges, session, Measurements(pairs=False))
     both = run(sam, samples, ranges, session, Measurements(pairs=True))
     assert len(calls) == 3

@@ -37,7 +37,7 @@ def saved(sam: Sam, ranges: Ranges, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(4), ids=lambda seed: f"mixture-{seed}")
 def test_any_mixture_of_bits_loads_bit_identically(
     sam: Sam, samples: list[Sample], ranges: Ranges, tmp_path: Path, seed: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_the_file_is_as_small_as_its_bits_claim(bits: int | None, tmp_path: Path
     sam = load_sam("sam-tiny")
     plan = BitPlan.uniform(sam.costs().units, UnitBits(bits, bits)) if bits else mixture(sam, seed=3, floats=False)
     values = {
-        unit.name: {s: dict.fromkeys(range(2, 9), (-1.0, 1.0)) for s in ("weight", "activation")}
+        unit.name: {operand: dict.fromkeys(range(2, 9), (-1.0, 1.0)) for operand in unit.activations}
         for unit in sam.costs().units
     }
     model = nearest(sam, plan, Ranges("minmax", values))
@@ -84,9 +84,15 @@ def test_a_float_plan_changes_nothing(sam: Sam, samples: list[Sample], ranges: R
     assert torch.equal(logits_of(model, samples[0]), logits_of(sam, samples[0]))
 
 
-def test_two_runs_of_a_quantized_model_are_identical(sam: Sam, samples: list[Sample], ranges: Ranges) -> None:
-    model = nearest(sam, mixture(sam, seed=2), ranges)
-    assert torch.equal(logits_of(model, samples[0]), logits_of(model, samples[0]))
+def test_two_runs_give_identical_models(sam: Sam, samples: list[Sample], ranges: Ranges, tmp_path: Path) -> None:
+    plan = mixture(sam, seed=2)
+    first, second = nearest(sam, plan, ranges), nearest(load_sam(sam.source), plan, ranges)
+    files = []
+    for name, model in (("first", first), ("second", second)):
+        save(model, plan, tmp_path / name)
+        files.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+    assert torch.equal(logits_of(first, samples[0]), logits_of(second, samples[0]))
 
 
 def test_a_plan_for_another_model_is_refused(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
@@ -177,7 +183,7 @@ def test_checksums_are_not_optional(saved: Path) -> None:
         load_model(saved)
 
 
-def test_a_directory_of_the_first_format_is_read(sam: Sam, samples: list[Sample], saved: Path) -> None:
+def test_a_directory_of_the_first_format_is_read(samples: list[Sample], saved: Path) -> None:
     """It had everything of the rest in float32, and no checksums."""
     model, manifest = load_model(saved)
     tensors = load_file(saved / "model.safetensors")
@@ -209,7 +215,7 @@ def test_a_foreign_manifest_is_refused(saved: Path, changes: dict[str, object], 
         load_model(saved)
 
 
-def test_a_configuration_of_something_else(saved: Path, tmp_path: Path) -> None:
+def test_a_configuration_of_something_else(saved: Path) -> None:
     (saved / "config.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"config.json cannot be read"):
         load_model(saved)

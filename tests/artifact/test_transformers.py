@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
 from mixqsam.progress import Silent
-from mixqsam.registration import install
+from mixqsam.registration import register
 from mixqsam.runtime.packed import PackedLayer
 from mixqsam.sam.load import Sam
 from tests.artifact.test_store import change_config, flip_a_byte
@@ -56,7 +57,7 @@ def same(first: SamModel, second: SamModel) -> bool:
 
 
 @pytest.mark.parametrize("family", [SamModel, AutoModel, AutoModelForMaskGeneration])
-def test_from_pretrained_gives_the_model_that_was_saved(shared_directory: Path, family: type) -> None:
+def test_from_pretrained_gives_the_model_that_was_saved(shared_directory: Path, family: Any) -> None:
     model = family.from_pretrained(shared_directory)
     assert type(model) is SamModel
     assert any(isinstance(module, PackedLayer) for module in model.modules())
@@ -85,8 +86,8 @@ def test_without_mixqsam_transformers_refuses_instead_of_guessing(shared_directo
 
 
 def test_registering_twice_does_nothing(shared_directory: Path) -> None:
-    install()
-    install()
+    register()
+    register()
     assert SamModel.from_pretrained(shared_directory).hf_quantizer is not None
 
 

@@ -7,18 +7,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.core
+import typer.main
 from typer.testing import CliRunner, Result
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.artifact.store import load_model
 from mixqsam.cli.main import app
-from mixqsam.cli.parsing import parse_candidates
 from mixqsam.data.images import open_image
 from mixqsam.errors import BudgetError
+from mixqsam.options.parse import parse_candidates, parse_measured_bits
 from mixqsam.plan import Analysis
 from tests.conftest import draw
 
@@ -59,13 +61,26 @@ def test_version_needs_no_command() -> None:
     assert run("fly").exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "command", ["analyze", "allocate", "quantize", "compare", "recipes", "evaluate", "predict", "demo"]
-)
-def test_each_command_explains_itself(command: str) -> None:
+COMMANDS: dict[str, typer.core.TyperCommand] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_and_its_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     result = run(command, "--help")
     assert result.exit_code == 0
-    assert "Usage" in result.output
+    text = " ".join(result.output.split())
+    assert f"{command} [OPTIONS]" in text
+    purpose = (COMMANDS[command].help or "").split("\n\n")[0]
+    assert len(purpose) > 20
+    assert " ".join(purpose.split()) in text
+    options = [one for one in COMMANDS[command].params if isinstance(one, typer.core.TyperOption) and not one.hidden]
+    assert options
+    for option in options:
+        assert option.opts[0] in text
+        assert len(option.help or "") > 5, option.opts
+        # rich takes what is in brackets for markup.
+        assert " ".join((option.help or "").partition("[")[0].split()) in text, option.opts
 
 
 def test_the_main_job_then_evaluation_and_prediction(
@@ -127,7 +142,7 @@ def test_analyze_once_allocate_often(model_directory: Path, picture_folder: Path
         ["--budget", "W4A4"],
         ["--budget", "W4A4", "--free"],
         ["--budget", "uniform:W5A5"],
-        ["--budget", "0.8x", "--utility", "linear", "--lambda", "1", "--synergy", "interaction"],
+        ["--budget", "0.8x", "--utility", "linear", "--synergy-weight", "1", "--synergy", "interaction"],
     ):
         result = run("allocate", file, "-o", tmp_path / "a.json", *more)
         assert result.exit_code == 0, result.output
@@ -157,7 +172,9 @@ def test_an_output_is_not_overwritten_unasked(model_directory: Path, picture_fol
     assert leftovers(tmp_path) == ["out", "photos"]
 
 
-def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[object], int, str]]:
+@pytest.fixture
+def bad_places(tmp_path: Path) -> Path:
+    """A folder with an empty file, an empty folder, a broken picture, and a box outside its picture."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.json").write_text("")
     (tmp_path / "broken").mkdir()
@@ -168,35 +185,44 @@ def bad_inputs(tmp_path: Path, picture_folder: Path) -> Iterator[tuple[list[obje
         "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [90, 5, 10, 12]}],
     }
     (tmp_path / "outside.json").write_text(json.dumps(outside))
-    images = ["-i", picture_folder]
-    yield ["-m", "sam-nowhere", *images], 2, "Unknown model"
-    yield ["-i", tmp_path / "empty"], 2, "holds no images"
-    yield ["-i", tmp_path / "broken"], 2, "None of the images can be read"
-    yield ["-i", tmp_path, "--annotations", tmp_path / "empty.json"], 2, "is empty"
-    yield ["-i", tmp_path, "--annotations", tmp_path / "outside.json"], 2, "No image has a box"
-    yield [*images, "--budget", "W9A9"], 3, "bit-widths go from 2 to 8"
-    yield [*images, "--budget", "size=1kB"], 3, "smallest feasible budget"
-    yield [*images, "--keep", "nothing=8"], 3, "no unit fits"
-    yield [*images, "--utility", "measured", "--sensitivity-bits", ""], 3, "needs --sensitivity-bits"
-    yield [*images, "--recipe", "best"], 2, "choose minmax, percentile, omse, adaround"
-    yield [*images, "--recipe", "qdrop"], 2, "qdrop needs at least 4 calibration images, there are 3"
-    yield [*images, "--device", "cuda:77"], 2, "'cuda:77' cannot be used here; there is cpu"
-    yield [*images, "--boxes", tmp_path / "empty.json"], 2, "is empty"
+    return tmp_path
 
 
-@pytest.mark.parametrize("index", range(13))
+# In the arguments, PICTURES is a folder of good pictures and HERE the folder of `bad_places`.
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        pytest.param("-m sam-nowhere -i PICTURES", 2, "Unknown model", id="model"),
+        pytest.param("-i HERE/empty", 2, "holds no images", id="empty folder"),
+        pytest.param("-i HERE/broken", 2, "None of the images can be read", id="broken image"),
+        pytest.param("-i HERE --annotations HERE/empty.json", 2, "is empty", id="empty annotations"),
+        pytest.param("-i HERE --annotations HERE/outside.json", 2, "No image has a box", id="box outside"),
+        pytest.param("-i PICTURES --budget W9A9", 3, "bit-widths go from 2 to 8", id="bits"),
+        pytest.param("-i PICTURES --budget size=1kB", 3, "smallest feasible budget", id="budget too small"),
+        pytest.param("-i PICTURES --keep nothing=8", 3, "no unit fits", id="unknown unit"),
+        pytest.param(
+            "-i PICTURES --utility measured --sensitivity-bits=", 3, "needs --sensitivity-bits", id="no sensitivity"
+        ),
+        pytest.param("-i PICTURES --recipe best", 2, "choose minmax, percentile, omse, adaround", id="recipe"),
+        pytest.param(
+            "-i PICTURES --recipe qdrop", 2, "qdrop needs at least 4 calibration images, there are 3", id="few images"
+        ),
+        pytest.param("-i PICTURES --device cuda:77", 2, "'cuda:77' cannot be used here; there is cpu", id="device"),
+        pytest.param("-i PICTURES --boxes HERE/empty.json", 2, "is empty", id="boxes alone"),
+    ],
+)
 def test_bad_input_is_one_clear_paragraph(
-    model_directory: Path, picture_folder: Path, tmp_path: Path, index: int
+    model_directory: Path, picture_folder: Path, bad_places: Path, arguments: str, code: int, words: str
 ) -> None:
-    arguments, code, words = list(bad_inputs(tmp_path, picture_folder))[index]
-    model = [] if "-m" in arguments else ["-m", model_directory]
-    before = leftovers(tmp_path)
-    result = run("quantize", "--sensitivity-bits", "4", *model, *arguments, "-o", tmp_path / "out", "--grid", 2)
+    given = [a.replace("PICTURES", str(picture_folder)).replace("HERE", str(bad_places)) for a in arguments.split()]
+    model = [] if "-m" in given else ["-m", model_directory]
+    before = leftovers(bad_places)
+    result = run("quantize", "--sensitivity-bits", "4", *model, *given, "-o", bad_places / "out", "--grid", 2)
     text = " ".join(result.output.split())
     assert result.exit_code == code, text
     assert words in text
     assert "Traceback" not in text
-    assert leftovers(tmp_path) == before
+    assert leftovers(bad_places) == before
 
 
 @pytest.mark.parametrize(
@@ -242,7 +268,7 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     for i in range(12):
         draw(images / f"{i:02}.png", width=60, height=50, seed=i)
     command = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model_directory), "-i", str(images)]
-    command += ["-o", str(tmp_path / "out"), "--sensitivity-bits", "2,4,8", "--check", "0"]
+    command += ["-o", str(tmp_path / "out"), "--sensitivity-bits", "2,4,8", "--eval-limit", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
     deadline = time.monotonic() + 120
     while len(list(own_cache.glob("ablation-*.json"))) < 2 and time.monotonic() < deadline:
@@ -288,7 +314,7 @@ def test_a_killed_reconstruction_goes_on_after_its_last_finished_block(model_dir
     for i in range(4):
         draw(images / f"{i}.png", width=60, height=50, seed=i)
     base = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model_directory), "-i", str(images)]
-    base += ["--recipe", "qdrop", "--iterations", "40", "--check", "0", "-o"]
+    base += ["--recipe", "qdrop", "--iterations", "40", "--eval-limit", "0", "-o"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*base, str(tmp_path / "out"), "--cache", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
@@ -360,12 +386,13 @@ def test_a_stage_that_is_held_for_a_moment_is_waited_for(tmp_path: Path, patient
 
 
 def test_candidates_in_words() -> None:
-    assert parse_candidates("2-8", option="x") == (2, 3, 4, 5, 6, 7, 8)
-    assert parse_candidates("8, 2,4", option="x") == (2, 4, 8)
-    assert parse_candidates("", option="x") == ()
-    for text in ("9", "a", "2-9"):
+    assert parse_candidates("2-8", "x") == (2, 3, 4, 5, 6, 7, 8)
+    assert parse_candidates("8, 2,4", "x") == (2, 4, 8)
+    assert parse_candidates([4, 2], "x") == (2, 4)
+    assert parse_measured_bits("", "x") == ()
+    for text in ("9", "a", "2-9", "2-99999999999", "", [True], [2.5], None):
         with pytest.raises(BudgetError, match="--candidates"):
-            parse_candidates(text, option="--candidates")
+            parse_candidates(text, "--candidates")
 
 
 def test_public_names_are_those_that_load() -> None:
@@ -411,7 +438,7 @@ def test_a_recipe_that_reconstructs_goes_into_the_directory(model_directory: Pat
     for i in range(4):
         draw(photos / f"{i}.png", width=60, height=50, seed=i)
     out = tmp_path / "out"
-    result = quantize(model_directory, photos, out, "--recipe", "ahcptq", "--iterations", 5, "--check", 1)
+    result = quantize(model_directory, photos, out, "--recipe", "ahcptq", "--iterations", 5, "--eval-limit", 1)
     assert result.exit_code == 0, result.output
     assert "mask_decoder.transformer.layers.0: loss" in result.output
     config = json.loads((out / "config.json").read_text())["quantization_config"]
@@ -456,7 +483,7 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     from mixqsam.pipeline.demo import run_demo
     from mixqsam.pipeline.options import Session
 
-    found = run_demo(tmp_path / "demo", budget="W4A4", session=Session())
+    found = run_demo(tmp_path / "demo", budget=Budget.parse("W4A4"), session=Session())
     uniform, mixed = (found.result.check[name].fidelity for name in ("uniform", "mixed"))
     assert uniform is not None
     assert mixed is not None
@@ -469,7 +496,7 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
 
 @pytest.fixture
 def quantized(model_directory: Path, picture_folder: Path, tmp_path: Path) -> Path:
-    result = quantize(model_directory, picture_folder, tmp_path / "out", "-b", "W6A6", "--check", 0)
+    result = quantize(model_directory, picture_folder, tmp_path / "out", "-b", "W6A6", "--eval-limit", 0)
     assert result.exit_code == 0, result.output
     return tmp_path / "out"
 
@@ -507,7 +534,7 @@ def test_export_then_predict_and_evaluate(
     assert reports[str(target)]["fidelity"]["mean_iou"] > 0.5
     alone = run("evaluate", target, "-i", picture_folder)
     assert alone.exit_code == 2
-    assert "--float" in alone.output
+    assert "--reference" in alone.output
 
 
 def test_export_refuses_what_it_cannot_write(quantized: Path, model_directory: Path, tmp_path: Path) -> None:

@@ -4,15 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from mixqsam.cli import commands
+from mixqsam.cli.command import COMMANDS as SPECS
 from mixqsam.cli.main import app
-from mixqsam.cli.options import RECIPE_NAMES
-from mixqsam.deployed.predictor import ENDINGS
+from mixqsam.deployed.backends import BACKENDS
+from mixqsam.options.names import RECIPE_NAMES
 from mixqsam.quantization.recipes import RECIPES
 
 COMMANDS = [
@@ -52,7 +53,7 @@ def test_json_is_all_that_is_printed(model_directory: Path, picture_folder: Path
     assert found["units"] == len(json.loads(analysis.read_text())["units"])
     found = json.loads(run("allocate", analysis, "-b", "W5A5", "-o", plan, "--json").stdout)
     assert found["allocation"] == json.loads(plan.read_text())
-    float_only = ["evaluate", model_directory, "--float", model_directory, "-i", picture_folder, "--grid", 2]
+    float_only = ["evaluate", model_directory, "--reference", model_directory, "-i", picture_folder, "--grid", 2]
     found = json.loads(run(*float_only, "--json").stdout)
     assert found["models"]["float"]["images"] == 3
     picture = picture_folder / "a.png"
@@ -83,7 +84,7 @@ def test_a_fault_of_ours_is_a_paragraph_too(monkeypatch: pytest.MonkeyPatch) -> 
     def broken() -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(commands, "recipes", broken)
+    monkeypatch.setitem(SPECS, "recipes", replace(SPECS["recipes"], body=broken))
     result = run("recipes")
     assert result.exit_code == 70
     assert "Something unforeseen: KeyError: 'x'" in result.output
@@ -122,7 +123,7 @@ def test_shells_complete_commands_options_and_names(tmp_path: Path) -> None:
     }
     assert {"--recipe", "--budget", "--json"} <= complete("mixqsam quantize --", tmp_path)
     assert complete("mixqsam quantize --recipe ptq", tmp_path) == {"ptq4sam-s", "ptq4sam-l"}
-    assert complete("mixqsam export out --format o", tmp_path) == set(ENDINGS)
+    assert complete("mixqsam export out --format o", tmp_path) == set(BACKENDS)
     assert tuple(RECIPES) == RECIPE_NAMES
 
 

@@ -63,7 +63,7 @@ def test_scores_and_kinds(folder: Path) -> None:
     def samples(content: Any) -> list[Sample]:
         path = folder.parent / "boxes.json"
         path.write_text(json.dumps(content))
-        return Data(folder, detections=path).samples(count=None, progress=Silent())
+        return Data(folder, boxes=path).samples(count=None, progress=Silent())
 
     (sample,) = samples([box(7), box(7, score=0.25)])
     assert (sample.scores, sample.prompt_kind, sample.width, sample.height) == ((0.5, 0.25), "detector's boxes", 40, 30)

@@ -2,15 +2,17 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mixqsam.deployed import sessions
+from mixqsam.deployed.backends import BACKENDS, ONNX, Backend, backend_of
 from mixqsam.deployed.image import Preprocessing
 from mixqsam.deployed.names import DECODER, ENCODER
-from mixqsam.deployed.predictor import ExportedPredictor, backend_of
+from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import ArtifactError, InputError
 from mixqsam.prompts import Prompts
 from mixqsam.sam.forward import make_frame
@@ -46,27 +48,29 @@ def test_a_missing_library_is_named_with_its_extra(
 
     monkeypatch.setattr(sessions, "import_module", refuse)
     (tmp_path / f"{ENCODER}{ending}").touch()
-    assert backend_of(tmp_path) == backend
+    assert backend_of(tmp_path) is BACKENDS[backend]
     with pytest.raises(InputError, match=rf"pip install 'mixqsam\[{backend}\]'"):
-        ExportedPredictor(tmp_path, backend=backend)  # type: ignore[arg-type]
+        ExportedPredictor(tmp_path, backend=backend)
 
 
 @pytest.mark.parametrize(
     ("backend", "ending", "library"), [("onnx", ".onnx", "onnxruntime"), ("openvino", ".xml", "openvino")]
 )
-def test_a_damaged_file_is_named(tmp_path: Path, backend: str, ending: str, library: str) -> None:
+def test_a_damaged_file_is_named(
+    tmp_path: Path, backend: Literal["onnx", "openvino"], ending: str, library: str
+) -> None:
     pytest.importorskip(library)
     for name in (ENCODER, DECODER):
         (tmp_path / f"{name}{ending}").write_bytes(b"no model")
     with pytest.raises(ArtifactError, match=rf"sam.encoder\{ending} cannot be loaded"):
-        ExportedPredictor(tmp_path, backend=backend)  # type: ignore[arg-type]
+        ExportedPredictor(tmp_path, backend=backend)
 
 
 def test_another_tools_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Foreign:
         metadata = ""
 
-    monkeypatch.setattr("mixqsam.deployed.predictor._session", lambda *_, **__: Foreign())
+    monkeypatch.setattr(Backend, "load", lambda *_, **__: Foreign())
     with pytest.raises(ArtifactError, match="does not say how it was made"):
         ExportedPredictor(tmp_path, backend="onnx")
 
@@ -83,7 +87,7 @@ def test_order_of_use(sam: Sam, tmp_path: Path) -> None:
     from mixqsam.exporting.files import ExportOptions, export
 
     manifest = Manifest.of(sam, sam.costs().float_plan, recipe="none", prompts_per_image=1)
-    export(sam, manifest, tmp_path, kind="onnx", options=ExportOptions(single=True))
+    export(sam, manifest, tmp_path, backend=ONNX, options=ExportOptions(single=True))
     predictor = ExportedPredictor(tmp_path, backend="onnx")
     box = Prompts(boxes=np.array([[1.0, 1, 30, 30]]))
     with pytest.raises(InputError, match="call set_image first"):
@@ -93,7 +97,7 @@ def test_order_of_use(sam: Sam, tmp_path: Path) -> None:
         predictor.segment(Prompts())
     with pytest.raises(InputError, match="exported with --single-mask"):
         predictor.segment(box, multimask=True)
-    many = Prompts(boxes=np.tile(box.boxes, (20, 1)))
+    many = Prompts(boxes=np.tile([[1.0, 1, 30, 30]], (20, 1)))
     found = predictor.segment(many, full=True)
     assert found.masks.shape == (20, 1, 40, 64)
     assert found.full is not None

@@ -149,7 +149,8 @@ def test_boxes_are_clipped_filtered_suppressed_and_limited() -> None:
 def test_suppression_leaves_no_two_that_overlap_and_drops_none_without_cause(seed: int, limit: float) -> None:
     rng = np.random.default_rng(seed)
     low = rng.random((12, 2)) * 20
-    found = Detections(np.hstack([low, low + 1 + rng.random((12, 2)) * 15]), rng.random(12), rng.integers(0, 2, 12))
+    boxes = np.hstack([low, low + 1 + rng.random((12, 2)) * 15])
+    found = Detections(boxes, rng.random(12), rng.integers(0, 2, 12).astype(float))
     stays = suppress(found, limit)
     ious = box_ious(found.boxes, found.boxes)
     alike = found.labels[:, None] == found.labels[None, :]

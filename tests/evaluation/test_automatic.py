@@ -12,20 +12,30 @@ from mixqsam.evaluation.automatic import AutomaticCounts, nearest_ious
 from mixqsam.evaluation.record import mask_ious
 from mixqsam.pipeline.automatic import run_automatic
 from mixqsam.pipeline.options import Data, Session
-from mixqsam.prediction import Prediction
+from mixqsam.prediction import Prediction, Predictor
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.automatic import Automatic, segment_everything
 
 
-class Quadrants:
+class Quadrants(Predictor):
     """Finds, for each point, its quadrant (sure), the whole image (less sure) and an unsteady half."""
 
     def set_image(self, image: Image.Image | np.ndarray) -> None:
         self.shape = np.asarray(image).shape[:2]
 
-    def segment(self, prompts: Prompts, *, multimask: bool = False) -> Prediction:
+    def reset_image(self) -> None:
+        del self.shape
+
+    def keep(self) -> object:
+        return self.shape
+
+    def restore(self, kept: object) -> None:
+        assert kept == self.shape
+
+    def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         assert multimask
+        assert not full
         assert prompts.points is not None
         height, width = self.shape
         masks = np.zeros((len(prompts), 3, height, width), bool)
@@ -111,7 +121,7 @@ def test_annotated_masks_are_recalled(coco: Path, session: Session) -> None:
     assert 0 <= found.recall <= found.recall50
 
 
-def test_broken_images_are_named(picture_folder: Path, session: Session, tmp_path: Path) -> None:
+def test_broken_images_are_named(picture_folder: Path, session: Session) -> None:
     class Broken:
         annotations = None
 

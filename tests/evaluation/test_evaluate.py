@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_kept_records_do_not_serve_other_scores_or_categories(sam: Sam, tmp_path
     path, sample = one_annotation(tmp_path, GOOD)
     kept = Kept(Cache(tmp_path / "cache"), {"float": "k"})
 
-    def results_of(one: Sample) -> list[dict[str, object]]:
+    def results_of(one: Sample) -> list[dict[str, Any]]:
         evaluate({"float": SamPredictor(sam)}, [one], annotations=path, progress=Silent(), kept=kept)
         record = kept.get("float", one)
         assert record is not None
@@ -224,19 +225,22 @@ def test_broken_images_are_skipped_and_counted(sam: Sam, samples: list[Sample], 
         evaluate({"float": SamPredictor(sam)}, [bad], annotations=None, progress=progress)
 
 
-def test_true_masks_have_an_ap_of_100_and_the_evaluator_equals_pycocotools(coco: Path, tmp_path: Path) -> None:
+def test_true_masks_have_an_ap_of_100_and_the_evaluator_equals_pycocotools(coco: Path) -> None:
     path = coco / "annotations/instances_val2017.json"
     truth = COCO(str(path))
     samples = annotated_samples(path, images=coco / "val2017")
     rng = np.random.default_rng(0)
-    perfect, noisy = [], []
+    perfect, noisy, compared = [], [], 0
     for sample in samples:
         found = [a for a in truth.loadAnns(truth.getAnnIds(sample.image_id, iscrowd=False)) if min(a["bbox"][2:]) > 0]
         if not found:
             continue
         masks = np.stack([truth.annToMask(a) for a in found]).astype(bool)
-        ours = Truth(path).masks(sample) if sample is samples[3] else None
-        assert ours is None or (ours == masks).all()
+        if compared < 2:
+            ours = Truth(path).masks(sample)
+            assert ours is not None
+            assert np.array_equal(ours, masks)
+            compared += 1
         perfect += mask_results(sample, prediction(masks, np.ones(len(masks))))
         shifted = np.roll(masks, rng.integers(0, 12, 2), axis=(1, 2))
         noisy += mask_results(sample, prediction(shifted, rng.random(len(masks))))
@@ -250,8 +254,8 @@ def test_true_masks_have_an_ap_of_100_and_the_evaluator_equals_pycocotools(coco:
     reference.evaluate()
     reference.accumulate()
     reference.summarize()
-    ours = [scores.ap, scores.ap50, scores.ap75, scores.small, scores.medium, scores.large]
-    assert ours == pytest.approx([100 * v for v in reference.stats[:6]], abs=1e-8)
+    figures = [scores.ap, scores.ap50, scores.ap75, scores.small, scores.medium, scores.large]
+    assert figures == pytest.approx([100 * v for v in reference.stats[:6]], abs=1e-8)
     assert 5 < scores.ap < 95
 
 
@@ -273,7 +277,7 @@ def test_annotations_that_cannot_be_scored_against(tmp_path: Path) -> None:
 
 
 def test_overlay_draws_mask_and_prompt() -> None:
-    from mixqsam.report.overlay import draw_overlay, mask_image, side_by_side
+    from mixqsam.reporting.overlay import draw_overlay, mask_image, side_by_side
 
     image = Image.new("RGB", (60, 40), "white")
     mask = np.zeros((1, 40, 60), bool)

@@ -34,7 +34,7 @@ def rectangle(x: float, y: float, width: float, height: float, angle: float) -> 
     """Corners of a rectangle around (x, y), turned by `angle` in radians."""
     corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    return corners @ turn.T + [x, y]
+    return np.asarray(corners @ turn.T + [x, y])
 
 
 def area(polygon: list[tuple[float, float]]) -> float:

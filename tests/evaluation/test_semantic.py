@@ -40,7 +40,9 @@ def test_regions_have_their_class_box_and_a_point_inside() -> None:
     assert len(find_regions(labels, background=(0,), least=401).classes) == 1
     assert len(find_regions(labels, background=(0, 3, 5)).prompts("points")) == 0
     assert found.prompts("boxes").boxes is found.boxes
-    assert found.prompts("points").points.shape == (3, 1, 2)
+    points = found.prompts("points").points
+    assert points is not None
+    assert points.shape == (3, 1, 2)
 
 
 def test_the_best_mask_is_painted_last() -> None:

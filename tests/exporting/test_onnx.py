@@ -11,6 +11,7 @@ import torch
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.calibrate import Ranges, calibrate
 from mixqsam.data.samples import Sample
+from mixqsam.deployed.backends import ONNX
 from mixqsam.deployed.names import DECODER, ENCODER, METADATA
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.files import Cache
@@ -33,7 +34,7 @@ from mixqsam.exporting.files import Exported, ExportOptions, export  # noqa: E40
 
 BOXES = Prompts(boxes=np.array([[5.0, 5, 30, 30], [10, 2, 38, 36], [0, 0, 63, 39]]))
 POINTS = Prompts(points=np.array([[[12.0, 20], [40, 8]]]), labels=np.array([[1, 0]]))
-BOTH = Prompts(boxes=BOXES.boxes[:1], points=POINTS.points, labels=POINTS.labels)
+BOTH = Prompts(boxes=np.array([[5.0, 5, 30, 30]]), points=POINTS.points, labels=POINTS.labels)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def ranges(sam: Sam, samples: list[Sample]) -> Ranges:
 
 def write(sam: Sam, plan: BitPlan, folder: Path, **options: Any) -> Exported:
     manifest = Manifest.of(sam, plan, recipe="minmax", prompts_per_image=1)
-    return export(sam, manifest, folder, kind="onnx", options=ExportOptions(**options))
+    return export(sam, manifest, folder, backend=ONNX, options=ExportOptions(**options))
 
 
 def operators(path: Path) -> collections.Counter[str]:
@@ -131,7 +132,8 @@ def test_quantized_encoder_and_decoder_give_what_ours_give(
     mine, theirs = ExportedPredictor(tmp_path, backend="onnx"), SamPredictor(model)
     theirs.set_image(samples[0].open())
     mine.set_image(samples[0].open())
-    mine._embedding = theirs._embedding.numpy()
+    assert theirs._maps is not None
+    mine._embedding = theirs._maps["embedding"].numpy()
     first, second = mine.segment(BOXES), theirs.segment(BOXES)
     assert np.corrcoef(first.logits.ravel(), second.logits.ravel())[0, 1] > {2: 0.9, 4: 0.99, 5: 0.995, 8: 0.9995}[bits]
 

@@ -6,6 +6,7 @@ import pytest
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
+from mixqsam.deployed.backends import OPENVINO
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
@@ -22,7 +23,7 @@ from mixqsam.exporting.files import ExportOptions, export
 
 def write(sam: Sam, plan: BitPlan, folder: Path) -> ExportedPredictor:
     manifest = Manifest.of(sam, plan, recipe="minmax", prompts_per_image=1)
-    export(sam, manifest, folder, kind="openvino", options=ExportOptions())
+    export(sam, manifest, folder, backend=OPENVINO, options=ExportOptions())
     return ExportedPredictor(folder, backend="openvino", precision="f32")
 
 

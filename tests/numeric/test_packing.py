@@ -17,7 +17,7 @@ def test_packs_like_the_oracle_and_back(case: tuple[int, list[int]]) -> None:
     assert torch.equal(unpack(packed, bits=bits, count=len(codes)), tensor)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(2, 9), ids=lambda bits: f"{bits}-bit")
 def test_large_tensors_cross_block_borders(bits: int) -> None:
     codes = torch.randint(
         0, 2**bits, (3 * (1 << 20) + 5,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

@@ -112,7 +112,8 @@ def test_what_is_stored_makes_the_same_quantizer(kind: str, bits: int, low: floa
 @given(bits=BITS, low=NUMBERS, span=SPANS, share=st.floats(0, 1))
 def test_within_the_range_the_error_is_half_a_step(bits: int, low: float, span: float, share: float) -> None:
     for quantizer in (affine(bits, low, span), grouped(bits, low, span)):
-        grid = quantizer.grid  # type: ignore[attr-defined]
+        grid = quantizer.grid
+        assert isinstance(grid, AffineGrid)
         least, most = -grid.zero * grid.scale, (2**bits - 1 - grid.zero) * grid.scale
         value = least + share * (most - least)
         shaped = value.reshape(1, -1).expand(1, CHANNELS).contiguous()
@@ -176,7 +177,7 @@ def test_packing_keeps_every_code_of_every_shape(bits: int, shape: tuple[int, ..
     assert torch.equal(unpack(packed, bits=bits, count=codes.numel()).reshape(shape), codes)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(2, 9), ids=lambda bits: f"{bits}-bit")
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e-30, 1e30])
 def test_constant_channels_and_zeros_stay_what_they_are(bits: int, value: float) -> None:
     weight = torch.full((2, 6), value)

@@ -24,7 +24,7 @@ def stored(values: torch.Tensor, *, bits: int, observer: str = "omse") -> Quanti
     return quantize_weight(values, weight_grid(values, bits=bits, observer=observer, name="w"))
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(2, 9), ids=lambda bits: f"{bits}-bit")
 def test_each_channel_has_at_most_2_to_the_b_values_and_survives_packing(bits: int) -> None:
     values = weight(9, 33)
     found = stored(values, bits=bits)

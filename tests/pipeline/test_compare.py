@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,20 @@ import pytest
 from mixqsam.data.samples import Sample
 from mixqsam.errors import BudgetError, InputError, OutputError
 from mixqsam.pipeline import compare
-from mixqsam.pipeline.compare import Request, run_comparison
-from mixqsam.pipeline.options import AnalysisOptions, Options, QuantizationOptions, Session
+from mixqsam.pipeline.compare import run_comparison
+from mixqsam.pipeline.options import (
+    AllocationOptions,
+    AnalysisOptions,
+    CompareRequest,
+    Evaluation,
+    Options,
+    QuantizationOptions,
+    Session,
+)
+from mixqsam.pipeline.stages import quantize_model
 from mixqsam.progress import Progress, Silent
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.report.comparison import Comparison
+from mixqsam.reporting.comparison import Comparison
 from tests.conftest import draw
 
 OPTIONS = Options(
@@ -42,8 +52,10 @@ def six(tmp_path: Path, samples: list[Sample]) -> Pictures:
 
 
 def run(model: Path, pictures: Pictures, output: Path, session: Session, **changes: object) -> Comparison:
-    request = Request(**{"recipes": ["minmax", "qdrop"], "budgets": ["W4A4"], "options": OPTIONS, **changes})  # type: ignore[arg-type]
-    return run_comparison(model, pictures, None, request=request, output=output, session=session, overwrite=True)
+    request = CompareRequest(**{"recipes": ["minmax", "qdrop"], "budgets": ["W4A4"], "options": OPTIONS, **changes})  # type: ignore[arg-type]
+    return run_comparison(
+        model, pictures, Evaluation(), request=request, output=output, session=session, overwrite=True
+    )
 
 
 def test_a_comparison_has_a_row_for_everything_asked_for(
@@ -80,6 +92,20 @@ def test_a_comparison_has_a_row_for_everything_asked_for(
     assert "minmax, uniform" in (out / "comparison.svg").read_text()
 
 
+def test_a_uniform_budget_gives_one_row_that_keeps_fixed_bits(
+    model_directory: Path, six: Pictures, session: Session, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, allocation=AllocationOptions(keep=("neck.*=8",)))
+    found = run(
+        model_directory, six, tmp_path / "out", session, recipes=["minmax"], budgets=["uniform:W4A4"], options=options
+    )
+    assert [(row.budget, row.mode, row.bits) for row in found.rows] == [("uniform:W4A4", "uniform", "W4A4")]
+    plain = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], budgets=["uniform:W4A4"])
+    assert found.rows[0].size > plain.rows[0].size
+    with pytest.raises(InputError, match="give uniform bits only"):
+        run(model_directory, six, tmp_path / "out", session, budgets=["uniform:W4A4"], modes=["mixed"])
+
+
 def test_nothing_is_computed_twice(
     model_directory: Path, six: Pictures, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,13 +125,13 @@ def test_nothing_is_computed_twice(
 def test_a_stopped_comparison_keeps_its_rows_and_leaves_no_output(
     model_directory: Path, six: Pictures, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = compare.quantize_model, []
+    calls = []
 
     def stop_at_the_third(*arguments: object, **options: object) -> object:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(*arguments, **options)  # type: ignore[arg-type]
+        return quantize_model(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compare, "quantize_model", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -121,9 +147,10 @@ def test_annotated_images_are_scored(coco: Path, session: Session, tmp_path: Pat
     from mixqsam.pipeline.options import Data
 
     annotations = coco / "annotations/instances_val2017.json"
-    request = Request(["minmax"], ["W8A8"], modes=["uniform"], limit=3, options=Options(AnalysisOptions(count=2)))
+    request = CompareRequest(["minmax"], ["W8A8"], modes=["uniform"], options=Options(AnalysisOptions(count=2)))
     data = Data(coco / "val2017", annotations)
-    found = run_comparison("sam-tiny", data, data, request=request, output=tmp_path / "out", session=session)
+    evaluation = Evaluation(data, limit=3)
+    found = run_comparison("sam-tiny", data, evaluation, request=request, output=tmp_path / "out", session=session)
     assert found.rows[0].ap is not None
     assert found.rows[0].truth_iou is not None
     assert found.evaluation == 3

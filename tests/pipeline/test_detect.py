@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from mixqsam.boxes import Wishes
 from mixqsam.data.coco import annotated_samples
+from mixqsam.detection.detector import Detector
 from mixqsam.errors import AnnotationError
-from mixqsam.pipeline import detect
 from mixqsam.pipeline.detect import run_detection
 from mixqsam.pipeline.options import Session
+from mixqsam.pipeline.tasks import DetectionOptions
 
 
 @pytest.fixture
@@ -24,13 +24,15 @@ def annotations(tmp_path: Path, picture_folder: Path) -> Path:
     return path
 
 
-def run(directory: Path, images: Path, annotations: Path, session: Session, **wishes: float) -> list[dict[str, object]]:
+def run(
+    directory: Path, images: Path, annotations: Path, session: Session, **options: float
+) -> list[dict[str, object]]:
     return run_detection(
         directory,
         images=images,
         annotations=annotations,
         output=annotations.parent / "boxes.json",
-        wishes=Wishes(**wishes),  # type: ignore[arg-type]
+        options=DetectionOptions(**options),  # type: ignore[arg-type]
         session=session,
     )
 
@@ -57,7 +59,7 @@ def test_images_that_were_done_are_not_done_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = run(detector_directory, picture_folder, annotations, session)
-    monkeypatch.setattr(detect.Detector, "detect", lambda *_, **__: pytest.fail("detected again"))
+    monkeypatch.setattr(Detector, "detect", lambda *_, **__: pytest.fail("detected again"))
     assert run(detector_directory, picture_folder, annotations, session) == first
 
 

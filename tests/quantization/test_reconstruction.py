@@ -21,8 +21,6 @@ from mixqsam.quantization.reconstruction.fit import _merge_targets
 from mixqsam.quantization.reconstruction.learnable import LearnableQuantizer, SoftWeight, coins
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.quantization.run import Quantized, quantize
-from mixqsam.sam.blocks import decoder_blocks, encoder_blocks, stages, start_decoder, start_encoder
-from mixqsam.sam.forward import embed_prompts, encode, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam
 from tests.oracles import logits_of
 
@@ -75,27 +73,32 @@ def test_soft_rounding_begins_at_the_float_weight_and_hardens_onto_the_grid() ->
     assert int(soft.harden().codes.max()) <= 7
 
 
+def gradient(tensor: torch.Tensor) -> torch.Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
+
+
 def test_gradients_of_soft_rounding_are_those_of_its_equation() -> None:
     _, soft = soft_weight()
     with torch.no_grad():
         soft.alpha.add_(torch.randn(soft.alpha.shape, generator=torch.Generator().manual_seed(4)))
     pull = torch.randn(5, 40, generator=torch.Generator().manual_seed(5))
     (soft() * pull).sum().backward()
-    assert soft.alpha.grad is not None
-    ours = soft.alpha.grad.clone()
+    ours = gradient(soft.alpha).clone()
     alpha = soft.alpha.detach().clone().requires_grad_()
     codes = (soft._floor + opening(alpha)).clamp(0, 7)
     (((codes - soft.grid.zero) * soft.grid.scale) * pull).sum().backward()
-    assert alpha.grad is not None
+    theirs = gradient(alpha)
     # At the very ends of a clamp autograd's choice of a gradient is a convention.
-    inner = ((soft._floor >= 0) & (soft._floor < 7)) | (ours == alpha.grad)
-    assert torch.allclose(ours[inner], alpha.grad[inner], atol=1e-6)
+    inner = ((soft._floor >= 0) & (soft._floor < 7)) | (ours == theirs)
+    assert inner.float().mean() > 0.5
+    assert torch.allclose(ours[inner], theirs[inner], atol=1e-6)
     for beta in (20.0, 7.0, 2.0):
         soft.alpha.grad = None
         soft.settle(beta, weight=0.3)
         alpha.grad = None
         (0.3 * (1 - (2 * opening(alpha) - 1).abs().pow(beta)).sum()).backward()
-        assert torch.allclose(soft.alpha.grad, alpha.grad, atol=1e-4)
+        assert torch.allclose(gradient(soft.alpha), gradient(alpha), atol=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -113,9 +116,9 @@ def test_gradients_of_learned_scales_are_those_of_straight_through_rounding(shar
     rounded = steps + (steps.round() - steps).detach()
     expected = torch.where(kept, theirs, rounded.clamp(-grid.zero, 7 - grid.zero) * scale)
     (expected * pull).sum().backward()
-    assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
+    assert torch.allclose(gradient(ours), gradient(theirs), atol=1e-5)
     assert quantizer.logarithm is not None
-    assert torch.allclose(quantizer.logarithm.grad, logarithm.grad, rtol=1e-4)
+    assert torch.allclose(gradient(quantizer.logarithm), gradient(logarithm), rtol=1e-4)
 
 
 def test_half_of_the_elements_are_dropped_while_learning_and_none_after() -> None:
@@ -132,7 +135,7 @@ def test_half_of_the_elements_are_dropped_while_learning_and_none_after() -> Non
     assert learnable.freeze() is fixed
     inputs = torch.rand(50, generator=GENERATOR).requires_grad_()
     learnable(inputs).sum().backward()
-    assert torch.equal(inputs.grad, torch.ones(50))
+    assert torch.equal(gradient(inputs), torch.ones(50))
 
 
 def test_scales_of_groups_are_learned_apart() -> None:
@@ -159,45 +162,9 @@ def test_coins_fall_as_often_as_they_should(share: float) -> None:
 
 
 def test_channels_are_merged_in_four_geometric_steps() -> None:
-    assert _merge_targets(256, 400) == {50: 91, 100: 32, 150: 11, 200: 4}
-    assert _merge_targets(4, 400) == {}
-    assert list(_merge_targets(192, 12).values())[-1] == 4
-
-
-# Blocks
-
-
-def test_blocks_one_after_the_other_are_the_model(sam: Sam, samples: list[Sample]) -> None:
-    frame = make_frame(sam, samples[0].open())
-    prompts = prompt_tensors(sam, samples[0].prompts, frame)
-    state = start_encoder(sam, frame)
-    for block in encoder_blocks(sam):
-        state = block.run(sam, state)
-    embedding = encode(sam, frame)
-    assert torch.equal(state["embedding"], embedding)
-    state = start_decoder(sam, state["embedding"], prompts)
-    for block in decoder_blocks(sam):
-        state = block.run(sam, state)
-    sparse, dense = embed_prompts(sam, prompts)
-    seen: dict[str, torch.Tensor] = {}
-    handle = sam.model.mask_decoder.transformer.register_forward_hook(lambda m, i, o: seen.update(q=o[0], k=o[1]))
-    positions = sam.model.get_image_wide_positional_embeddings()
-    sam.model.mask_decoder(embedding, positions, sparse, dense, multimask_output=False)
-    handle.remove()
-    assert torch.allclose(state["queries"][:, 0], seen["q"][0], atol=1e-4)
-    assert torch.allclose(state["keys"][:, 0], seen["k"].reshape(state["keys"][:, 0].shape), atol=1e-4)
-    named = [unit for block in [*encoder_blocks(sam), *decoder_blocks(sam)] for unit in block.units]
-    assert named == [unit.name for unit in sam.costs().units]
-
-
-def test_stages_end_with_a_global_attention(sam: Sam, samples: list[Sample]) -> None:
-    found = stages(encoder_blocks(sam))
-    assert [stage.name for stage in found] == ["vision_encoder.layers.0-1", "vision_encoder.neck"]
-    assert len(found[0].units) == 12
-    state = start_encoder(sam, make_frame(sam, samples[0].open()))
-    for stage in found:
-        state = stage.run(sam, state)
-    assert torch.equal(state["embedding"], encode(sam, make_frame(sam, samples[0].open())))
+    assert _merge_targets(256, 4, 400) == {50: 91, 100: 32, 150: 11, 200: 4}
+    assert _merge_targets(4, 4, 400) == {}
+    assert list(_merge_targets(192, 4, 12).values())[-1] == 4
 
 
 # The whole

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,20 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixqsam.calibrate import GridLibrary, cached_ranges
+from mixqsam.data import samples as data_samples
 from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
-from mixqsam.files import Cache
+from mixqsam.files import Cache, digest_file
 from mixqsam.numeric.honesty import distinct_values
 from mixqsam.numeric.quantizers import QUANTIZERS, GroupedQuantizer, HybridQuantizer, LogQuantizer, Quantizer
 from mixqsam.plan import BitPlan, Unit, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.nearest import draft
-from mixqsam.quantization.setting import Setting, observed, watched
+from mixqsam.quantization.setting import Setting, observed
 from mixqsam.quantization.steps.bimodal import find_signs, is_bimodal, merge_bimodal
 from mixqsam.quantization.steps.clipping import STEPS, PerceptualClipping, _best, _Tokens
 from mixqsam.quantization.steps.granularity import AdaptiveGranularity
-from mixqsam.quantization.steps.grouping import ChannelGrouping, merge_groups
+from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.quantization.steps.hybrid import HybridLogUniform
+from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
 from tests.oracles import logits_of
 
@@ -60,7 +63,7 @@ def hybrid_slowly(value: float, *, bits: int, low: float, knee: float, span: flo
         code = logs - 1 if x <= 0 else min(max(round(-np.log2(x / knee)), 0), logs - 1)
         return low + (0.0 if code == logs - 1 else knee * 2.0**-code)
     step = (span - knee) / (2**bits - logs)
-    return low + knee + round((x - knee) / step) * step
+    return float(low + knee + round((x - knee) / step) * step)
 
 
 @given(BITS, st.sampled_from([0.1, 0.3, 0.5]), st.sampled_from([1 / 8, 1 / 4, 1 / 2]))
@@ -170,7 +173,7 @@ def test_merging_two_modes_leaves_the_outputs_as_they_were(sam: Sam, samples: li
         assert torch.allclose(logits_of(merged, sample), logits_of(two, sample), atol=1e-5, rtol=1e-5)
     keys: list[torch.Tensor] = []
     path = "mask_decoder.transformer.final_attn_token_to_image.k_proj"
-    with watched(merged, {path: lambda _, output: keys.append(output.reshape(-1, output.shape[-1]))}):
+    with watched(merged.model, {path: lambda _, output: keys.append(output.reshape(-1, output.shape[-1]))}):
         logits_of(merged, samples[0])
     assert bool((torch.cat(keys).mean(0) > 0).all())
     # The second time it is read from the cache, and other tensors are shared.
@@ -190,7 +193,7 @@ def test_adaptive_granularity_is_at_least_as_good_as_any_single_candidate(
     setting = setting_of(sam, samples, tmp_path)
     chosen = AdaptiveGranularity().choose(setting, observed(setting))
     name = "vision_encoder.layers.1.attn.av"
-    quantizer = chosen[name, "activation"]
+    quantizer = chosen[name, "left"]
     assert isinstance(quantizer, LogQuantizer)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     setting.watch({name: lambda inputs, _: seen.append((inputs[0].clone(), inputs[1].clone()))}, label="")
@@ -202,8 +205,8 @@ def test_adaptive_granularity_is_at_least_as_good_as_any_single_candidate(
     others = [LogQuantizer(4, scale=torch.tensor(largest * f), tau=t) for t in (1, 2, 4) for f in (1, 0.5, 0.25)]
     # It was chosen on some of the rows only.
     assert error(quantizer) <= 1.1 * min(error(one) for one in others)
-    assert isinstance(chosen[name, "weight"], Quantizer)
-    assert isinstance(chosen["vision_encoder.layers.1.mlp.lin2", "activation"], Quantizer)
+    assert isinstance(chosen[name, "right"], Quantizer)
+    assert isinstance(chosen["vision_encoder.layers.1.mlp.lin2", "input"], Quantizer)
 
 
 def test_hybrid_grids_are_put_on_lin2_alone(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
@@ -211,15 +214,15 @@ def test_hybrid_grids_are_put_on_lin2_alone(sam: Sam, samples: list[Sample], tmp
     chosen = HybridLogUniform().choose(setting, observed(setting))
     hybrids = {unit for (unit, _), one in chosen.items() if isinstance(one, HybridQuantizer)}
     assert hybrids == {unit.name for unit in setting.units if unit.name.endswith("lin2")}
-    assert HybridLogUniform().choose(setting, observed(setting))[min(hybrids), "activation"].tensors() == (
-        chosen[min(hybrids), "activation"].tensors()
+    assert HybridLogUniform().choose(setting, observed(setting))[min(hybrids), "input"].tensors() == (
+        chosen[min(hybrids), "input"].tensors()
     )
 
 
 def test_channels_of_like_range_are_grouped() -> None:
     scale = torch.tensor([1.0, 10.0, 0.1, 1.02, 10.1, 0.101, 0.99, 40.0])
     start = GroupedQuantizer(4, scale=scale, zero=torch.full((8,), 7.0), group=torch.arange(8))
-    merged = merge_groups(start, groups=4)
+    merged = start.merged(4)
     group = merged.group.tolist()
     assert len(merged.scale) == 4
     assert group[0] == group[3] == group[6]
@@ -227,12 +230,12 @@ def test_channels_of_like_range_are_grouped() -> None:
     assert group[2] == group[5]
     assert len(set(group)) == 4
     assert torch.allclose(merged.grid.scale, scale, rtol=0.05)
-    assert merge_groups(merged, groups=4) is merged
+    assert merged.merged(4) is merged
 
 
 def test_grouping_needs_as_many_channels_as_groups(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
     setting = setting_of(sam, samples, tmp_path)
-    narrow = Unit("vision_encoder.layers.0.attn.qkv", "linear", "encoder", 9, 3, 1)
+    narrow = Unit("vision_encoder.layers.0.attn.qkv", "linear", "encoder", 9, 3, 1, "query-key-value", "0")
     setting = Setting(
         sam, [narrow], setting.plan, samples, setting.ranges, setting.weights, setting.cache, setting.progress
     )
@@ -246,7 +249,7 @@ def test_clipping_keeps_more_of_the_focus_than_no_clipping(sam: Sam, samples: li
     chosen = PerceptualClipping().choose(setting, before)
     changed = {key for key in before if chosen[key] is not before[key]}
     name = "mask_decoder.transformer.layers.0.cross_attn_token_to_image"
-    assert {(f"{name}.q_proj", "activation"), (f"{name}.qk", "weight"), (f"{name}.qk", "activation")} <= changed
+    assert {(f"{name}.q_proj", "input"), (f"{name}.qk", "left"), (f"{name}.qk", "right")} <= changed
     assert all(unit.startswith("mask_decoder") for unit, _ in changed)
     assert len(STEPS) == 29
     assert (STEPS[0], round(STEPS[-1], 5)) == (0.85, 0.99999)
@@ -264,6 +267,25 @@ def test_clipping_takes_the_percentile_with_the_best_overlap(sam: Sam, samples: 
     setting.watch(watchers, label="")
     # One token far out: the wider percentiles waste their levels on it.
     tokens.queries[0][..., 0, 0] = 60.0
-    slots = {("q", "activation"): 3, ("k", "activation"): 3, ("qk", "activation"): 3, ("qk", "weight"): 3}
-    ranges = _best(module, tokens, slots)
-    assert ranges["q/activation"][1] < 60.0
+    clipped = {("q", "input"): 3, ("k", "input"): 3, ("qk", "left"): 3, ("qk", "right"): 3}
+    ranges = _best(module, tokens, clipped)
+    assert ranges["q/input"][1] < 60.0
+
+
+def test_images_are_read_once_for_all_that_is_remembered(
+    sam: Sam, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = setting_of(sam, samples, tmp_path)
+    read: list[Path] = []
+
+    def count(path: Path) -> str:
+        read.append(path)
+        return digest_file(path)
+
+    setting = replace(setting, samples=[replace(sample) for sample in samples])
+    monkeypatch.setattr(data_samples, "digest_file", count)
+    chosen = HybridLogUniform().choose(setting, ChannelGrouping().choose(setting, observed(setting)))
+    assert len({unit for (unit, _), one in chosen.items() if not isinstance(one, Quantizer)}) > 5
+    assert sorted(read) == sorted(sample.path for sample in samples)
+    first, other = samples[0], replace(samples[0], prompts=samples[0].prompts.at_most(1, seed=0))
+    assert replace(first).digest() == first.digest() != other.digest()

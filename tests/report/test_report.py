@@ -14,16 +14,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.cli.main import app
-from mixqsam.data.samples import Sample
 from mixqsam.evaluation.run import ImageScore
 from mixqsam.pipeline.examples import choose
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
+from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.report.network import describe, network_svg, unit_facts
-from mixqsam.report.overlay import GAINED, LOST, draw_difference
-from mixqsam.report.scatter import Point, frontier, scatter_svg
+from mixqsam.reporting.network import describe, network_svg, unit_facts
+from mixqsam.reporting.overlay import GAINED, LOST, draw_difference
+from mixqsam.reporting.scatter import Point, frontier, scatter_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -40,11 +40,11 @@ def workplace(model_directory: Path, picture_folder: Path, tmp_path_factory: pyt
         run_quantization(
             model_directory,
             Data(picture_folder, grid=2),
-            budget=budget,
+            budget=Budget.parse(budget),
             output=folder / name,
             options=Options(analysis=AnalysisOptions(count=2)),
             session=Session(command=f"mixqsam quantize --budget {budget} <&>"),
-            checking=Checking(Data(picture_folder, grid=2), None),
+            evaluation=Evaluation(Data(picture_folder, grid=2)),
         )
     return folder
 
@@ -244,13 +244,14 @@ def test_the_frontier_holds_what_nothing_beats() -> None:
 
 def test_reports_load_no_torch() -> None:
     code = (
-        "import sys, mixqsam.report.page, mixqsam.report.run; assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys, mixqsam.reporting.page, mixqsam.reporting.record\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_check_images_are_those_that_calibration_left_over(
-    model_directory: Path, picture_folder: Path, tmp_path: Path, samples: list[Sample]
+    model_directory: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     arguments = ["quantize", "-m", model_directory, "-i", picture_folder, "--grid", 2, "--count", 2]
     done = run(*arguments, "-o", tmp_path / "out")

@@ -46,7 +46,7 @@ def quantizer(bits: int, low: float, high: float) -> Quantizer:
     return Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(2, 9), ids=lambda bits: f"W{bits}A{bits}")
 def test_every_bit_width_gives_what_the_simulation_gives(
     sam: Sam, samples: list[Sample], ranges: Ranges, bits: int
 ) -> None:
@@ -57,7 +57,7 @@ def test_every_bit_width_gives_what_the_simulation_gives(
         assert torch.equal(logits_of(integer, sample), logits_of(model, sample))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(3), ids=lambda seed: f"mixture-{seed}")
 def test_mixtures_with_float_units_give_what_the_simulation_gives(
     sam: Sam, samples: list[Sample], ranges: Ranges, seed: int
 ) -> None:

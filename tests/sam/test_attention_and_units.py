@@ -4,17 +4,17 @@ from benchmarks.tiny import random_model, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SamConfig, SamModel
 
+from mixqsam.families import prepare
+from mixqsam.numeric import attention
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
-from mixqsam.sam import attention
-from mixqsam.sam.attention import split_attention
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import count_costs, unit_names
 
 
 @pytest.mark.parametrize("piece_bytes", [64 << 20, 1], ids=["whole", "row by row"])
-def test_split_attention_computes_what_transformers_does(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
+def test_the_engines_modules_compute_what_transformers_does(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
     monkeypatch.setattr(attention, "_PIECE_BYTES", piece_bytes)
-    reference, ours = random_model(tiny_config()), split_attention(random_model(tiny_config()))
+    reference, ours = random_model(tiny_config()), prepare(random_model(tiny_config()))
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randn(2, 3, 80, 80, generator=generator)
     boxes = torch.rand(2, 3, 4, generator=generator) * 80
@@ -74,7 +74,9 @@ def test_units_run_in_the_order_of_their_names(sam: Sam) -> None:
 def test_size_and_bitops_by_hand(sam: Sam) -> None:
     costs = count_costs(sam.config, prompts_per_image=3)
     plan = BitPlan.uniform(costs.units, UnitBits(4, 6))
-    size = costs.compact_bytes + sum(u.parameters * 4 / 8 + 3 * u.channels + 5 * u.operands for u in costs.units)
+    size = costs.compact_bytes + sum(
+        u.parameters * 4 / 8 + 3 * u.channels + 5 * len(u.activations) for u in costs.units
+    )
     assert costs.size(plan) == pytest.approx(size)
     bitops = sum(
         u.multiply_adds * (3 if u.part == "decoder" else 1) * (36 if u.kind == "product" else 24) for u in costs.units

@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import SamConfig
 
 from mixqsam.errors import ModelError
+from mixqsam.families.meta_layout import config_of, rename
+from mixqsam.families.sam import SAM
 from mixqsam.sam.load import Sam, load_sam
-from mixqsam.sam.meta import config_of, rename
 
 
 def meta_config() -> SamConfig:
@@ -29,14 +31,30 @@ def meta_file(tmp_path: Path) -> Path:
 
 def masks(sam: Sam) -> torch.Tensor:
     pixels = torch.randn(1, 3, 80, 80, generator=torch.Generator().manual_seed(0))
-    return sam.model(pixels, input_boxes=torch.tensor([[[3.0, 4, 50, 60]]])).pred_masks
+    found: torch.Tensor = sam.model(pixels, input_boxes=torch.tensor([[[3.0, 4, 50, 60]]])).pred_masks
+    return found
 
 
-def test_embedded_model_loads_and_is_the_shared_one() -> None:
+def test_the_embedded_model_has_the_tensors_of_its_file() -> None:
     sam = load_sam("sam-tiny")
     assert len(sam.costs().units) == 120
     assert sam.processor.size["longest_edge"] == 256
-    assert sam.fingerprint == load_sam("sam-tiny").fingerprint
+    file = load_file(str(resources.files("mixqsam") / "assets/sam-tiny/model.safetensors"))
+    state = sam.model.state_dict()
+    assert state.keys() - set(SAM.tied) == file.keys() - set(SAM.tied)
+    assert [name for name, tensor in file.items() if not torch.equal(state[name], tensor)] == []
+
+
+def test_the_fingerprint_is_that_of_names_shapes_and_values(model_directory: Path) -> None:
+    same, other = load_sam(model_directory), load_sam(model_directory)
+    assert same.fingerprint == load_sam(model_directory).fingerprint
+    # It is kept once it has been computed, so the tensor is changed before.
+    other.model.vision_encoder.pos_embed.view(-1)[-1] += 1e-6
+    assert other.fingerprint != same.fingerprint
+    turned = load_sam(model_directory)
+    weight = turned.model.vision_encoder.pos_embed
+    weight.data = weight.data.reshape(weight.shape[::-1])
+    assert turned.fingerprint != same.fingerprint
 
 
 def test_metas_layout_gives_the_same_model(meta_file: Path) -> None:
@@ -94,10 +112,10 @@ def damaged(path: Path, how: str) -> None:
     ("how", "message"),
     [
         ("cut", "cannot be read as a PyTorch checkpoint"),
-        ("missing", "1 tensors are missing, e.g. vision_encoder.layers.1.mlp.lin2.weight"),
+        ("missing", r"1 tensors are missing \(vision_encoder.layers.1.mlp.lin2.weight\)"),
         ("shape", r"layers.1.mlp.lin2.weight has shape \(3, 3\), expected \(24, 32\)"),
-        ("foreign", "foreign tensors, e.g. mask_decoder.hq_token.weight"),
-        ("other", "not the layout of Meta's SAM"),
+        ("foreign", r"foreign tensors \(mask_decoder.hq_token.weight\)"),
+        ("other", "has a layout that is not known"),
         ("object", "no state dict of tensors"),
     ],
 )

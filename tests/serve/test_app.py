@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,10 @@ from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
-from mixqsam.serve.app import Worker, make_app
-from mixqsam.serve.limits import Limits
-from mixqsam.serve.run import serve
-from mixqsam.serve.studio import Recent, Studio, gather
+from mixqsam.serving.app import Worker, make_app
+from mixqsam.serving.limits import Limits
+from mixqsam.serving.server import serve
+from mixqsam.serving.studio import Recent, Studio, gather
 
 OWN = {"x-mixqsam": "1"}
 LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, seconds=0.3)
@@ -124,8 +125,8 @@ def test_bad_uploads_get_a_message(client: TestClient, content: bytes, code: int
         ({"box": [1, 2, 3]}, "x1, y1, x2, y2"),
         ({"box": "abcd"}, "x1, y1, x2, y2"),
         ({"box": [500, 500, 600, 600]}, "no area inside"),
-        ({"points": [[1, 1, 7]]}, "labelled 0 or 1"),
-        ({"points": [[900, 1, 1]]}, "inside the image"),
+        ({"points": [[1, 1, 7]]}, "label is 1 (object) or 0"),
+        ({"points": [[900, 1, 1]]}, "outside the image of"),
         ({"points": [[1, 1, 1]] * 5}, "at most 4"),
         ({"points": {"a": 1}}, "a point x, y, label"),
     ],
@@ -166,7 +167,10 @@ def test_other_budgets_are_solved_from_the_stored_analysis(client: TestClient) -
     assert same["picture"].startswith("<svg")
     larger = ask(size=limits["size"]["high"], bitops=limits["bitops"]["high"]).json()
     assert larger["mean_weight_bits"] > same["mean_weight_bits"]
-    assert ask(size=size, bitops=bitops, tied=True).json()["command"].endswith("--tied")
+    command = shlex.split(ask(size=size, bitops=bitops, tied=True).json()["command"])
+    assert command[:3] == ["mixqsam", "quantize", "--config"]
+    assert json.loads(Path(command[3]).read_text())["options"]["budget"] == "W4A4"
+    assert "--tied" in command
     for wrong in ({"size": 1, "bitops": 1}, {"size": "x", "bitops": 1}, {"size": 1}, {"size": -1, "bitops": 1}):
         assert ask(**wrong).status_code == 400
     assert ask(model="float").status_code == 400
@@ -203,7 +207,7 @@ def test_a_full_queue_says_so_and_a_slow_client_is_cut_off(client: TestClient) -
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await client.app(scope, receive, send)  # type: ignore[arg-type]
+        await client.app(scope, receive, send)
         return sent[0]["status"], sent[1]["body"]
 
     status, body = asyncio.run(slowly())
@@ -220,7 +224,7 @@ def test_only_the_recent_is_kept() -> None:
     assert (recent.get("a"), recent.get("b"), recent.get("c")) == (1, None, 3)
 
 
-def test_names_of_models(quantized: Path, model_directory: Path, tmp_path: Path) -> None:
+def test_names_of_models(quantized: Path, model_directory: Path) -> None:
     assert gather([str(quantized)]) == {"float": str(model_directory), "out": str(quantized)}
     assert gather(["sam-tiny"]) == {"sam-tiny": "sam-tiny"}
     assert list(gather([str(quantized), str(model_directory)])) == ["float", "out"]

@@ -1,26 +1,33 @@
-"""What a user says of budgets and exceptions → numbers."""
+"""Budgets and fixed bits: a user's text is parsed once into values; a model's costs turn these into numbers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mixqsam.errors import BudgetError
 from mixqsam.plan import CANDIDATE_BITS, FLOAT, BitPlan, Costs, UnitBits, matches
 
 HELP = (
     "W4A4 (as large and as costly as that uniform model), 12.5MB or size=12.5MB, bitops=3.2T, "
-    "0.2x or size=0.2x (of the float model's size), bitops=0.03x; several, separated by commas, hold together"
+    "0.2x or size=0.2x (of the float model's size), bitops=0.03x; several, separated by commas, hold together; "
+    "uniform:W4A4 gives all units the same bits"
 )
-_POWERS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
-_BINARY = {"ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
+_UNIFORM = "uniform:"
+_POWERS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
+_UNITS = {"size": "b|bytes?", "bitops": "bitops|bops"}
+# A bare number below this is not meant as BitOps.
+_FEWEST_BITOPS = 1e6
+
+Quantity = Literal["size", "bitops"]
 
 
 @dataclass(frozen=True)
-class Budget:
-    """Limits of one model.
+class Limits:
+    """A budget in numbers of one model.
 
     Attributes:
-        text: as the user said it.
+        text: the budget as the user wrote it, or the bits of a uniform model.
         size: bytes of the file, scales and float tensors included; None for no limit.
         bitops: BitOps per image; None for no limit.
     """
@@ -28,6 +35,95 @@ class Budget:
     text: str
     size: float | None
     bitops: float | None
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A limit of one quantity.
+
+    Attributes:
+        quantity: what is limited.
+        value: bytes or BitOps, or a share of the float model's.
+        is_share: which of the two.
+    """
+
+    quantity: Quantity
+    value: float
+    is_share: bool = False
+
+    def limits(self, costs: Costs, fixed: Mapping[str, UnitBits]) -> tuple[float | None, float | None]:
+        """Bytes and BitOps of a model; None for what is not limited."""
+        del fixed
+        plan = costs.float_plan
+        whole = costs.size(plan) if self.quantity == "size" else float(costs.bitops(plan))
+        value = self.value * whole if self.is_share else self.value
+        return (value, None) if self.quantity == "size" else (None, value)
+
+
+@dataclass(frozen=True)
+class AsUniform:
+    """A limit of both quantities: what a uniform model has.
+
+    Attributes:
+        bits: of that model. Units that are kept float are float in it too; units that are kept at other bits are not.
+    """
+
+    bits: UnitBits
+
+    def limits(self, costs: Costs, fixed: Mapping[str, UnitBits]) -> tuple[float | None, float | None]:
+        """Bytes and BitOps of the uniform model."""
+        in_float = {name: bits for name, bits in fixed.items() if bits.is_float}
+        plan = BitPlan({**BitPlan.uniform(costs.units, self.bits).bits, **in_float})
+        return costs.size(plan), float(costs.bitops(plan))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a quantized model may cost.
+
+    Attributes:
+        text: as the user wrote it.
+        terms: limits that hold together; empty for a uniform budget.
+        uniform: the bits that all units get; None where they are chosen.
+    """
+
+    text: str
+    terms: tuple[Amount | AsUniform, ...] = ()
+    uniform: UnitBits | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def parse(cls, text: "str | Budget") -> "Budget":
+        """A budget from a user's text (see `HELP`); a budget is returned as it is.
+
+        Raises:
+            BudgetError: the text cannot be understood; the message says what may be meant.
+        """
+        if isinstance(text, Budget):
+            return text
+        written = text.strip()
+        if written.lower().startswith(_UNIFORM):
+            return cls(written, uniform=parse_bits(written[len(_UNIFORM) :]))
+        return cls(written, terms=tuple(_term(part.strip()) for part in written.split(",")))
+
+    def limits(self, costs: Costs, *, fixed: Mapping[str, UnitBits] | None = None) -> Limits:
+        """Bytes and BitOps of one model; `fixed` are the bits of units that are not chosen.
+
+        The limits of a uniform budget are what its model costs, fixed units included.
+        """
+        if self.uniform is not None:
+            plan = self.uniform_plan(costs, fixed=fixed)
+            return Limits(str(self.uniform), costs.size(plan), float(costs.bitops(plan)))
+        pairs = [term.limits(costs, fixed or {}) for term in self.terms]
+        return Limits(self.text, _tightest([size for size, _ in pairs]), _tightest([bitops for _, bitops in pairs]))
+
+    def uniform_plan(self, costs: Costs, *, fixed: Mapping[str, UnitBits] | None = None) -> BitPlan:
+        """The plan of a uniform budget, in which fixed units keep their own bits."""
+        if self.uniform is None:
+            raise BudgetError(f"The budget {self.text!r} leaves bits to be chosen; it is not uniform.")
+        return BitPlan({**BitPlan.uniform(costs.units, self.uniform).bits, **(fixed or {})})
 
 
 def parse_bits(text: str) -> UnitBits:
@@ -39,13 +135,27 @@ def parse_bits(text: str) -> UnitBits:
     cleaned = text.strip().lower()
     if cleaned in {"float", "32", "w32a32"}:
         return FLOAT
-    match = re.fullmatch(r"w(\d+)a(\d+)|(\d+)", cleaned)
+    match = re.fullmatch(r"w(\d{1,3})[\s/_-]*a(\d{1,3})|(\d{1,3})", cleaned)
     if not match:
-        raise BudgetError(f"{text!r} is no bit-width; write W4A6, 8 (for both), or float.")
+        raise BudgetError(
+            f"{text!r:.60} is not a bit-width; {_meant_bits(cleaned) or 'write W4A6, 8 (both) or float.'}"
+        )
     bits = UnitBits(int(match[1] or match[3]), int(match[2] or match[3]))
     if not {bits.weight, bits.activation} <= set(CANDIDATE_BITS):
-        raise BudgetError(f"{text!r}: bit-widths go from {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}.")
+        raise BudgetError(f"{text!r:.60}: bit-widths go from {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}.")
     return bits
+
+
+def split_rule(rule: str) -> tuple[str, UnitBits]:
+    """`PATTERN=BITS` → the pattern and the bits.
+
+    Raises:
+        BudgetError: the rule is malformed.
+    """
+    pattern, equals, bits = rule.partition("=")
+    if not equals or not pattern:
+        raise BudgetError(f"--keep {rule!r:.60}: write PATTERN=BITS, e.g. 'neck.*=8' or 'layers.0.*=float'.")
+    return pattern, parse_bits(bits)
 
 
 def parse_keep(rules: Sequence[str], *, names: Sequence[str]) -> dict[str, UnitBits]:
@@ -59,60 +169,63 @@ def parse_keep(rules: Sequence[str], *, names: Sequence[str]) -> dict[str, UnitB
     """
     fixed: dict[str, UnitBits] = {}
     for rule in rules:
-        pattern, equals, bits = rule.partition("=")
-        if not equals:
-            raise BudgetError(f"--keep {rule!r}: write PATTERN=BITS, e.g. 'neck.*=8' or 'layers.0.*=float'.")
+        pattern, bits = split_rule(rule)
         fitting = [name for name in names if matches(name, pattern)]
         if not fitting:
-            raise BudgetError(f"--keep {rule!r}: no unit fits {pattern!r}; units are named like {names[0]}.")
-        fixed.update(dict.fromkeys(fitting, parse_bits(bits)))
+            raise BudgetError(f"--keep {rule!r:.60}: no unit fits {pattern!r:.60}; units are named like {names[0]}.")
+        fixed.update(dict.fromkeys(fitting, bits))
     return fixed
 
 
-def resolve_budget(text: str, costs: Costs, *, fixed: dict[str, UnitBits] | None = None) -> Budget:
-    """Turn a budget's text into bytes and BitOps of a model.
-
-    A uniform budget such as W4A4 is that uniform model's size and BitOps; units that are kept float are float in
-    it too, units kept at other bits are not.
-
-    Raises:
-        BudgetError: the text cannot be understood.
-    """
-    size: float | None = None
-    bitops: float | None = None
-    for part in text.split(","):
-        part_size, part_bitops = _one(part.strip(), costs, fixed or {})
-        size = _tighter(size, part_size)
-        bitops = _tighter(bitops, part_bitops)
-    return Budget(text, size, bitops)
+def _tightest(values: Sequence[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)
 
 
-def _tighter(first: float | None, second: float | None) -> float | None:
-    known = [value for value in (first, second) if value is not None]
-    return min(known) if known else None
+def _term(text: str) -> Amount | AsUniform:
+    if re.fullmatch(r"(?i)w\d+[\s/_-]*a\d+", text):
+        return AsUniform(parse_bits(text))
+    quantity, equals, amount = text.rpartition("=")
+    quantity = quantity.strip().lower() if equals else "size"
+    if quantity == "size":
+        return _amount(amount, text, quantity="size")
+    if quantity == "bitops":
+        return _amount(amount, text, quantity="bitops")
+    raise BudgetError(f"Budget {text!r:.60} cannot be understood; write {HELP}.")
 
 
-def _one(text: str, costs: Costs, fixed: dict[str, UnitBits]) -> tuple[float | None, float | None]:
-    if re.fullmatch(r"(?i)w\d+a\d+", text):
-        plan = BitPlan.uniform(costs.units, parse_bits(text))
-        kept = {name: bits for name, bits in fixed.items() if bits.is_float}
-        plan = BitPlan({**plan.bits, **kept})
-        return costs.size(plan), float(costs.bitops(plan))
-    kind, equals, amount = text.rpartition("=")
-    kind = kind.strip().lower() if equals else "size"
-    if kind == "size":
-        return _amount(amount, text, reference=costs.size(costs.float_plan), unit="b|bytes?"), None
-    if kind == "bitops":
-        return None, _amount(amount, text, reference=float(costs.bitops(costs.float_plan)), unit="bitops|bops")
-    raise BudgetError(f"Budget {text!r} cannot be understood; write {HELP}.")
-
-
-def _amount(text: str, whole: str, *, reference: float, unit: str) -> float:
-    pattern = rf"(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:(x)|(%)|(ki|mi|gi|[kmgtp]?)(?:{unit})?)"
-    match = re.fullmatch(pattern, text.strip().lower())
-    value = float(match[1]) if match else 0.0
+def _amount(text: str, whole: str, *, quantity: Quantity) -> Amount:
+    cleaned = text.strip().lower()
+    pattern = (
+        rf"(\d+(?:\.\d+)?|\.\d+)(e\d+)?\s*(?:(x)|(%)|(ki|mi|gi|[kmgtp])(?:{_UNITS[quantity]})?|({_UNITS[quantity]}))?"
+    )
+    match = re.fullmatch(pattern, cleaned)
+    value = float(match[1] + (match[2] or "")) if match else 0.0
     if not match or not 0 < value < float("inf"):
-        raise BudgetError(f"Budget {whole!r} cannot be understood; write {HELP}.")
-    if match[2] or match[3]:
-        return value * reference / (100 if match[3] else 1)
-    return value * (_POWERS | _BINARY)[match[4] or ""]
+        likely = _meant_bits(cleaned) or f"write {HELP}."
+        raise BudgetError(f"Budget {whole!r:.60} cannot be understood; {likely}")
+    if not any(match.groups()[2:]) and (quantity == "size" or value < _FEWEST_BITOPS):
+        raise BudgetError(f"Budget {whole!r:.60} is a number without a unit; did you mean {_meant(value, quantity)}?")
+    if match[3] or match[4]:
+        return Amount(quantity, value / (100 if match[4] else 1), is_share=True)
+    return Amount(quantity, value * _POWERS[match[5] or ""])
+
+
+def _meant(value: float, quantity: Quantity) -> str:
+    """What a bare number is likely to mean."""
+    if value <= 1:
+        prefix = "" if quantity == "size" else "bitops="
+        return f"{prefix}{value:g}x (of the float model's)"
+    if quantity == "bitops":
+        return f"bitops={value:g}G or bitops={value:g}T"
+    if value in CANDIDATE_BITS:
+        return f"W{value:g}A{value:g} ({value:g} bits everywhere) or {value:g}MB"
+    return f"{value:g}MB" if value < _FEWEST_BITOPS else f"{value / 1e6:g}MB"
+
+
+def _meant_bits(text: str) -> str:
+    """What `w4`, `4bit` or `int8` is likely to mean; empty for other texts."""
+    match = re.fullmatch(r"(?:w|a|u?int)\s*-?(\d{1,2})|(\d{1,2})\s*-?\s*bits?", text)
+    bits = int(match[1] or match[2]) if match else 0
+    if bits in CANDIDATE_BITS:
+        return f"did you mean W{bits}A{bits}?"
+    return f"bit-widths go from {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}, e.g. W4A4." if bits else ""

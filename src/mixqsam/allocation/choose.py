@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from mixqsam.allocation.budget import Budget, parse_keep, resolve_budget
+from mixqsam.allocation.budget import Budget, Limits, parse_keep
 from mixqsam.allocation.program import Objective, Utility, build_program, check_feasible, unit_states
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, shortened
@@ -17,7 +17,7 @@ class Allocation:
 
     Attributes:
         plan: the bits.
-        budget: what they were to fit.
+        budget: the limits that they fit.
         objective: how bits were valued; None for a uniform plan.
         size: bytes of the whole model.
         bitops: BitOps per image.
@@ -28,7 +28,7 @@ class Allocation:
     """
 
     plan: BitPlan
-    budget: Budget
+    budget: Limits
     objective: Objective | None
     size: float
     bitops: float
@@ -46,7 +46,7 @@ class Allocation:
         """The inverse of `to_json`; `source` names the file in errors.
 
         Raises:
-            ArtifactError: it is no allocation, of a newer version, or malformed.
+            ArtifactError: it is not an allocation, is of a newer version, or malformed.
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-allocation":
             raise ArtifactError(f"{source} is not an allocation; make one with `mixqsam allocate`.")
@@ -56,31 +56,31 @@ class Allocation:
             objective = value["objective"]
             return cls(
                 plan=BitPlan.from_json(value["plan"]),
-                budget=_budget(value["budget"]),
+                budget=_limits(value["budget"]),
                 objective=None if objective is None else _objective(objective),
                 **{name: float(value[name]) for name in ("size", "bitops", "value", "bound", "gap", "seconds")},
             )
         except (KeyError, OverflowError, StopIteration, TypeError, ValueError) as error:
             raise ArtifactError(
-                f"{source} is malformed ({shortened(repr(error))}); make it anew with `mixqsam allocate`."
+                f"{source} is malformed ({shortened(repr(error))}); make it again with `mixqsam allocate`."
             ) from error
 
 
-def _budget(entry: Mapping[str, Any]) -> Budget:
-    """A budget from a file, its kinds looked at."""
-    limits = {name: None if entry[name] is None else float(entry[name]) for name in ("size", "bitops")}
-    return Budget(str(entry["text"]), **limits)
+def _limits(entry: Mapping[str, Any]) -> Limits:
+    """Limits from a file, with their types checked."""
+    numbers = {name: None if entry[name] is None else float(entry[name]) for name in ("size", "bitops")}
+    return Limits(str(entry["text"]), **numbers)
 
 
 def _objective(entry: Mapping[str, Any]) -> Objective:
-    """An objective from a file, its kinds looked at."""
+    """An objective from a file, with its types checked."""
     utility = next(known for known in get_args(Utility) if known == entry["utility"])
     return Objective(str(entry["output"]), utility, str(entry["synergy"]), float(entry["coupling"]))
 
 
 def check_request(
     costs: Costs,
-    budget: str,
+    budget: Budget,
     *,
     candidates: Sequence[int] = CANDIDATE_BITS,
     tied: bool = True,
@@ -89,16 +89,18 @@ def check_request(
     """Refuse what `allocate` would refuse, before anything has been measured.
 
     Raises:
-        BudgetError: a text cannot be understood, or no choice fits.
+        BudgetError: a rule of `keep` cannot be understood, or no choice fits.
     """
     fixed = parse_keep(keep, names=[unit.name for unit in costs.units])
-    limits = resolve_budget(budget, costs, fixed=fixed)
+    if budget.uniform is not None:
+        return
+    limits = budget.limits(costs, fixed=fixed)
     check_feasible(costs, limits, unit_states(costs, candidates=candidates, tied=tied, fixed=fixed))
 
 
 def allocate(
     analysis: Analysis,
-    budget: str,
+    budget: Budget,
     *,
     objective: Objective,
     candidates: Sequence[int] = CANDIDATE_BITS,
@@ -108,9 +110,11 @@ def allocate(
 ) -> Allocation:
     """Choose the bits of all units under a budget (the paper's integer quadratic program).
 
+    A uniform budget leaves nothing to choose: all units get its bits, but for those that are kept at others.
+
     Args:
         analysis: what `analyze` measured.
-        budget: see `mixqsam.allocation.budget.HELP`.
+        budget: what the model may cost.
         objective: how bits are valued.
         candidates: bit-widths to choose from.
         tied: weight and activation of a unit share one bit-width, as in the paper.
@@ -118,10 +122,14 @@ def allocate(
         time_limit: seconds for solving.
 
     Raises:
-        BudgetError: a text cannot be understood, or no choice fits; the message names the smallest feasible budget.
+        BudgetError: a rule of `keep` cannot be understood, or no choice fits; the message names the smallest feasible
+            budget.
     """
     fixed = parse_keep(keep, names=[unit.name for unit in analysis.units])
-    limits = resolve_budget(budget, analysis.costs, fixed=fixed)
+    limits = budget.limits(analysis.costs, fixed=fixed)
+    if budget.uniform is not None:
+        plan = budget.uniform_plan(analysis.costs, fixed=fixed)
+        return Allocation(plan, limits, None, analysis.costs.size(plan), float(analysis.costs.bitops(plan)))
     program = build_program(analysis, limits, objective, candidates=candidates, tied=tied, fixed=fixed)
     solution = solve(program, time_limit=time_limit)
     plan = program.plan(solution.choice)

@@ -1,6 +1,6 @@
 """The quadratic program as a mixed-integer linear one, exactly.
 
-A binary x_{i,s} says that unit i is in state s. For each pair of coupled neighbours and each slot (weight,
+A binary x_{i,s} says that unit i is in state s. For each pair of coupled neighbours and each operand (weight,
 activation), y_{b,b'} ≥ 0 has the neighbours' choices of bits as its marginals; with x whole, y is whole, so
 Σ (b − b')²·y is the quadratic term itself.
 """
@@ -78,21 +78,21 @@ def linearise(program: Program, *, scale: float, cost_scale: float) -> Linear:
 
 
 def _couple(builder: _Builder, program: Program, edge: int, starts: NDArray[np.int64], *, weight: float) -> None:
-    """Add y and its marginals for one pair of neighbours; tied states need one slot for both."""
+    """Add y and its marginals for one pair of neighbours; tied states need one operand for both."""
     left, right = program.states[edge], program.states[edge + 1]
     tied = all((s[:, 0] == s[:, 1]).all() for s in (left, right))
-    for slot in (0,) if tied else (0, 1):
-        left_bits, right_bits = np.unique(left[:, slot]), np.unique(right[:, slot])
+    for operand in (0,) if tied else (0, 1):
+        left_bits, right_bits = np.unique(left[:, operand]), np.unique(right[:, operand])
         first = len(builder.objective)
         share = weight if tied else weight / 2
         gaps = (left_bits[:, None] - right_bits[None, :]).astype(float) ** 2
         builder.objective.extend((-share * gaps).ravel().tolist())
         places = first + np.arange(gaps.size).reshape(gaps.shape)
         for bits, columns in zip(left_bits, places, strict=True):
-            own = starts[edge] + np.flatnonzero(left[:, slot] == bits)
+            own = starts[edge] + np.flatnonzero(left[:, operand] == bits)
             _marginal(builder, columns, own)
         for bits, columns in zip(right_bits, places.T, strict=True):
-            own = starts[edge + 1] + np.flatnonzero(right[:, slot] == bits)
+            own = starts[edge + 1] + np.flatnonzero(right[:, operand] == bits)
             _marginal(builder, columns, own)
 
 

@@ -1,4 +1,6 @@
-"""The integer quadratic program over a chain of units, and its objective (methods §1).
+"""The integer quadratic program over a chain of units, and its objective.
+
+See docs/method.md, “Bit allocation”.
 
 maximise Σ_i U_i(s_i) − Σ_i c_i·d(s_i, s_{i+1})   subject to   Σ size_i(s_i) ≤ S,  Σ bitops_i(s_i) ≤ O
 
@@ -15,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.allocation.budget import Budget
+from mixqsam.allocation.budget import Limits
 from mixqsam.errors import BudgetError
 from mixqsam.plan import Analysis, BitPlan, Costs, UnitBits, Vector
 
@@ -95,7 +97,7 @@ class Program:
 
 def build_program(
     analysis: Analysis,
-    budget: Budget,
+    budget: Limits,
     objective: Objective,
     *,
     candidates: Sequence[int],
@@ -156,7 +158,7 @@ def _utility(
     divergence = interpolate(analysis, objective.output, bits)
     column = {b: i for i, b in enumerate(bits)}
     return tuple(
-        -np.array([divergence["weight"][i, column[w]] + divergence["activation"][i, column[a]] for w, a in s])
+        -np.array([divergence[i, 0, column[w]] + divergence[i, 1, column[a]] for w, a in s])
         for i, s in enumerate(states)
     )
 
@@ -165,25 +167,23 @@ def _quantized(states: NDArray[np.int64]) -> Vector:
     return states.astype(np.float64)
 
 
-def interpolate(analysis: Analysis, output: str, bits: Sequence[int]) -> dict[str, Vector]:
-    """Measured KL at any bit-widths: slot → [units, bits].
+def interpolate(analysis: Analysis, output: str, bits: Sequence[int]) -> Vector:
+    """Measured KL at any bit-widths: [units, 2, bits], operands as in `Unit.operands`.
 
     Quantization noise falls as 4^(−b), so log KL is nearly linear in b and is interpolated so; beyond the measured
     bits it falls by 4 per bit, and in float it is 0.
     """
     known, asked = np.array(analysis.sensitivity_bits, float), np.array(bits, float)
-    result = {}
-    for slot, values in analysis.sensitivity[output].items():
-        # More bits never hurt but for measurement noise, which must not be mistaken for a gain.
-        falling = np.minimum.accumulate(values, axis=1)
-        logs = np.log(np.maximum(falling, 1e-30))
-        inside = np.stack([np.interp(asked, known, row) for row in logs])
-        beyond = (asked - np.clip(asked, known[0], known[-1])) * np.log(4)
-        result[slot] = np.where(asked >= 32, 0.0, np.exp(inside - beyond))
+    # More bits never hurt but for measurement noise, which must not be mistaken for a gain.
+    falling = np.minimum.accumulate(analysis.sensitivity[output], axis=-1)
+    logs = np.log(np.maximum(falling, 1e-30))
+    inside = np.apply_along_axis(lambda row: np.interp(asked, known, row), -1, logs)
+    beyond = (asked - np.clip(asked, known[0], known[-1])) * np.log(4)
+    result: Vector = np.where(asked >= 32, 0.0, np.exp(inside - beyond))
     return result
 
 
-def _costs(costs: Costs, budget: Budget, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
+def _costs(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
     columns = []
     for unit, own in zip(costs.units, states, strict=True):
         choices = [UnitBits(int(w), int(a)) for w, a in own]
@@ -223,7 +223,7 @@ def _coupling(
     return result
 
 
-def check_feasible(costs: Costs, budget: Budget, states: Sequence[NDArray[np.int64]]) -> None:
+def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> None:
     """Refuse a budget that even the fewest bits exceed; more bits never cost less, so one plan tells.
 
     Raises:

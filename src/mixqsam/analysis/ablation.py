@@ -1,4 +1,7 @@
-"""Importance and synergy by ablation: the output of a unit, or of two neighbours, set to zero (methods §1)."""
+"""Importance and synergy by ablation: the output of a unit, or of two neighbours, set to zero.
+
+See docs/method.md, “Layer importance” and “Cross-layer synergy”.
+"""
 
 from collections.abc import Sequence
 
@@ -8,37 +11,47 @@ from torch import Tensor, nn
 
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.variants import Prefix, Variant, tracked
-from mixqsam.plan import Vector
+from mixqsam.plan import Role, Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
 # Zeroing the first has the effect of zeroing the second, exactly: without q or k all logits of the product are 0,
 # without v its sum is 0. So they need one run, and by the paper's definition are equally important.
-_SAME_EFFECT = {"qkv": "av", "v_proj": "av"}
-_SAME_EFFECT_DECODER = {"q_proj": "qk", "k_proj": "qk"}
-# With the first zeroed, the second no longer matters.
-_HIDES = {
-    "av": ("qk",),
-    "proj": ("av", "qk"),
-    "out_proj": ("av", "qk"),
-    "lin2": ("lin1",),
+_SAME_EFFECT: dict[Role, Role] = {
+    "query-key-value": "mixing",
+    "value": "mixing",
+    "query": "scores",
+    "key": "scores",
 }
+# With the first zeroed, the second no longer matters.
+_HIDES: dict[Role, tuple[Role, ...]] = {"mixing": ("scores",), "projection": ("mixing", "scores")}
 
 
-def effect(names: Sequence[str]) -> frozenset[str]:
-    """The units whose zeroing has the same effect as zeroing all of `names`, as few as possible."""
-    same = {_same_effect(name) for name in names}
-    for name in list(same):
-        parent, _, tail = name.rpartition(".")
-        same -= {f"{parent}.{hidden}" for hidden in _HIDES.get(tail, ())}
-    return frozenset(same)
+class Effects:
+    """Which units' zeroing has the same effect as zeroing others."""
 
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._same = {unit.name: unit.name for unit in units}
+        self._hidden: dict[str, set[str]] = {unit.name: set() for unit in units}
+        by_role = {(unit.attention, unit.role): unit.name for unit in units if unit.attention}
+        wide = ""
+        for unit in units:
+            if unit.role == "mlp-in":
+                wide = unit.name
+            elif unit.role == "mlp-out":
+                # An MLP's two linears run one after the other; with the second zeroed the first no longer matters.
+                self._hidden[unit.name] = {wide}
+            elif unit.attention:
+                # An attention need not have all roles: where one is missing, nothing is known to be the same.
+                same = _SAME_EFFECT.get(unit.role, unit.role)
+                self._same[unit.name] = by_role.get((unit.attention, same), unit.name)
+                hidden = ((unit.attention, role) for role in _HIDES.get(unit.role, ()))
+                self._hidden[unit.name] = {by_role[key] for key in hidden if key in by_role}
 
-def _same_effect(name: str) -> str:
-    parent, _, tail = name.rpartition(".")
-    if tail in _SAME_EFFECT_DECODER and name.startswith("mask_decoder"):
-        tail = _SAME_EFFECT_DECODER[tail]
-    return f"{parent}.{_SAME_EFFECT.get(tail, tail)}"
+    def of(self, names: Sequence[str]) -> frozenset[str]:
+        """The units whose zeroing has the same effect as zeroing all of `names`, as few as possible."""
+        same = {self._same[name] for name in names}
+        return frozenset(same).difference(*(self._hidden[name] for name in same))
 
 
 def zero(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -69,7 +82,8 @@ def ablate(
     Returns:
         P_Y definition → a KL for each name, and P_Y definition → a KL for each pair.
     """
-    wanted = [effect([name]) for name in names] + [effect(pair) for pair in pairs]
+    effects = Effects(sam.costs().units)
+    wanted = [effects.of([name]) for name in names] + [effects.of(pair) for pair in pairs]
     distinct = sorted(set(wanted), key=sorted)
     variants = [Variant(dict.fromkeys(units, zero)) for units in distinct]
     found: dict[str, dict[frozenset[str], float]] = {output: {} for output in OUTPUTS}

@@ -1,4 +1,6 @@
-"""The model's output as a distribution P_Y, and how far another output is from it (methods §1).
+"""The model's output as a distribution P_Y, and how far another output is from it.
+
+See docs/method.md, “Output distribution”.
 
 SAM's output is a map of mask logits for each prompt, so P_Y needs a definition:
 

@@ -15,7 +15,7 @@ from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
 from mixqsam.parallel.engine import Alone, Engine, combine, share
-from mixqsam.plan import SLOTS, Analysis, Vector
+from mixqsam.plan import Analysis, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
@@ -91,10 +91,10 @@ def analyze(
     if wanted.pairs:
         for output, values in ablated.items():
             synergies[f"interaction/{output}"] = interaction(divergences[output], values[:, len(names) :])
-    sensitivities: dict[str, dict[str, Vector]] = {}
+    sensitivities: dict[str, Vector] = {}
     if wanted.sensitivity_bits:
         settings = [list(wanted.sensitivity_bits), digest(ranges.to_json() if ranges else None)]
-        length = len(names) * len(SLOTS) * len(wanted.sensitivity_bits)
+        length = sum(len(unit.operands) for unit in costs.units) * len(wanted.sensitivity_bits)
         measured = measure(samples, sensitivity, stage="sensitivity", length=length, settings=settings)
         arrange = QuantizedVariants.arrange
         sensitivities = {

@@ -1,4 +1,7 @@
-"""`measured` sensitivity: the KL divergence seen when one slot of one unit alone is at b bits (methods §1)."""
+"""`measured` sensitivity: the KL divergence seen when one operand of one unit alone is at b bits.
+
+See docs/method.md, “Utility of bits”.
+"""
 
 from collections.abc import Sequence
 
@@ -12,26 +15,26 @@ from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import project_weight
-from mixqsam.plan import SLOTS, Unit, Vector
+from mixqsam.plan import Operand, Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
 
 class QuantizedVariants:
-    """Variants in which one slot of one unit is quantized; grids of weights are searched once for all images."""
+    """Variants in which one operand of one unit is quantized; grids of weights are searched once for all images."""
 
     def __init__(self, sam: Sam, ranges: Ranges, weights: WeightGrids, *, bits: Sequence[int]) -> None:
         self._variants = [
-            _variant(sam, ranges, weights, unit, slot=slot, bits=b)
+            _variant(sam, ranges, weights, unit, operand=operand, bits=b)
             for unit in sam.costs().units
-            for slot in SLOTS
+            for operand in unit.operands
             for b in bits
         ]
 
     def measure(
         self, sam: Sam, prefix: Prefix, *, progress: Progress, label: str = "Sensitivity"
     ) -> dict[str, list[float]]:
-        """KLs of all variants on one image: P_Y definition → flat list over units, slots and bits."""
+        """KLs of all variants on one image: P_Y definition → flat list over units, operands and bits."""
         found = {output: np.zeros(len(self._variants)) for output in OUTPUTS}
         for indices, logits in tracked(sam, prefix, self._variants, progress=progress, label=label):
             for output, divergence in OUTPUTS.items():
@@ -39,20 +42,18 @@ class QuantizedVariants:
         return {output: values.tolist() for output, values in found.items()}
 
     @staticmethod
-    def arrange(flat: Vector, *, bits: Sequence[int]) -> dict[str, Vector]:
-        """Mean KLs as `measure` orders them → slot → [units, bits]."""
-        cube = np.asarray(flat).reshape(-1, len(SLOTS), len(bits))
-        return {slot: cube[:, i] for i, slot in enumerate(SLOTS)}
+    def arrange(flat: Vector, *, bits: Sequence[int]) -> Vector:
+        """Mean KLs as `measure` orders them → [units, 2, bits], operands in the order of `Unit.operands`."""
+        return np.asarray(flat).reshape(-1, 2, len(bits))
 
 
-def _variant(sam: Sam, ranges: Ranges, weights: WeightGrids, unit: Unit, *, slot: str, bits: int) -> Variant:
-    if slot == "weight" and unit.kind != "product":
+def _variant(sam: Sam, ranges: Ranges, weights: WeightGrids, unit: Unit, *, operand: Operand, bits: int) -> Variant:
+    if operand == "weight":
         return Variant({unit.name: _with_weight(weights.grid(unit.name, bits=bits))})
-    quantizer = Quantizer(ranges.grid(unit.name, slot=slot, bits=bits)).to(sam.device)
-    if unit.kind == "product":
-        side = "left" if slot == "activation" else "right"
-        return Variant({f"{unit.name}.{side}": _through(quantizer)})
-    return Variant({unit.name: _with_input(quantizer)})
+    quantizer = Quantizer(ranges.grid(unit.name, operand=operand, bits=bits)).to(sam.device)
+    if operand == "input":
+        return Variant({unit.name: _with_input(quantizer)})
+    return Variant({f"{unit.name}.{operand}": _through(quantizer)})
 
 
 def _through(quantizer: Quantizer) -> Change:

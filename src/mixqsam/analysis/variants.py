@@ -1,24 +1,29 @@
 """Run many small changes of a model on one image, each from where it begins.
 
-The encoder is cut at its block borders and the input of every block is kept. A change in block k runs blocks k, …
-and the decoder only; a change in the decoder runs the decoder only. Changes that begin at the same place run as one
-batch: each owns its share of the batch axis, and hooks alter only that share.
+What flows between the encoder's blocks is kept. A change in block k runs blocks k, … and the decoder only; a change in
+the decoder runs the decoder only. Changes that begin at the same place run as one batch: each owns its share of the
+batch axis, and hooks alter only that share.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mixqsam.data.samples import Sample
+from mixqsam.errors import ModelError
+from mixqsam.families.family import Maps
 from mixqsam.progress import Progress
-from mixqsam.sam.forward import Frame, decode_batch, embed_prompts, make_frame, prompt_tensors, visible
+from mixqsam.sam.calls import State, skipped
+from mixqsam.sam.forward import Frame, decode_batch, embed_prompts, encode, make_frame, prompt_tensors, visible
+from mixqsam.sam.hooks import Alteration, altered
 from mixqsam.sam.load import Sam
+from mixqsam.sam.replay import chain_of, output_maps, record
 
-# Given the module, its inputs and its output (the variant's share of the batch), the output to use instead.
-Change = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+# What a variant makes of a module's output; it sees its own share of the batch only.
+Change = Alteration
 
 # Indices of some variants, and their logits [len(indices), P, M, h, w].
 Results = Iterator[tuple[list[int], Tensor]]
@@ -45,39 +50,27 @@ class Prefix:
 
     Attributes:
         frame: the image.
-        states: the input of each segment of the encoder, then the embedding; each [1, …].
-        sparse, dense: prompt embeddings.
+        values: what flows between the encoder's blocks, each [1, …].
+        maps: what the encoder gives.
+        prompts: as the decoder takes them.
         logits: the unchanged output, cut to the image: [P, M, h, w].
     """
 
     frame: Frame
-    states: tuple[Tensor, ...]
-    sparse: Tensor
-    dense: Tensor
+    values: State
+    maps: Maps
+    prompts: Maps
     logits: Tensor
-
-
-def segments(sam: Sam) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-    """The encoder behind its embedding, cut into pieces: (path of the module, how to run it)."""
-    encoder = sam.model.vision_encoder
-    pieces = [(f"vision_encoder.layers.{i}", layer) for i, layer in enumerate(encoder.layers)]
-    return [*pieces, ("vision_encoder.neck", encoder.neck)]
 
 
 @torch.no_grad()
 def run_prefix(sam: Sam, sample: Sample) -> Prefix:
     """One plain pass over a sample, keeping what variants start from."""
     frame = make_frame(sam, sample.open())
-    encoder = sam.model.vision_encoder
-    state = encoder.patch_embed(frame.pixels)
-    if encoder.pos_embed is not None:
-        state = state + encoder.pos_embed
-    states = [state]
-    for _, run in segments(sam):
-        states.append(run(states[-1]))
-    sparse, dense = embed_prompts(sam, prompt_tensors(sam, sample.prompts, frame))
-    logits, _ = decode_batch(sam, states[-1], sparse=sparse, dense=dense)
-    return Prefix(frame, tuple(states), sparse, dense, visible(sam, logits[0], frame))
+    values, maps = record(sam.model, chain_of(sam, "encoder"), lambda: encode(sam, frame))
+    prompts = embed_prompts(sam, prompt_tensors(sam, sample.prompts, frame))
+    logits, _ = decode_batch(sam, maps, prompts)
+    return Prefix(frame, values, maps, prompts, visible(logits[0], frame))
 
 
 @torch.no_grad()
@@ -88,13 +81,13 @@ def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Resul
         indices into `variants`, and their logits [len(indices), P, M, h, w], cut to the image. Each variant comes
         up once; the order is the runner's choice.
     """
-    places = [path for path, _ in segments(sam)]
+    places = [call.path for call in chain_of(sam, "encoder").calls]
     starts = [_start(variant, places) for variant in variants]
-    tokens = prefix.states[0].shape[1] * prefix.states[0].shape[2]
+    tokens = max(tensor.shape[-2] * tensor.shape[-1] for tensor in prefix.maps.values())
     for start in sorted(set(starts)):
         here = [index for index, place in enumerate(starts) if place == start]
         in_encoder = start < len(places)
-        batch = _batch_size(tokens, prompts=prefix.sparse.shape[1], in_encoder=in_encoder)
+        batch = _batch_size(tokens, prompts=len(prefix.logits), in_encoder=in_encoder)
         for first in range(0, len(here), batch):
             some = here[first : first + batch]
             yield some, _run_batch(sam, prefix, [variants[i] for i in some], start=start)
@@ -112,22 +105,43 @@ def _batch_size(tokens: int, *, prompts: int, in_encoder: bool) -> int:
 
 
 def _start(variant: Variant, places: Sequence[str]) -> int:
-    """The first segment that a variant changes; len(places) is the decoder."""
+    """The first block of the encoder that a variant changes; len(places) is the decoder."""
     starts = [
-        next((i for i, place in enumerate(places) if path.startswith(f"{place}.")), len(places))
+        next((i for i, place in enumerate(places) if f"{path}.".startswith(f"{place}.")), len(places))
         for path in variant.changes
     ]
     return min(starts)
 
 
 def _run_batch(sam: Sam, prefix: Prefix, variants: Sequence[Variant], *, start: int) -> Tensor:
-    state = prefix.states[start]
-    state = state.expand(len(variants), *state.shape[1:])
     with _changed(sam, variants):
-        for _, run in segments(sam)[start:]:
-            state = run(state)
-        logits, _ = decode_batch(sam, state, sparse=prefix.sparse, dense=prefix.dense)
-    return visible(sam, logits, prefix.frame)
+        maps = _encode_batch(sam, prefix, start=start, count=len(variants))
+        logits, _ = decode_batch(sam, maps, prefix.prompts)
+    return visible(logits, prefix.frame)
+
+
+def _encode_batch(sam: Sam, prefix: Prefix, *, start: int, count: int) -> Maps:
+    """The maps of so many variants of one image, from the first block that one of them changes."""
+    chain = chain_of(sam, "encoder")
+    if start == len(chain.calls):
+        return {name: _repeat(tensor, count) for name, tensor in prefix.maps.items()}
+    if not chain.runs_through(start):
+        # Code between the blocks has to run too.
+        values = {value: _repeat(tensor, count) for value, tensor in prefix.values.items()}
+        with skipped(sam.model, chain.calls[:start], values):
+            return sam.family.encode(sam.model, _repeat(prefix.frame.pixels, count))
+    values = {value: _repeat(prefix.values[value], count) for value in chain.live(start)}
+    for call in chain.calls[start:]:
+        values |= call.run(sam.model, values)
+    maps = output_maps(chain, values)
+    if any(len(tensor) != count for tensor in maps.values()):
+        raise ModelError(f"The family {sam.family.name!r} has blocks that do not keep images apart on the first axis.")
+    return maps
+
+
+def _repeat(tensor: Tensor, count: int) -> Tensor:
+    """One image's values for each variant; what has no axis of images stays as it is."""
+    return tensor.expand(count, *tensor.shape[1:]) if tensor.shape[:1] == (1,) else tensor
 
 
 @contextmanager
@@ -137,14 +151,11 @@ def _changed(sam: Sam, variants: Sequence[Variant]) -> Iterator[None]:
     for index, variant in enumerate(variants):
         for path, change in variant.changes.items():
             by_path.setdefault(path, []).append((index, change))
-    with ExitStack() as stack:
-        for path, changes in by_path.items():
-            module = sam.model.get_submodule(path)
-            stack.callback(module.register_forward_hook(_alter(changes, shares=len(variants))).remove)
+    with altered(sam.model, {path: _alter(changes, shares=len(variants)) for path, changes in by_path.items()}):
         yield
 
 
-def _alter(changes: Sequence[tuple[int, Change]], *, shares: int):  # type: ignore[no-untyped-def]
+def _alter(changes: Sequence[tuple[int, Change]], *, shares: int) -> Alteration:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         # An identity's output is its input, which others may hold.
         output = output.clone() if output is inputs[0] else output

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from mixqsam.errors import ArtifactError, shortened
 from mixqsam.numeric.modules import Product, StoredLayer
-from mixqsam.numeric.quantizers import ActivationQuantizer
+from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer, Quantizer
 from mixqsam.numeric.tensor_file import kinds_of
 from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
 from mixqsam.sam.load import Sam
@@ -19,24 +19,35 @@ QUANT_METHOD = "mixqsam"
 Bits = Annotated[int, Field(ge=CANDIDATE_BITS[0], le=CANDIDATE_BITS[-1])]
 
 
+def _check_kind(kind: str) -> str:
+    """Refuse a kind of quantizer that does not exist, and the plain one, which is not written down."""
+    kinds = sorted(QUANTIZERS.keys() - {Quantizer.kind})
+    if kind not in kinds:
+        raise ValueError(f"expected one of {', '.join(kinds)}")
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_check_kind)]
+
+
 class UnitEntry(BaseModel):
     """Bits of one quantized unit; units left in float have no entry.
 
     Attributes:
         weight, activation: bit-widths.
-        quantizers: role (`input`, `left`, `right`) → kind, of activations that are not on an affine grid.
+        quantizers: operand (`input`, `left`, `right`) → kind, of activations that are not on an affine grid.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     weight: Bits
     activation: Bits
-    quantizers: dict[Literal["input", "left", "right"], Literal["log", "hybrid", "grouped"]] | None = None
+    quantizers: dict[Literal["input", "left", "right"], Kind] | None = None
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Role → kind, where it is not affine."""
-        return {str(role): str(kind) for role, kind in (self.quantizers or {}).items()}
+        """Operand → kind, where it is not affine."""
+        return {str(operand): kind for operand, kind in (self.quantizers or {}).items()}
 
 
 class Manifest(BaseModel):

@@ -8,23 +8,22 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import SamModel
+from transformers import PreTrainedModel
 
 from mixqsam.artifact.manifest import Manifest
+from mixqsam.artifact.stored import attach_units, take_codes
 from mixqsam.errors import ArtifactError, HonestyError
+from mixqsam.families import FAMILIES, family_of, prepare
 from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.memory import align_tensors
 from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorTable
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.plan import UnitBits
 from mixqsam.runtime.build import arrange, packed_layer
 from mixqsam.runtime.packed import PackedConv2d, PackedLayer
-from mixqsam.sam.attach import attach_stored
-from mixqsam.sam.attention import split_attention
 from mixqsam.sam.compact import dishonest, set_parameter
-from mixqsam.sam.load import SHARED
-from mixqsam.sam.rest import BITS, form_of, rows_of
+from mixqsam.sam.rest import BITS, form_of
 
 _TYPES = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -46,18 +45,19 @@ class Places:
     sums: Mapping[str, str] | None
 
     @classmethod
-    def make(cls, model: nn.Module, manifest: Manifest, files: Sequence[str] | None) -> "Places":
+    def make(cls, model: PreTrainedModel, manifest: Manifest, files: Sequence[str] | None) -> "Places":
         """Prepare a model without tensors.
 
         Raises:
-            ArtifactError: the model is no whole SAM, or the files are not safetensors.
+            ArtifactError: the model is not a whole one of a known family, or the files are not safetensors.
         """
-        if not isinstance(model, SamModel):
-            raise ArtifactError(f"A directory of mixqsam holds a SamModel; {type(model).__name__} cannot be loaded.")
+        if not any(isinstance(model, family.model) for family in FAMILIES.values()):
+            known = " or ".join(family.model.__name__ for family in FAMILIES.values())
+            raise ArtifactError(f"A directory of mixqsam holds a {known}; {type(model).__name__} cannot be loaded.")
         if not files or not all(str(file).endswith(".safetensors") for file in files):
             raise ArtifactError("A directory of mixqsam holds its weights in safetensors; none were found.")
         header, metadata = _headers([str(file) for file in files])
-        split_attention(model)
+        prepare(model)
         parameters = dict(model.named_parameters())
         packed = [name for name in (f"{unit}.weight" for unit in manifest.units) if name in parameters]
         shapes = {name: tuple(parameters[name].shape) for name in [*packed, *manifest.eight_bit]}
@@ -75,25 +75,20 @@ class Places:
             raise ArtifactError(f"{files[0]} lacks its checksums; copy the directory anew, or make it again.")
         return cls(manifest, shapes, names, sums)
 
-    def fill(self, model: SamModel) -> dict[str, QuantizedTensor]:
+    def fill(self, model: PreTrainedModel) -> dict[str, QuantizedTensor]:
         """Turn filled buffers into modules that compute; returns what is stored as codes of 8 bits.
 
         Raises:
             ArtifactError: a tensor was altered, or is not what it should be; the message names it.
         """
         table = TensorTable({name: _take_buffer(model, name) for name in self.names}, source="model.safetensors")
-        rest: dict[str, QuantizedTensor] = {}
+        rest = take_codes(self.manifest, table, self.shapes)
         for name, shape in self.shapes.items():
-            if name in self.manifest.eight_bit:
-                rest[name] = table.codes(name, bits=BITS, shape=shape, rows=rows_of(shape))
-                set_parameter(model, name, rest[name].dequantize())
-            else:
-                set_parameter(model, name, torch.empty(shape, device="meta"))
-        for name, entry in self.manifest.units.items():
-            bits = UnitBits(entry.weight, entry.activation)
-            attach_stored(model, name, bits=bits, kinds=entry.kinds, tensors=table, layer=packed_layer)
+            set_parameter(model, name, rest[name].dequantize() if name in rest else torch.empty(shape, device="meta"))
+        attach_units(model, self.manifest, table, layer=packed_layer)
         table.check_all_used()
         model.requires_grad_(False)
+        align_tensors(model)
         self._verify(stored_tensors(model, rest))
         arrange(model)
         return rest
@@ -128,7 +123,7 @@ def _take_buffer(model: nn.Module, name: str) -> Tensor:
     return tensor
 
 
-def stored_tensors(model: SamModel, rest: Mapping[str, QuantizedTensor]) -> dict[str, Tensor]:
+def stored_tensors(model: PreTrainedModel, rest: Mapping[str, QuantizedTensor]) -> dict[str, Tensor]:
     """All that is written of a quantized model.
 
     Args:
@@ -140,10 +135,11 @@ def stored_tensors(model: SamModel, rest: Mapping[str, QuantizedTensor]) -> dict
     """
     if odd := dishonest(model, rest):
         raise HonestyError(f"{odd}: the tensor in use is not the one on its {BITS}-bit grid.")
+    tied = family_of(model.config).tied
     tensors = {
         name: _as_stored(parameter.detach().cpu().contiguous())
         for name, parameter in model.named_parameters()
-        if name != SHARED and name not in rest
+        if name not in tied and name not in rest
     }
     for name, module in model.named_modules():
         if isinstance(module, StoredLayer | Product):
@@ -161,7 +157,7 @@ def _as_stored(tensor: Tensor) -> Tensor:
     return half if torch.equal(half.float(), tensor) else tensor
 
 
-def dequantized(model: SamModel) -> SamModel:
+def dequantized(model: PreTrainedModel) -> PreTrainedModel:
     """The model with float weights, each on its grid, and activations left alone; in place."""
     for name, module in list(model.named_modules()):
         if isinstance(module, PackedLayer):

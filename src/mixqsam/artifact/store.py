@@ -5,30 +5,26 @@ float model's own, stored as `sam.rest` says. The file's metadata hold a checksu
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import SamConfig, SamModel
-from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers import PreTrainedModel
 
 from mixqsam.artifact.manifest import Manifest, parse_manifest
 from mixqsam.artifact.packed import stored_tensors
-from mixqsam.errors import ArtifactError, shortened
+from mixqsam.artifact.stored import attach_units, take_codes
+from mixqsam.errors import ArtifactError, ModelError, shortened
+from mixqsam.families import family_of, find_family, prepare
+from mixqsam.families.family import Framing
 from mixqsam.files import read_json, write_bytes, write_json
 from mixqsam.numeric.checksums import with_checksums
 from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.tensor_file import TensorFile
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.plan import UnitBits
 from mixqsam.runtime.build import arrange, packed_layer
-from mixqsam.sam.attach import attach_stored
-from mixqsam.sam.attention import split_attention
-from mixqsam.sam.load import SHARED, Sam, default_processor
-from mixqsam.sam.rest import BITS, rows_of
-from mixqsam.sam.sizes import check_sizes
+from mixqsam.sam.load import Sam
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -50,7 +46,7 @@ def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
     write_bytes(directory / WEIGHTS, content)
     values = json.loads(sam.config.to_json_string(use_diff=True))
     values |= {
-        "architectures": ["SamModel"],
+        "architectures": [sam.family.model.__name__],
         "dtype": "float32",
         "quantization_config": manifest.model_dump(exclude_none=True),
     }
@@ -87,12 +83,8 @@ def load_model(directory: Path, *, device: str = "cpu", integer: bool = False) -
     sam, manifest = _skeleton(directory)
     model = sam.model
     with TensorFile(*weight_files(directory), checked=manifest.format_version > 1) as tensors:
-        for name, entry in manifest.units.items():
-            bits = UnitBits(entry.weight, entry.activation)
-            attach_stored(
-                model, name, bits=bits, kinds=entry.kinds, tensors=tensors, layer=packed_layer if integer else None
-            )
-        rest = _fill(model, tensors, eight_bit=manifest.eight_bit)
+        attach_units(model, manifest, tensors, layer=packed_layer if integer else None)
+        rest = _fill(model, tensors, manifest)
         tensors.check_all_used()
     model.requires_grad_(False)
     if integer:
@@ -106,17 +98,19 @@ def _skeleton(directory: Path) -> tuple[Sam, Manifest]:
     values = read_json(path, what="the configuration of a quantized model")
     manifest = parse_manifest(values.get("quantization_config") if isinstance(values, dict) else None, source=str(path))
     try:
-        check_sizes(values)
-        config = SamConfig.from_dict({k: v for k, v in values.items() if k != "quantization_config"})
+        family = find_family(str(values.get("model_type")), source=str(path))
+        family.check(values)
+        config = family.config.from_dict({k: v for k, v in values.items() if k != "quantization_config"})
         with torch.device("meta"):
-            model = split_attention(SamModel(config)).eval()
-        sam = Sam(model, _processor(directory, config), str(directory))
+            model = prepare(family.model(config)).eval()
+        sam = Sam(model, _processor(directory, config, family.framing), str(directory))
         costs = sam.costs()
-    except ArtifactError:
+    except (ArtifactError, ModelError):
         raise
     except Exception as error:
         # Sizes that do not fit each other fail anywhere in transformers and torch, with whatever error that has there.
-        raise ArtifactError(f"{path} does not describe a SAM: {' '.join(str(error).split())[:300]}.") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{path} does not describe a model that is known: {reason}.") from error
     manifest.check(costs, dict(model.named_parameters()))
     return sam, manifest
 
@@ -143,27 +137,25 @@ def _is_file_name(name: str) -> bool:
     return name.endswith(".safetensors") and Path(name).name == name and "\0" not in name
 
 
-def _processor(directory: Path, config: SamConfig) -> SamImageProcessorPil:
+def _processor(directory: Path, config: Any, framing: Framing) -> Any:
     if not (directory / "preprocessor_config.json").is_file():
-        return default_processor(config)
+        return framing.default(config)
     try:
-        return SamImageProcessorPil.from_pretrained(str(directory), local_files_only=True)
+        return framing.processor.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:
         raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {shortened(error)}.") from error
 
 
-def _fill(model: SamModel, tensors: TensorFile, *, eight_bit: Sequence[str]) -> dict[str, QuantizedTensor]:
+def _fill(model: PreTrainedModel, tensors: TensorFile, manifest: Manifest) -> dict[str, QuantizedTensor]:
     """Put the tensors of the rest in the places of the meta ones; returns those that are stored as codes."""
-    rest: dict[str, QuantizedTensor] = {}
-    state: dict[str, Tensor] = {}
-    for name, meta in model.named_parameters():
-        shape = tuple(meta.shape)
-        if name in eight_bit:
-            rest[name] = tensors.codes(name, bits=BITS, shape=shape, rows=rows_of(shape))
-            state[name] = rest[name].dequantize()
-        elif name != SHARED:
+    shapes = {name: tuple(meta.shape) for name, meta in model.named_parameters()}
+    rest = take_codes(manifest, tensors, shapes)
+    state = {name: stored.dequantize() for name, stored in rest.items()}
+    tied = family_of(model.config).tied
+    for name, shape in shapes.items():
+        if name not in rest and name not in tied:
             state[name] = tensors.take(name, shape=shape, dtype=torch.float32)
-    state[SHARED] = state["shared_image_embedding.positional_embedding"]
+    state |= {name: state[owner] for name, owner in tied.items()}
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return rest

@@ -1,132 +1,256 @@
-"""The commands that show quantized models, use them and bring them elsewhere: parsing; no logic."""
+"""The commands that show quantized models, use them and bring them elsewhere; bodies import what they need late."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from mixqsam.cli.command import command, line
+from mixqsam.cli.console import Table, out
 from mixqsam.cli.options import (
-    Annotations,
-    CacheFolder,
-    Detections,
-    Format,
-    Grid,
+    Cache,
+    Device,
     Limit,
     Model,
+    OptionalData,
+    OutputDirectory,
+    OutputFile,
     Overwrite,
     Reference,
-    SkipMissing,
 )
+from mixqsam.cli.outcome import Outcome
+from mixqsam.errors import AnnotationError, InputError
+from mixqsam.options.fields import Option
 
 if TYPE_CHECKING:
-    from mixqsam.cli.outcome import Outcome
+    from mixqsam.prompts import Prompts
 
 
+@command()
 def report(
+    *,
     directories: Annotated[
-        list[Path], typer.Argument(help="A directory that quantize wrote; others are drawn beside it.")
+        tuple[Path, ...],
+        Option("A directory that quantize wrote; others are drawn beside it.", is_argument=True),
     ],
-    images: Annotated[
-        Path | None, typer.Option("--images", "-i", help="Images to compare all of them with the float model on.")
-    ] = None,
-    annotations: Annotations = None,
-    boxes: Detections = None,
-    grid: Grid = 4,
-    skip_missing: SkipMissing = False,
+    images: OptionalData = None,
     limit: Limit = None,
     reference: Reference = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="HTML file to write.  [default: report.html in the first]")
+        Path | None,
+        Option("HTML file to write.", flags=("--output", "-o"), default_help="report.html in the first directory"),
     ] = None,
-    cache: CacheFolder = None,
-) -> "Outcome | None":
+    cache: Cache = None,
+) -> Outcome:
     """Write the report of a quantized model: one HTML file that opens offline."""
-    from mixqsam.cli import commands, parsing
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.report import run_report
 
-    return commands.report(
-        directories,
-        parsing.optional_data(images, annotations=annotations, detections=boxes, grid=grid, skip_missing=skip_missing),
-        limit=limit,
-        reference=reference,
-        output=output,
-        cache=cache,
-    )
+    page = run_report(directories, images, session=open_session(cache), limit=limit, reference=reference, output=output)
+    following = {line("serve", {"models": directories}): "try these models in the browser"}
+    return Outcome(data={"report": str(page)}, made={page: "report, for the browser"}, next=following)
 
 
+@command()
 def serve(
+    *,
     models: Annotated[
-        list[str] | None,
-        typer.Argument(help="Quantized or exported directories, float models; that of the first is served too."),
-    ] = None,
+        tuple[str, ...],
+        Option(
+            "Quantized or exported directories, float models; the float model of the first is served too.",
+            is_argument=True,
+        ),
+    ] = ("sam-tiny",),
     images: Annotated[
         Path | None,
-        typer.Option("--images", "-i", help="Folder of images to choose from.  [default: the demonstration's]"),
+        Option(
+            "Folder of images to choose from.", flags=("--images", "-i"), default_help="the demonstration's photographs"
+        ),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; with 0.0.0.0 others can reach the page.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 7860,
-) -> "Outcome | None":
-    """A page in the browser: two models side by side on your images, and a slider for the budget."""
-    from mixqsam.cli import uses
+    host: Annotated[str, Option("Address to listen at; with 0.0.0.0 others can reach the page.")] = "127.0.0.1",
+    port: Annotated[int, Option("Port; 0 for any that is free.", minimum=0, maximum=65535)] = 7860,
+) -> Outcome:
+    """Open a page for the browser: two models side by side on your images, and a slider for the budget."""
+    try:
+        from mixqsam.serving.server import LOOPBACK, serve_models
+    except ImportError as error:
+        raise InputError(f"The page needs {error.name}: pip install 'mixqsam[serve]'.") from error
 
-    return uses.serve(models or ["sam-tiny"], images=images, host=host, port=port)
+    def ready(address: str, names: Sequence[str]) -> None:
+        out.print(f"Serving {', '.join(names)} at [bold]{address}[/] (Ctrl-C stops it)", highlight=False)
+        if host not in LOOPBACK:
+            out.print("[yellow]Everybody who reaches this address can use it; there is no password.[/]")
+
+    serve_models(models, images=images, host=host, port=port, ready=ready)
+    return Outcome()
 
 
+@command()
 def predict(
-    image: Annotated[Path, typer.Argument(help="An image.")],
+    *,
+    image: Annotated[Path, Option("An image.", is_argument=True)],
     model: Model = "sam-tiny",
-    box: Annotated[list[str] | None, typer.Option(help="x1,y1,x2,y2 in pixels; may be repeated.")] = None,
-    point: Annotated[
-        list[str] | None, typer.Option(help="x,y or x,y,0 (background); all points are one prompt.")
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Mask to write (PNG).")] = Path("mask.png"),
-    overlay: Annotated[Path | None, typer.Option(help="Picture of the mask on the image (PNG).")] = None,
+    boxes: Annotated[tuple[str, ...], Option("x1,y1,x2,y2 in pixels; may be repeated.", flags=("--box",))] = (),
+    points: Annotated[
+        tuple[str, ...], Option("x,y or x,y,0 (background); all points are one prompt.", flags=("--point",))
+    ] = (),
+    output: Annotated[Path, Option("Mask to write (PNG).", flags=("--output", "-o"))] = Path("mask.png"),
+    overlay: Annotated[Path | None, Option("Picture of the mask on the image to write (PNG).")] = None,
     backend: Annotated[
-        str | None, typer.Option(help="torch, onnx or openvino; default: what the model's files are for.")
+        str | None, Option("torch, onnx or openvino.", default_help="what the model's files are for")
     ] = None,
-) -> "Outcome | None":
+    device: Device = "cpu",
+) -> Outcome:
     """Segment one image with boxes or points."""
-    from mixqsam.cli import uses
+    from mixqsam.pipeline.predict import run_prediction
 
-    return uses.predict(
-        image, model=model, boxes=box or [], points=point or [], output=output, overlay=overlay, backend=backend
+    prediction, made = run_prediction(
+        image,
+        lambda width, height: _prompts(boxes, points, width=width, height=height),
+        model=model,
+        output=output,
+        overlay=overlay,
+        backend=backend,
+        device=device,
     )
+    masks = [
+        {"pixels": int(mask.sum()), "predicted_iou": float(score)}
+        for mask, score in zip(prediction.masks[:, 0], prediction.scores[:, 0], strict=True)
+    ]
+    lines = [
+        f"mask {index}: {mask['pixels']:,} pixels, predicted IoU {mask['predicted_iou']:.3f}"
+        for index, mask in enumerate(masks, start=1)
+    ]
+    following = {line("serve", {"models": [model]}): "draw boxes and click points in the browser"}
+    return Outcome(data={"masks": masks}, lines=lines, made=made, next=following)
 
 
+def _complete_format(typed: str) -> list[str]:
+    return [name for name in ("onnx", "openvino") if name.startswith(typed)]
+
+
+@command()
 def export(
-    model: Annotated[Path, typer.Argument(help="A directory that quantize wrote.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.")],
-    kind: Format = "onnx",
-    single: Annotated[
-        bool, typer.Option("--single-mask", help="The decoder gives one mask for each prompt instead of four.")
+    *,
+    model: Annotated[Path, Option("A directory that quantize wrote.", is_argument=True)],
+    output: OutputDirectory,
+    format: Annotated[  # noqa: A002  (the word for it)
+        str, Option("onnx or openvino.", flags=("--format", "-f"), complete=_complete_format)
+    ] = "onnx",
+    single_mask: Annotated[
+        bool, Option("The decoder gives one mask for each prompt instead of four.", flags=("--single-mask",))
     ] = False,
     raw_image: Annotated[
         bool,
-        typer.Option(
-            "--raw-image",
-            help="The encoder takes an image [height, width, 3] of 0 … 255 at the frame's size, and prepares it.",
+        Option(
+            "The encoder takes an image [height, width, 3] of 0 … 255 at the frame's size, and prepares it.",
+            flags=("--raw-image",),
         ),
     ] = False,
     overwrite: Overwrite = False,
-) -> "Outcome | None":
+) -> Outcome:
     """Write encoder and decoder as ONNX or OpenVINO files."""
-    from mixqsam.cli import uses
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.export import run_export
 
-    return uses.export(model, output=output, kind=kind, single=single, raw_image=raw_image, overwrite=overwrite)
+    exported = run_export(
+        model,
+        output,
+        kind=format,
+        session=open_session(),
+        single=single_mask,
+        raw_image=raw_image,
+        overwrite=overwrite,
+    )
+    lines = []
+    for reason, count in Counter(exported.float_units.values()).items():
+        first = next(name for name, why in exported.float_units.items() if why == reason)
+        lines.append(f"{count} units compute with their quantized values in float arithmetic ({reason}), e.g. {first}")
+    asked = {"image": "IMAGE", "model": str(output), "boxes": ["x1,y1,x2,y2"]}
+    return Outcome(
+        data={"directory": str(output), "files": dict(exported.files), "float_units": dict(exported.float_units)},
+        lines=lines,
+        made={output / name: f"{size / 1e6:.2f} MB" for name, size in exported.files.items()},
+        next={
+            line("predict", asked): "run it",
+            line("benchmark", {"model": str(model)}): "see how fast it is here",
+        },
+    )
 
 
+@command()
 def benchmark(
-    model: Annotated[Path, typer.Argument(help="A directory that quantize wrote.")],
+    *,
+    model: Annotated[Path, Option("A directory that quantize wrote.", is_argument=True)],
     backends: Annotated[
-        str, typer.Option(help="Of torch, onnx, openvino, separated by commas; default: all that are installed.")
-    ] = "",
-    image: Annotated[Path | None, typer.Option(help="Image to encode; default: one of noise.")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="How often each is timed; medians are told.")] = 5,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure memory too.")] = True,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
-) -> "Outcome | None":
+        tuple[str, ...],
+        Option("Of torch, onnx, openvino, separated by commas.", is_list=True, default_help="all that are installed"),
+    ] = (),
+    image: Annotated[Path | None, Option("Image to encode.", default_help="one of noise")] = None,
+    runs: Annotated[int, Option("How often each is timed; medians are reported.", minimum=1)] = 5,
+    memory: Annotated[bool, Option("Measure memory too.", flags=("--memory/--no-memory",))] = True,
+    output: OutputFile = None,
+) -> Outcome:
     """Time encoder and decoder on every backend, in turns with the float model in PyTorch."""
-    from mixqsam.cli import uses
+    from mixqsam.cli.session import open_session
+    from mixqsam.data.images import open_image
+    from mixqsam.files import write_json
+    from mixqsam.pipeline.benchmark import installed_backends, run_benchmark
 
-    return uses.benchmark(model, backends=backends, image=image, runs=runs, memory=memory, output=output)
+    times = run_benchmark(
+        model,
+        backends=backends or installed_backends(),
+        image=None if image is None else open_image(image),
+        runs=runs,
+        memory=memory,
+        session=open_session(),
+    )
+    rows = [
+        [
+            row.name,
+            f"{row.encoder * 1e3:,.0f} ms",
+            f"{row.speedup:.2f}×",
+            f"{row.decoder * 1e3:,.0f} ms",
+            "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
+            f"{row.file_bytes / 1e6:.2f} MB",
+        ]
+        for row in times.rows
+    ]
+    title = f"Medians of {runs} runs, image of {times.image[0]}×{times.image[1]}"
+    columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
+    if output is not None:
+        write_json(output, times.to_json())
+    asked = {"model": str(model), "format": "openvino", "output": f"{model}-openvino"}
+    return Outcome(
+        data=times.to_json(),
+        tables=[Table(title, columns, rows)],
+        lines=[f"In theory {times.size / 1e6:.2f} MB, {times.bitops / 1e9:,.0f} GBitOps per image"],
+        made={} if output is None else {output: "these figures as JSON"},
+        next={line("export", asked): "files for a faster backend (or onnx)"},
+    )
+
+
+def _prompts(boxes: Sequence[str], points: Sequence[str], *, width: int, height: int) -> "Prompts":
+    from mixqsam.pipeline.predict import make_prompts
+
+    if bool(boxes) == bool(points):
+        raise InputError("Give --box (one or more) or --point (one or more), and not both.")
+    return make_prompts(
+        [_numbers(box, "--box", (4,)) for box in boxes],
+        [_numbers(point, "--point", (2, 3)) for point in points],
+        width=width,
+        height=height,
+    )
+
+
+def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
+    import math
+
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts or not all(math.isfinite(value) for value in values):
+        form = "x1,y1,x2,y2" if counts == (4,) else "x,y or x,y,label"
+        raise AnnotationError(f"{option} {text!r:.60}: write {form}.")
+    return values

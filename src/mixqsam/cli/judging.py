@@ -1,176 +1,194 @@
-"""The commands that judge models: parsing; no logic."""
+"""The commands that judge models. Their bodies load torch, so they import what they need when they run."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
-import typer
-
+from mixqsam.cli.command import command, line
+from mixqsam.cli.console import models_table
 from mixqsam.cli.options import (
-    Annotations,
-    CacheFolder,
-    Detections,
+    Cache,
     Device,
-    Grid,
-    Images,
+    ImagesAlone,
     Limit,
+    Models,
+    OutputFile,
     Processes,
     Reference,
-    SkipMissing,
 )
+from mixqsam.cli.outcome import Outcome
+from mixqsam.options.fields import Option
+from mixqsam.options.flat import flat_values
+from mixqsam.pipeline.data import SkipMissing
+from mixqsam.pipeline.options import Data
+from mixqsam.pipeline.tasks import DetectionOptions, OrientedData, SemanticData
+from mixqsam.sam.automatic_options import Automatic
 
-if TYPE_CHECKING:
-    from mixqsam.cli.outcome import Outcome
 
-
+@command()
 def detect(
-    images: Images,
-    annotations: Annotated[Path, typer.Option(help="COCO annotation file: which images, which categories.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="COCO-results JSON to write.")],
-    detector: Annotated[str, typer.Option(help="Hub id or directory of a transformers detector (DETR, RT-DETR, …).")],
-    score: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Least score; default: as published for the detector.")
-    ] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Boxes of each image, at most.")] = None,
-    nms: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="IoU above which the weaker box of a class goes; 1: none.")
-    ] = None,
+    *,
+    images: Annotated[Path, Option("Folder of images (jpg, png, webp).", flags=("--images", "-i"))],
+    annotations: Annotated[Path, Option("COCO annotation file: which images, which categories.")],
+    output: Annotated[Path, Option("COCO-results JSON to write.", flags=("--output", "-o"))],
+    detector: Annotated[str, Option("Hub id or directory of a transformers detector (DETR, RT-DETR, …).")],
+    options: DetectionOptions,
     skip_missing: SkipMissing = False,
-    cache: CacheFolder = None,
+    cache: Cache = None,
     device: Device = "cpu",
-) -> "Outcome | None":
+) -> Outcome:
     """Run a detector once over a data set; `evaluate --boxes` then prompts with its boxes."""
-    from mixqsam.cli import tasks
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.detect import run_detection
 
-    return tasks.detect(
+    boxes = run_detection(
         detector,
         images=images,
         annotations=annotations,
         output=output,
-        score=score,
-        top=top,
-        nms=nms,
+        options=options,
         skip_missing=skip_missing,
-        cache=cache,
-        device=device,
+        session=open_session(cache, device),
+    )
+    count = len({box["image_id"] for box in boxes})
+    asked = {
+        "models": ["OUT"],
+        "images": images,
+        "annotations": annotations,
+        "boxes": output,
+        "skip_missing": skip_missing,
+    }
+    return Outcome(
+        data={"detections": str(output), "boxes": len(boxes), "images": count},
+        made={output: f"{len(boxes):,} boxes on {count:,} images"},
+        next={line("evaluate", asked): "prompt a model with them"},
     )
 
 
+@command()
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
-    images: Images,
-    annotations: Annotations = None,
-    boxes: Detections = None,
-    grid: Grid = 4,
-    skip_missing: SkipMissing = False,
+    *,
+    models: Models,
+    images: Data,
     reference: Reference = None,
     limit: Limit = None,
     best_of_three: Annotated[
-        bool, typer.Option("--best-of-three", help="Of three masks of a prompt take the one the model thinks best.")
+        bool,
+        Option("Take the best of three masks per prompt, as the model rates them.", flags=("--best-of-three",)),
     ] = False,
     keep_embeddings: Annotated[
-        bool, typer.Option("--keep-embeddings", help="Keep the float model's image embeddings for the next model.")
+        bool, Option("Cache the float model's image embeddings for the next model.", flags=("--keep-embeddings",))
     ] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
-    cache: CacheFolder = None,
+    output: OutputFile = None,
+    cache: Cache = None,
     device: Device = "cpu",
     processes: Processes = None,
-) -> "Outcome | None":
+) -> Outcome | None:
     """Compare with the float model: COCO mask AP with annotations, else fidelity of masks."""
-    from mixqsam.cli import parsing, tasks
+    from mixqsam.cli.session import open_session
+    from mixqsam.cli.tables import quality
+    from mixqsam.pipeline.evaluate import float_costs, run_evaluation, stored_costs, with_reference
 
-    return tasks.evaluate(
-        models,
-        parsing.data(images, annotations=annotations, detections=boxes, grid=grid, skip_missing=skip_missing),
-        reference=reference,
+    sources = with_reference(models, reference)
+    session = open_session(cache, device, processes=processes, is_group=True)
+    reports = run_evaluation(
+        sources,
+        images,
         limit=limit,
+        session=session,
         best_of_three=best_of_three,
         keep_embeddings=keep_embeddings,
-        output=output,
-        cache=cache,
-        device=device,
-        processes=processes,
     )
+    if session.engine.rank:
+        return None
+    rows = {name: stored_costs(Path(sources[name])) | quality(report) for name, report in reports.items()}
+    quantized = [model for model in models if stored_costs(Path(model))]
+    rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
+    basis = next(iter(reports.values())).basis
+    outcome = _scores(basis, rows, {name: report.to_json() for name, report in reports.items()}, output)
+    asked = {"directories": quantized, "output": "report.html", "reference": reference, "limit": limit}
+    following = {line("report", asked | flat_values(images)): "see the masks that differ most"} if quantized else {}
+    return replace(outcome, next=following)
 
 
+@command()
 def evaluate_oriented(
-    models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
-    images: Images,
-    labels: Annotated[Path, typer.Option("--labels", "-l", help="Folder of DOTA's label files (P0001.txt, …).")],
-    boxes: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a detector's Task2_<category>.txt; default: rectangles around the labels."),
-    ] = None,
-    tile: Annotated[int, typer.Option(min=16, help="Side of a tile in pixels.")] = 1024,
-    overlap: Annotated[int, typer.Option(min=0, help="Pixels that neighbouring tiles share.")] = 200,
-    merge: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Rotated IoU above which the weaker of two results goes.")
-    ] = 0.1,
+    *,
+    models: Models,
+    data: OrientedData,
     limit: Limit = None,
-    submission: Annotated[Path | None, typer.Option(help="Write the DOTA server's files into this folder.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    submission: Annotated[Path | None, Option("Folder to write the DOTA server's files into.")] = None,
+    output: OutputFile = None,
     device: Device = "cpu",
-) -> "Outcome | None":
+) -> Outcome:
     """Oriented detection on DOTA-v1.0: boxes → masks → rotated boxes → mAP."""
-    from mixqsam.cli import parsing, tasks
+    from mixqsam.cli.session import open_session
 
-    return tasks.evaluate_oriented(
-        models,
-        parsing.oriented_data(images, labels, boxes=boxes, tile=tile, overlap=overlap, merge=merge),
+    # Only this command needs the geometry library, which is an extra.
+    from mixqsam.pipeline.oriented import run_oriented
+
+    results = run_oriented(
+        {model: model for model in models},
+        data,
+        session=open_session(device=device),
         limit=limit,
         submission=submission,
-        output=output,
-        device=device,
     )
+    scores = {name: asdict(one) for name, one in results.items()}
+    outcome = _scores("Oriented detection", scores, scores, output)
+    files = {} if submission is None else {submission: "Task1_<category>.txt of each model, for the DOTA server"}
+    return replace(outcome, made={**outcome.made, **files})
 
 
+@command()
 def evaluate_automatic(
-    models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
-    images: Images,
-    annotations: Annotations = None,
-    skip_missing: SkipMissing = False,
+    *,
+    models: Models,
+    images: ImagesAlone,
+    options: Automatic,
     reference: Reference = None,
-    side: Annotated[int, typer.Option(min=1, max=64, help="Points per side of the grid.")] = 32,
-    predicted_iou: Annotated[float, typer.Option(help="Least IoU that the model predicts for a mask.")] = 0.88,
-    stability: Annotated[float, typer.Option(help="Least IoU of the masks cut at -1 and at +1.")] = 0.95,
-    overlap: Annotated[float, typer.Option(help="Box IoU above which the less sure of two masks goes.")] = 0.7,
     limit: Limit = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    output: OutputFile = None,
     device: Device = "cpu",
-) -> "Outcome | None":
+) -> Outcome:
     """Segment everything: how many of the float model's masks are found, and of the annotated ones."""
-    from mixqsam.cli import parsing, tasks
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.automatic import run_automatic
+    from mixqsam.pipeline.evaluate import with_reference
 
-    return tasks.evaluate_automatic(
-        models,
-        parsing.data(images, annotations=annotations, detections=None, grid=1, skip_missing=skip_missing),
-        reference=reference,
-        options=parsing.automatic_options(side, predicted_iou=predicted_iou, stability=stability, overlap=overlap),
-        limit=limit,
-        output=output,
-        device=device,
-    )
+    session = open_session(device=device)
+    results = run_automatic(with_reference(models, reference), images, options=options, session=session, limit=limit)
+    title = f"Segment everything, {next(iter(results.values())).images} images"
+    scores = {name: asdict(one) for name, one in results.items()}
+    return _scores(title, scores, scores, output)
 
 
+@command()
 def evaluate_semantic(
-    models: Annotated[list[str], typer.Argument(help="Quantized directories or float models.")],
-    images: Images,
-    labels: Annotated[Path, typer.Option("--labels", "-l", help="Folder of label maps: PNG, pixels are classes.")],
-    prompts: Annotated[str, typer.Option(help="boxes around regions, or points inside them.")] = "boxes",
-    background: Annotated[
-        int | None, typer.Option(min=0, max=254, help="Class that fills what no mask covers; it gives no prompts.")
-    ] = None,
-    least: Annotated[int, typer.Option(min=1, help="Pixels of a region that prompts.")] = 64,
+    *,
+    models: Models,
+    data: SemanticData,
     limit: Limit = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    output: OutputFile = None,
     device: Device = "cpu",
-) -> "Outcome | None":
+) -> Outcome:
     """Semantic segmentation: regions of label maps prompt the model; mean IoU of the painted map."""
-    from mixqsam.cli import parsing, tasks
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.semantic import run_semantic
 
-    return tasks.evaluate_semantic(
-        models,
-        parsing.semantic_data(images, labels, prompts=prompts, background=background, least=least),
-        limit=limit,
-        output=output,
-        device=device,
-    )
+    results = run_semantic({model: model for model in models}, data, session=open_session(device=device), limit=limit)
+    scores = {name: asdict(one) for name, one in results.items()}
+    return _scores("Semantic segmentation", scores, scores, output)
+
+
+def _scores(
+    title: str, rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]], output: Path | None
+) -> Outcome:
+    """The outcome of an evaluation, whose figures are written where the user asks for it."""
+    from mixqsam.files import write_json
+
+    if output is not None:
+        write_json(output, data)
+    made = {} if output is None else {output: "all figures"}
+    return Outcome({"models": data}, [models_table(title, rows)], made=made)

@@ -1,4 +1,6 @@
-"""DOTA's files: oriented labels, horizontal boxes of a detector, and tiles of large images (methods §5).
+"""DOTA's files: oriented labels, horizontal boxes of a detector, and tiles of large images.
+
+See docs/method.md, “Oriented detection”.
 
 A label file `P0001.txt` belongs to the image `P0001.png`. Its lines are `x1 y1 x2 y2 x3 y3 x4 y4 category difficult`;
 lines such as `imagesource:GoogleEarth` and `gsd:0.14` may come first, and `difficult` may be left out (0).

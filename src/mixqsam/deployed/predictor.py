@@ -2,21 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
 from mixqsam.arguments import check_prompts
+from mixqsam.deployed.backends import find_backend
 from mixqsam.deployed.image import Preprocessing
 from mixqsam.deployed.names import DECODER, ENCODER
-from mixqsam.deployed.sessions import OnnxSession, OpenvinoSession, Session
+from mixqsam.deployed.sessions import Session
 from mixqsam.errors import ArtifactError, InputError
 from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor
 from mixqsam.prompts import Prompts
-
-Backend = Literal["onnx", "openvino"]
-ENDINGS: dict[Backend, str] = {"onnx": ".onnx", "openvino": ".xml"}
 
 # Prompts decoded at once: their masks, four for each, come at the image's size.
 _PROMPTS_AT_ONCE = 8
@@ -37,12 +35,12 @@ class ExportedPredictor(Predictor):
     """
 
     def __init__(
-        self, directory: Path | str, *, backend: Backend, threads: int | None = None, precision: str | None = None
+        self, directory: Path | str, *, backend: str, threads: int | None = None, precision: str | None = None
     ) -> None:
-        directory = Path(directory)
-        self._encoder = _session(directory, ENCODER, backend, threads=threads, precision=precision)
+        directory, runtime = Path(directory), find_backend(backend)
+        self._encoder = runtime.load(directory, ENCODER, threads=threads, precision=precision)
         # Coordinates of prompts need more digits than bfloat16 has.
-        self._decoder = _session(directory, DECODER, backend, threads=threads, precision="f32")
+        self._decoder = runtime.load(directory, DECODER, threads=threads, precision="f32")
         self.preprocessing, self._single = _settings(self._encoder, directory)
         self._original: tuple[int, int] | None = None
         self._embedding: Floats | None = None
@@ -166,22 +164,6 @@ class ExportedPredictor(Predictor):
             "orig_im_size": self._drawn_size(),
         }
         return {name: np.asarray(value, dtype=np.float32) for name, value in values.items()}
-
-
-def backend_of(directory: Path) -> Backend | None:
-    """Which backend's files a directory holds, if any."""
-    return next((b for b, ending in ENDINGS.items() if (directory / f"{ENCODER}{ending}").is_file()), None)
-
-
-def _session(directory: Path, name: str, backend: Backend, *, threads: int | None, precision: str | None) -> Session:
-    path = directory / f"{name}{ENDINGS[backend]}"
-    if not path.is_file():
-        raise ArtifactError(
-            f"{path} does not exist; make it with `mixqsam export QUANTIZED --format {backend} -o {directory}`."
-        )
-    if backend == "onnx":
-        return OnnxSession(path, threads=threads)
-    return OpenvinoSession(path, threads=threads, precision=precision)
 
 
 def _settings(encoder: Session, directory: Path) -> tuple[Preprocessing, bool]:

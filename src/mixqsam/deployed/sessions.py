@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from mixqsam.deployed.names import METADATA
 from mixqsam.errors import ArtifactError, InputError
 
+# Where an OpenVINO file has its metadata.
+_OPENVINO_PLACE = ["mixqsam", METADATA]
+
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
@@ -31,12 +34,18 @@ class Session(Protocol):
 class OnnxSession:
     """A model in ONNX Runtime, on the CPU.
 
+    Args:
+        path: the `.onnx` file.
+        threads: None for all cores.
+        precision: of what is not integer; ONNX Runtime has float32 alone, whatever is asked for.
+
     Raises:
         InputError: ONNX Runtime is not installed.
         ArtifactError: the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
+        del precision
         runtime = library("onnxruntime", extra="onnx", name="ONNX Runtime")
         options = runtime.SessionOptions()
         options.log_severity_level = 3
@@ -80,8 +89,8 @@ class OpenvinoSession:
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(f"{path} cannot be loaded by OpenVINO: {_short(error)}") from error
-        place = ["mixqsam", METADATA]
-        self.metadata = str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else ""
+        has_metadata = model.has_rt_info(_OPENVINO_PLACE)
+        self.metadata = str(model.get_rt_info(_OPENVINO_PLACE).astype(str)) if has_metadata else ""
         self._request = self._compiled.create_infer_request()
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
@@ -89,6 +98,23 @@ class OpenvinoSession:
         found = self._request.infer(dict(inputs))
         # The arrays are the runtime's own memory, which the next run overwrites.
         return {output.any_name: np.array(found[output]) for output in self._compiled.outputs}
+
+
+def convert_to_openvino(source: Path, target: Path, metadata: str) -> None:
+    """Write OpenVINO's form of an ONNX file.
+
+    Args:
+        source: the ONNX file.
+        target: the `.xml` file to write.
+        metadata: what the file says of itself, as JSON.
+
+    Raises:
+        InputError: OpenVINO is not installed.
+    """
+    openvino = library("openvino", extra="openvino", name="OpenVINO")
+    model = openvino.Core().read_model(source)
+    model.set_rt_info(metadata, _OPENVINO_PLACE)
+    openvino.save_model(model, target, compress_to_fp16=False)
 
 
 def library(module: str, *, extra: str, name: str) -> Any:

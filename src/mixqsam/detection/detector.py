@@ -15,8 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from mixqsam.boxes import Detections, Selection
 from mixqsam.errors import AnnotationError, ModelError
+from mixqsam.numeric.memory import align_tensors
 
-# How the published evaluations select, by model type (methods §5); others take `Selection`'s defaults.
+# How the published evaluations select, by model type (docs/method.md, “Instance segmentation”). Others take
+# `Selection`'s defaults.
 SELECTIONS: Mapping[str, Selection] = {
     "detr": Selection(score=0.0, top=100),
     "conditional_detr": Selection(score=0.0, top=100),
@@ -98,6 +100,7 @@ def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
             transformers_logging.enable_progress_bar()
     if not hasattr(processor, "post_process_object_detection"):
         raise ModelError(f"{text}: its image processor ({type(processor).__name__}) is not that of a detector.")
+    align_tensors(model)
     return Detector(model.eval().requires_grad_(False).to(torch.device(device)), processor, text)
 
 

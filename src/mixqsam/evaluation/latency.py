@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from PIL import Image
@@ -92,7 +93,7 @@ def _high_water() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def _use_once(make: Callable[[], Predictor], image: Image.Image, prompts: Prompts, sender) -> None:  # type: ignore[no-untyped-def]
+def _use_once(make: Callable[[], Predictor], image: Image.Image, prompts: Prompts, sender: Connection) -> None:
     try:
         predictor = make()
         predictor.set_image(image)

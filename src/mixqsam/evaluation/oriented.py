@@ -1,4 +1,6 @@
-"""Oriented detection: rectangles from masks, rotated IoU, suppression and average precision (methods §5).
+"""Oriented detection: rectangles from masks, rotated IoU, suppression and average precision.
+
+See docs/method.md, “Oriented detection”.
 
 Geometry is shapely's (`pip install 'mixqsam[oriented]'`).
 """

@@ -14,16 +14,22 @@ from torch import nn
 
 from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.exporting.layers import Layers, array
-from mixqsam.sam.attention import DecoderAttention
+from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.sam.load import Sam
+
+
+def embedding_value(sam: Sam) -> ValueInfoProto:
+    """What the encoder gives and the decoder takes."""
+    config = sam.config.prompt_encoder_config
+    side = config.image_embedding_size
+    return tensor("image_embeddings", 1, config.hidden_size, side, side)
 
 
 def decoder_values(sam: Sam) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
     """Inputs and outputs."""
-    config = sam.config.prompt_encoder_config
-    side, channels = config.image_embedding_size, config.hidden_size
+    side = sam.config.prompt_encoder_config.image_embedding_size
     inputs = [
-        tensor("image_embeddings", 1, channels, side, side),
+        embedding_value(sam),
         tensor("point_coords", "prompts", "points", 2),
         tensor("point_labels", "prompts", "points"),
         tensor("mask_input", "prompts_or_1", 1, 4 * side, 4 * side),

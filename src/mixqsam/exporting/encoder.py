@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers, array
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.attention import VisionAttention, relative_table
 from mixqsam.numeric.modules import QuantizedLinear, StoredLayer
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.sam.attention import VisionAttention, relative_table
 from mixqsam.sam.load import Sam
 
 # Logits of one slice of a global attention, and up to so many an attention is written in one piece.

@@ -5,19 +5,17 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 
 from mixqsam.artifact.manifest import Manifest
+from mixqsam.deployed.backends import Backend
 from mixqsam.deployed.names import DECODER, ENCODER, METADATA
-from mixqsam.deployed.sessions import library
-from mixqsam.exporting.decoder import decoder_values, write_decoder
+from mixqsam.exporting.decoder import decoder_values, embedding_value, write_decoder
 from mixqsam.exporting.encoder import write_encoder
 from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.sam.load import Sam
-
-Format = Literal["onnx", "openvino"]
 
 # Above this, protobuf cannot hold a model, and its constants go into a file beside it.
 _PROTOBUF = 1_900_000_000
@@ -50,27 +48,23 @@ class Exported:
     float_units: Mapping[str, str]
 
 
-def export(sam: Sam, manifest: Manifest, directory: Path, *, kind: Format, options: ExportOptions) -> Exported:
+def export(sam: Sam, manifest: Manifest, directory: Path, *, backend: Backend, options: ExportOptions) -> Exported:
     """Write both files into an existing directory.
 
     Args:
         sam: a quantized model, packed or fake-quantized.
         manifest: what its directory says of it; goes into the files' metadata.
         directory: where.
-        kind: `onnx`: QDQ, opset 21; `openvino`: IR made from it.
+        backend: for ONNX Runtime QDQ nodes of opset 21, for others what it makes of such a file.
         options: what the files look like.
 
     Raises:
-        InputError: the extra of that format is not installed.
+        InputError: the extra of that backend is not installed.
     """
-    sliced = kind == "onnx"
-    encoder, encoder_units = encoder_model(sam, manifest, options, sliced=sliced)
+    encoder, encoder_units = encoder_model(sam, manifest, options, sliced=backend.sliced)
     decoder, decoder_units = decoder_model(sam, manifest, options)
     for name, model in ((ENCODER, encoder), (DECODER, decoder)):
-        if kind == "onnx":
-            save_onnx(model, directory / f"{name}.onnx")
-        else:
-            _save_openvino(model, directory / f"{name}.xml")
+        _save(model, backend.file(directory, name), backend)
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     return Exported(files, encoder_units | decoder_units)
 
@@ -80,16 +74,16 @@ def encoder_model(
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The image encoder, and its units whose products stay in float arithmetic."""
     graph = Graph()
-    size, config = sam.config.vision_config.image_size, sam.config.prompt_encoder_config
+    size = sam.image_size
     if options.raw_image:
         inputs = [tensor("input_image", "height", "width", 3)]
         frame = _frame(graph, sam, "input_image", size)
     else:
         inputs, frame = [tensor("x", 1, 3, size, size)], "x"
     units = write_encoder(graph, sam, frame, output="image_embeddings", sliced=sliced)
-    side = config.image_embedding_size
-    outputs = [tensor("image_embeddings", 1, config.hidden_size, side, side)]
-    return graph.model("encoder", inputs, outputs, metadata=_metadata(sam, manifest, options, units)), units
+    return graph.model(
+        "encoder", inputs, [embedding_value(sam)], metadata=_metadata(sam, manifest, options, units)
+    ), units
 
 
 def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -119,7 +113,7 @@ def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units:
     """What a reader of a file may want to know; `deployed` reads the first few."""
     mean, std = _statistics(sam)
     values: dict[str, Any] = {
-        "image_size": sam.config.vision_config.image_size,
+        "image_size": sam.image_size,
         "image_mean": mean,
         "image_std": std,
         "raw_image": options.raw_image,
@@ -142,12 +136,12 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def _save_openvino(model: onnx.ModelProto, path: Path) -> None:
-    """Convert and write."""
-    openvino = library("openvino", extra="openvino", name="OpenVINO")
+def _save(model: onnx.ModelProto, path: Path, backend: Backend) -> None:
+    """Write a model as the backend takes it."""
+    if backend.convert is None:
+        save_onnx(model, path)
+        return
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         save_onnx(model, source)
-        converted = openvino.Core().read_model(source)
-        converted.set_rt_info(model.metadata_props[0].value, ["mixqsam", METADATA])
-        openvino.save_model(converted, path, compress_to_fp16=False)
+        backend.convert(source, path, model.metadata_props[0].value)

@@ -11,7 +11,7 @@ from mixqsam.exporting.graph import Graph
 from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import (
     ActivationQuantizer,
-    GroupedQuantizer,
+    AffineQuantizer,
     HybridQuantizer,
     LogQuantizer,
     Quantizer,
@@ -88,8 +88,8 @@ class Layers:
             return _logarithmic(own, value, quantizer)
         if isinstance(quantizer, HybridQuantizer):
             return _hybrid(own, value, quantizer)
-        if isinstance(quantizer, GroupedQuantizer):
-            return _grouped(own, value, quantizer)
+        if isinstance(quantizer, AffineQuantizer):
+            return _affine_by_channel(own, value, quantizer)
         raise TypeError(f"{unit}: a quantizer of kind {quantizer.kind} cannot be written as ONNX.")
 
     def weight(self, layer: StoredLayer, *, unit: str, transposed: bool) -> str:
@@ -203,8 +203,8 @@ def _hybrid(graph: Graph, value: str, quantizer: HybridQuantizer) -> str:
     return graph.add("Add", joined, graph.constant(low))
 
 
-def _grouped(graph: Graph, value: str, quantizer: GroupedQuantizer) -> str:
-    """See `GroupedQuantizer.forward`: an affine grid for each channel."""
+def _affine_by_channel(graph: Graph, value: str, quantizer: AffineQuantizer) -> str:
+    """See `AffineGrid.project`: an affine grid for each channel."""
     grid = quantizer.grid
     scale, zero = array(grid.scale), array(grid.zero)
     steps = graph.add("Round", graph.add("Div", value, graph.constant(scale)))

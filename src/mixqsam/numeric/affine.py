@@ -1,4 +1,7 @@
-"""The affine grid: x̂ = s·(clip(round(x/s) + z, 0, 2^b − 1) − z)   (methods §2)."""
+"""The affine grid: x̂ = s·(clip(round(x/s) + z, 0, 2^b − 1) − z).
+
+See docs/method.md, “Uniform quantizers”.
+"""
 
 from dataclasses import dataclass
 

@@ -1,11 +1,14 @@
-"""Check that what is called b bits is b bits (methods §4)."""
+"""Check that what is called b bits is b bits.
+
+See docs/method.md, “Honest numbers”.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from mixqsam.errors import HonestyError
 from mixqsam.numeric.modules import Product, QuantizedLayer, StoredLayer
-from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.plan import BitPlan, UnitBits
 
 
@@ -62,14 +65,17 @@ def distinct_values(quantizer: ActivationQuantizer) -> Tensor:
 
     It is fed values that are dense over its whole range, and dense near zero too.
     """
-    channels = len(quantizer.group) if isinstance(quantizer, GroupedQuantizer) else 1
+    channels = quantizer.channels or 1
     device = next(quantizer.buffers()).device
-    far = torch.full((1, channels), 1e6, device=device)
+    # As activations lie, with as few elements as that takes: [values, channels], or [values, channels, 1, 1] of maps.
+    shape = (channels, *[1] * (-1 - quantizer.channel_axis))
+    far = torch.full((1, *shape), 1e6, device=device)
     low, high = quantizer(-far).min(), quantizer(far).max()
     reach = (high - low).clamp(min=1e-6)
     even = torch.linspace(-0.1, 1.1, 32 * 2**quantizer.bits, device=device) * reach + low
     small = torch.logspace(-12, 0, 1024, device=device) * reach
     probe = torch.cat([even, small, low + small, -small, torch.zeros(1, device=device)])
-    found = quantizer(probe[:, None].expand(-1, channels)).sort(dim=0).values
-    steps: Tensor = (found.diff(dim=0) != 0).sum(dim=0)
+    values = probe.reshape(-1, *[1] * len(shape)).expand(-1, *shape)
+    found = quantizer(values).sort(dim=0).values
+    steps: Tensor = (found.diff(dim=0) != 0).sum(dim=0).flatten()
     return steps + 1

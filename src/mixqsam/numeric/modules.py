@@ -38,7 +38,7 @@ class StoredLayer(nn.Module, ABC):
 
     @property
     def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Role → quantizer of an activation."""
+        """Operand → quantizer of an activation."""
         return {"input": self.input}
 
 
@@ -59,7 +59,7 @@ class QuantizedLayer(StoredLayer):
         self._stored = weight
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_buffer("weight", weight.whole(), persistent=False)
-        self.register_buffer("scale", output_scale(weight.grid.scale, quantizer), persistent=False)
+        self.register_buffer("scale", quantizer.product_scale(weight.grid.scale), persistent=False)
 
     @property
     def stored(self) -> QuantizedTensor:
@@ -100,11 +100,6 @@ class QuantizedConv2d(QuantizedLayer):
         return scaled(product, self.scale[:, None, None], None if self.bias is None else self.bias[:, None, None])
 
 
-def output_scale(weight_scale: Tensor, quantizer: ActivationQuantizer) -> Tensor:
-    """Step of the input × step of each channel's weight, float32 [channels]."""
-    return weight_scale.reshape(-1).float() * quantizer.step
-
-
 def scaled(product: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """product·scale + bias, in place, each rounded by itself: so does oneDNN after its integer products."""
     product.mul_(scale)
@@ -125,13 +120,13 @@ class Product(nn.Module):
 
     @property
     def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Role → quantizer of an activation; empty while the product is float."""
-        roles = {"left": self.left, "right": self.right}
-        return {role: one for role, one in roles.items() if isinstance(one, ActivationQuantizer)}
+        """Operand → quantizer of an activation; empty while the product is float."""
+        modules = {"left": self.left, "right": self.right}
+        return {operand: one for operand, one in modules.items() if isinstance(one, ActivationQuantizer)}
 
-    def operand(self, role: str, values: Tensor) -> tuple[Tensor, float]:
+    def operand(self, name: str, values: Tensor) -> tuple[Tensor, float]:
         """An operand (`left` or `right`), quantized if it is to be, and the step that it has to be multiplied by."""
-        module: nn.Module = getattr(self, role)
+        module: nn.Module = getattr(self, name)
         if isinstance(module, ActivationQuantizer):
             return module(values, whole=True), module.step
         return module(values), 1.0
@@ -139,11 +134,24 @@ class Product(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """What is stored of it; nothing while it is float."""
         return {
-            f"{role}_{name}": tensor
-            for role, quantizer in self.quantizers.items()
+            f"{operand}_{name}": tensor
+            for operand, quantizer in self.quantizers.items()
             for name, tensor in quantizer.tensors().items()
         }
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """Left [..., n, k] @ right [..., k, m]; both have been through their quantizers."""
         return left @ right
+
+
+class Mlp(nn.Module):
+    """Two linears with an activation function between them; families put it in the place of their own."""
+
+    def __init__(self, lin1: nn.Module, act: nn.Module, lin2: nn.Module) -> None:
+        super().__init__()
+        self.lin1, self.act, self.lin2 = lin1, act, lin2
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map [..., channels] to the same shape."""
+        out: Tensor = self.lin2(self.act(self.lin1(hidden_states)))
+        return out

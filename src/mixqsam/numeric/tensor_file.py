@@ -20,8 +20,9 @@ from torch import Tensor
 from mixqsam.errors import ArtifactError, shortened
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.memory import aligned
 from mixqsam.numeric.packing import packed_bytes
-from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer
+from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer, Quantizer
 from mixqsam.numeric.weights import QuantizedTensor, stored_scale
 
 
@@ -39,10 +40,15 @@ class TensorSource(ABC):
     def _read(self, name: str) -> Tensor:
         """A tensor that is there."""
 
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is there that was not taken yet."""
+        return name in self._left
+
     def take(self, name: str, *, shape: tuple[int, ...] | int, dtype: torch.dtype) -> Tensor:
         """A tensor of the given shape (or rank) and type; NaN and infinity are refused.
 
-        Where float32 is expected, a shorter float will do, and is converted.
+        Where float32 is expected, a shorter float will do, and is converted. The tensor has aligned memory (see
+        `numeric.memory`).
         """
         if name not in self._left:
             raise ArtifactError(f"{self._source}: the tensor {name} is missing.")
@@ -58,7 +64,7 @@ class TensorSource(ABC):
             )
         if dtype.is_floating_point and not torch.isfinite(tensor).all():
             raise ArtifactError(f"{self._source}: {name} holds NaN or infinity.")
-        return tensor
+        return aligned(tensor)
 
     def weight(self, unit: str, *, bits: int, shape: tuple[int, ...]) -> QuantizedTensor:
         """The weight of a unit; the first axis of `shape` is its channels."""
@@ -80,18 +86,18 @@ class TensorSource(ABC):
         return {"": self.take(name, shape=(size,), dtype=torch.uint8), "_scale": stored_scale(scale), "_zero": zero}
 
     def quantizer(self, name: str, *, kind: str, bits: int, channels: int | None = None) -> ActivationQuantizer:
-        """The quantizer `u.role`; `channels` is how many a grouped one must know."""
+        """The quantizer `u.operand`; `channels` is how many channels its activations have, where that is fixed."""
         family = QUANTIZERS[kind]
         tensors = {
             field: self.take(f"{name}_{field}", shape=() if rank == 0 else rank, dtype=dtype)
             for field, (rank, dtype) in family.fields.items()
         }
-        if "group" in tensors and len(tensors["group"]) != channels:
-            raise ArtifactError(f"{self._source}: {name} groups {len(tensors['group'])} channels of {channels}.")
         try:
-            return family.restore(bits, tensors)
+            quantizer = family.restore(bits, tensors)
+            quantizer.check_channels(channels)
         except ValueError as error:
             raise ArtifactError(f"{self._source}: {shortened(name)} has {shortened(error)}.") from error
+        return quantizer
 
     def check_all_used(self) -> None:
         """Refuse a source that holds more than was taken."""
@@ -100,14 +106,14 @@ class TensorSource(ABC):
 
 
 class TensorTable(TensorSource):
-    """Tensors that are in memory; `source` says where they came from."""
+    """Tensors that are in memory; `source` says where they came from. A tensor is released when it is taken."""
 
     def __init__(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
         super().__init__(tensors, source=source)
-        self._tensors = tensors
+        self._tensors = dict(tensors)
 
     def _read(self, name: str) -> Tensor:
-        return self._tensors[name]
+        return self._tensors.pop(name)
 
 
 class TensorFile(TensorSource):
@@ -162,5 +168,5 @@ class TensorFile(TensorSource):
 
 
 def kinds_of(quantizers: Mapping[str, ActivationQuantizer]) -> dict[str, str]:
-    """Role → kind, of those that are not affine: what a reader has to be told."""
-    return {role: one.kind for role, one in quantizers.items() if one.kind != "affine"}
+    """Operand → kind, of those that are not affine: what a reader has to be told."""
+    return {operand: one.kind for operand, one in quantizers.items() if one.kind != Quantizer.kind}

@@ -7,7 +7,7 @@ from mixqsam.data.images import note_skipped
 from mixqsam.errors import ImageError
 from mixqsam.evaluation.automatic import AutomaticCounts, AutomaticScores
 from mixqsam.evaluation.coco import Truth
-from mixqsam.pipeline.options import Session, Source
+from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import load
 from mixqsam.sam.automatic import Automatic, segment_everything
 from mixqsam.sam.predictor import SamPredictor

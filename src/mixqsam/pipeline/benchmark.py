@@ -4,30 +4,29 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import SamConfig, SamModel
 
 from mixqsam.artifact.store import CONFIG, is_quantized, load_model
-from mixqsam.deployed.predictor import ENDINGS
-from mixqsam.errors import ArtifactError, InputError
+from mixqsam.deployed.backends import BACKENDS
+from mixqsam.errors import ArtifactError
 from mixqsam.evaluation.latency import measure_latency, peak_memory
+from mixqsam.families import find_family
 from mixqsam.files import read_json
 from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.options import Session
-from mixqsam.pipeline.stages import make_predictor
+from mixqsam.pipeline.stages import TORCH, check_backend, make_predictor
 from mixqsam.prediction import Predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.predictor import SamPredictor
 
 FLOAT = "float32, PyTorch"
-BACKENDS = ("torch", *ENDINGS)
+_ENDINGS = (".safetensors", *(ending for backend in BACKENDS.values() for ending in backend.endings))
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class Benchmark:
 
 def installed_backends() -> list[str]:
     """Backends that can be exported to and run here."""
-    runtimes = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
-    return ["torch", *(name for name, needed in runtimes.items() if all(find_spec(one) for one in needed))]
+    return [TORCH, *(name for name, backend in BACKENDS.items() if backend.is_installed)]
 
 
 def run_benchmark(
@@ -94,7 +92,7 @@ def run_benchmark(
 
     Args:
         source: what `quantize` wrote.
-        backends: of `BACKENDS`.
+        backends: of `stages.BACKEND_NAMES`.
         image: what to encode; None for a made one with the encoder's own size.
         runs: how often each is timed.
         memory: measure memory too, in a process of its own for each.
@@ -105,19 +103,18 @@ def run_benchmark(
     """
     if not is_quantized(source):
         raise ArtifactError(f"{source} is no quantized directory; make one with `mixqsam quantize`.")
-    unknown = [name for name in backends if name not in BACKENDS]
-    if unknown:
-        raise InputError(f"The backend {unknown[0]!r} is unknown; choose {', '.join(BACKENDS)}.")
+    for name in backends:
+        check_backend(name)
     sam, manifest = load_model(source, integer=True)
     costs = sam.costs(prompts_per_image=manifest.prompts_per_image)
     plan = manifest.plan(costs)
-    picture = image or _picture(sam.config.vision_config.image_size)
+    picture = image or _picture(sam.image_size)
     prompts = _middle(picture)
     del sam
     with tempfile.TemporaryDirectory() as folder:
-        places = {name: source if name == "torch" else Path(folder) / name for name in backends}
+        places = {name: source if name == TORCH else Path(folder) / name for name in backends}
         for name in backends:
-            if name != "torch":
+            if name != TORCH:
                 run_export(source, places[name], kind=name, session=session)
         makers = {FLOAT: partial(float_predictor, source)}
         makers |= {name: partial(make_predictor, place, backend=name) for name, place in places.items()}
@@ -141,9 +138,10 @@ def run_benchmark(
 def float_predictor(source: Path) -> Predictor:
     """A float model of a quantized directory's architecture, with random weights and PyTorch's fused attention."""
     values = read_json(source / CONFIG, what="the configuration of a quantized model")
-    config = SamConfig.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
+    family = find_family(str(values["model_type"]), source=str(source))
+    config = family.config.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
     torch.manual_seed(0)
-    model = SamModel._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
+    model = family.model._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
     for parameter in model.parameters():
         # Fresh models are almost zero in places, and numbers that small are slow.
         if parameter.ndim > 1:
@@ -153,8 +151,7 @@ def float_predictor(source: Path) -> Predictor:
 
 def _bytes(directory: Path) -> int:
     """Of the files that hold the model: weights, graphs, configuration."""
-    ours = (".safetensors", ".onnx", ".data", ".xml", ".bin")
-    return sum(path.stat().st_size for path in directory.iterdir() if path.name.endswith(ours))
+    return sum(path.stat().st_size for path in directory.iterdir() if path.name.endswith(_ENDINGS))
 
 
 def _picture(size: int) -> Image.Image:

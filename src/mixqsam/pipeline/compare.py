@@ -1,11 +1,12 @@
 """Recipes × budgets × (uniform, mixed) on one model and one data set; what was done once is not done again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.data.samples import Sample, drawn_samples, for_calibration
 from mixqsam.directories import claimed, new_directory
@@ -13,8 +14,9 @@ from mixqsam.errors import InputError
 from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.parallel.engine import combine, share
-from mixqsam.pipeline.options import Options, Session, Source
+from mixqsam.pipeline.options import CompareRequest, Evaluation
 from mixqsam.pipeline.quantize import check_budget, needed
+from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
     check_truth,
@@ -23,46 +25,29 @@ from mixqsam.pipeline.stages import (
     quantize_model,
     run_allocation,
     scored_annotations,
+    with_prompts,
 )
 from mixqsam.plan import Analysis
+from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import check_recipe
-from mixqsam.report.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
+from mixqsam.reporting.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
 MARKER = "comparison.json"
-MODES: tuple[Mode, ...] = ("uniform", "mixed")
 # Raised when what a score means changes, so that old ones in the cache are not taken for new.
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be compared.
-
-    Attributes:
-        recipes: names.
-        budgets: as `quantize` takes them.
-        modes: `uniform`, `mixed` or both.
-        limit: evaluate on so many images at most.
-        options: how; the recipe among them is not looked at.
-    """
-
-    recipes: Sequence[str]
-    budgets: Sequence[str]
-    modes: Sequence[Mode] = MODES
-    limit: int | None = None
-    options: Options = field(default_factory=Options)
 
 
 @dataclass(frozen=True)
 class _Model:
     """One quantized model that is asked for."""
 
+    choice: str | CustomRecipe
     recipe: Recipe
-    budget: str
+    budget: Budget
     mode: Mode
     allocation: Allocation
 
@@ -70,9 +55,9 @@ class _Model:
 def run_comparison(
     model: str | Path,
     calibration: Source,
-    evaluation: Source | None,
+    evaluation: Evaluation,
     *,
-    request: Request,
+    request: CompareRequest,
     output: Path,
     session: Session,
     overwrite: bool = False,
@@ -85,7 +70,7 @@ def run_comparison(
     Args:
         model: float checkpoint.
         calibration: images that recipes are calibrated on.
-        evaluation: images that models are compared on; None for those of `calibration` that it left over.
+        evaluation: images that models are compared on; by default those of `calibration` that it leaves over.
         request: what is compared.
         output: directory to write: `comparison.md`, `.csv`, `.json`, `.svg`, `.png`.
         session: cache and progress.
@@ -103,11 +88,13 @@ def run_comparison(
 
 
 def _compare(
-    model: str | Path, calibration: Source, evaluation: Source | None, *, request: Request, session: Session
+    model: str | Path, calibration: Source, evaluation: Evaluation, *, request: CompareRequest, session: Session
 ) -> Comparison:
-    recipes = [find_recipe(name) for name in request.recipes]
+    recipes = {choice: find_recipe(choice) for choice in request.recipes}
     if not recipes or not request.budgets or not request.modes:
         raise InputError("There is nothing to compare: name a recipe, a budget, and uniform or mixed.")
+    if all(budget.uniform is not None for budget in request.budgets) and "uniform" not in request.modes:
+        raise InputError("Uniform budgets give uniform bits only: add the mode uniform, or a budget such as W4A4.")
     sam = load_sam(model, device=session.device)
     options = needed(request.options)
     for budget in request.budgets:
@@ -116,18 +103,18 @@ def _compare(
     samples = for_calibration(
         everything, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
     )
-    for recipe in recipes:
+    for recipe in recipes.values():
         check_recipe(recipe, images=len(samples))
-    source = calibration if evaluation is None else evaluation
-    annotations = scored_annotations(source, named=evaluation is not None, session=session)
-    if evaluation is not None:
-        check_truth(evaluation)
-    judged = left_over(everything, samples, session) if evaluation is None else _all(evaluation, session)
-    judged = judged if request.limit is None else drawn_samples(judged, count=request.limit, seed=options.seed)
-    analysis = analyze_model(sam, samples, options=options, session=session)
+    source = evaluation.data or calibration
+    annotations = scored_annotations(source, named=evaluation.data is not None, session=session)
+    if evaluation.data is not None:
+        check_truth(evaluation.data)
+    judged = _all(evaluation.data, session) if evaluation.data else left_over(everything, samples, session)
+    judged = judged if evaluation.limit is None else drawn_samples(judged, count=evaluation.limit, seed=options.seed)
+    analysis = with_prompts(analyze_model(sam, samples, options=options, session=session), request.options.allocation)
     engine = session.engine
     # A solver that stops at its time limit may stop elsewhere in another process: rank 0 allocates for all.
-    planned = [m for recipe in recipes for m in _models(recipe, analysis, request, session)] if not engine.rank else []
+    planned = [] if engine.rank else [one for choice in recipes for one in _models(choice, analysis, request, session)]
     models = engine.gather(planned)[0]
     scores = _Scores(sam, samples, judged, annotations=annotations, request=request, session=session)
     own = share(engine, models)
@@ -151,18 +138,24 @@ def _all(source: Source, session: Session) -> list[Sample]:
     return source.samples(count=None, progress=session.progress)
 
 
-def _models(recipe: Recipe, analysis: Analysis, request: Request, session: Session) -> list[_Model]:
+def _models(choice: str | CustomRecipe, analysis: Analysis, request: CompareRequest, session: Session) -> list[_Model]:
+    recipe = find_recipe(choice)
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
     found = []
     for budget in request.budgets:
-        mixed = run_allocation(analysis, budget, options=request.options.allocation, session=session)
-        by_mode: dict[Mode, Allocation | None] = {"uniform": nearest_uniform(analysis, mixed), "mixed": mixed}
+        chosen = run_allocation(analysis, budget, options=request.options.allocation, session=session)
+        by_mode: dict[Mode, Allocation | None] = {"uniform": nearest_uniform(analysis, chosen), "mixed": chosen}
+        if budget.uniform is not None:
+            # There is nothing to choose, so the one model is the uniform one.
+            by_mode["uniform"] = chosen
         for mode in request.modes:
+            if budget.uniform is not None and mode == "mixed":
+                continue
             allocation = by_mode[mode]
             if allocation is None:
                 session.progress.note(f"No uniform model fits {budget}; its row is left out.")
             else:
-                found.append(_Model(recipe, budget, mode, allocation))
+                found.append(_Model(choice, recipe, budget, mode, allocation))
     return found
 
 
@@ -176,7 +169,7 @@ class _Scores:
         judged: Sequence[Sample],
         *,
         annotations: Path | None,
-        request: Request,
+        request: CompareRequest,
         session: Session,
     ) -> None:
         self._sam, self._samples, self._judged = sam, samples, judged
@@ -200,9 +193,12 @@ class _Scores:
             label = f"{recipe.name}, {model.budget}, {model.mode}"
             self._session.progress.note(f"{label}: quantizing")
             started = monotonic()
-            options = replace(self._request.options.quantization, recipe=recipe.name)
             quantized = quantize_model(
-                self._sam, model.allocation.plan, self._samples, options=options, session=self._session
+                self._sam,
+                model.allocation.plan,
+                self._samples,
+                options=replace(self._request.options.quantization, recipe=model.choice),
+                session=self._session,
             )
             seconds = monotonic() - started
             reports = self._evaluate({"quantized": quantized.sam})
@@ -226,7 +222,7 @@ def _row(model: _Model, report: Mapping[str, Any], seconds: float) -> Row:
     allocation = model.allocation
     return Row(
         recipe=model.recipe.name,
-        budget=model.budget,
+        budget=model.budget.text,
         mode=model.mode,
         bits=allocation.budget.text if model.mode == "uniform" else "",
         size=allocation.size,
@@ -254,13 +250,13 @@ def _float_row(analysis: Analysis, report: Mapping[str, Any]) -> Row:
     )
 
 
-def _settings(request: Request) -> dict[str, Any]:
+def _settings(request: CompareRequest) -> dict[str, Any]:
     allocation, reconstruction = request.options.allocation, request.options.quantization.reconstruction
     return {
         "prompts of a calibration image": request.options.analysis.prompts,
         "utility": allocation.utility,
-        "P_Y": allocation.output,
-        "λ": allocation.coupling,
+        "P_Y": allocation.output_distribution,
+        "λ": allocation.synergy_weight,
         "bits": "tied" if allocation.tied else "free",
         "iterations of a piece": reconstruction.iterations,
         "seed": reconstruction.seed,

@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
 from mixqsam.data.samples import Sample
 from mixqsam.files import write_bytes
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Options, QuantizationOptions, Session
+from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options, QuantizationOptions
 from mixqsam.pipeline.quantize import Result, run_quantization
+from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import calibration_samples, load, quantize_model
 from mixqsam.plan import BitPlan
 from mixqsam.progress import Progress
-from mixqsam.report.overlay import draw_overlay, png_bytes, side_by_side, stack
+from mixqsam.reporting.overlay import draw_overlay, png_bytes, side_by_side, stack
 from mixqsam.sam.load import EMBEDDED, Sam
 from mixqsam.sam.predictor import SamPredictor
 
@@ -54,12 +56,12 @@ class DemoResult:
     overlay: Path
 
 
-def run_demo(output: Path, *, budget: str, session: Session) -> DemoResult:
+def run_demo(output: Path, *, budget: Budget, session: Session) -> DemoResult:
     """Quantize the embedded model at a budget, and compare float, uniform and mixed on new photographs.
 
     Args:
         output: `quantized/` and `overlay.png` are written into it.
-        budget: e.g. W4A4.
+        budget: what the model may cost.
         session: cache and progress.
     """
     result = run_quantization(
@@ -70,7 +72,7 @@ def run_demo(output: Path, *, budget: str, session: Session) -> DemoResult:
         options=Options(analysis=_OPTIONS),
         session=session,
         overwrite=True,
-        checking=Checking(DemoEvaluation(), None),
+        evaluation=Evaluation(DemoEvaluation()),
     )
     models = {"float": load(EMBEDDED, device=session.device)}
     if result.uniform is not None:

@@ -12,7 +12,8 @@ from mixqsam.data.samples import Sample
 from mixqsam.detection.detector import Detector, load_detector, match_categories
 from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.files import digest, write_json
-from mixqsam.pipeline.options import Session
+from mixqsam.pipeline.session import Session
+from mixqsam.pipeline.tasks import DetectionOptions
 
 # Raised when what is kept of an image means something else.
 _VERSION = 1
@@ -25,7 +26,7 @@ def run_detection(
     annotations: Path,
     output: Path,
     session: Session,
-    wishes: Wishes,
+    options: DetectionOptions,
     skip_missing: bool = False,
 ) -> list[dict[str, Any]]:
     """Write a COCO-results file of a detector's boxes on all images of an annotation file.
@@ -39,8 +40,8 @@ def run_detection(
         annotations: a COCO file; its images, and its categories by name, are used.
         output: the JSON file.
         session: cache, progress, device.
+        options: which boxes; by default those that the published evaluations use with this detector.
         skip_missing: leave out images that the folder does not hold.
-        wishes: which boxes; by default those that the published evaluations use with this detector.
 
     Returns:
         The results, as written.
@@ -53,7 +54,7 @@ def run_detection(
     names = category_names(annotations)
     detector = load_detector(source, device=session.device)
     categories = match_categories(detector.names, names, source=str(source))
-    selection = wishes.over(detector.selection)
+    selection = Wishes(options.score, options.top, options.nms).over(detector.selection)
     results: list[dict[str, Any]] = []
     broken: list[str] = []
     for sample in session.progress.track(samples, label="Detecting", total=len(samples)):

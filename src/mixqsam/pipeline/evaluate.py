@@ -1,15 +1,15 @@
 """The job that judges models on COCO masks, or by their fidelity; and what is known of models on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.store import CONFIG
-from mixqsam.deployed.predictor import backend_of
+from mixqsam.deployed.backends import backend_of
 from mixqsam.errors import ModelError
 from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, read_json
-from mixqsam.pipeline.options import Session, Source
+from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, load, make_predictor, read_analysis
 from mixqsam.prediction import Predictor
 from mixqsam.sam.predictor import SamPredictor
@@ -70,6 +70,16 @@ def _loaded(source: str | Path, session: Session) -> tuple[str, Predictor]:
     return sam.fingerprint, SamPredictor(sam)
 
 
+def with_reference(models: Sequence[str], reference: str | None) -> dict[str, str]:
+    """Name → source of models to compare, the float model first: the named one, or the first model's origin.
+
+    Raises:
+        ModelError: the float model of the first directory is not known.
+    """
+    first = reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])
+    return {"float": first} | {model: model for model in models if model != first}
+
+
 def float_source(directory: Path) -> str:
     """The float model that a quantized directory was made from, as its user named it.
 
@@ -77,12 +87,14 @@ def float_source(directory: Path) -> str:
         ModelError: the directory is not one that `quantize` wrote.
     """
     if backend := backend_of(directory):
-        raise ModelError(f"{directory} holds files for {backend}; name the float model beside it with --float.")
+        raise ModelError(
+            f"{directory} holds files for {backend.title}; name the float model beside it with --reference."
+        )
     values = read_json(directory / CONFIG, what="the configuration of a quantized model")
     try:
         return str(values["quantization_config"]["source"])
     except (KeyError, TypeError) as error:
-        raise ModelError(f"{directory} was not made by mixqsam; name the float model with --float.") from error
+        raise ModelError(f"{directory} was not made by mixqsam; name the float model with --reference.") from error
 
 
 def stored_costs(directory: Path) -> dict[str, float]:

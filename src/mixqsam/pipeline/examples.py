@@ -11,8 +11,8 @@ from mixqsam.evaluation.record import mask_ious
 from mixqsam.evaluation.run import ImageScore
 from mixqsam.prediction import Predictor
 from mixqsam.progress import Progress
-from mixqsam.report.overlay import draw_difference, draw_overlay, jpeg_bytes
-from mixqsam.report.run import Example, Which
+from mixqsam.reporting.overlay import draw_difference, draw_overlay, jpeg_bytes
+from mixqsam.reporting.record import Example, Which
 
 # More masks on one picture than these cannot be told apart.
 _SHOWN = 6

@@ -1,17 +1,24 @@
 """What other bits a quantized model could have: its analysis is stored, so that only the program is solved again."""
 
 import math
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.errors import BudgetError
 from mixqsam.files import read_json
-from mixqsam.pipeline.options import AllocationOptions, Session
+from mixqsam.options.flat import flatten
+from mixqsam.options.values import convert
+from mixqsam.pipeline.options import AllocationOptions
+from mixqsam.pipeline.report import read_run
+from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import MARKER, nearest_uniform, read_analysis, run_allocation, uniform_allocation
-from mixqsam.plan import CANDIDATE_BITS
-from mixqsam.report.network import network_svg, unit_facts
+from mixqsam.plan import CANDIDATE_BITS, UnitBits
+from mixqsam.reporting.network import network_svg, unit_facts
+from mixqsam.reporting.record import NAME
 
 # Somebody is waiting with a finger on the slider.
 _SECONDS = 2.0
@@ -46,7 +53,10 @@ class Explorer:
         stored = Allocation.from_json(
             read_json(directory / MARKER, what="an allocation"), source=str(directory / MARKER)
         )
-        low, high = (uniform_allocation(self._analysis, str(bits)) for bits in (CANDIDATE_BITS[0], CANDIDATE_BITS[-1]))
+        self._options, self._origin = _stored_options(directory)
+        low, high = (
+            uniform_allocation(self._analysis, UnitBits(bits, bits)) for bits in (CANDIDATE_BITS[0], CANDIDATE_BITS[-1])
+        )
         self.size = Range(low.size, high.size, stored.budget.size or stored.size)
         self.bitops = Range(low.bitops, high.bitops, stored.budget.bitops or stored.bitops)
 
@@ -59,8 +69,8 @@ class Explorer:
         if not (0 < size < float("inf") and 0 < bitops < float("inf")):
             raise BudgetError("A budget is a number above zero.")
         budget = f"{_short(size / 1e6)}MB,bitops={_short(bitops / 1e9)}G"
-        options = AllocationOptions(tied=tied, time_limit=_SECONDS)
-        found = run_allocation(self._analysis, budget, options=options, session=Session())
+        options = replace(self._options, tied=tied, time_limit=_SECONDS)
+        found = run_allocation(self._analysis, Budget.parse(budget), options=options, session=Session())
         uniform = nearest_uniform(self._analysis, found)
         facts = unit_facts(self._analysis, found.plan, found.to_json()["objective"])
         parameters = sum(int(one["parameters"]) for one in facts)
@@ -73,8 +83,20 @@ class Explorer:
             "mean_weight_bits": bits / max(1, parameters),
             "uniform": uniform.budget.text if uniform else None,
             "picture": network_svg(facts),
-            "command": f"mixqsam quantize --budget {budget}{' --tied' if tied else ''}",
+            "command": f"mixqsam quantize {self._origin} --budget {budget} {'--tied' if tied else '--free'} -o NEW",
         }
+
+
+def _stored_options(directory: Path) -> tuple[AllocationOptions, str]:
+    """How the directory's bits were chosen, and the words of a command that takes all else from its run."""
+    path = directory / NAME
+    stored = read_run(directory).options if path.is_file() else {}
+    if not stored:
+        # An earlier version wrote it.
+        return AllocationOptions(), "--model YOUR_SAM --images YOUR_FOLDER"
+    entries = [entry for entry in flatten(AllocationOptions) if entry.name in stored]
+    values = {entry.name: convert(entry, stored[entry.name], label=f"{path}: {entry.name}") for entry in entries}
+    return AllocationOptions(**values), f"--config {shlex.quote(str(path))}"
 
 
 def _short(value: float) -> str:

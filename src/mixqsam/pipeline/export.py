@@ -1,14 +1,13 @@
 """The job that writes a quantized directory as files for other runtimes."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixqsam.artifact.store import is_quantized, load_model
+from mixqsam.deployed.backends import find_backend
 from mixqsam.deployed.names import ENCODER
-from mixqsam.deployed.predictor import ENDINGS
 from mixqsam.directories import claimed, new_directory
-from mixqsam.errors import ArtifactError, InputError
+from mixqsam.errors import ArtifactError
 from mixqsam.pipeline.options import Session
 
 if TYPE_CHECKING:
@@ -41,21 +40,17 @@ def run_export(
         InputError: the extra of that format is not installed.
         OutputError: the output exists, or cannot be written.
     """
-    chosen = next((known for known in ENDINGS if known == kind), None)
-    if chosen is None:
-        raise InputError(f"The format {kind!r} is unknown; choose {', '.join(ENDINGS)}.")
-    marker = f"{ENCODER}{ENDINGS[chosen]}"
+    backend = find_backend(kind)
+    marker = backend.file(output, ENCODER).name
     if not is_quantized(source):
         raise ArtifactError(f"{source} is no quantized directory; make one with `mixqsam quantize`.")
-    for library in ("onnx", *(["openvino"] if kind == "openvino" else [])):
-        try:
-            import_module(library)
-        except ImportError as error:
-            raise InputError(f"Exporting needs {library}: pip install 'mixqsam[{kind}]'.") from error
+    backend.check_writers()
     from mixqsam.exporting.files import ExportOptions, export  # noqa: PLC0415  (it needs the extra)
 
     with claimed(output, overwrite=overwrite, marker=marker):
         with session.timed("loading"):
             sam, manifest = load_model(source, integer=True)
         with session.timed("export"), new_directory(output, overwrite=overwrite, marker=marker) as folder:
-            return export(sam, manifest, folder, kind=chosen, options=ExportOptions(single=single, raw_image=raw_image))
+            return export(
+                sam, manifest, folder, backend=backend, options=ExportOptions(single=single, raw_image=raw_image)
+            )

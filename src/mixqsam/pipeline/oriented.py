@@ -1,4 +1,7 @@
-"""Oriented detection with SAM: horizontal boxes → masks on tiles → rotated boxes → merged → scored (methods §5)."""
+"""Oriented detection with SAM: horizontal boxes → masks on tiles → rotated boxes → merged → scored.
+
+See docs/method.md, “Oriented detection”.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +20,9 @@ from mixqsam.evaluation.oriented import (
     rotated_suppression,
 )
 from mixqsam.files import write_bytes
-from mixqsam.pipeline.options import OrientedData, Session
+from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import load
+from mixqsam.pipeline.tasks import OrientedData
 from mixqsam.prediction import Predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.predictor import SamPredictor

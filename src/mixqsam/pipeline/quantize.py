@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from mixqsam.allocation.budget import parse_bits
+from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
@@ -17,8 +18,9 @@ from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.pipeline.evaluate import RECORDS
 from mixqsam.pipeline.examples import Drawn, draw_examples
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Options, Session, Source
-from mixqsam.pipeline.provenance import machine, versions
+from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
+from mixqsam.pipeline.provenance import machine, record_options, versions
+from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     MARKER,
     analyze_model,
@@ -29,18 +31,21 @@ from mixqsam.pipeline.stages import (
     quantize_model,
     run_allocation,
     scored_annotations,
+    with_prompts,
 )
 from mixqsam.plan import Analysis
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, check_recipe
-from mixqsam.report.page import Material, write_page
-from mixqsam.report.run import NAME, Calibration, Check, Figures, Piece, Run
-from mixqsam.report.summary import write_summary
+from mixqsam.reporting.page import Material, write_page
+from mixqsam.reporting.record import NAME, Calibration, Check, Figures, Piece, Run
+from mixqsam.reporting.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
 PAGE = "report.html"
+# Images that the calibration leaves over and models are compared on, unless the user says how many.
+_LEFT_OVER = 8
 
 
 @dataclass(frozen=True)
@@ -89,51 +94,55 @@ def run_quantization(
     model: str | Path,
     data: Source,
     *,
-    budget: str,
+    budget: Budget,
     output: Path,
     options: Options,
     session: Session,
     overwrite: bool = False,
-    checking: Checking | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Result:
     """Analyse, allocate, quantize, compare with the float model, and write all of it.
 
     Args:
         model: float checkpoint.
         data: calibration images.
-        budget: see `mixqsam.allocation.budget.HELP`.
+        budget: what the model may cost.
         output: the directory to write, whole or not at all.
         options: how; what the allocation does not look at is not measured, and the recipe's observer is the
             analysis's too.
         session: cache and progress.
         overwrite: replace a directory that mixqsam wrote before.
-        checking: on what the result is compared with the float model.
+        evaluation: on what the result is compared with the float model.
     """
+    evaluation = evaluation or Evaluation()
+    record = record_options(model, data, budget=budget, options=options, evaluation=evaluation, device=session.device)
     with claimed(output, overwrite=overwrite, marker=MARKER):
-        found = _quantize(model, data, budget=budget, options=options, session=session, checking=checking or Checking())
-        run = _write(found, output, session=session, overwrite=overwrite)
+        found = _quantize(model, data, budget=budget, options=options, session=session, evaluation=evaluation)
+        run = _write(found, output, session=session, overwrite=overwrite, options=record)
     return Result(output, found.analysis, found.allocation, found.uniform, run, found.checked.reports)
 
 
 def _quantize(
-    model: str | Path, data: Source, *, budget: str, options: Options, session: Session, checking: Checking
+    model: str | Path, data: Source, *, budget: Budget, options: Options, session: Session, evaluation: Evaluation
 ) -> "_Finished":
     recipe = find_recipe(options.quantization.recipe)
-    measured = replace(needed(options), observer=recipe.observer)
+    measured = needed(options)
     with session.timed("loading"):
         sam = load_sam(model, device=session.device)
         samples = calibration_samples(data, measured, session)
     check_recipe(recipe, images=len(samples))
     check_budget(sam, budget, options)
-    if checking.limit != 0 and checking.data is not None:
-        check_truth(checking.data)
-    analysis = analyze_model(sam, samples, options=measured, session=session)
+    if evaluation.limit != 0 and evaluation.data is not None:
+        check_truth(evaluation.data)
+    analysis = analyze_model(sam, samples, options=measured, observer=recipe.observer, session=session)
+    analysis = with_prompts(analysis, options.allocation)
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
     allocation = run_allocation(analysis, budget, options=options.allocation, session=session)
     uniform = nearest_uniform(analysis, allocation)
     quantized = quantize_model(sam, allocation.plan, samples, options=options.quantization, session=session)
     checked = _Checked({})
-    if checking.limit != 0:
+    limit = images_to_compare(evaluation)
+    if limit != 0:
         models = {"float": sam}
         if uniform is not None and recipe.method is None:
             # A second reconstruction would double the time; `mixqsam compare` is there for that.
@@ -144,7 +153,16 @@ def _quantize(
         plans = {"mixed": allocation.plan, **({"uniform": uniform.plan} if uniform else {})}
         key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, [one.digest() for one in samples])
         keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
-        checked = _check(models, data, samples, checking=checking, keys=keys, seed=measured.seed, session=session)
+        checked = _check(
+            models,
+            evaluation.data or data,
+            samples,
+            limit=limit,
+            is_new=evaluation.data is not None,
+            keys=keys,
+            seed=measured.seed,
+            session=session,
+        )
     calibration = Calibration(seed=measured.seed, images=short_names([one.path for one in samples]))
     return _Finished(quantized, analysis, allocation, uniform, checked, recipe, calibration)
 
@@ -154,44 +172,46 @@ def needed(options: Options) -> AnalysisOptions:
     analysis, allocation = options.analysis, options.allocation
     return replace(
         analysis,
-        pairs=analysis.pairs and allocation.coupling > 0 and allocation.synergy == "interaction",
+        pairs=analysis.pairs and allocation.synergy_weight > 0 and allocation.synergy == "interaction",
         sensitivity_bits=analysis.sensitivity_bits if allocation.utility == "measured" else (),
     )
 
 
-def check_budget(sam: Sam, budget: str, options: Options) -> None:
+def images_to_compare(evaluation: Evaluation) -> int | None:
+    """How many images models are compared on, at most: all that are named for it, or a few that are left over."""
+    return _LEFT_OVER if evaluation.limit is None and evaluation.data is None else evaluation.limit
+
+
+def check_budget(sam: Sam, budget: Budget, options: Options) -> None:
     """Fail before the long work, not after it.
 
     Raises:
-        BudgetError: the budget cannot be understood or met.
+        BudgetError: the budget cannot be met, or the options do not fit each other.
     """
-    costs, allocation = sam.costs(prompts_per_image=options.analysis.prompts_per_image), options.allocation
-    if budget.startswith("uniform:"):
-        parse_bits(budget.removeprefix("uniform:"))
-    else:
-        check_request(costs, budget, candidates=allocation.candidates, tied=allocation.tied, keep=allocation.keep)
+    costs, allocation = sam.costs(prompts_per_image=options.allocation.prompts_per_image or 1), options.allocation
+    check_request(costs, budget, candidates=allocation.candidates, tied=allocation.tied, keep=allocation.keep)
     if allocation.utility == "measured" and not options.analysis.sensitivity_bits:
         raise BudgetError("--utility measured needs --sensitivity-bits, e.g. 2,4,8.")
 
 
 def _check(
     models: Mapping[str, Sam],
-    data: Source,
+    source: Source,
     used: Sequence[Sample],
     *,
-    checking: Checking,
+    limit: int | None,
+    is_new: bool,
     keys: Mapping[str, str],
     seed: int,
     session: Session,
 ) -> _Checked:
     """Compare with the float model, if possible on images that the calibration has not seen."""
-    source, limit = checking.data or data, checking.limit
     with session.timed("check"):
-        enough = None if limit is None else limit + (0 if checking.data else len(used))
+        enough = None if limit is None else limit + (0 if is_new else len(used))
         samples = source.samples(count=enough, progress=session.progress, seed=seed)
-        samples = samples if checking.data else left_over(samples, used, session)
+        samples = samples if is_new else left_over(samples, used, session)
         samples = drawn_samples([sample for sample in samples if len(sample.prompts)], count=limit, seed=seed)
-        annotations = scored_annotations(source, named=checking.data is not None, session=session)
+        annotations = scored_annotations(source, named=is_new, session=session)
         truth = None if annotations is None else digest_file(annotations)
         predictors = {name: SamPredictor(one) for name, one in models.items()}
         reports = evaluate(
@@ -213,7 +233,7 @@ def _check(
     return _Checked(reports, about, drawn)
 
 
-def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool) -> Run:
+def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool, options: Mapping[str, Any]) -> Run:
     analysis, allocation, checked = found.analysis, found.allocation, found.checked
     manifest = Manifest.of(
         found.quantized.sam,
@@ -226,6 +246,7 @@ def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool)
             file_bytes = save_model(found.quantized.sam, manifest, folder)
         run = Run(
             command=session.command,
+            options=dict(options),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             recipe=found.recipe.name,
             versions=versions(),

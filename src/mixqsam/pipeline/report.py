@@ -9,11 +9,11 @@ from mixqsam.errors import InputError
 from mixqsam.files import read_json, write_bytes
 from mixqsam.pipeline.evaluate import float_source, run_evaluation
 from mixqsam.pipeline.examples import draw_examples
-from mixqsam.pipeline.options import Session, Source
 from mixqsam.pipeline.quantize import PAGE, figures_of
+from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, make_predictor, read_analysis
-from mixqsam.report.page import Evaluated, Material, write_page
-from mixqsam.report.run import NAME, Figures, Run
+from mixqsam.reporting.page import Evaluated, Material, write_page
+from mixqsam.reporting.record import NAME, Figures, Run
 
 
 def run_report(

@@ -9,8 +9,9 @@ from mixqsam.data.images import open_image
 from mixqsam.data.labelmaps import UNLABELLED, find_regions, read_labelled
 from mixqsam.errors import AnnotationError
 from mixqsam.evaluation.semantic import Confusion, SemanticScores, paint
-from mixqsam.pipeline.options import SemanticData, Session
+from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import load
+from mixqsam.pipeline.tasks import SemanticData
 from mixqsam.sam.predictor import SamPredictor
 
 

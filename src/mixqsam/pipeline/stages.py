@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixqsam.allocation.budget import parse_bits, resolve_budget
+from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
 from mixqsam.data.records import holds_masks
 from mixqsam.data.samples import Sample, for_calibration
-from mixqsam.deployed.predictor import ENDINGS, ExportedPredictor, backend_of
+from mixqsam.deployed.backends import BACKENDS, backend_of
+from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions, Session, Source
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
+from mixqsam.pipeline.session import Session, Source
+from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, UnitBits
 from mixqsam.prediction import Predictor
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, quantize
@@ -24,6 +26,9 @@ from mixqsam.sam.predictor import SamPredictor
 
 # Tells a directory that `quantize` wrote.
 MARKER = "allocation.json"
+# PyTorch runs what is not exported.
+TORCH = "torch"
+BACKEND_NAMES = (TORCH, *BACKENDS)
 
 
 def load(source: str | Path, *, device: str = "cpu") -> Sam:
@@ -52,17 +57,25 @@ def make_predictor(source: str | Path, *, backend: str | None = None, device: st
     """
     path = Path(source).expanduser()
     exported = backend_of(path)
-    backend = backend or exported or "torch"
-    if backend == "torch":
+    backend = backend or (exported.name if exported else TORCH)
+    if backend == TORCH:
         if exported:
-            raise InputError(f"{path} holds a model for {exported}, not for torch.")
+            raise InputError(f"{path} holds a model for {exported.name}, not for torch.")
         if path.is_dir() and is_quantized(path):
             return SamPredictor(load_model(path, device=device, integer=True)[0])
         return SamPredictor(load_sam(source, device=device))
-    chosen = next((known for known in ENDINGS if known == backend), None)
-    if chosen is None:
-        raise InputError(f"The backend {backend!r} is unknown; choose torch, {', '.join(ENDINGS)}.")
-    return ExportedPredictor(path, backend=chosen)
+    check_backend(backend)
+    return ExportedPredictor(path, backend=backend)
+
+
+def check_backend(name: str) -> None:
+    """Refuse what neither PyTorch nor an exported model runs on.
+
+    Raises:
+        InputError: the message lists the backends.
+    """
+    if name not in BACKEND_NAMES:
+        raise InputError(f"The backend {name!r} is unknown; choose {', '.join(BACKEND_NAMES)}.")
 
 
 def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:
@@ -116,17 +129,20 @@ def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: 
         )
 
 
-def analyze_model(sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session) -> Analysis:
+def analyze_model(
+    sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session, observer: str | None = None
+) -> Analysis:
     """Measure importance, synergy and sensitivity; images that were measured before are not measured again.
 
-    Only the sensitivity needs a calibration.
+    Only the sensitivity needs a calibration. Its ranges are those of `observer`, by default the options' own.
     """
+    observer = observer or options.observer
     measured = bool(options.sensitivity_bits)
-    ranges = find_ranges(sam, samples, observer=options.observer, session=session) if measured else None
+    ranges = find_ranges(sam, samples, observer=observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
-    weights = session.grids.of(sam, observer=options.observer)
+    weights = session.grids.of(sam, observer=observer)
     with session.timed("analysis"), session.cache.lock("analysis", key, wanted=session.engine.rank == 0):
-        analysis = analyze(
+        return analyze(
             sam,
             samples,
             ranges=ranges,
@@ -136,7 +152,6 @@ def analyze_model(sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptio
             progress=session.progress,
             engine=session.engine,
         )
-    return analysis.with_prompts(options.prompts_per_image)
 
 
 def quantize_model(
@@ -163,13 +178,15 @@ def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, s
     return analyze_model(sam, samples, options=options, session=session)
 
 
-def run_allocation(analysis: Analysis, budget: str, *, options: AllocationOptions, session: Session) -> Allocation:
-    """From an analysis and a budget to bits. `uniform:W4A4` gives all units the same bits."""
+def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOptions, session: Session) -> Allocation:
+    """From an analysis and a budget to bits.
+
+    Raises:
+        BudgetError: no choice of bits fits, or a rule of `keep` fits no unit.
+    """
+    label = f"Choosing bits, at most {options.time_limit:.0f} s"
     with session.timed("allocation"):
-        if budget.startswith("uniform:"):
-            return uniform_allocation(analysis, budget.removeprefix("uniform:"))
-        label = f"Choosing bits, at most {options.time_limit:.0f} s"
-        (found,) = [
+        (allocation,) = [
             allocate(
                 analysis,
                 budget,
@@ -181,20 +198,27 @@ def run_allocation(analysis: Analysis, budget: str, *, options: AllocationOption
             )
             for _ in session.progress.track((None,), label=label, total=1)
         ]
-        return found
+    return allocation
 
 
-def uniform_allocation(analysis: Analysis, bits: str) -> Allocation:
+def with_prompts(analysis: Analysis, options: AllocationOptions) -> Analysis:
+    """The analysis with the number of prompts that the BitOps count, where the user says it."""
+    return analysis if options.prompts_per_image is None else analysis.with_prompts(options.prompts_per_image)
+
+
+def uniform_allocation(analysis: Analysis, bits: UnitBits) -> Allocation:
     """The same bits for all units."""
-    plan = BitPlan.uniform(analysis.units, parse_bits(bits))
-    budget = resolve_budget(bits, analysis.costs)
-    return Allocation(plan, budget, None, analysis.costs.size(plan), float(analysis.costs.bitops(plan)))
+    budget = Budget(f"uniform:{bits}", uniform=bits)
+    plan = budget.uniform_plan(analysis.costs)
+    return Allocation(
+        plan, budget.limits(analysis.costs), None, analysis.costs.size(plan), float(analysis.costs.bitops(plan))
+    )
 
 
 def nearest_uniform(analysis: Analysis, allocation: Allocation) -> Allocation | None:
     """The largest uniform model within an allocation's budget, to compare it with."""
     for bits in reversed(CANDIDATE_BITS):
-        uniform = uniform_allocation(analysis, f"W{bits}A{bits}")
+        uniform = uniform_allocation(analysis, UnitBits(bits, bits))
         size, bitops = allocation.budget.size, allocation.budget.bitops
         fits = (size is None or uniform.size <= size) and (bitops is None or uniform.bitops <= bitops)
         if fits:

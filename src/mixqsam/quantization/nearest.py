@@ -7,7 +7,6 @@ from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.weights import quantize_weight
 from mixqsam.plan import BitPlan, Unit
 from mixqsam.quantization.setting import Activations, Setting
-from mixqsam.quantization.steps.grouping import GROUPS, merged
 from mixqsam.sam.attach import attach_layer, attach_product
 from mixqsam.sam.compact import compacted
 from mixqsam.sam.load import Sam
@@ -47,9 +46,9 @@ def finished(quantized: Sam, plan: BitPlan) -> Sam:
 def attach_nearest(quantized: Sam, unit: Unit, setting: Setting, activations: Activations) -> None:
     """Quantize one unit of a draft."""
     model, name = quantized.model, unit.name
-    left = merged(copy.deepcopy(activations[name, "activation"]), GROUPS)
+    quantizers = {one: copy.deepcopy(activations[name, one]).deployable() for one in unit.activations}
     if unit.kind == "product":
-        attach_product(model, name, left=left, right=copy.deepcopy(activations[name, "weight"]))
+        attach_product(model, name, left=quantizers["left"], right=quantizers["right"])
         return
     grid = setting.weights.grid(name, bits=setting.plan.bits[name].weight)
-    attach_layer(model, name, weight=quantize_weight(setting.weights.weight(name), grid), quantizer=left)
+    attach_layer(model, name, weight=quantize_weight(setting.weights.weight(name), grid), quantizer=quantizers["input"])

@@ -8,6 +8,7 @@ from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
 from mixqsam.plan import Unit
 from mixqsam.progress import Progress
+from mixqsam.quantization.compensation.method import Compensation
 from mixqsam.quantization.reconstruction.method import Method
 from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.load import Sam
@@ -40,7 +41,8 @@ class Recipe:
         weight_observer: of weights.
         rewrite: done to the float model first.
         steps: choose other quantizers for some activations, in turn.
-        method: how it is reconstructed; None for rounding to nearest.
+        method: how it is reconstructed; None for recipes that learn nothing.
+        compensation: how its weights are compensated in closed form; None for rounding to nearest.
         least_images: calibration images that it needs.
         version: raised when the recipe comes to mean something else, so that old results are not taken for new.
     """
@@ -53,6 +55,7 @@ class Recipe:
     rewrite: Rewrite | None = None
     steps: tuple[Step, ...] = ()
     method: Method | None = None
+    compensation: Compensation | None = None
     least_images: int = 1
     version: int = 1
 

@@ -9,6 +9,7 @@ from mixqsam.errors import InputError, MixqsamError
 from mixqsam.files import Cache
 from mixqsam.plan import BitPlan
 from mixqsam.progress import Progress
+from mixqsam.quantization.compensation.whole import compensate
 from mixqsam.quantization.nearest import round_to_nearest
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction.fit import Log
@@ -76,6 +77,9 @@ def quantize(
     setting, activations = _prepare(
         sam, plan, samples, recipe=recipe, cache=cache, progress=progress, grids=grids or GridLibrary()
     )
+    if recipe.compensation is not None:
+        found, logs = compensate(setting, activations, name=recipe.key, method=recipe.compensation)
+        return Quantized(found, tuple(logs))
     if recipe.method is None:
         return Quantized(round_to_nearest(setting, activations), ())
     chosen = options or ReconstructionOptions()

@@ -1,25 +1,21 @@
 """What every part of a recipe works with, and what it may not change."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-
 from mixqsam.calibrate import Ranges, WeightGrids, run_sample
 from mixqsam.data.samples import Sample
+from mixqsam.errors import MixqsamError
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.plan import BitPlan, Unit
+from mixqsam.plan import BitPlan, Operand, Role, Unit
 from mixqsam.progress import Progress
+from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
 
-# (unit, slot) → the quantizer of that activation; a product has the slots `activation` (left) and `weight` (right).
-Activations = Mapping[tuple[str, str], ActivationQuantizer]
-
-# What is done with a module's inputs and output.
-Watcher = Callable[[tuple[Tensor, ...], Tensor], None]
+# (unit, operand) → the quantizer of that activation.
+Activations = Mapping[tuple[str, Operand], ActivationQuantizer]
 
 
 @dataclass(frozen=True)
@@ -46,13 +42,21 @@ class Setting:
     cache: Cache
     progress: Progress
 
-    def quantized(self, *tails: str) -> list[Unit]:
-        """The units that the plan quantizes and whose names end so (all of them without `tails`)."""
-        return [u for u in self.units if not self.plan.bits[u.name].is_float and (not tails or u.name.endswith(tails))]
+    def quantized(self, *roles: Role) -> list[Unit]:
+        """The units that the plan quantizes and that have one of the roles (all of them without `roles`)."""
+        return [u for u in self.units if not self.plan.bits[u.name].is_float and (not roles or u.role in roles)]
 
-    def activation_bits(self, *tails: str) -> dict[str, int]:
-        """Name → bits of the (left) activation, of the units that `quantized` finds."""
-        return {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*tails)}
+    def activation_bits(self, *roles: Role) -> dict[str, int]:
+        """Name → bits of the input (or the left operand), of the units that `quantized` finds."""
+        return {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*roles)}
+
+    def need(self, *roles: Role, step: str) -> None:
+        """Refuse a model without any unit of these roles, which a step of a recipe works on.
+
+        Raises:
+            MixqsamError: it names the step and the family.
+        """
+        check_roles(self.sam, self.units, *roles, step=step)
 
     def key(self, *more: object) -> str:
         """A hash of the model, the samples and whatever else a result depends on."""
@@ -82,34 +86,29 @@ class Setting:
     def watch(self, watchers: Mapping[str, Watcher], *, label: str, samples: int | None = None) -> None:
         """Run the float model over the samples (or the first few) and show each watched module's traffic."""
         some = self.samples[:samples]
-        with watched(self.sam, watchers):
+        with watched(self.sam.model, watchers):
             for sample in self.progress.track(some, label=label, total=len(some)):
                 run_sample(self.sam, sample)
 
 
-@contextmanager
-def watched(sam: Sam, watchers: Mapping[str, Watcher]) -> Iterator[None]:
-    """While this is open, each watcher sees the inputs and the output of its module."""
-    with ExitStack() as stack:
-        for path, watcher in watchers.items():
-            stack.callback(sam.model.get_submodule(path).register_forward_hook(_show(watcher)).remove)
-        yield
+def check_roles(sam: Sam, units: Sequence[Unit], *roles: Role, step: str) -> None:
+    """Refuse a model that has no unit of any of the roles, whatever the plan makes of it.
+
+    Raises:
+        MixqsamError: it names the step and the family.
+    """
+    if not any(unit.role in roles for unit in units):
+        raise MixqsamError(
+            f"{step} works on units of role {' or '.join(roles)}; models of the family {sam.family.name!r} have none. "
+            "Choose another recipe."
+        )
 
 
-def _show(watcher: Watcher):  # type: ignore[no-untyped-def]
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        del module
-        watcher(inputs, output)
-
-    return hook
-
-
-def observed(setting: Setting) -> dict[tuple[str, str], ActivationQuantizer]:
+def observed(setting: Setting) -> dict[tuple[str, Operand], ActivationQuantizer]:
     """Every activation on the affine grid that the observer chose: what recipes start from."""
-    found: dict[tuple[str, str], ActivationQuantizer] = {}
-    for unit in setting.quantized():
-        bits = setting.plan.bits[unit.name]
-        widths = {"activation": bits.activation} | ({"weight": bits.weight} if unit.kind == "product" else {})
-        for slot, width in widths.items():
-            found[unit.name, slot] = Quantizer(setting.ranges.grid(unit.name, slot=slot, bits=width))
-    return found
+    ranges, bits = setting.ranges, setting.plan.bits
+    return {
+        (unit.name, operand): Quantizer(ranges.grid(unit.name, operand=operand, bits=bits[unit.name].of(operand)))
+        for unit in setting.quantized()
+        for operand in unit.activations
+    }

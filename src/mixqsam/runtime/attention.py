@@ -1,12 +1,12 @@
 """The image encoder's attention and MLP with bytes flowing from one product to the next."""
 
 import torch
-from torch import Tensor, nn
-from transformers.models.sam.modeling_sam import SamMLPBlock
+from torch import Tensor
 
+from mixqsam.numeric.attention import VisionAttention, add_positions
+from mixqsam.numeric.modules import Mlp
 from mixqsam.runtime.kernels import ByteGrid, ByteMatrix, IntegerLinear, UnsupportedError, missing_kernels
 from mixqsam.runtime.packed import PackedLinear, kernel_of
-from mixqsam.sam.attention import VisionAttention, add_positions
 
 # Logits that are carried through product, softmax and product at once: 4 MB, which stay in the cache.
 _LOGITS = 1 << 20
@@ -18,19 +18,17 @@ _TOKENS = 512
 Shares = tuple[Tensor, Tensor]
 
 
-class IntegerMlp(nn.Module):
+class IntegerMlp(Mlp):
     """lin1, GELU and lin2, some tokens at a time, so that the wide values between them stay in the cache."""
 
-    def __init__(self, source: SamMLPBlock) -> None:
-        super().__init__()
-        self.lin1, self.lin2, self.act = source.lin1, source.lin2, source.act
+    def __init__(self, source: Mlp) -> None:
+        super().__init__(source.lin1, source.act, source.lin2)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map [..., channels] to the same shape."""
         first, second = kernel_of(self.lin1, hidden_states), kernel_of(self.lin2, hidden_states)
         if first is None or second is None:
-            out: Tensor = self.lin2(self.act(self.lin1(hidden_states)))
-            return out
+            return super().forward(hidden_states)
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
         codes = [second.source.encode(self.act(first(first.source.encode(some)))) for some in tokens.split(_TOKENS)]
         found: Tensor = second(torch.cat(codes))
@@ -41,10 +39,10 @@ class IntegerVisionAttention(VisionAttention):
     """Self-attention whose products are integer; the softmax between them is float32."""
 
     def __init__(self, source: VisionAttention) -> None:
-        nn.Module.__init__(self)
-        self.heads, self.scale = source.heads, source.scale
-        self.qkv, self.proj, self.qk, self.av = source.qkv, source.proj, source.qk, source.av
-        self.rel_pos_h, self.rel_pos_w = source.rel_pos_h, source.rel_pos_w
+        super().__init__(
+            heads=source.heads, scale=source.scale, qkv=source.qkv, proj=source.proj, positions=source.positions
+        )
+        self.qk, self.av = source.qk, source.av
         self._grids = {
             "query": ByteGrid.of(source.qk.quantizers["left"]),
             "key": ByteGrid.of(source.qk.quantizers["right"]),

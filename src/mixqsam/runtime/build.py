@@ -5,16 +5,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import nn
-from transformers import SamModel
+from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
-from transformers.models.sam.modeling_sam import SamMLPBlock
 
-from mixqsam.numeric.modules import Product, QuantizedLayer
+from mixqsam.numeric.attention import VisionAttention
+from mixqsam.numeric.modules import Mlp, Product, QuantizedLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorSource
 from mixqsam.runtime.attention import IntegerMlp, IntegerVisionAttention
 from mixqsam.runtime.packed import PackedConv2d, PackedLayer, PackedLinear, pack_layer
-from mixqsam.sam.attention import VisionAttention
 from mixqsam.sam.load import Sam
 
 
@@ -40,12 +39,12 @@ def packed_layer(
     return PackedLinear(shape, bits, tensors=parts, bias=source.bias, quantizer=quantizer)
 
 
-def arrange(model: SamModel) -> SamModel:
-    """Let bytes flow from product to product within each attention and MLP of the encoder; in place."""
+def arrange(model: PreTrainedModel) -> PreTrainedModel:
+    """Let bytes flow from product to product within each attention of the encoder and each MLP with GELU; in place."""
     for name, module in list(model.named_modules()):
         if type(module) is VisionAttention and IntegerVisionAttention.reason_against(module) is None:
             model.set_submodule(name, IntegerVisionAttention(module))
-        elif type(module) is SamMLPBlock and _is_packed(module):
+        elif type(module) is Mlp and _is_packed(module):
             model.set_submodule(name, IntegerMlp(module))
     return model
 
@@ -63,6 +62,6 @@ def simulated_units(model: nn.Module) -> Iterator[tuple[str, str]]:
                 yield name, "the decoder's products are small"
 
 
-def _is_packed(block: SamMLPBlock) -> bool:
+def _is_packed(block: Mlp) -> bool:
     layers = isinstance(block.lin1, PackedLinear) and isinstance(block.lin2, PackedLinear)
-    return layers and isinstance(block.act, GELUActivation)
+    return layers and isinstance(block.act, GELUActivation | nn.GELU)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, StoredLayer, output_scale, scaled
+from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, StoredLayer, scaled
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, missing_kernels
@@ -64,7 +64,7 @@ class PackedLayer(StoredLayer):
     @property
     def scale(self) -> Tensor:
         """What the product of whole numbers is multiplied by, [channels]."""
-        return output_scale(self.weight_scale, self.input)
+        return self.input.product_scale(self.weight_scale)
 
     def stored_weight(self) -> dict[str, Tensor]:
         """What is stored of the weight, as it is."""

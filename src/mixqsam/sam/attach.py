@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
-from transformers import SamModel
 
 from mixqsam.errors import ArtifactError, ModelError
 from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorSource
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.plan import UnitBits
+from mixqsam.plan import Operand, UnitBits
 
 
 class LayerMaker(Protocol):
@@ -24,7 +23,7 @@ class LayerMaker(Protocol):
         ...
 
 
-def attach_layer(model: SamModel, name: str, *, weight: QuantizedTensor, quantizer: ActivationQuantizer) -> None:
+def attach_layer(model: nn.Module, name: str, *, weight: QuantizedTensor, quantizer: ActivationQuantizer) -> None:
     """Replace the linear or convolution `name` by its quantized form; the bias is kept.
 
     Raises:
@@ -39,7 +38,7 @@ def attach_layer(model: SamModel, name: str, *, weight: QuantizedTensor, quantiz
         raise ModelError(f"{name} is a {type(source).__name__}; only linears and convolutions have weights.")
 
 
-def attach_product(model: SamModel, name: str, *, left: ActivationQuantizer, right: ActivationQuantizer) -> None:
+def attach_product(model: nn.Module, name: str, *, left: ActivationQuantizer, right: ActivationQuantizer) -> None:
     """Quantize both operands of the product `name`.
 
     Raises:
@@ -52,7 +51,7 @@ def attach_product(model: SamModel, name: str, *, left: ActivationQuantizer, rig
 
 
 def attach_stored(
-    model: SamModel,
+    model: nn.Module,
     name: str,
     *,
     bits: UnitBits,
@@ -66,7 +65,7 @@ def attach_stored(
         model: changed in place.
         name: the unit.
         bits: its bits.
-        kinds: role (`input`, `left`, `right`) → kind of quantizer; those left out are affine.
+        kinds: operand (`input`, `left`, `right`) → kind of quantizer; those left out are affine.
         tensors: where its tensors are.
         layer: what makes the module of a unit with a weight; a fake-quantized one if it is not given.
 
@@ -75,16 +74,18 @@ def attach_stored(
     """
     module = model.get_submodule(name)
 
-    def quantizer(role: str, width: int, channels: int | None = None) -> ActivationQuantizer:
-        return tensors.quantizer(f"{name}.{role}", kind=kinds.get(role, "affine"), bits=width, channels=channels)
+    def quantizer(operand: Operand, channels: int | None = None) -> ActivationQuantizer:
+        kind = kinds.get(operand, "affine")
+        return tensors.quantizer(f"{name}.{operand}", kind=kind, bits=bits.of(operand), channels=channels)
 
     if isinstance(module, Product):
-        attach_product(model, name, left=quantizer("left", bits.activation), right=quantizer("right", bits.weight))
+        attach_product(model, name, left=quantizer("left"), right=quantizer("right"))
         return
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise ArtifactError(f"{name} has no weight to quantize.")
-    own = quantizer("input", bits.activation, weight.shape[1])
+    # The weight of a grouped convolution sees a part of the input's channels.
+    own = quantizer("input", weight.shape[1] * (module.groups if isinstance(module, nn.Conv2d) else 1))
     if layer is not None:
         model.set_submodule(name, layer(module, name, bits=bits.weight, tensors=tensors, quantizer=own))
         return

@@ -9,26 +9,12 @@ from PIL import Image
 from mixqsam.boxes import Detections, suppress
 from mixqsam.prediction import Predictor
 from mixqsam.prompts import Array, point_grid
+from mixqsam.sam.automatic_options import Automatic
+
+__all__ = ["Automatic", "Masks", "segment_everything"]
 
 # Points prompted at once: their masks are held at the image's size.
 _POINTS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Automatic:
-    """How masks are made and chosen; the defaults are those of Meta's generator.
-
-    Attributes:
-        side: points per side of the grid.
-        predicted_iou: least IoU that the model predicts for its mask.
-        stability: least IoU of the masks cut at −1 and at +1 logits.
-        overlap: box IoU above which the less sure of two masks goes.
-    """
-
-    side: int = 32
-    predicted_iou: float = 0.88
-    stability: float = 0.95
-    overlap: float = 0.7
 
 
 @dataclass(frozen=True)

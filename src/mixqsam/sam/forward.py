@@ -1,4 +1,4 @@
-"""The steps of SAM: image → frame → embedding; embedding + prompts → logits; logits → masks."""
+"""The steps of a model: image → frame → embedding; embedding + prompts → logits; logits → masks."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from mixqsam.families.family import Maps, PromptTensors
+from mixqsam.numeric.memory import aligned
 from mixqsam.prompts import Prompts
-from mixqsam.resize import resized_size
 from mixqsam.sam.load import Sam
 
 # Prompts decoded at once, so that memory does not grow with the boxes of an image.
@@ -21,9 +22,9 @@ class Frame:
     """An image as the encoder takes it.
 
     Attributes:
-        pixels: [1, 3, S, S], normalised; the image at the top left, zeros elsewhere.
+        pixels: [1, 3, S, S], normalised.
         original: height and width of the image.
-        resized: height and width within the frame.
+        resized: height and width within the frame, at its top left.
     """
 
     pixels: Tensor
@@ -31,53 +32,16 @@ class Frame:
     resized: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class PromptTensors:
-    """Prompts in the frame's pixels, as transformers' prompt encoder takes them (a batch of one)."""
-
-    boxes: Tensor | None
-    points: Tensor | None
-    labels: Tensor | None
-    masks: Tensor | None = None
-
-    def __len__(self) -> int:
-        for tensor in (self.boxes, self.points, self.masks):
-            if tensor is not None:
-                return tensor.shape[1]
-        return 0
-
-    def piece(self, start: int, stop: int) -> "PromptTensors":
-        """Prompts start … stop − 1."""
-        parts = (self.boxes, self.points, self.labels, self.masks)
-        return PromptTensors(*(None if part is None else part[:, start:stop] for part in parts))
-
-
 def make_frame(sam: Sam, image: Image.Image) -> Frame:
-    """Resize, normalise and pad an RGB image."""
-    batch = sam.processor(images=_thick_enough(image, sam), return_tensors="pt")
-    height, width = (int(v) for v in batch["reshaped_input_sizes"][0])
-    return Frame(batch["pixel_values"].to(sam.device), (image.height, image.width), (height, width))
-
-
-def _thick_enough(image: Image.Image, sam: Sam) -> Image.Image:
-    """An image that keeps a pixel of both sides in the frame; what would keep none is resized here."""
-    side = sam.config.vision_config.image_size
-    if 2 * side * min(image.size) >= max(image.size):
-        return image
-    height, width = resized_size(image.height, image.width, side=side)
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    """Resize and normalise an RGB image, as the family does it."""
+    pixels, resized = sam.family.framing.apply(sam.processor, image)
+    return Frame(aligned(pixels.to(sam.device)), (image.height, image.width), resized)
 
 
 def frame_of_resized(sam: Sam, pixels: np.ndarray, *, original: tuple[int, int]) -> Frame:
-    """Normalise and pad pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
-    batch = sam.processor(
-        images=np.ascontiguousarray(pixels.transpose(2, 0, 1)),
-        input_data_format="channels_first",
-        do_resize=False,
-        do_convert_rgb=False,
-        return_tensors="pt",
-    )
-    return Frame(batch["pixel_values"].to(sam.device), original, (pixels.shape[0], pixels.shape[1]))
+    """Normalise pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
+    framed, resized = sam.family.framing.apply_resized(sam.processor, pixels)
+    return Frame(aligned(framed.to(sam.device)), original, resized)
 
 
 def prompt_tensors(sam: Sam, prompts: Prompts, frame: Frame) -> PromptTensors:
@@ -94,78 +58,56 @@ def prompt_tensors(sam: Sam, prompts: Prompts, frame: Frame) -> PromptTensors:
 
 
 @torch.no_grad()
-def encode(sam: Sam, frame: Frame) -> Tensor:
-    """Image embedding [1, C, S/16, S/16]."""
-    embedding: Tensor = sam.model.vision_encoder(frame.pixels).last_hidden_state
-    return embedding
+def encode(sam: Sam, frame: Frame) -> Maps:
+    """The maps that the decoder takes; of one map the name is `embedding`, [1, C, h, w]."""
+    return sam.family.encode(sam.model, frame.pixels)
 
 
 @torch.no_grad()
-def embed_prompts(sam: Sam, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
-    """Sparse [1, P, K, C] and dense [1, C, h, w] embeddings of prompts."""
-    sparse, dense = sam.model.prompt_encoder(
-        input_points=prompts.points,
-        input_labels=prompts.labels,
-        input_boxes=prompts.boxes,
-        input_masks=None if prompts.masks is None else prompts.masks[:, 0],
-    )
-    if sparse is None:
-        # Nothing but a mask to start from.
-        sparse = dense.new_zeros((1, len(prompts), 0, dense.shape[1]))
-    return sparse, dense
+def embed_prompts(sam: Sam, prompts: PromptTensors) -> Maps:
+    """What the decoder takes of P prompts."""
+    return sam.family.embed(sam.model, prompts)
 
 
 @torch.no_grad()
-def decode_batch(
-    sam: Sam, embedding: Tensor, *, sparse: Tensor, dense: Tensor, multimask: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Decode N image embeddings with the same P prompts.
+def decode_batch(sam: Sam, maps: Maps, prompts: Maps, *, multimask: bool = False) -> tuple[Tensor, Tensor]:
+    """Decode N images' maps with the same P prompts.
 
     Args:
         sam: the model.
-        embedding: [N, C, h, w].
-        sparse: [1, P, K, C].
-        dense: [1, C, h, w].
+        maps: what the encoder gave, N images along the first axis.
+        prompts: what `embed_prompts` gave.
         multimask: three masks for each prompt instead of one.
 
     Returns:
         logits [N, P, M, 4h, 4w] and predicted IoU [N, P, M].
     """
-    count = embedding.shape[0]
-    positions = sam.model.get_image_wide_positional_embeddings()
-    logits, scores = sam.model.mask_decoder(
-        image_embeddings=embedding,
-        image_positional_embeddings=positions.repeat(count, 1, 1, 1),
-        sparse_prompt_embeddings=sparse.expand(count, -1, -1, -1),
-        dense_prompt_embeddings=dense.expand(count, -1, -1, -1),
-        multimask_output=multimask,
-    )
-    return logits, scores
+    return sam.family.decode(sam.model, maps, prompts, multimask=multimask)
 
 
-def decode(sam: Sam, embedding: Tensor, prompts: PromptTensors, *, multimask: bool = False) -> tuple[Tensor, Tensor]:
+def decode(sam: Sam, maps: Maps, prompts: PromptTensors, *, multimask: bool = False) -> tuple[Tensor, Tensor]:
     """Decode all prompts of one image, some at a time: logits [P, M, 4h, 4w] and predicted IoU [P, M]."""
     logits, scores = [], []
     # A mask to start from is part of the image's embedding, so such prompts go one by one.
     count = _PROMPTS_AT_ONCE if prompts.masks is None else 1
     for start in range(0, len(prompts), count):
-        sparse, dense = embed_prompts(sam, prompts.piece(start, start + count))
-        some_logits, some_scores = decode_batch(sam, embedding, sparse=sparse, dense=dense, multimask=multimask)
+        embedded = embed_prompts(sam, prompts.piece(start, start + count))
+        some_logits, some_scores = decode_batch(sam, maps, embedded, multimask=multimask)
         logits.append(some_logits[0])
         scores.append(some_scores[0])
     return torch.cat(logits), torch.cat(scores)
 
 
-def visible(sam: Sam, logits: Tensor, frame: Frame) -> Tensor:
+def visible(logits: Tensor, frame: Frame) -> Tensor:
     """The part of low-resolution logits [..., 4h, 4w] that shows the image and not the padding."""
-    scale = logits.shape[-1] / sam.config.vision_config.image_size
+    scale = logits.shape[-1] / frame.pixels.shape[-1]
     height, width = (max(1, round(side * scale)) for side in frame.resized)
     return logits[..., :height, :width]
 
 
-def full_logits(sam: Sam, logits: Tensor, frame: Frame) -> Tensor:
+def full_logits(logits: Tensor, frame: Frame) -> Tensor:
     """Logits [P, M, height, width] of the original image: upsample to the frame, cut, resize."""
-    size = sam.config.vision_config.image_size
+    size = frame.pixels.shape[-1]
     full = functional.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
     full = full[..., : frame.resized[0], : frame.resized[1]]
     return functional.interpolate(full, frame.original, mode="bilinear", align_corners=False)

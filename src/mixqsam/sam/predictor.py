@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mixqsam.arguments import check_prompts
+from mixqsam.families.family import Maps
 from mixqsam.files import write_bytes
+from mixqsam.numeric.memory import aligned
 from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.forward import (
@@ -42,12 +44,12 @@ class SamPredictor(Predictor):
         self.sam = sam
         self.embeddings = embeddings
         self._frame: Frame | None = None
-        self._embedding: Tensor | None = None
+        self._maps: Maps | None = None
 
     @property
     def frame_side(self) -> int:
         """Side of the square that the encoder takes, in pixels."""
-        return int(self.sam.config.vision_config.image_size)
+        return self.sam.image_size
 
     @property
     def original_size(self) -> tuple[int, int] | None:
@@ -57,57 +59,58 @@ class SamPredictor(Predictor):
     @property
     def features(self) -> Tensor | None:
         """The image's embedding [1, C, h, w]; None where no image is set."""
-        return self._embedding
+        return None if self._maps is None else self._maps["embedding"]
 
     def encode_image(self, image: Image.Image) -> None:
         """Encode an RGB image."""
         frame = make_frame(self.sam, image)
-        self._embedding = self._kept_embedding(image, frame)
+        self._maps = self._kept_maps(image, frame)
         self._frame = frame
 
     def encode_resized(self, pixels: Floats, *, original: tuple[int, int]) -> None:
         """Encode pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
         frame = frame_of_resized(self.sam, pixels, original=original)
-        self._embedding = encode(self.sam, frame)
+        self._maps = encode(self.sam, frame)
         self._frame = frame
 
-    def _kept_embedding(self, image: Image.Image, frame: Frame) -> Tensor:
+    def _kept_maps(self, image: Image.Image, frame: Frame) -> Maps:
         if self.embeddings is None:
             return encode(self.sam, frame)
         content = hashlib.sha256(f"{self.sam.fingerprint} {image.size} ".encode() + image.tobytes()).hexdigest()
         path = self.embeddings / f"{content}.safetensors"
         try:
-            return load_file(path, device=str(self.sam.device))["embedding"]
-        except (OSError, SafetensorError, KeyError):
-            embedding = encode(self.sam, frame)
-            write_bytes(path, save({"embedding": embedding.cpu().contiguous()}))
-            return embedding
+            stored = load_file(path, device=str(self.sam.device))
+            return {name: aligned(tensor) for name, tensor in stored.items()}
+        except (OSError, SafetensorError):
+            maps = encode(self.sam, frame)
+            write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in maps.items()}))
+            return maps
 
     def reset_image(self) -> None:
         """Forget the image."""
-        self._frame = self._embedding = None
+        self._frame = self._maps = None
 
     def keep(self) -> object:
         """The image's frame and embedding."""
-        return None if self._frame is None or self._embedding is None else (self._frame, self._embedding)
+        return None if self._frame is None or self._maps is None else (self._frame, self._maps)
 
     def restore(self, kept: object) -> None:
         """Take back what `keep` gave."""
-        self._frame, self._embedding = cast("tuple[Frame, Tensor]", kept or (None, None))
+        self._frame, self._maps = cast("tuple[Frame, Maps]", kept or (None, None))
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels; see `Predictor.segment`."""
-        check_prompts(prompts, mask_side=None if self._embedding is None else 4 * self._embedding.shape[-1])
+        check_prompts(prompts, mask_side=None if self.features is None else 4 * self.features.shape[-1])
         assert self._frame is not None  # noqa: S101
-        assert self._embedding is not None  # noqa: S101
+        assert self._maps is not None  # noqa: S101
         tensors = prompt_tensors(self.sam, prompts, self._frame)
-        logits, scores = decode(self.sam, self._embedding, tensors, multimask=multimask)
+        logits, scores = decode(self.sam, self._maps, tensors, multimask=multimask)
         masks, kept = [], []
         for some in logits.split(_MASKS_AT_ONCE):
-            upscaled = full_logits(self.sam, some, self._frame)
+            upscaled = full_logits(some, self._frame)
             masks.append((upscaled > MASK_THRESHOLD).cpu().numpy())
             kept += [upscaled.cpu().numpy()] if full else []
-        height, width = visible(self.sam, logits, self._frame).shape[-2:]
+        height, width = visible(logits, self._frame).shape[-2:]
         return Prediction(
             np.concatenate(masks),
             scores.cpu().numpy(),

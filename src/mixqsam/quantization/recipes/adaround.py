@@ -1,4 +1,7 @@
-"""AdaRound: the rounding of each layer's weight is learned, layer by layer; activations as in `omse` (methods §3)."""
+"""AdaRound: the rounding of each layer's weight is learned, layer by layer; activations as in `omse`.
+
+See docs/method.md, “AdaRound, BRECQ and QDrop”.
+"""
 
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction import method

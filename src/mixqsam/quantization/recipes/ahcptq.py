@@ -1,4 +1,7 @@
-"""AHCPTQ: hybrid log-uniform grids behind activation functions, channels grouped, learned as in QDrop (methods §3)."""
+"""AHCPTQ: hybrid log-uniform grids behind activation functions, channels grouped, learned as in QDrop.
+
+See docs/method.md, “Hybrid log-uniform grids” and “Channel-aware grouping”.
+"""
 
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction import method

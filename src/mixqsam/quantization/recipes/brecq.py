@@ -1,4 +1,7 @@
-"""BRECQ: rounding is learned block by block, then the scales of activations by LSQ (methods §3)."""
+"""BRECQ: rounding is learned block by block, then the scales of activations by LSQ.
+
+See docs/method.md, “AdaRound, BRECQ and QDrop”.
+"""
 
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction import method

@@ -1,4 +1,7 @@
-"""MinMax: ranges from the smallest and largest values seen (methods §2)."""
+"""MinMax: ranges from the smallest and largest values seen.
+
+See docs/method.md, “Observers”.
+"""
 
 from mixqsam.quantization.recipe import Recipe
 

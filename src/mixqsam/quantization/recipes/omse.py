@@ -1,4 +1,7 @@
-"""OMSE: the ranges with the least squared error, of weights and activations (methods §2)."""
+"""OMSE: the ranges with the least squared error, of weights and activations.
+
+See docs/method.md, “Observers”.
+"""
 
 from mixqsam.quantization.recipe import Recipe
 

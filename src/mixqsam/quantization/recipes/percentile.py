@@ -1,4 +1,7 @@
-"""Percentile: activations clipped to the best pair of quantiles by MSE (methods §2)."""
+"""Percentile: activations clipped to the best pair of quantiles by MSE.
+
+See docs/method.md, “Observers”.
+"""
 
 from mixqsam.quantization.recipe import Recipe
 

@@ -1,4 +1,7 @@
-"""PTQ4SAM: bimodal integration and adaptive granularity; -S from statistics, -L with QDrop (methods §3)."""
+"""PTQ4SAM: bimodal integration and adaptive granularity; -S from statistics, -L with QDrop.
+
+See docs/method.md, “Bimodal integration” and “Adaptive granularity”.
+"""
 
 from dataclasses import replace
 

@@ -1,6 +1,8 @@
-"""QDrop: rounding and scales are learned with activations quantized (methods §3).
+"""QDrop: rounding and scales are learned with activations quantized.
 
-Half of the quantized elements are left float while learning, and only then (methods §4).
+See docs/method.md, “AdaRound, BRECQ and QDrop”.
+
+Half of the quantized elements are left float while learning, and only then (docs/method.md, “Honest numbers”).
 """
 
 from mixqsam.quantization.recipe import Recipe

@@ -1,4 +1,7 @@
-"""SAQ-SAM: clipping that keeps attention's foci, and encoder stages fitted behind the prompts (methods §3)."""
+"""SAQ-SAM: clipping that keeps attention's foci, and encoder stages fitted behind the prompts.
+
+See docs/method.md, “Perceptual-consistency clipping” and “Prompt-aware reconstruction”.
+"""
 
 from dataclasses import replace
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import Product
-from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.plan import Operand
 from mixqsam.quantization.reconstruction.learnable import LearnableLayer, LearnableQuantizer, SoftWeight
 from mixqsam.quantization.reconstruction.method import Phase
-from mixqsam.quantization.steps.grouping import GROUPS, merged
 from mixqsam.sam.attach import attach_layer, attach_product
 from mixqsam.sam.load import Sam
 
@@ -23,11 +23,11 @@ class Frozen:
 
     Attributes:
         weight: None for a product.
-        quantizers: slot → quantizer.
+        quantizers: operand (`input`, or `left` and `right`) → quantizer.
     """
 
     weight: QuantizedTensor | None
-    quantizers: Mapping[str, ActivationQuantizer]
+    quantizers: Mapping[Operand, ActivationQuantizer]
 
 
 # Unit → what it would be deployed with.
@@ -37,7 +37,7 @@ Candidate = Mapping[str, Frozen]
 def deployable(candidate: Candidate) -> Candidate:
     """The candidate with no more groups of channels than a deployed quantizer has."""
     return {
-        name: Frozen(one.weight, {slot: merged(quantizer, GROUPS) for slot, quantizer in one.quantizers.items()})
+        name: Frozen(one.weight, {operand: quantizer.deployable() for operand, quantizer in one.quantizers.items()})
         for name, one in candidate.items()
     }
 
@@ -45,12 +45,12 @@ def deployable(candidate: Candidate) -> Candidate:
 def attach(draft: Sam, candidate: Candidate, *, source: Sam) -> None:
     """Put frozen modules in the places of a draft's units, whatever is there now."""
     for name, frozen in candidate.items():
-        activation = frozen.quantizers["activation"]
+        quantizers = frozen.quantizers
         if frozen.weight is None:
-            attach_product(draft.model, name, left=activation, right=frozen.quantizers["weight"])
+            attach_product(draft.model, name, left=quantizers["left"], right=quantizers["right"])
         else:
             draft.model.set_submodule(name, _layer(source, name))
-            attach_layer(draft.model, name, weight=frozen.weight, quantizer=activation)
+            attach_layer(draft.model, name, weight=frozen.weight, quantizer=quantizers["input"])
 
 
 def detach(draft: Sam, units: Sequence[str], *, source: Sam) -> None:
@@ -96,9 +96,9 @@ class Trainee:
             if phase.weights and one.weight is not None
         }
         self._quantizers = {
-            (name, slot): self._learnable(quantizer)
+            (name, operand): self._learnable(quantizer)
             for name, one in start.items()
-            for slot, quantizer in one.quantizers.items()
+            for operand, quantizer in one.quantizers.items()
         }
 
     def _learnable(self, quantizer: ActivationQuantizer) -> LearnableQuantizer:
@@ -107,14 +107,14 @@ class Trainee:
     def attach(self, draft: Sam) -> None:
         """Put the learnable modules in the places of a draft's units."""
         for name, one in self._start.items():
-            activation = self._quantizers[name, "activation"]
             if one.weight is not None:
                 weight: SoftWeight | Tensor = self.soft.get(name) or one.weight.dequantize()
-                draft.model.set_submodule(name, LearnableLayer(_layer(self._source, name), weight, activation))
+                quantizer = self._quantizers[name, "input"]
+                draft.model.set_submodule(name, LearnableLayer(_layer(self._source, name), weight, quantizer))
                 continue
             product = draft.model.get_submodule(name)
             assert isinstance(product, Product)  # noqa: S101
-            product.left, product.right = activation, self._quantizers[name, "weight"]
+            product.left, product.right = self._quantizers[name, "left"], self._quantizers[name, "right"]
 
     @property
     def alphas(self) -> list[nn.Parameter]:
@@ -133,21 +133,24 @@ class Trainee:
 
     def groups(self) -> int:
         """The most groups of channels that a quantizer still has; 0 without such quantizers."""
-        starts = [one.start for one in self._quantizers.values()]
-        return max((len(one.scale) for one in starts if isinstance(one, GroupedQuantizer)), default=0)
+        return max((one.start.groups for one in self._quantizers.values()), default=0)
+
+    def deployed_groups(self) -> int:
+        """To how many groups of channels they are merged; 0 where nothing is merged."""
+        return max((one.start.deployed_groups for one in self._quantizers.values()), default=0)
 
     def merge(self, groups: int) -> None:
         """Merge the groups of channels; the scales begin anew from the merged ones. `attach` has to follow."""
         for key, one in self._quantizers.items():
-            if isinstance(one.start, GroupedQuantizer) and len(one.start.scale) > groups:
-                self._quantizers[key] = self._learnable(merged(one.freeze(), groups))
+            if one.start.groups > groups:
+                self._quantizers[key] = self._learnable(one.freeze().merged(groups))
 
     def freeze(self) -> Candidate:
         """What would be deployed now, but for groups of channels that are still to be merged."""
         return {
             name: Frozen(
                 self.soft[name].harden() if name in self.soft else one.weight,
-                {slot: self._quantizers[name, slot].freeze() for slot in one.quantizers},
+                {operand: self._quantizers[name, operand].freeze() for operand in one.quantizers},
             )
             for name, one in self._start.items()
         }

@@ -11,7 +11,6 @@ from mixqsam.numeric.affine import AffineGrid
 from mixqsam.progress import Progress
 from mixqsam.quantization.reconstruction.candidate import Candidate, Trainee, attach, deployable
 from mixqsam.quantization.reconstruction.method import Phase, ReconstructionOptions
-from mixqsam.quantization.steps.grouping import GROUPS
 from mixqsam.sam.load import Sam
 
 # How often a phase looks at what it would deploy; flat is a gain of less than _FLAT in _PATIENCE looks, for scales gain
@@ -19,7 +18,7 @@ from mixqsam.sam.load import Sam
 _CHECKS = 10
 _FLAT, _PATIENCE = 0.003, 3
 _DECIDED = 0.01
-# Channels are merged to 4 groups in so many steps, over this share of the iterations.
+# Groups of channels are merged in so many steps, over this share of the iterations.
 _MERGES, _MERGED_BY = 4, 0.5
 # Images on which candidates are judged.
 _JUDGES = 8
@@ -113,7 +112,7 @@ class Fit:
         trainee.attach(self._draft)
         total = max(1, round(self._options.iterations * phase.share))
         every, losses = max(1, total // _CHECKS), [math.inf]
-        targets = _merge_targets(trainee.groups(), total)
+        targets = _merge_targets(trainee.groups(), trainee.deployed_groups(), total)
         optimizer = self._optimizer(trainee)
         for step in self._progress.track(range(total), label=self._piece.name, total=total):
             if not self._step(trainee, optimizer, step / total):
@@ -126,7 +125,7 @@ class Fit:
                 continue
             losses.append(self._consider(trainee.freeze()))
             trainee.attach(self._draft)
-            settled = trainee.undecided < _DECIDED and trainee.groups() <= GROUPS
+            settled = trainee.undecided < _DECIDED and trainee.groups() <= trainee.deployed_groups()
             if settled and _is_flat(losses) and step + 1 < total:
                 return step + 1, "flat"
         return total, "complete"
@@ -181,12 +180,12 @@ def _is_flat(losses: Sequence[float]) -> bool:
     return len(before) > 1 and min(last) > min(before) * (1 - _FLAT)
 
 
-def _merge_targets(groups: int, total: int) -> dict[int, int]:
+def _merge_targets(groups: int, last: int, total: int) -> dict[int, int]:
     """After which step channels are merged to how many groups: in geometric steps down to the last."""
-    if groups <= GROUPS:
+    if groups <= last:
         return {}
-    ratio = (GROUPS / groups) ** (1 / _MERGES)
+    ratio = (last / groups) ** (1 / _MERGES)
     return {
-        max(k, round(total * _MERGED_BY * k / _MERGES)): max(GROUPS, round(groups * ratio**k))
+        max(k, round(total * _MERGED_BY * k / _MERGES)): max(last, round(groups * ratio**k))
         for k in range(1, _MERGES + 1)
     }

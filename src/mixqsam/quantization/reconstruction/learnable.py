@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer, Quantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer, AffineQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 
 
@@ -86,8 +86,8 @@ class _Soften(torch.autograd.Function):
 class LearnableQuantizer(nn.Module):
     """An activation quantizer under reconstruction: its scale may be learned (LSQ), and elements may stay float.
 
-    Scales of affine and grouped quantizers are learned, as factors of what they were; other kinds are taken as they
-    are and let gradients through.
+    Scales of affine grids are learned, as factors of what they were; other kinds are taken as they are and let
+    gradients through.
 
     Attributes:
         start: what it began as.
@@ -98,9 +98,9 @@ class LearnableQuantizer(nn.Module):
     def __init__(self, start: ActivationQuantizer, *, float_share: float, generator: torch.Generator) -> None:
         super().__init__()
         self.start, self.float_share, self._generator = start, float_share, generator
-        count = start.scale.numel() if isinstance(start, Quantizer | GroupedQuantizer) else 0
-        device = next(start.buffers()).device
-        self.logarithm = nn.Parameter(torch.zeros(count, device=device)) if count else None
+        self.logarithm = None
+        if isinstance(start, AffineQuantizer):
+            self.logarithm = nn.Parameter(torch.zeros(start.scale.numel(), device=start.scale.device))
 
     def forward(self, values: Tensor) -> Tensor:
         """Quantize, or not."""
@@ -110,19 +110,14 @@ class LearnableQuantizer(nn.Module):
         if self.float_share > 0:
             kept = coins(values, self.float_share, generator=self._generator)
         start = self.start
-        if not isinstance(start, Quantizer | GroupedQuantizer):
+        if not isinstance(start, AffineQuantizer):
             quantized = start(values) if kept is None else torch.lerp(start(values), values, kept)
             return values + (quantized - values).detach()
-        scale, zero = self._scale(), start.zero
-        if isinstance(start, GroupedQuantizer):
-            index = start.group.long()
-            scale, zero = scale[index], zero[index]
+        scale, zero = start.spread(self._scale(start)), start.spread(start.zero)
         learned: Tensor = _Lsq.apply(values, scale, zero, 2**start.bits - 1, kept)  # type: ignore[no-untyped-call]
         return learned
 
-    def _scale(self) -> Tensor:
-        start = self.start
-        assert isinstance(start, Quantizer | GroupedQuantizer)  # noqa: S101
+    def _scale(self, start: AffineQuantizer) -> Tensor:
         assert self.logarithm is not None  # noqa: S101
         return start.scale * self.logarithm.exp().reshape(start.scale.shape)
 
@@ -130,11 +125,7 @@ class LearnableQuantizer(nn.Module):
     def freeze(self) -> ActivationQuantizer:
         """The quantizer with what was learned, and nothing that drops."""
         start = self.start
-        if isinstance(start, Quantizer):
-            return Quantizer(AffineGrid(start.bits, self._scale(), start.zero))
-        if isinstance(start, GroupedQuantizer):
-            return GroupedQuantizer(start.bits, scale=self._scale(), zero=start.zero, group=start.group)
-        return start
+        return start.with_scale(self._scale(start)) if isinstance(start, AffineQuantizer) else start
 
 
 def coins(like: Tensor, share: float, *, generator: torch.Generator) -> Tensor:

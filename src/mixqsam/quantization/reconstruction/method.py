@@ -1,7 +1,10 @@
 """How a recipe reconstructs, and how long."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from mixqsam.options.fields import Option
+from mixqsam.options.values import OptionClass
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,11 @@ class Method:
     prompt_aware: bool = False
 
 
+_PANEL = "Reconstruction"
+
+
 @dataclass(frozen=True)
-class ReconstructionOptions:
+class ReconstructionOptions(OptionClass):
     """How long and how fast; the published settings are 20,000 iterations, rates of 1e-3 and 4e-5.
 
     Attributes:
@@ -52,13 +58,26 @@ class ReconstructionOptions:
         seed: of the images' order and of dropping.
     """
 
-    iterations: int = 300
-    batch: int = 1
-    weight_rate: float = 1e-2
-    scale_rate: float = 2e-3
-    regulariser: float = 0.01
-    warmup: float = 0.2
-    seed: int = 0
+    iterations: Annotated[
+        int, Option("Maximum number of iterations per block.", panel=_PANEL, minimum=1, is_advanced=True)
+    ] = 300
+    batch: Annotated[int, Option("Images per step.", panel=_PANEL, minimum=1, is_advanced=True)] = 1
+    weight_rate: Annotated[
+        float, Option("Learning rate of the weights' rounding.", panel=_PANEL, minimum=0, is_advanced=True)
+    ] = 1e-2
+    scale_rate: Annotated[
+        float, Option("Learning rate of the activations' scales.", panel=_PANEL, minimum=0, is_advanced=True)
+    ] = 2e-3
+    regulariser: Annotated[
+        float, Option("Weight of the rounding regulariser.", panel=_PANEL, minimum=0, is_advanced=True)
+    ] = 0.01
+    warmup: Annotated[
+        float,
+        Option(
+            "Share of the iterations without the regulariser.", panel=_PANEL, minimum=0, maximum=1, is_advanced=True
+        ),
+    ] = 0.2
+    seed: Annotated[int, Option("Random seed.", panel=_PANEL, is_advanced=True)] = 0
 
 
 ADAROUND = Method("layer", (Phase(weights=True, scales=False, float_share=1.0),))

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mixqsam.errors import OutputError
-from mixqsam.sam.blocks import State
+from mixqsam.numeric.memory import aligned
+from mixqsam.sam.calls import State
 
 
 class States:
@@ -48,7 +49,8 @@ class States:
 
     def get(self, stream: str, index: int) -> State:
         """The state of one image, on the model's device."""
-        return load_file(self._folder / stream / f"{index}.safetensors", device=str(self._device))
+        tensors = load_file(self._folder / stream / f"{index}.safetensors", device=str(self._device))
+        return {name: aligned(tensor) for name, tensor in tensors.items()}
 
     def fill(self, stream: str, make: Callable[[int], State]) -> None:
         """Keep the states that `make` gives for each image, without gradients."""

@@ -1,8 +1,7 @@
 """Block reconstruction of a whole model, piece by piece in the order of the data; each finished piece is kept."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,16 +14,19 @@ from mixqsam.plan import Unit
 from mixqsam.quantization.nearest import draft, finished
 from mixqsam.quantization.reconstruction.candidate import Candidate, Frozen, attach, detach
 from mixqsam.quantization.reconstruction.fit import Fit, Log, Piece
+from mixqsam.quantization.reconstruction.flow import Flow, Readout
 from mixqsam.quantization.reconstruction.kept import keep, restore
 from mixqsam.quantization.reconstruction.learnable import coins
 from mixqsam.quantization.reconstruction.method import Method, ReconstructionOptions
 from mixqsam.quantization.reconstruction.states import States
-from mixqsam.quantization.setting import Activations, Setting, watched
-from mixqsam.sam.blocks import Block, State, decoder_blocks, encoder_blocks, stages, start_decoder, start_encoder
-from mixqsam.sam.forward import make_frame, prompt_tensors
+from mixqsam.quantization.setting import Activations, Setting
+from mixqsam.sam.calls import State
+from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
+from mixqsam.sam.replay import Block, blocks_of, image_tokens, skip_to_maps, stages
 
-_VERSION = 2
+# Raised when a piece's input or target means something else.
+_VERSION = 3
 
 
 def reconstruct(
@@ -54,11 +56,13 @@ def reconstruct(
     with setting.cache.lock("reconstruction", key):
         states = States(folder / "states", count=len(setting.samples), device=setting.sam.device)
         with states:
-            return _Reconstruction(setting, activations, method, options, folder=folder, states=states).run()
+            return Reconstruction(setting, activations, method, options, folder=folder, states=states).run()
 
 
 @dataclass
-class _Reconstruction:
+class Reconstruction:
+    """The walk over a model's blocks with a float and a quantized stream of states; `_finish` makes each block."""
+
     setting: Setting
     activations: Activations
     method: Method
@@ -67,50 +71,40 @@ class _Reconstruction:
     states: States
 
     def run(self) -> tuple[Sam, list[Log]]:
+        """Make all blocks: the quantized model, and how each piece went."""
         self.draft = draft(self.setting.sam)
         self.logs: list[Log] = []
-        sam, samples = self.setting.sam, self.setting.samples
-        frames = (make_frame(sam, sample.open()) for sample in samples)
-        self.prompts = []
-        for index, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
-            self.prompts.append(prompt_tensors(sam, sample.prompts, frame))
-            for stream in ("float", "quantized"):
-                self.states.put(stream, index, start_encoder(sam, frame))
-        encoder = encoder_blocks(sam)
+        models = {"float": self.setting.sam, "quantized": self.draft}
+        self.flow = Flow(self.states, self.setting.samples, models)
+        encoder = blocks_of(self.setting.sam, "encoder")
         self._blocks(stages(encoder) if self.method.cut == "stage" else encoder)
-        for stream in ("float", "quantized"):
-            self.states.fill(stream, partial(self._start_decoder, stream))
-        self._blocks(decoder_blocks(sam))
+        self.flow.finish_encoder(encoder[-1])
+        self._blocks(blocks_of(self.setting.sam, "decoder"))
         return finished(self.draft, self.setting.plan), self.logs
 
-    def _start_decoder(self, stream: str, index: int) -> State:
-        embedding = self.states.get(stream, index)["embedding"]
-        return start_decoder(self.setting.sam, embedding, self.prompts[index])
-
-    def _advance(self, stream: str, block: Block, model: Sam, index: int) -> State:
-        return block.run(model, self.states.get(stream, index))
-
     def _blocks(self, blocks: Sequence[Block]) -> None:
+        self.flow.start(blocks[0])
         for block in blocks:
             self.generator = torch.Generator(device=self.draft.device).manual_seed(self.options.seed)
             units = [unit for unit in self.setting.quantized() if unit.name in block.units]
-            self.states.fill("next", partial(self._advance, "float", block, self.setting.sam))
+            self.flow.advance_float(block, self._readout(block))
             path = self.folder / f"{block.name}.safetensors"
             if not self._restore(path, units):
-                logs = self._layers(block, units) if self.method.cut == "layer" else self._whole(block, units)
+                logs = self._finish(block, units)
                 keep(path, self.draft, [unit.name for unit in units], logs)
                 self.logs += logs
-                for log in logs:
-                    self._tell(log)
-            self.states.fill("quantized", partial(self._advance, "quantized", block, self.draft))
-            self.states.rename("next", "float")
+                self._tell(block, logs)
+            self.flow.advance_quantized(block)
+
+    def _finish(self, block: Block, units: Sequence[Unit]) -> list[Log]:
+        """Quantize a block's units in the draft."""
+        return self._layers(block, units) if self.method.cut == "layer" else self._whole(block, units)
 
     def _whole(self, block: Block, units: Sequence[Unit]) -> list[Log]:
         """Fit a block as one piece, to the output that the float model has there."""
         if not units:
             return []
         readout = self._readout(block)
-        self.states.fill("target", lambda i: readout(self.states.get("next", i), i))
 
         def loss(draft: Sam, index: int, state: State) -> Tensor:
             found = readout(block.run(draft, state), index)
@@ -147,27 +141,22 @@ class _Reconstruction:
         seen: dict[str, Tensor] = {}
 
         def take(index: int) -> State:
-            with watched(self.draft, {unit: lambda inputs, _: seen.update(input=inputs[0])}):
+            with watched(self.draft.model, {unit: lambda inputs, _: seen.update(input=inputs[0])}):
                 block.run(self.draft, self.states.get("quantized", index))
-            with watched(self.setting.sam, {unit: lambda _, output: seen.update(output=output)}):
+            with watched(self.setting.sam.model, {unit: lambda _, output: seen.update(output=output)}):
                 block.run(self.setting.sam, self.states.get("float", index))
             return seen
 
         self.states.fill("layer", take)
 
-    def _readout(self, block: Block) -> Callable[[State, int], State]:
-        """What of a state is fitted: the block's outputs, or the image tokens behind the two-way transformer."""
-        if not self.method.prompt_aware or not block.name.startswith("vision_encoder"):
-            return lambda state, _: {name: state[name] for name in block.outputs}
-        sam, layers = self.setting.sam, decoder_blocks(self.setting.sam)[:-1]
+    def _readout(self, block: Block) -> Readout:
+        """What of the values after a block is fitted: its outputs, or the image's tokens behind the prompts."""
+        if not self.method.prompt_aware or block.chain.part == "decoder":
+            return lambda values, _: {name: values[name] for name in block.outputs}
+        sam = self.setting.sam
 
-        def readout(state: State, index: int) -> State:
-            # From wherever the encoder is, straight to the decoder: what lies between is skipped.
-            embedding = state["embedding"] if "embedding" in state else sam.model.vision_encoder.neck(state["hidden"])
-            state = start_decoder(sam, embedding, self.prompts[index])
-            for layer in layers:
-                state = layer.run(sam, state)
-            return {"keys": state["keys"]}
+        def readout(values: State, index: int) -> State:
+            return {"tokens": image_tokens(sam, skip_to_maps(sam, block, values), self.flow.prompts(index))}
 
         return readout
 
@@ -178,7 +167,10 @@ class _Reconstruction:
             return state
         exact = self.states.get("float", index)
         return {
-            name: torch.lerp(tensor, exact[name], coins(tensor, share, generator=self.generator))
+            # What no block has changed is the same in both, e.g. the positions of the image's tokens.
+            name: tensor
+            if torch.equal(tensor, exact[name])
+            else torch.lerp(tensor, exact[name], coins(tensor, share, generator=self.generator))
             for name, tensor in state.items()
         }
 
@@ -192,7 +184,7 @@ class _Reconstruction:
         return {
             unit.name: Frozen(
                 quantize_weight(weights.weight(unit.name), grids[unit.name]) if unit.name in grids else None,
-                {slot: self.activations[unit.name, slot] for slot in _slots(unit)},
+                {operand: self.activations[unit.name, operand] for operand in unit.activations},
             )
             for unit in units
         }
@@ -202,13 +194,15 @@ class _Reconstruction:
         _, log = fit.run(self._start(units), self.method.phases)
         return log
 
-    def _tell(self, log: Log) -> None:
-        if log.ending == "not finite":
-            self.setting.progress.note(
-                f"{log.piece}: the loss is not finite after {log.iterations} iterations; "
-                f"the best so far is kept (loss {log.after:.4g})."
-            )
-        else:
+    def _tell(self, block: Block, logs: Sequence[Log]) -> None:
+        del block
+        for log in logs:
+            if log.ending == "not finite":
+                self.setting.progress.note(
+                    f"{log.piece}: the loss is not finite after {log.iterations} iterations; "
+                    f"the best so far is kept (loss {log.after:.4g})."
+                )
+                continue
             self.setting.progress.note(
                 f"{log.piece}: loss {log.before:.4g} → {log.after:.4g} after {log.iterations} iterations ({log.ending})"
             )
@@ -225,10 +219,6 @@ class _Reconstruction:
             self.setting.progress.note(f"{path} cannot be read; its piece is fitted again.")
             return False
         return True
-
-
-def _slots(unit: Unit) -> tuple[str, ...]:
-    return ("activation", "weight") if unit.kind == "product" else ("activation",)
 
 
 def _distance(found: State, wanted: Mapping[str, Tensor]) -> Tensor:

@@ -1,4 +1,7 @@
-"""Bimodal integration (PTQ4SAM, methods §3): merge the two modes of a decoder's keys by an exact rewrite."""
+"""Bimodal integration (PTQ4SAM): merge the two modes of a decoder's keys by an exact rewrite.
+
+See docs/method.md, “Bimodal integration”.
+"""
 
 from collections.abc import Sequence
 
@@ -11,10 +14,11 @@ from torch import Tensor, nn
 from mixqsam.calibrate import run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest
+from mixqsam.plan import Unit
 from mixqsam.progress import Progress
 from mixqsam.quantization.nearest import draft
-from mixqsam.quantization.setting import watched
-from mixqsam.sam.attention import DecoderAttention
+from mixqsam.quantization.setting import check_roles
+from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
 
 # Raised when what is kept of a model means something else.
@@ -27,7 +31,7 @@ _VALUES = 512
 
 
 class _Keys:
-    """What is remembered of one `k_proj`: the sum of each channel, and some values."""
+    """What is remembered of one projection to keys: the sum of each channel, and some values."""
 
     def __init__(self) -> None:
         self.sums: Tensor | float = 0.0
@@ -49,6 +53,9 @@ def merge_bimodal(sam: Sam, samples: Sequence[Sample], cache: Cache, progress: P
 
     Returns:
         The rewritten model; tensors that did not change are shared with `sam`.
+
+    Raises:
+        MixqsamError: the model has no attention with projections of its own for q and k.
     """
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples])
     found: dict[str, list[float]] | None = cache.get("bimodal", key)
@@ -56,21 +63,18 @@ def merge_bimodal(sam: Sam, samples: Sequence[Sample], cache: Cache, progress: P
         found = find_signs(sam, samples, progress)
         cache.put("bimodal", key, found)
     merged = draft(sam)
+    projections = looking_at_image(sam)
     for name, signs in found.items():
-        for part in ("q_proj", "k_proj"):
-            _flip(merged.model, f"{name}.{part}", torch.tensor(signs))
+        for unit in projections[name]:
+            _flip(merged.model, unit.name, torch.tensor(signs))
     return merged
 
 
 def find_signs(sam: Sam, samples: Sequence[Sample], progress: Progress) -> dict[str, list[float]]:
     """Attention whose keys have two modes → γ of its channels."""
-    attentions = [
-        name
-        for name, module in sam.model.named_modules()
-        if isinstance(module, DecoderAttention) and name.endswith("token_to_image")
-    ]
+    attentions = looking_at_image(sam)
     keys = {name: _Keys() for name in attentions}
-    with watched(sam, {f"{name}.k_proj": watcher for name, watcher in keys.items()}):
+    with watched(sam.model, {attentions[name][1].name: watcher for name, watcher in keys.items()}):
         for sample in progress.track(samples, label="Looking for two modes", total=len(samples)):
             run_sample(sam, sample)
     return {
@@ -78,6 +82,29 @@ def find_signs(sam: Sam, samples: Sequence[Sample], progress: Progress) -> dict[
         for name, seen in keys.items()
         if is_bimodal(torch.cat(seen.values).numpy())
     }
+
+
+def looking_at_image(sam: Sam) -> dict[str, tuple[Unit, Unit]]:
+    """Attention of the decoder in which tokens look at the image → its projections to q and to k.
+
+    There the keys, one for each place of the image, are more than the queries.
+
+    Raises:
+        MixqsamError: the model has no attention with projections of its own for q and k.
+    """
+    units = [unit for unit in sam.costs().units if unit.part == "decoder" and unit.attention]
+    check_roles(sam, units, "key", step="Bimodal integration")
+    queries = {unit.attention: unit for unit in units if unit.role == "query"}
+    keys = {unit.attention: unit for unit in units if unit.role == "key"}
+    return {
+        str(name): (queries[name], key)
+        for name, key in keys.items()
+        if name in queries and _tokens(key) > _tokens(queries[name])
+    }
+
+
+def _tokens(unit: Unit) -> int:
+    return unit.multiply_adds // unit.parameters
 
 
 def is_bimodal(values: np.ndarray) -> bool:
@@ -92,7 +119,7 @@ def is_bimodal(values: np.ndarray) -> bool:
 
 def _flip(model: nn.Module, name: str, signs: Tensor) -> None:
     source = model.get_submodule(name)
-    assert isinstance(source, nn.Linear)  # noqa: S101  (narrows the type; SAM's projections are linears)
+    assert isinstance(source, nn.Linear)  # noqa: S101  (narrows the type; units of these roles are linears)
     flipped = nn.Linear(source.in_features, source.out_features, bias=source.bias is not None, device="meta")
     signs = signs.to(source.weight)
     flipped.weight = nn.Parameter(source.weight.detach() * signs[:, None], requires_grad=False)

@@ -1,4 +1,7 @@
-"""Perceptual-consistency clipping (SAQ-SAM, methods §3): clip so that attention keeps looking where it looked."""
+"""Perceptual-consistency clipping (SAQ-SAM): clip so that attention keeps looking where it looked.
+
+See docs/method.md, “Perceptual-consistency clipping”.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,16 +12,18 @@ import torch
 from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.plan import Unit
+from mixqsam.plan import Operand, Role, Unit
 from mixqsam.quantization.setting import Activations, Setting
-from mixqsam.sam.attention import DecoderAttention
 
+# Raised when what is kept of an attention means something else.
+_VERSION = 2
 STEPS = tuple(np.linspace(0.85, 0.99999, 29).tolist())
 _FOCUS = 0.5
 # Bytes of tokens that are kept of each attention, and values of a tensor that its quantiles are read from.
 _BYTES, _VALUES = 32 << 20, 1 << 18
-_PARTS = (".q_proj", ".k_proj", ".qk")
+_ROLES: tuple[Role, ...] = ("query", "key", "scores")
 
 
 @dataclass
@@ -45,49 +50,60 @@ class PerceptualClipping:
         return 0
 
     def choose(self, setting: Setting, activations: Activations) -> Activations:
-        """The percentile whose attention foci overlap most with the float model's."""
-        attentions = [
-            name
-            for name, module in setting.sam.model.named_modules()
-            if isinstance(module, DecoderAttention)
-            and all(not setting.plan.bits[name + part].is_float for part in _PARTS)
-        ]
-        depends = {name: ([str(setting.plan.bits[name + part]) for part in _PARTS],) for name in attentions}
+        """The percentile whose attention foci overlap most with the float model's.
+
+        Raises:
+            MixqsamError: the model has no attention with projections of its own for q and k.
+        """
+        setting.need("query", step="Perceptual-consistency clipping")
+        attentions = _attentions(setting)
+        depends = {
+            name: (_VERSION, [str(setting.plan.bits[unit]) for unit in units.values()])
+            for name, units in attentions.items()
+        }
         chosen = dict(activations)
         for name, found in setting.remembered("clipping", depends, partial(_search, setting)).items():
-            for (unit, slot), bits in _slots(name, setting).items():
-                low, high = found[f"{unit}/{slot}"]
-                chosen[unit, slot] = Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
+            for (unit, operand), bits in _clipped(attentions[name], setting).items():
+                low, high = found[f"{unit}/{operand}"]
+                chosen[unit, operand] = Quantizer(
+                    AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits)
+                )
         return chosen
 
 
+def _attentions(setting: Setting) -> dict[str, dict[Role, str]]:
+    """Attention of the decoder whose q, k and scores are all quantized → its units by role."""
+    found: dict[str, dict[Role, str]] = {}
+    for unit in setting.quantized(*_ROLES):
+        if unit.part == "decoder" and unit.attention:
+            found.setdefault(unit.attention, {})[unit.role] = unit.name
+    return {name: {role: units[role] for role in _ROLES} for name, units in found.items() if len(units) == len(_ROLES)}
+
+
 def _search(setting: Setting, names: list[str]) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
+    attentions = _attentions(setting)
     tokens = {name: _Tokens() for name in names}
     watchers = {}
     for name, seen in tokens.items():
-        watchers[f"{name}.q_proj"] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
-        watchers[f"{name}.k_proj"] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
+        watchers[attentions[name]["query"]] = lambda inputs, _, seen=seen: seen.add(seen.queries, inputs[0])
+        watchers[attentions[name]["key"]] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
     setting.watch(watchers, label="Decoder's attention, for clipping")
     for name in setting.progress.track(names, label="Clipping", total=len(names)):
         module = setting.sam.model.get_submodule(name)
         assert isinstance(module, DecoderAttention)  # noqa: S101
-        yield name, _best(module, tokens[name], _slots(name, setting))
+        yield name, _best(module, tokens[name], _clipped(attentions[name], setting))
 
 
-def _slots(name: str, setting: Setting) -> dict[tuple[str, str], int]:
-    """The clipped activations of an attention and their bits: inputs of q_proj and k_proj, q, k."""
-    bits = setting.plan.bits
-    return {
-        (f"{name}.q_proj", "activation"): bits[f"{name}.q_proj"].activation,
-        (f"{name}.k_proj", "activation"): bits[f"{name}.k_proj"].activation,
-        (f"{name}.qk", "activation"): bits[f"{name}.qk"].activation,
-        (f"{name}.qk", "weight"): bits[f"{name}.qk"].weight,
-    }
+def _clipped(units: dict[Role, str], setting: Setting) -> dict[tuple[str, Operand], int]:
+    """The clipped activations of an attention and their bits: inputs of both projections, q, k."""
+    query, key, scores = units.values()
+    clipped: tuple[tuple[str, Operand], ...] = ((query, "input"), (key, "input"), (scores, "left"), (scores, "right"))
+    return {(unit, operand): setting.plan.bits[unit].of(operand) for unit, operand in clipped}
 
 
 @torch.no_grad()
 def _best(
-    module: DecoderAttention, tokens: _Tokens, slots: dict[tuple[str, str], int]
+    module: DecoderAttention, tokens: _Tokens, clipped: dict[tuple[str, Operand], int]
 ) -> dict[str, tuple[float, float]]:
     pairs = list(zip(tokens.queries, tokens.keys, strict=False))
     exact = [(module.q_proj(q), module.k_proj(k)) for q, k in pairs]
@@ -97,7 +113,7 @@ def _best(
     most, best = -1.0, {}
     for step in STEPS:
         ranges = [_quantiles(values, step) for values in ordered]
-        quantizers = [_affine(low, high, bits) for (low, high), bits in zip(ranges, slots.values(), strict=True)]
+        quantizers = [_affine(low, high, bits) for (low, high), bits in zip(ranges, clipped.values(), strict=True)]
         overlaps = []
         for (queries, keys), focus in zip(pairs, foci, strict=True):
             q = quantizers[2](module.q_proj(quantizers[0](queries)))
@@ -106,7 +122,7 @@ def _best(
         overlap = float(np.mean(overlaps))
         # Of equals the wider range: it clips less.
         if overlap >= most:
-            most, best = overlap, {f"{u}/{s}": r for (u, s), r in zip(slots, ranges, strict=True)}
+            most, best = overlap, {f"{u}/{o}": r for (u, o), r in zip(clipped, ranges, strict=True)}
     return best
 
 

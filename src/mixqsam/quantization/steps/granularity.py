@@ -1,4 +1,7 @@
-"""Adaptive granularity (PTQ4SAM, methods §3): a logarithmic quantizer for softmax, with its steps per octave chosen."""
+"""Adaptive granularity (PTQ4SAM): a logarithmic quantizer for softmax, with its steps per octave chosen.
+
+See docs/method.md, “Adaptive granularity”.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,8 +53,10 @@ class AdaptiveGranularity:
 
         Raises:
             NumericError: an attention is all zero, so that no scale fits it; the message names the unit.
+            MixqsamError: the model has no attention.
         """
-        bits = setting.activation_bits(".av")
+        setting.need("mixing", step="Adaptive granularity")
+        bits = setting.activation_bits("mixing")
 
         def search(names: list[str]) -> Iterator[tuple[str, dict[str, float]]]:
             watchers = {name: _Attention() for name in names}
@@ -64,7 +69,7 @@ class AdaptiveGranularity:
         chosen = dict(activations)
         for name, found in setting.remembered("granularity", depends, search).items():
             scale = torch.tensor(found["scale"])
-            chosen[name, "activation"] = LogQuantizer(bits[name], scale=scale, tau=int(found["tau"]))
+            chosen[name, "left"] = LogQuantizer(bits[name], scale=scale, tau=int(found["tau"]))
         return chosen
 
 

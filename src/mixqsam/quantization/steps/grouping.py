@@ -1,22 +1,23 @@
-"""Channel-aware grouping (AHCPTQ, methods §3): channels of like range share an affine grid."""
+"""Channel-aware grouping (AHCPTQ): channels of like range share an affine grid.
 
-import warnings
+See docs/method.md, “Channel-aware grouping”.
+"""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from mixqsam.errors import MixqsamError
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
-from mixqsam.plan import Unit
+from mixqsam.numeric.quantizers import GroupedQuantizer
+from mixqsam.plan import Role, Unit
 from mixqsam.quantization.setting import Activations, Setting
 
-GROUPS = 4
-_INPUTS = ("attn.qkv", "mlp.lin1", ".q_proj", ".k_proj", ".v_proj")
+_GROUPS = GroupedQuantizer.deployed_groups
+# Linears whose inputs come from normalised tokens, where single channels are far wider than others.
+_ROLES: tuple[Role, ...] = ("query-key-value", "mlp-in", "query", "key", "value")
 _IMAGES, _TOKENS = 8, 128
 
 
@@ -39,29 +40,30 @@ class _Channels:
 
 @dataclass(frozen=True)
 class ChannelGrouping:
-    """Gives the inputs of `qkv`, `lin1` and the decoder's q, k, v a grid for each channel.
+    """Gives the inputs of attentions' first projections and of MLPs a grid for each channel.
 
-    Reconstruction learns these grids and merges them, in steps, to `GROUPS` of them.
+    Reconstruction learns these grids and merges them, in steps, to four of them.
     """
 
     def extra_bytes(self, unit: Unit) -> int:
         """Three more scales and zero points, and the group of each channel."""
-        return 5 * (GROUPS - 1) + unit.parameters // unit.channels if unit.name.endswith(_INPUTS) else 0
+        return 5 * (_GROUPS - 1) + unit.parameters // unit.channels if unit.role in _ROLES else 0
 
     def choose(self, setting: Setting, activations: Activations) -> Activations:
         """A grid for every channel: its extremes, shrunk by the factor with the least squared error.
 
         Raises:
-            MixqsamError: a unit has fewer channels than groups; the message names it.
+            MixqsamError: a unit has fewer channels than groups; the message names it. Or no unit has such a role.
         """
-        units = setting.quantized(*_INPUTS)
+        setting.need(*_ROLES, step="Channel-aware grouping")
+        units = setting.quantized(*_ROLES)
         for unit in units:
-            if unit.parameters // unit.channels < GROUPS:
+            if unit.parameters // unit.channels < _GROUPS:
                 raise MixqsamError(
-                    f"{unit.name} has {unit.parameters // unit.channels} input channels; grouping needs {GROUPS}. "
+                    f"{unit.name} has {unit.parameters // unit.channels} input channels; grouping needs {_GROUPS}. "
                     f"Choose another recipe, or leave the unit in float with --keep '{unit.name}=float'."
                 )
-        bits = setting.activation_bits(*_INPUTS)
+        bits = setting.activation_bits(*_ROLES)
 
         def search(names: list[str]) -> Iterator[tuple[str, dict[str, list[float]]]]:
             watchers = {name: _Channels() for name in names}
@@ -73,9 +75,7 @@ class ChannelGrouping:
         depends = {name: (width,) for name, width in bits.items()}
         for name, found in setting.remembered("grouping", depends, search).items():
             scale, zero = torch.tensor(found["scale"]), torch.tensor(found["zero"])
-            chosen[name, "activation"] = GroupedQuantizer(
-                bits[name], scale=scale, zero=zero, group=torch.arange(len(scale))
-            )
+            chosen[name, "input"] = GroupedQuantizer(bits[name], scale=scale, zero=zero, group=torch.arange(len(scale)))
         return chosen
 
 
@@ -94,30 +94,3 @@ def _per_channel(seen: _Channels, *, bits: int) -> dict[str, list[float]]:
         least = torch.where(better, error, least)
         scale, zero = torch.where(better, grid.scale, scale), torch.where(better, grid.zero, zero)
     return {"scale": scale.tolist(), "zero": zero.tolist()}
-
-
-def merge_groups(quantizer: GroupedQuantizer, *, groups: int, seed: int = 0) -> GroupedQuantizer:
-    """Merge a quantizer's groups to at most so many, by k-means on the ends of the channels' ranges.
-
-    A merged group spans from the mean low to the mean high of its channels.
-    """
-    if len(quantizer.scale) <= groups:
-        return quantizer
-    grid = quantizer.grid
-    ends = torch.stack([-grid.zero * grid.scale, (2**grid.bits - 1 - grid.zero) * grid.scale], dim=1)
-    points = ends.double().cpu().numpy()
-    spread = np.maximum(points.std(axis=0), 1e-12)
-    with warnings.catch_warnings():
-        # Where channels are alike there are fewer clusters than asked for, which is as good.
-        warnings.simplefilter("ignore")
-        _, labels = kmeans2(points / spread, groups, minit="++", rng=np.random.default_rng(seed))
-    used, labels = np.unique(labels, return_inverse=True)
-    group = torch.from_numpy(labels).to(ends.device)
-    means = torch.stack([ends[group == index].mean(dim=0) for index in range(len(used))])
-    merged = AffineGrid.from_range(means[:, 0], means[:, 1], bits=grid.bits)
-    return GroupedQuantizer(grid.bits, scale=merged.scale, zero=merged.zero, group=group)
-
-
-def merged(quantizer: ActivationQuantizer, groups: int) -> ActivationQuantizer:
-    """A grouped quantizer with at most so many groups; any other as it is."""
-    return merge_groups(quantizer, groups=groups) if isinstance(quantizer, GroupedQuantizer) else quantizer

@@ -1,4 +1,7 @@
-"""Hybrid log-uniform quantization (AHCPTQ, methods §3) of what comes out of an MLP's activation function."""
+"""Hybrid log-uniform quantization (AHCPTQ) of what comes out of an MLP's activation function.
+
+See docs/method.md, “Hybrid log-uniform grids”.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,30 +37,32 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class HybridLogUniform:
-    """Puts the input of every `lin2` on a hybrid grid."""
+    """Puts the input of every MLP's second linear on a hybrid grid."""
 
     def extra_bytes(self, unit: Unit) -> int:
         """Low, knee, span and the number of logarithmic levels instead of a scale and a zero point."""
-        return 13 - 5 if unit.name.endswith("mlp.lin2") else 0
+        return 13 - 5 if unit.role == "mlp-out" else 0
 
     def choose(self, setting: Setting, activations: Activations) -> Activations:
-        """For each `lin2` the knee, the share of logarithmic levels and the range with the least output error.
+        """For each such linear the knee, the share of logarithmic levels and the range with the least output error.
 
         Raises:
             NumericError: an input is constant, so that it has no range; the message names the unit.
+            MixqsamError: the model has no MLP.
         """
-        bits = setting.activation_bits("mlp.lin2")
+        setting.need("mlp-out", step="Hybrid log-uniform quantization")
+        bits = setting.activation_bits("mlp-out")
 
         def search(names: list[str]) -> Iterator[tuple[str, dict[str, float]]]:
             watchers = {name: _Inputs() for name in names}
-            setting.watch(watchers, label="Inputs of lin2", samples=_IMAGES)
+            setting.watch(watchers, label="Inputs of MLPs' second linears", samples=_IMAGES)
             for name in setting.progress.track(names, label="Hybrid grids", total=len(names)):
                 yield name, _best(watchers[name], name, setting, bits=bits[name])
 
         depends = {name: (width, setting.ranges.observer) for name, width in bits.items()}
         chosen = dict(activations)
         for name, found in setting.remembered("hybrid", depends, search).items():
-            chosen[name, "activation"] = _quantizer(bits[name], found)
+            chosen[name, "input"] = _quantizer(bits[name], found)
         return chosen
 
 
@@ -69,7 +74,7 @@ def _quantizer(bits: int, values: dict[str, float]) -> HybridQuantizer:
 def _best(seen: _Inputs, name: str, setting: Setting, *, bits: int) -> dict[str, float]:
     tokens, weight = torch.cat(seen.tokens), setting.weights.weight(name)
     least, best = float("inf"), None
-    for candidate in _candidates(seen, setting.ranges.values[name]["activation"][bits], bits=bits):
+    for candidate in _candidates(seen, setting.ranges.values[name]["input"][bits], bits=bits):
         error = float(functional.linear(_quantizer(bits, candidate)(tokens) - tokens, weight).square().mean())
         if error < least:
             least, best = error, candidate

@@ -1,0 +1,103 @@
+"""`--config`: options from a TOML file, or from the `run.json` of a finished run."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from mixqsam.cli.deprecated import renamed
+from mixqsam.errors import InputError, shortened
+from mixqsam.files import read_text
+from mixqsam.options.fields import Entry
+from mixqsam.options.values import quote
+
+# The one table that is a value and not a group of options.
+_RECIPE = "recipe"
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Name of an option → value, as the file has it.
+
+    Keys are the options' names; they may stand in tables, whose names mean nothing. `run.json` keeps its options under
+    `options`.
+
+    Raises:
+        InputError: the file cannot be read, is neither TOML nor JSON, or names an option twice.
+    """
+    content = _parse(path)
+    if content.get("format") == "mixqsam-run":
+        content = content.get("options") or {}
+        if not content:
+            raise InputError(
+                f"{path} was written by an earlier version of mixqsam and does not hold the run's options."
+            )
+    settings: dict[str, Any] = {}
+    for key, value in content.items():
+        is_group = isinstance(value, dict) and key != _RECIPE
+        for name, one in value.items() if is_group else [(key, value)]:
+            plain = name.replace("-", "_")
+            if plain in settings:
+                raise InputError(f"{path} names {plain} twice.")
+            if one is not None:
+                settings[plain] = one
+    return settings
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = read_text(path)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} does not exist; expected a TOML file of options, or the run.json of a run."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a file of options: {shortened(error)}.") from error
+    is_json = text.lstrip().startswith("{")
+    try:
+        content = json.loads(text) if is_json else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not {'JSON' if is_json else 'TOML'}: {shortened(error)}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a table of options.")
+    return content
+
+
+def choose_settings(
+    settings: Mapping[str, Any], entries: Sequence[Entry], elsewhere: Iterable[Entry], *, source: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings that a command knows, and the names of those that only other commands know.
+
+    Args:
+        settings: name → value.
+        entries: the command's options.
+        elsewhere: options of the other commands that read such files.
+        source: the file, for errors.
+
+    Raises:
+        InputError: a name that no command knows; the message has the nearest one.
+    """
+    known, others = _spellings(entries), _spellings(elsewhere)
+    chosen: dict[str, Any] = {}
+    unused: list[str] = []
+    for name, value in settings.items():
+        current = renamed(name)
+        if current in known:
+            chosen[known[current]] = value
+        elif current in others:
+            unused.append(name)
+        else:
+            nearest = get_close_matches(current, known, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else "`--help-all` lists the options."
+            raise InputError(f"{source}: the option {quote(name)} is unknown; {hint}")
+    return chosen, unused
+
+
+def _spellings(entries: Iterable[Entry]) -> dict[str, str]:
+    """Every name that a file may use for an option → the option's name."""
+    spellings: dict[str, str] = {}
+    for entry in entries:
+        long = [flag.strip("-").replace("-", "_") for flag in entry.flags[0].split("/")[:1] if flag.startswith("--")]
+        spellings |= dict.fromkeys([entry.name, *long], entry.name)
+    return spellings

@@ -1,0 +1,243 @@
+"""The commands that make models. Their bodies load torch, so they import what they need when they run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from mixqsam.cli.command import command, line
+from mixqsam.cli.console import Table, rows_table
+from mixqsam.cli.options import (
+    Cache,
+    Device,
+    Model,
+    OptionalData,
+    OutputDirectory,
+    Overwrite,
+    Processes,
+    RequiredFile,
+)
+from mixqsam.cli.outcome import Outcome
+from mixqsam.options.fields import Option
+from mixqsam.options.flat import flat_values
+from mixqsam.pipeline.options import (
+    AllocationOptions,
+    AnalysisOptions,
+    BudgetValue,
+    CompareRequest,
+    Data,
+    EvaluationImages,
+    JobOptions,
+)
+
+if TYPE_CHECKING:
+    from mixqsam.pipeline.quantize import Result
+
+
+@command()
+def demo(
+    *,
+    output: Annotated[Path, Option("Folder to write into.", flags=("--output", "-o"))] = Path("mixqsam-demo"),
+    budget: BudgetValue = "W4A4",
+    cache: Cache = None,
+) -> Outcome:
+    """See it work: the embedded model on photographs that come with Python packages; about half a minute."""
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.demo import run_demo
+
+    demonstration = run_demo(output, budget=budget, session=open_session(cache))
+    outcome = _describe("Demonstration", demonstration.result)
+    following = {
+        "mixqsam quantize --model YOUR_SAM --images YOUR_FOLDER --budget W4A4 -o out": "the same with your model",
+        line("serve", {"models": [str(demonstration.result.directory)]}): "try it in the browser",
+    }
+    pictures = {demonstration.overlay: "masks of float, uniform and mixed side by side"}
+    return Outcome(outcome.data, outcome.tables, outcome.lines, {**outcome.made, **pictures}, following)
+
+
+@command(reads_config=True)
+def quantize(
+    *,
+    images: Data,
+    output: OutputDirectory,
+    model: Model = "sam-tiny",
+    budget: BudgetValue = "W4A4",
+    options: JobOptions,
+    evaluation: EvaluationImages,
+    overwrite: Overwrite = False,
+    cache: Cache = None,
+    device: Device = "cpu",
+) -> Outcome:
+    """Do it all: analyse a model on images, choose bits under a budget, quantize, and write a directory."""
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.quantize import run_quantization
+
+    result = run_quantization(
+        model,
+        images,
+        budget=budget,
+        output=output,
+        options=options,
+        session=open_session(cache, device),
+        overwrite=overwrite,
+        evaluation=evaluation,
+    )
+    return _describe(f"Budget {budget}", result)
+
+
+@command()
+def recipes() -> Outcome:
+    """List the recipes: the ways to quantize, for --recipe and `compare`."""
+    from mixqsam.quantization.recipes import RECIPES
+
+    rows = [[one.name, one.summary, one.source, str(one.least_images)] for one in RECIPES.values()]
+    columns = ["name", "what it does", "source", "images, at least"]
+    known = [
+        {"name": one.name, "summary": one.summary, "source": one.source, "least_images": one.least_images}
+        for one in RECIPES.values()
+    ]
+    return Outcome(
+        data={"recipes": known},
+        tables=[Table("Recipes", columns, rows, numbers=("images, at least",))],
+        next={
+            "mixqsam quantize --recipe NAME --images FOLDER -o out": "quantize by one of them",
+            "mixqsam compare --recipes NAME,NAME --images FOLDER -o comparison": "see which is best for you",
+        },
+    )
+
+
+@command(reads_config=True)
+def compare(
+    *,
+    output: OutputDirectory,
+    request: CompareRequest,
+    model: Model = "sam-tiny",
+    images: OptionalData = None,
+    evaluation: EvaluationImages,
+    overwrite: Overwrite = False,
+    cache: Cache = None,
+    device: Device = "cpu",
+    processes: Processes = None,
+) -> Outcome | None:
+    """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. Resumes where it stopped."""
+    from dataclasses import asdict, replace
+
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.compare import run_comparison
+    from mixqsam.pipeline.demo import DemoData, DemoEvaluation
+
+    session = open_session(cache, device, processes=processes, is_group=True)
+    if images is None and evaluation.data is None:
+        evaluation = replace(evaluation, data=DemoEvaluation())
+    comparison = run_comparison(
+        model,
+        images or DemoData(),
+        evaluation,
+        request=request,
+        output=output,
+        session=session,
+        overwrite=overwrite,
+    )
+    if session.engine.rank:
+        return None
+    rows = {"float": asdict(comparison.float_row)}
+    rows |= {f"{row.recipe}, {row.budget}, {row.mode}": asdict(row) for row in comparison.rows}
+    best = max(comparison.rows, key=lambda row: (row.ap or 0.0, row.mean_iou))
+    asked: dict[str, Any] = {"images": "FOLDER", "model": model, "output": "out", **flat_values(request.options)}
+    asked |= flat_values(images) if images else {}
+    asked |= {"recipe": best.recipe, "budget": (best.bits and f"uniform:{best.bits}") or best.budget}
+    return Outcome(
+        data=comparison.to_json(),
+        tables=[rows_table(f"{comparison.evaluation} images", rows)],
+        made={
+            output / "comparison.md": "tables (also .csv and .json)",
+            output / "comparison.svg": "quality against size and BitOps (also .png)",
+        },
+        next={line("quantize", asked): "the best of these"},
+    )
+
+
+@command(reads_config=True)
+def analyze(
+    *,
+    images: Data,
+    output: RequiredFile,
+    model: Model = "sam-tiny",
+    options: AnalysisOptions,
+    cache: Cache = None,
+    device: Device = "cpu",
+    processes: Processes = None,
+) -> Outcome | None:
+    """Measure importance, synergy and sensitivity of every unit; the file serves many allocations."""
+    from mixqsam.cli.session import open_session
+    from mixqsam.files import write_json
+    from mixqsam.pipeline.stages import run_analysis
+
+    session = open_session(cache, device, processes=processes, is_group=True)
+    analysis = run_analysis(model, images, options=options, session=session)
+    if session.engine.rank:
+        return None
+    write_json(output, analysis.to_json())
+    following = line("allocate", {"analysis": str(output), "budget": "W4A4", "output": "allocation.json"})
+    return Outcome(
+        data={"analysis": str(output), "units": len(analysis.units), "images": analysis.images},
+        made={output: f"what {len(analysis.units)} units mean, measured on {analysis.images} images"},
+        next={following: "choose bits, without the model"},
+    )
+
+
+@command(reads_config=True)
+def allocate(
+    *,
+    analysis: Annotated[Path, Option("File of `mixqsam analyze`, or a quantized directory.", is_argument=True)],
+    output: RequiredFile,
+    budget: BudgetValue = "W4A4",
+    options: AllocationOptions,
+) -> Outcome:
+    """Choose bits under a budget from a stored analysis; needs no model, takes seconds."""
+    from mixqsam.cli.session import open_session
+    from mixqsam.cli.tables import allocation_table, proof
+    from mixqsam.files import write_json
+    from mixqsam.pipeline.stages import read_analysis, run_allocation, with_prompts
+
+    measured = with_prompts(read_analysis(analysis), options)
+    allocation = run_allocation(measured, budget, options=options, session=open_session())
+    write_json(output, allocation.to_json())
+    asked = {"images": "FOLDER", "output": "out", "model": measured.model, "budget": budget.text}
+    return Outcome(
+        data={"allocation": allocation.to_json()},
+        tables=[allocation_table(f"Budget {budget}", measured, allocation, {})],
+        lines=proof(allocation),
+        made={output: "the bits of every unit"},
+        next={line("quantize", asked | flat_values(options)): "a model with these bits"},
+    )
+
+
+def _measured_on(title: str, result: "Result") -> str:
+    """A title with what quality was measured on."""
+    return f"{title}; quality on {next(iter(result.check.values())).basis}" if result.check else title
+
+
+def _describe(title: str, result: "Result") -> Outcome:
+    """The outcome of a quantization."""
+    from mixqsam.cli.tables import allocation_table, proof
+    from mixqsam.pipeline.quantize import PAGE
+
+    folder = result.directory
+    facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}
+    return Outcome(
+        data={"directory": str(folder), "run": result.run.model_dump(), "allocation": facts},
+        tables=[allocation_table(_measured_on(title, result), result.analysis, result.allocation, result.check)],
+        lines=[
+            *proof(result.allocation),
+            "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),
+        ],
+        made={
+            folder: f"quantized model, {result.run.file_bytes / 1e6:.2f} MB; transformers and mixqsam load it",
+            folder / PAGE: "report, for the browser",
+            folder / "summary.md": "report, as text",
+        },
+        next={
+            line("evaluate", {"models": [str(folder)], "images": "FOLDER"}): "judge it on more images",
+            line("serve", {"models": [str(folder)]}): "try it in the browser",
+            line("export", {"model": str(folder), "output": f"{folder}-onnx"}): "run it in ONNX Runtime (or openvino)",
+        },
+    )

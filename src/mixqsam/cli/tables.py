@@ -1,0 +1,50 @@
+"""Tables and lines about allocations and reports; loaded only when a command runs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mixqsam.allocation.choose import Allocation
+from mixqsam.cli.console import Table, models_table
+from mixqsam.evaluation.run import Report
+from mixqsam.pipeline.stages import nearest_uniform
+from mixqsam.plan import Analysis
+
+
+def allocation_table(title: str, analysis: Analysis, allocation: Allocation, reports: Mapping[str, Report]) -> Table:
+    """The float model, the nearest uniform one and the allocation side by side."""
+    costs = analysis.costs
+    rows: dict[str, dict[str, Any]] = {
+        "float": {"size": costs.size(costs.float_plan), "bitops": costs.bitops(costs.float_plan)}
+    }
+    uniform = nearest_uniform(analysis, allocation)
+    if uniform is not None:
+        label = f"uniform {uniform.budget.text}"
+        rows[label] = {"size": uniform.size, "bitops": uniform.bitops}
+        if "uniform" in reports:
+            rows[label] |= quality(reports["uniform"])
+    rows["mixed"] = {"size": allocation.size, "bitops": allocation.bitops}
+    for name in ("float", "mixed"):
+        if name in reports:
+            rows[name] |= quality(reports[name])
+    return models_table(title, rows)
+
+
+def proof(allocation: Allocation) -> list[str]:
+    """How near to the best an allocation is; nothing for a uniform one."""
+    if allocation.objective is None:
+        return []
+    state = "proven optimal" if allocation.gap == 0 else f"gap {allocation.gap:.2%}"
+    return [
+        f"Allocation: objective {allocation.value:.6g}, bound {allocation.bound:.6g}, {state}, "
+        f"{allocation.seconds:.2f} s"
+    ]
+
+
+def quality(report: Report) -> dict[str, Any]:
+    """A report's figures, by the keys that tables know."""
+    scores: dict[str, Any] = {} if report.coco is None else asdict(report.coco)
+    scores["truth_iou"] = report.truth_iou
+    if report.fidelity is not None:
+        scores |= {"mean_iou": report.fidelity.mean_iou, "kl": report.fidelity.kl["bernoulli"]}
+    return scores

@@ -1,0 +1,44 @@
+"""The families of models, one file each, in one dict: the only room that knows the modules of any of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from mixqsam.errors import ModelError
+from mixqsam.families.family import Family
+from mixqsam.families.mobile_sam import MOBILE_SAM
+from mixqsam.families.sam import SAM
+
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (SAM, MOBILE_SAM)}
+
+
+def find_family(model_type: str, *, source: str) -> Family:
+    """The family of a `model_type`; `source` names the checkpoint in the error.
+
+    Raises:
+        ModelError: it is unknown; the message lists those that are known.
+    """
+    if model_type not in FAMILIES:
+        known = ", ".join(repr(name) for name in FAMILIES)
+        raise ModelError(f"{source} is a {model_type!r} model; mixqsam quantizes models of type {known}.")
+    return FAMILIES[model_type]
+
+
+def family_of(config: Any) -> Family:
+    """The family of a configuration.
+
+    Raises:
+        ModelError: it is unknown.
+    """
+    return find_family(str(config.model_type), source="This")
+
+
+def prepare(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with the engine's attentions and MLPs in place of its own, changed in place; the weights are shared.
+
+    Raises:
+        ModelError: its family is unknown.
+    """
+    family_of(model.config).prepare(model)
+    return model

@@ -1,0 +1,93 @@
+"""The sizes of a MobileSAM, as transformers keeps them in `config.json`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import SamConfig
+from transformers.configuration_utils import PreTrainedConfig
+
+_MOST = 65_536
+_MOST_BLOCKS = 512
+_MOST_STAGES = 8
+
+
+class MobileSamVisionConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Sizes of the encoder (see `TinyVitSizes`), of its neck and of the image; the defaults are MobileSAM's.
+
+    Raises:
+        ValueError: the sizes do not fit each other, or are beyond any encoder of this kind.
+    """
+
+    model_type = "mobile_sam_vision_model"
+    base_config_key = "vision_config"
+
+    image_size: int = 1024
+    num_channels: int = 3
+    patch_kernel: int = 3
+    embed_dims: list[int] | tuple[int, ...] = (64, 128, 160, 320)
+    depths: list[int] | tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: list[int] | tuple[int, ...] = (4, 5, 10)
+    window_sizes: list[int] | tuple[int, ...] = (7, 14, 7)
+    expansion: float = 4.0
+    mlp_ratio: float = 4.0
+    local_kernel: int = 3
+    output_channels: int = 256
+    num_pos_feats: int = 128
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **more: Any) -> None:
+        """Check the sizes and derive what transformers' parts ask for."""
+        super().__post_init__(**more)
+        self._check()
+        self.hidden_size = self.embed_dims[-1]
+        self.patch_size = total_stride(patch_kernel=self.patch_kernel, stages=len(self.embed_dims))
+        self.scale = self.hidden_size // 2
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {self.patch_size}")
+
+    def _check(self) -> None:
+        stages = len(self.embed_dims)
+        if not 2 <= stages <= _MOST_STAGES or len(self.depths) != stages:
+            raise ValueError(f"embed_dims and depths need an entry for each of 2 to {_MOST_STAGES} stages")
+        if len(self.num_heads) != stages - 1 or len(self.window_sizes) != stages - 1:
+            raise ValueError("num_heads and window_sizes need an entry for each stage from 1 on")
+        sizes = [self.image_size, self.num_channels, self.output_channels, self.num_pos_feats, *self.embed_dims]
+        sizes += [*self.num_heads, *self.window_sizes, self.expansion, self.mlp_ratio]
+        _check_range("a size of the vision encoder", sizes, most=_MOST)
+        _check_range("a depth of the vision encoder", self.depths, most=_MOST_BLOCKS)
+        if self.patch_kernel not in {1, 3} or self.local_kernel not in {1, 3, 5, 7}:
+            raise ValueError("patch_kernel is 1 or 3, local_kernel 1, 3, 5 or 7")
+        if self.embed_dims[0] % 2 or any(c % h for c, h in zip(self.embed_dims[1:], self.num_heads, strict=True)):
+            raise ValueError("num_heads must divide embed_dims, and the first of embed_dims must be even")
+
+
+class MobileSamConfig(SamConfig):  # type: ignore[misc]
+    """SAM's configuration with the sizes of a TinyViT encoder."""
+
+    model_type = "mobile_sam"
+    sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": MobileSamVisionConfig}  # noqa: RUF012
+
+
+def register_config() -> None:
+    """Make transformers' `AutoConfig` know MobileSAM; a second call does nothing."""
+    from transformers import AutoConfig  # noqa: PLC0415
+
+    AutoConfig.register(MobileSamConfig.model_type, MobileSamConfig, exist_ok=True)
+
+
+def register_processor() -> None:
+    """Make transformers' `AutoProcessor` know that MobileSAM's is SAM's; a second call does nothing."""
+    from transformers import AutoProcessor, SamProcessor  # noqa: PLC0415
+
+    AutoProcessor.register(MobileSamConfig, SamProcessor, exist_ok=True)
+
+
+def _check_range(what: str, values: Iterable[float], *, most: int) -> None:
+    for value in values:
+        if not 0 < value <= most:
+            raise ValueError(f"{what} is {value:.6g}; expected more than 0 and at most {most}")
+
+
+def total_stride(*, patch_kernel: int, stages: int) -> int:
+    """Pixels for each place of the last map, along one side."""
+    return int((4 if patch_kernel == 3 else 1) * 2 ** max(0, stages - 2))

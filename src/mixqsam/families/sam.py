@@ -1,0 +1,81 @@
+"""SAM (arXiv 2304.02643): a plain ViT with windows and decomposed relative positions, in sizes B, L and H."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers import SamConfig, SamModel
+from transformers.models.sam.modeling_sam import SamVisionAttention
+
+from mixqsam.families import two_way
+from mixqsam.families.family import BlockPath, Family, Layout
+from mixqsam.families.meta_layout import is_meta_layout, load_meta
+from mixqsam.families.sizes import check_sizes
+from mixqsam.numeric.attention import VisionAttention
+from mixqsam.plan import Part
+
+_ENCODER, _NECK = "vision_encoder", "vision_encoder.neck"
+
+
+def _part(name: str) -> Part | None:
+    """Layers and neck of the encoder, and the two-way transformer; patch and position embedding stay float."""
+    if name.startswith((f"{_ENCODER}.layers.", f"{_NECK}.")):
+        return "encoder"
+    return two_way.decoder_part(name)
+
+
+def _block(name: str) -> str:
+    if not name.startswith(f"{_ENCODER}."):
+        return two_way.decoder_block(name)
+    return next((part for part in name.split(".") if part.isdigit()), "neck")
+
+
+def _blocks(config: Any) -> Sequence[BlockPath]:
+    """The encoder's layers, its neck, and the decoder's blocks."""
+    vision = config.vision_config
+    spans = vision.global_attn_indexes
+    layers = [
+        BlockPath(f"{_ENCODER}.layers.{index}", is_global=index in spans or vision.window_size == 0)
+        for index in range(vision.num_hidden_layers)
+    ]
+    return [*layers, BlockPath(_NECK), *two_way.decoder_blocks(config)]
+
+
+def _prepare(model: nn.Module) -> None:
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SamVisionAttention):
+                setattr(parent, name, vision_attention(child))
+    two_way.prepare_decoder(model)
+
+
+def vision_attention(source: SamVisionAttention) -> VisionAttention:
+    """The engine's attention with the same weights."""
+    return VisionAttention(
+        heads=source.num_attention_heads,
+        scale=source.scale,
+        qkv=source.qkv,
+        proj=source.proj,
+        positions=(source.rel_pos_h, source.rel_pos_w) if source.use_rel_pos else None,
+    )
+
+
+SAM = Family(
+    name="sam",
+    model=SamModel,
+    config=SamConfig,
+    part=_part,
+    roles=two_way.ROLES | {"qkv": "query-key-value", "proj": "projection"},
+    block=_block,
+    blocks=_blocks,
+    image_tokens=two_way.IMAGE_TOKENS,
+    tied=two_way.TIED,
+    check=check_sizes,
+    prepare=_prepare,
+    framing=two_way.PADDED,
+    encode=two_way.encode,
+    embed=two_way.embed,
+    decode=two_way.decode,
+    layouts=(Layout("Meta's `sam_vit_*.pth`", matches=is_meta_layout, load=load_meta),),
+    released={f"sam-vit-{size}": f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")},
+)

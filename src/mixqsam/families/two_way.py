@@ -1,0 +1,159 @@
+"""What SAM and its kin share: prompt encoder, two-way mask decoder, frames padded to a square."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers.models.sam.modeling_sam import SamAttention, SamMLPBlock
+
+from mixqsam.families.family import BlockPath, Framing, Maps, PromptTensors
+from mixqsam.numeric.attention import DecoderAttention
+from mixqsam.numeric.modules import Mlp
+from mixqsam.plan import Part, Role
+from mixqsam.resize import resized_size
+
+_TRANSFORMER = "mask_decoder.transformer"
+IMAGE_TOKENS = (_TRANSFORMER, 1)
+# The prompt encoder shares this table with the model; a checkpoint may hold it once or twice.
+TIED = {"prompt_encoder.shared_embedding.positional_embedding": "shared_image_embedding.positional_embedding"}
+ROLES: dict[str, Role] = {
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "qk": "scores",
+    "av": "mixing",
+    "out_proj": "projection",
+    "lin1": "mlp-in",
+    "lin2": "mlp-out",
+}
+
+
+def decoder_part(name: str) -> Part | None:
+    """The two-way transformer; prompt encoder, upscaling, hypernetworks and IoU head stay float, as in all papers."""
+    return "decoder" if name.startswith(f"{_TRANSFORMER}.") else None
+
+
+def decoder_block(name: str) -> str:
+    """`decoder 0`, `decoder 1`, …, `decoder end`."""
+    number = next((part for part in name.split(".") if part.isdigit()), "end")
+    return f"decoder {number}"
+
+
+def decoder_blocks(config: Any) -> Sequence[BlockPath]:
+    """The layers of the two-way transformer, then its final attention with the sum and the normalisation behind it."""
+    layers = range(config.mask_decoder_config.num_hidden_layers)
+    return [
+        *(BlockPath(f"{_TRANSFORMER}.layers.{index}") for index in layers),
+        BlockPath(
+            f"{_TRANSFORMER}.final_attn_token_to_image",
+            within=_TRANSFORMER,
+            until=f"{_TRANSFORMER}.layer_norm_final_attn",
+        ),
+    ]
+
+
+def prepare_decoder(model: nn.Module) -> None:
+    """Replace attentions and MLPs, in place, by those of the engine; the weights are shared."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SamAttention):
+                setattr(parent, name, _attention(child))
+            elif isinstance(child, SamMLPBlock):
+                setattr(parent, name, Mlp(child.lin1, child.act, child.lin2))
+
+
+def _attention(source: SamAttention) -> DecoderAttention:
+    return DecoderAttention(
+        heads=source.num_attention_heads,
+        scale=source.scaling,
+        q_proj=source.q_proj,
+        k_proj=source.k_proj,
+        v_proj=source.v_proj,
+        out_proj=source.out_proj,
+    )
+
+
+def default_processor(config: Any) -> SamImageProcessorPil:
+    """SAM's preprocessing for an architecture: longest edge to the input size, ImageNet statistics, zero padding."""
+    size, mask = config.vision_config.image_size, 4 * config.prompt_encoder_config.image_embedding_size
+    return SamImageProcessorPil(
+        size={"longest_edge": size},
+        pad_size={"height": size, "width": size},
+        mask_size={"longest_edge": mask},
+        mask_pad_size={"height": mask, "width": mask},
+    )
+
+
+def pad(processor: Any, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+    """The image at the top left of a square, zeros elsewhere."""
+    batch = processor(images=_thick_enough(processor, image), return_tensors="pt")
+    height, width = (int(side) for side in batch["reshaped_input_sizes"][0])
+    return batch["pixel_values"], (height, width)
+
+
+def _thick_enough(processor: Any, image: Image.Image) -> Image.Image:
+    """An image that keeps a pixel of both sides in the frame; what would keep none is resized here."""
+    side = int(processor.size["longest_edge"])
+    if 2 * side * min(image.size) >= max(image.size):
+        return image
+    height, width = resized_size(image.height, image.width, side=side)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def pad_resized(processor: Any, pixels: NDArray[np.float32]) -> tuple[Tensor, tuple[int, int]]:
+    """As `pad`, of values [height, width, 3] of 0 to 255 whose longer side is the frame's."""
+    batch = processor(
+        images=np.ascontiguousarray(pixels.transpose(2, 0, 1)),
+        input_data_format="channels_first",
+        do_resize=False,
+        do_convert_rgb=False,
+        return_tensors="pt",
+    )
+    return batch["pixel_values"], (pixels.shape[0], pixels.shape[1])
+
+
+PADDED = Framing(
+    image_size=lambda config: int(config.vision_config.image_size),
+    processor=SamImageProcessorPil,
+    default=default_processor,
+    fits=lambda processor, config: bool(processor.pad_size["height"] == config.vision_config.image_size),
+    apply=pad,
+    apply_resized=pad_resized,
+)
+
+
+def encode(model: Any, pixels: Tensor) -> Maps:
+    """Image embedding [N, C, S/16, S/16]."""
+    return {"embedding": model.vision_encoder(pixels).last_hidden_state}
+
+
+def embed(model: Any, prompts: PromptTensors) -> Maps:
+    """Sparse [1, P, K, C] and dense [1, C, h, w] embeddings of prompts."""
+    sparse, dense = model.prompt_encoder(
+        input_points=prompts.points,
+        input_labels=prompts.labels,
+        input_boxes=prompts.boxes,
+        input_masks=None if prompts.masks is None else prompts.masks[:, 0],
+    )
+    if sparse is None:
+        # Nothing but a mask to start from.
+        sparse = dense.new_zeros((1, len(prompts), 0, dense.shape[1]))
+    return {"sparse": sparse, "dense": dense}
+
+
+def decode(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> tuple[Tensor, Tensor]:
+    """See `Decode`; `maps` has `embedding` [N, C, h, w]."""
+    count = len(maps["embedding"])
+    positions = model.get_image_wide_positional_embeddings()
+    logits, scores = model.mask_decoder(
+        image_embeddings=maps["embedding"],
+        image_positional_embeddings=positions.repeat(count, 1, 1, 1),
+        sparse_prompt_embeddings=prompts["sparse"].expand(count, -1, -1, -1),
+        dense_prompt_embeddings=prompts["dense"].expand(count, -1, -1, -1),
+        multimask_output=multimask,
+    )
+    return logits, scores

@@ -1,0 +1,194 @@
+"""Compensation in closed form: move a weight, or choose its rounding, so that a layer's output errs less (methods §6).
+
+Weights are [groups, rows, d] in float64: the rows of a group are its output channels, d the weights of each. With X̂ the
+quantized input, E = X − X̂ the error of it and ŵ the deployed weight, the output errs by WX − ŴX̂ = WE + (W − Ŵ)X̂.
+"""
+
+import torch
+from torch import Tensor
+
+from mixqsam.errors import NumericError
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.moments import MeanMoments
+
+# Columns that are rounded before what they push on the others is worked off.
+_BLOCK = 64
+# A Cholesky factor that cannot be had is tried again with this much more damping, so many times.
+_MORE, _TRIES = 10.0, 8
+
+
+def ridge(weight: Tensor, moments: MeanMoments, *, damping: float) -> Tensor:
+    """δ = W·EX̂ᵀ(X̂X̂ᵀ + λI)⁻¹: what to add to a weight so that it undoes the error of its input (ERQ, 2407.06794).
+
+    Args:
+        weight: W [groups, rows, d].
+        moments: of the input.
+        damping: λ, as a share of the mean diagonal of X̂X̂ᵀ.
+
+    Returns:
+        δ [groups, rows, d].
+
+    Raises:
+        NumericError: the moments are not finite.
+    """
+    lower = _factor(moments.hessian, damping)
+    wanted = (weight.double() @ moments.cross).transpose(-2, -1)
+    return torch.cholesky_solve(wanted, lower).transpose(-2, -1)
+
+
+def gptq(weight: Tensor, hessian: Tensor, grid: AffineGrid, *, damping: float, ordered: bool = True) -> Tensor:
+    """Round column by column; what a column errs by is made up for by those that are still open (GPTQ, 2210.17323).
+
+    With U the upper Cholesky factor of (X̂X̂ᵀ + λI)⁻¹: q_i = Q(w_i), then w_j −= (w_i − q_i)·U_ij/U_ii for j > i.
+    A column whose input is always zero pushes on no other, and is rounded to nearest.
+
+    Args:
+        weight: what to round, [groups, rows, d].
+        hessian: X̂X̂ᵀ [groups, d, d].
+        grid: scale and zero point of each row, [groups·rows, 1].
+        damping: λ, as a share of the mean diagonal of X̂X̂ᵀ.
+        ordered: columns with the largest diagonal go first, each group in its own order.
+
+    Returns:
+        Codes, uint8 [groups·rows, d], in the weight's own order of columns.
+
+    Raises:
+        NumericError: the moments are not finite.
+    """
+    groups, rows, width = weight.shape
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+    order = diagonal.argsort(dim=-1, descending=True, stable=True) if ordered else _in_turn(groups, width, hessian)
+    upper = _inverse_factor(_permuted(hessian, order), damping)
+    open_ = weight.double().transpose(-2, -1).gather(1, order[:, :, None].expand(-1, -1, rows)).contiguous()
+    scale, zero = (one.double().reshape(groups, 1, rows) for one in (grid.scale, grid.zero))
+    codes = torch.empty(groups, width, rows, dtype=torch.uint8, device=weight.device)
+    for start in range(0, width, _BLOCK):
+        piece = slice(start, min(start + _BLOCK, width))
+        pushes, codes[:, piece] = _round_block(
+            open_[:, piece], upper[:, piece, piece], scale=scale, zero=zero, last=2**grid.bits - 1
+        )
+        open_[:, piece.stop :] -= upper[:, piece, piece.stop :].transpose(-2, -1) @ pushes
+    back = order.argsort(dim=-1)[:, :, None].expand(-1, -1, rows)
+    return codes.gather(1, back).transpose(-2, -1).reshape(groups * rows, width)
+
+
+def _round_block(columns: Tensor, upper: Tensor, *, scale: Tensor, zero: Tensor, last: int) -> tuple[Tensor, Tensor]:
+    """What each column pushes on those behind it, (w_i − q_i)/U_ii, and its codes; [groups, columns, rows] each."""
+    pushes, codes = torch.empty_like(columns), torch.empty_like(columns)
+    for index in range(columns.shape[1]):
+        column = columns[:, index : index + 1]
+        code = (column / scale).round_().add_(zero).clamp_(0, last)
+        push = (column - (code - zero) * scale) / upper[:, index, index, None, None]
+        columns[:, index + 1 :] -= upper[:, index, index + 1 :, None] * push
+        pushes[:, index : index + 1], codes[:, index : index + 1] = push, code
+    return pushes, codes.to(torch.uint8)
+
+
+def settle(weight: Tensor, hessian: Tensor, grid: AffineGrid, codes: Tensor, *, damping: float, passes: int) -> Tensor:
+    """Move single codes as long as that lowers ‖(W − Ŵ)X̂‖² + λ‖W − Ŵ‖²: coordinate descent, column by column.
+
+    Args:
+        weight: what is rounded, [groups, rows, d].
+        hessian: X̂X̂ᵀ [groups, d, d].
+        grid: scale and zero point of each row, [groups·rows, 1].
+        codes: where to begin, uint8 [groups·rows, d].
+        damping: λ, as a share of the mean diagonal of X̂X̂ᵀ.
+        passes: over all columns, at most.
+
+    Returns:
+        Codes shaped as `codes`, with no larger error.
+    """
+    groups, rows, width = weight.shape
+    hessian = _damped(hessian, damping)
+    scale, zero = (one.double().reshape(groups, 1, rows) for one in (grid.scale, grid.zero))
+    wanted = weight.double().transpose(-2, -1).contiguous()
+    found = codes.double().reshape(groups, rows, width).transpose(-2, -1).contiguous()
+    error = wanted - (found - zero) * scale
+    slope = hessian @ error
+    for _ in range(passes):
+        before = found.clone()
+        for start in range(0, width, _BLOCK):
+            piece = slice(start, min(start + _BLOCK, width))
+            moved = _settle_block(
+                found[:, piece], slope[:, piece], hessian[:, piece, piece], scale=scale, last=2**grid.bits - 1
+            )
+            if bool(moved.any()):
+                slope -= hessian[:, :, piece] @ moved
+        if torch.equal(before, found):
+            break
+    return found.transpose(-2, -1).reshape(groups * rows, width).to(torch.uint8)
+
+
+def _settle_block(codes: Tensor, slope: Tensor, hessian: Tensor, *, scale: Tensor, last: int) -> Tensor:
+    """Move some columns' codes, in place; returns by how much the weight moved, [groups, columns, rows]."""
+    start, slope = codes.clone(), slope.clone()
+    for index in range(codes.shape[1]):
+        best = slope[:, index : index + 1] / (hessian[:, index, index, None, None] * scale)
+        old = codes[:, index : index + 1].clone()
+        codes[:, index : index + 1] = (old + best).round_().clamp_(0, last)
+        slope -= hessian[:, :, index, None] * ((codes[:, index : index + 1] - old) * scale)
+    return (codes - start) * scale
+
+
+class OutputErrors:
+    """Mean over positions of (WX − ŴX̂)² for each output channel, for any Ŵ of one W.
+
+    Args:
+        weight: W [groups, rows, d].
+        moments: of the input, not centred, with EEᵀ.
+    """
+
+    def __init__(self, weight: Tensor, moments: MeanMoments) -> None:
+        self._exact, self._moments = weight.double(), moments
+        self._inherited = ((self._exact @ moments.noise) * self._exact).sum(-1)
+        self._cross = self._exact @ moments.cross
+
+    def __call__(self, deployed: Tensor, *, shift: Tensor | None = None) -> Tensor:
+        """The errors of a deployed weight Ŵ [groups, rows, d], whose bias takes up `shift`: [groups·rows]."""
+        left = self._exact - deployed.double()
+        errors = (self._inherited + ((left @ self._moments.hessian + 2 * self._cross) * left).sum(-1)).reshape(-1)
+        if shift is not None:
+            errors = errors + shift * (shift - 2 * mean_error(self._exact, deployed, self._moments))
+        return errors.clamp_(min=0)
+
+
+def mean_error(weight: Tensor, deployed: Tensor, moments: MeanMoments) -> Tensor:
+    """The mean of WX − ŴX̂, which a bias can take up: [groups·rows]."""
+    exact, left = weight.double(), weight.double() - deployed.double()
+    mean = exact @ moments.error[:, :, None] + left @ moments.quantized[:, :, None]
+    return mean.reshape(-1)
+
+
+def _damped(hessian: Tensor, damping: float) -> Tensor:
+    """H + λI; the mean diagonal that λ is relative to is that of each group; a group without any input becomes I."""
+    mean = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    unit = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
+    return hessian + torch.where(mean > 0, damping * mean, torch.ones_like(mean)) * unit
+
+
+def _factor(hessian: Tensor, damping: float) -> Tensor:
+    """The lower Cholesky factor of H + λI, with a larger λ where the numbers demand it."""
+    for _ in range(_TRIES):
+        lower, failed = torch.linalg.cholesky_ex(_damped(hessian, damping))
+        if not bool(failed.any()):
+            factor: Tensor = lower
+            return factor
+        damping = max(damping, 1e-8) * _MORE
+    raise NumericError("The moments of a layer's input are not finite; the checkpoint or an image is damaged.")
+
+
+def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
+    """U, upper, with UᵀU = (H + λI)⁻¹: the inverse of the factor of the matrix turned back to front."""
+    lower = _factor(hessian.flip(-2, -1), damping)
+    unit = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device).expand_as(lower)
+    upper: Tensor = torch.linalg.solve_triangular(lower.flip(-2, -1), unit, upper=True)
+    return upper
+
+
+def _permuted(hessian: Tensor, order: Tensor) -> Tensor:
+    rows = hessian.gather(1, order[:, :, None].expand_as(hessian))
+    return rows.gather(2, order[:, None].expand_as(hessian))
+
+
+def _in_turn(groups: int, width: int, like: Tensor) -> Tensor:
+    return torch.arange(width, device=like.device).expand(groups, width)

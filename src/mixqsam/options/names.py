@@ -1,0 +1,32 @@
+"""Names that users may choose from, for classes of options that must not load what the names stand for.
+
+A test holds each list equal to the table of what it names.
+"""
+
+from typing import Literal, get_args
+
+Observer = Literal["minmax", "avgminmax", "percentile", "omse", "omse-2.4"]
+Step = Literal["bimodal", "granularity", "clipping", "hybrid", "grouping"]
+Reconstruction = Literal["nearest", "adaround", "brecq", "qdrop", "saq-sam"]
+Utility = Literal["linear", "exponential", "measured"]
+OutputDistribution = Literal["bernoulli", "spatial"]
+Synergy = Literal["proximity", "interaction"]
+Mode = Literal["uniform", "mixed"]
+PromptKind = Literal["boxes", "points"]
+
+CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
+RECIPE_NAMES = (
+    "minmax",
+    "percentile",
+    "omse",
+    "adaround",
+    "brecq",
+    "qdrop",
+    "ptq4sam-s",
+    "ptq4sam-l",
+    "ahcptq",
+    "saq-sam",
+    "compensated",
+)
+OUTPUT_DISTRIBUTIONS: tuple[OutputDistribution, ...] = get_args(OutputDistribution)
+SYNERGIES: tuple[Synergy, ...] = get_args(Synergy)

@@ -1,0 +1,146 @@
+"""How bits are chosen, as a user says it; loads neither torch nor numpy."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from mixqsam.errors import BudgetError
+from mixqsam.options import names
+from mixqsam.options.fields import Option
+from mixqsam.options.parse import parse_candidates, write_bits
+from mixqsam.options.values import OptionClass, quote
+
+if TYPE_CHECKING:
+    from mixqsam.allocation.budget import Budget
+    from mixqsam.allocation.program import Objective
+
+_ALLOCATION = "Allocation"
+
+
+def parse_budget(value: Any, label: str) -> "Budget":
+    """A budget's text, or a budget → the value.
+
+    Raises:
+        BudgetError: it cannot be understood.
+    """
+    from mixqsam.allocation.budget import Budget  # noqa: PLC0415  (loads numpy)
+
+    if not isinstance(value, str | Budget):
+        raise BudgetError(f"{label} {quote(value)}: a text is expected, e.g. 'W4A4' or '12.5MB'.")
+    return Budget.parse(value)
+
+
+def _check_rule(value: Any, label: str) -> str:
+    """A rule that fixes bits, as it is, if it can be understood.
+
+    Raises:
+        BudgetError: it cannot.
+    """
+    from mixqsam.allocation.budget import split_rule  # noqa: PLC0415  (loads numpy)
+
+    if not isinstance(value, str):
+        raise BudgetError(f"{label} {quote(value)}: a text is expected, e.g. 'neck.*=8'.")
+    split_rule(value)
+    return value
+
+
+# A budget is a value of `mixqsam.allocation.budget`, which loads numpy.
+BudgetValue = Annotated[
+    Any,
+    Option(
+        "W4A4 (what that uniform model costs), 12.5MB, 0.2x, bitops=3T, bitops=0.03x; several by commas. "
+        "uniform:W4A4 gives all units the same bits.",
+        flags=("--budget", "-b"),
+        parse=parse_budget,
+        write=str,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class AllocationOptions(OptionClass):
+    """How bits are chosen; the defaults are those of docs/experiments.md.
+
+    Attributes:
+        output_distribution: P_Y definition.
+        utility: u(b).
+        synergy: estimator.
+        synergy_weight: λ.
+        tied: one bit-width for a unit's weight and activation.
+        candidates: bit-widths to choose from.
+        keep: fixed bits by pattern.
+        prompts_per_image: in the BitOps; None for the analysis's own.
+        time_limit: seconds for solving.
+    """
+
+    output_distribution: Annotated[
+        names.OutputDistribution,
+        Option("Distribution of the model's output, P_Y.", panel=_ALLOCATION, is_advanced=True),
+    ] = "bernoulli"
+    utility: Annotated[
+        names.Utility,
+        Option("Utility of b bits, u(b); linear is the paper's.", panel=_ALLOCATION, is_advanced=True),
+    ] = "exponential"
+    synergy: Annotated[
+        names.Synergy,
+        Option(
+            "Estimator of the synergy of neighbours; proximity is the paper's.", panel=_ALLOCATION, is_advanced=True
+        ),
+    ] = "proximity"
+    synergy_weight: Annotated[
+        float,
+        Option(
+            "Weight of the synergy, λ; 1 is as strong as the utility.",
+            panel=_ALLOCATION,
+            minimum=0,
+            is_advanced=True,
+        ),
+    ] = 0.0
+    tied: Annotated[
+        bool,
+        Option(
+            "Give weight and activation of a unit the same bits, or choose them apart.",
+            flags=("--tied/--free",),
+            panel=_ALLOCATION,
+            is_advanced=True,
+        ),
+    ] = False
+    candidates: Annotated[
+        tuple[int, ...],
+        Option(
+            "Bit-widths to choose from, e.g. 2-8 or 2,4,8.",
+            panel=_ALLOCATION,
+            is_list=True,
+            parse=parse_candidates,
+            write=write_bits,
+            is_advanced=True,
+        ),
+    ] = names.CANDIDATE_BITS
+    keep: Annotated[
+        tuple[str, ...],
+        Option(
+            "Fix bits by pattern: 'neck.*=8', '*.av=W8A8', '*=float'.",
+            panel=_ALLOCATION,
+            parse=_check_rule,
+            is_advanced=True,
+        ),
+    ] = ()
+    prompts_per_image: Annotated[
+        int | None,
+        Option(
+            "Prompts per image that the BitOps count.",
+            panel=_ALLOCATION,
+            minimum=1,
+            is_advanced=True,
+            default_help="those of the analysis, or 1",
+        ),
+    ] = None
+    time_limit: Annotated[
+        float, Option("Maximum number of seconds for solving.", panel=_ALLOCATION, minimum=1, is_advanced=True)
+    ] = 50.0
+
+    @property
+    def objective(self) -> "Objective":
+        """The part that the program maximises."""
+        from mixqsam.allocation.program import Objective  # noqa: PLC0415  (loads numpy)
+
+        return Objective(self.output_distribution, self.utility, self.synergy, self.synergy_weight)

@@ -1,0 +1,80 @@
+"""Segment one image with boxes or points, and write the masks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mixqsam.data.images import open_image
+from mixqsam.errors import AnnotationError
+from mixqsam.files import write_bytes
+from mixqsam.pipeline.stages import make_predictor
+from mixqsam.prediction import Prediction
+from mixqsam.prompts import Prompts, clip_boxes
+from mixqsam.reporting.overlay import draw_overlay, mask_image, png_bytes
+
+
+def run_prediction(
+    image: Path,
+    prompts_of: Callable[[int, int], Prompts],
+    *,
+    model: str | Path,
+    output: Path | None = None,
+    overlay: Path | None = None,
+    backend: str | None = None,
+    device: str = "cpu",
+) -> tuple[Prediction, dict[Path, str]]:
+    """Segment an image.
+
+    Args:
+        image: the file.
+        prompts_of: width and height → prompts.
+        model: float model, quantized directory, or exported directory.
+        output: mask to write; None for none.
+        overlay: picture of the mask on the image to write; None for none.
+        backend: `torch`, `onnx` or `openvino`; None for what the model's files are for.
+        device: for `torch`.
+
+    Returns:
+        The prediction, and each written file with what it is.
+
+    Raises:
+        InputError: the image, the prompts or the model cannot be used.
+        OutputError: a file cannot be written.
+    """
+    picture = open_image(image)
+    prompts = prompts_of(picture.width, picture.height)
+    predictor = make_predictor(model, backend=backend, device=device)
+    predictor.set_image(picture)
+    prediction = predictor.segment(prompts)
+    masks = prediction.masks[:, 0]
+    made: dict[Path, str] = {}
+    if output is not None:
+        write_bytes(output, png_bytes(mask_image(masks)))
+        made[output] = "mask"
+    if overlay is not None:
+        write_bytes(overlay, png_bytes(draw_overlay(picture, masks, prompts)))
+        made[overlay] = "the mask on the image"
+    return prediction, made
+
+
+def make_prompts(
+    boxes: Sequence[Sequence[float]], points: Sequence[Sequence[float]], *, width: int, height: int
+) -> Prompts:
+    """Boxes [4 each], each a prompt; or points (x, y and a label, 1 if it is left out), all of them one prompt.
+
+    Raises:
+        AnnotationError: there are neither or both, or they do not fit the image.
+    """
+    if bool(len(boxes)) == bool(len(points)):
+        raise AnnotationError("Give boxes (one or more) or points (one or more), and not both.")
+    if len(boxes):
+        corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+        return Prompts(boxes=clip_boxes(corners, width=width, height=height, source="--box"))
+    places = np.array([point[:2] for point in points], dtype=np.float64)
+    if (places < 0).any() or (places >= (width, height)).any():
+        raise AnnotationError(f"--point: a point lies outside the image of {width}×{height} pixels.")
+    labels = np.array([int(point[2]) if len(point) == 3 else 1 for point in points], dtype=np.int64)
+    if not set(labels.tolist()) <= {0, 1}:
+        raise AnnotationError("--point: the label is 1 (object) or 0 (background).")
+    return Prompts(points=places[None], labels=labels[None])

@@ -1,0 +1,105 @@
+"""Where a job runs: its cache, progress, device and group of processes; and where its images come from."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mixqsam.files import Cache, default_cache
+from mixqsam.parallel.engine import Alone, Engine, start
+from mixqsam.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from mixqsam.calibrate import GridLibrary
+    from mixqsam.data.samples import Sample
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    @property
+    def annotations(self) -> Path | None:
+        """The COCO file that AP is scored against, if any."""
+        ...
+
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> "list[Sample]":
+        """All samples, or at least `count`: the first, or with a seed those of a sample spread over folders."""
+        ...
+
+
+def _grids() -> "GridLibrary":
+    # It loads torch, which the options beside this module must not.
+    from mixqsam.calibrate import GridLibrary  # noqa: PLC0415
+
+    return GridLibrary()
+
+
+@dataclass
+class Session:
+    """One job: where stages are cached, who hears of progress, and how long each stage took.
+
+    Attributes:
+        cache: finished stages.
+        progress: listener.
+        device: where models compute.
+        engine: the group of processes that this one belongs to.
+        grids: weights' grids, each searched once.
+        seconds: stage → wall time; a stage found in the cache takes next to none.
+        command: the command as the user gave it, for the record.
+    """
+
+    cache: Cache = field(default_factory=lambda: Cache(default_cache()))
+    progress: Progress = field(default_factory=Silent)
+    device: str = "cpu"
+    engine: Engine = field(default_factory=Alone)
+    grids: "GridLibrary" = field(default_factory=_grids)
+    seconds: dict[str, float] = field(default_factory=dict)
+    command: str = ""
+
+    def timed(self, stage: str) -> "_Timer":
+        """A context that adds its wall time to a stage."""
+        return _Timer(self.seconds, stage)
+
+
+def open_session(
+    *,
+    cache: Path | str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    processes: int | None = None,
+    is_group: bool = False,
+    command: str = "",
+) -> Session:
+    """The session of a job.
+
+    Args:
+        cache: folder of finished stages; None for the user's.
+        device: where to compute.
+        progress: listener; None for nobody.
+        processes: how many processes there have to be; None for as many as there are.
+        is_group: whether this process may be one of several that torchrun launched.
+        command: the command as the user gave it.
+
+    Raises:
+        InputError: the device cannot be used here.
+        ParallelError: there are not as many processes as asked for.
+    """
+    from mixqsam.sam.load import check_device  # noqa: PLC0415  (loads torch)
+
+    check_device(device)
+    root = Path(cache) if cache else default_cache()
+    Cache(root).sweep()
+    engine: Engine = start(processes=processes, device=device) if is_group else Alone()
+    place = getattr(engine, "device", device) if device == "cuda" else device
+    return Session(Cache(root, patient=engine.world > 1), progress or Silent(), place, engine, command=command)
+
+
+class _Timer:
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self._seconds, self._stage = seconds, stage
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + time.monotonic() - self._started

@@ -1,0 +1,177 @@
+"""Choose how one weight is rounded, by its output's error on inputs that were kept aside."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.compensation import OutputErrors, gptq, mean_error, ridge, settle
+from mixqsam.numeric.moments import MeanMoments, Moments
+from mixqsam.numeric.weights import QuantizedTensor, quantize_weight, weight_grid
+from mixqsam.quantization.compensation.method import Compensation, Way
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight, and what it is rounded on.
+
+    Attributes:
+        name: its unit's.
+        weight: float, [channels, …].
+        groups: of a convolution; 1 for a linear.
+        grid: the observer's, of the float weight.
+        observer: that searches the grids of moved weights.
+        has_bias: a bias is there to take up the mean error.
+    """
+
+    name: str
+    weight: Tensor
+    groups: int
+    grid: AffineGrid
+    observer: str
+    has_bias: bool
+
+    @property
+    def rows(self) -> Tensor:
+        """The weight as [groups, channels of a group, d]."""
+        return self.weight.detach().double().reshape(self.groups, self.weight.shape[0] // self.groups, -1)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A weight as it would be deployed.
+
+    Attributes:
+        weight: codes and grid.
+        shift: what is added to the bias, float32 [channels]; None for nothing.
+        way: how it was made.
+        damping: λ that was used; 0 where none was.
+        errors: squared error of each channel's output on the inputs that were kept aside, [channels].
+    """
+
+    weight: QuantizedTensor
+    shift: Tensor | None
+    way: Way
+    damping: float
+    errors: Tensor
+
+    @property
+    def error(self) -> float:
+        """Of the whole output: summed over channels."""
+        return float(self.errors.sum())
+
+
+def choose(layer: Layer, fit: Moments, aside: Moments, method: Compensation) -> tuple[Rounded, Rounded]:
+    """Round a weight to nearest, and in the way with the least error.
+
+    Args:
+        layer: the weight.
+        fit: moments of the inputs that it is fitted to.
+        aside: moments of other inputs, on which the ways are compared.
+        method: what is tried.
+
+    Returns:
+        Rounded to nearest, and in the best way (which may be the same).
+
+    Raises:
+        NumericError: the moments are not finite.
+    """
+    judge = _Judge(layer, fit, aside)
+    nearest = judge(quantize_weight(layer.weight, layer.grid), "nearest", 0.0, shifts=False)
+    moments = fit.means(centred=layer.has_bias and method.biases)
+    tried = [] if method.forced else [nearest]
+    tried += _candidates(layer, moments, method, judge)
+    return nearest, min(tried, key=lambda rounded: rounded.error)
+
+
+def refit(layer: Layer, best: Rounded, moments: Moments, method: Compensation) -> Rounded:
+    """The same way on all inputs, once it was chosen; its errors stay those that it was chosen by.
+
+    Args:
+        layer: the weight.
+        best: what was chosen.
+        moments: of the inputs that it was fitted to and of those that were kept aside.
+        method: what was tried.
+    """
+    if best.way == "nearest" and best.shift is None:
+        return best
+    means = moments.means(centred=layer.has_bias and method.biases)
+    moved = layer.rows
+    if best.way in {"ridge", "ridge-gptq"}:
+        moved = moved + ridge(moved, means, damping=best.damping)
+    again = best.weight.grid is not layer.grid
+    *_, grid = _grids(layer, moved, means, weighted=again)
+    if best.way in {"gptq", "ridge-gptq"}:
+        weight = _gptq(layer, moved, means, grid, damping=best.damping, method=method)
+    else:
+        weight = quantize_weight(moved.reshape(layer.weight.shape), grid)
+    shift = None
+    if best.shift is not None:
+        deployed = weight.dequantize().double().reshape(moved.shape)
+        shift = mean_error(layer.rows, deployed, moments.means(centred=False)).float()
+    return replace(best, weight=weight, shift=shift)
+
+
+class _Judge:
+    """Gives rounded weights their shift of the bias, and their errors on inputs that were kept aside."""
+
+    def __init__(self, layer: Layer, fit: Moments, aside: Moments) -> None:
+        self._layer = layer
+        self._fit = fit.means(centred=False)
+        self._errors = OutputErrors(layer.rows, aside.means(centred=False))
+
+    def __call__(self, weight: QuantizedTensor, way: Way, damping: float, *, shifts: bool) -> Rounded:
+        exact = self._layer.rows
+        deployed = weight.dequantize().double().reshape(exact.shape)
+        if not (shifts and self._layer.has_bias):
+            return Rounded(weight, None, way, damping, self._errors(deployed))
+        shift = mean_error(exact, deployed, self._fit)
+        return Rounded(weight, shift.float(), way, damping, self._errors(deployed, shift=shift))
+
+
+def _candidates(layer: Layer, moments: MeanMoments, method: Compensation, judge: _Judge) -> Iterator[Rounded]:
+    """All ways that the method tries: the float weight and moved ones, on each grid, rounded to nearest and by GPTQ."""
+    for way, damping, moved in _moved(layer, moments, method):
+        rounded: Way = "gptq" if way == "nearest" else "ridge-gptq"
+        for grid in _grids(layer, moved, moments, weighted=method.weighted_grids):
+            if way in method.ways:
+                nearest = quantize_weight(moved.reshape(layer.weight.shape), grid)
+                yield judge(nearest, way, damping, shifts=method.biases)
+            if rounded in method.ways:
+                for strength in (damping,) if damping else method.dampings:
+                    weight = _gptq(layer, moved, moments, grid, damping=strength, method=method)
+                    yield judge(weight, rounded, strength, shifts=method.biases)
+
+
+def _moved(layer: Layer, moments: MeanMoments, method: Compensation) -> Iterator[tuple[Way, float, Tensor]]:
+    """The float weight, and moved ones; how, with which λ, and the weight."""
+    exact = layer.rows
+    if {"nearest", "gptq"} & set(method.ways):
+        yield "nearest", 0.0, exact
+    if {"ridge", "ridge-gptq"} & set(method.ways):
+        for damping in method.dampings:
+            yield "ridge", damping, exact + ridge(exact, moments, damping=damping)
+
+
+def _grids(layer: Layer, moved: Tensor, moments: MeanMoments, *, weighted: bool) -> Iterator[AffineGrid]:
+    """The observer's grid of the float weight, and one that is searched again."""
+    yield layer.grid
+    if weighted:
+        squares = moments.hessian.diagonal(dim1=-2, dim2=-1)[:, None].expand_as(moved)
+        yield weight_grid(
+            moved.reshape(layer.weight.shape).float(),
+            bits=layer.grid.bits,
+            observer=layer.observer,
+            name=layer.name,
+            importance=squares.reshape(layer.weight.shape[0], -1),
+        )
+
+
+def _gptq(
+    layer: Layer, moved: Tensor, moments: MeanMoments, grid: AffineGrid, *, damping: float, method: Compensation
+) -> QuantizedTensor:
+    codes = gptq(moved, moments.hessian, grid, damping=damping, ordered=method.ordered)
+    if method.passes:
+        codes = settle(moved, moments.hessian, grid, codes, damping=damping, passes=method.passes)
+    return QuantizedTensor(codes, grid, tuple(layer.weight.shape))

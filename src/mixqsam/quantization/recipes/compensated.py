@@ -1,0 +1,11 @@
+"""Compensated: weights are moved and rounded so that each layer's output errs less, in closed form (methods §6)."""
+
+from mixqsam.quantization.compensation.method import Compensation
+from mixqsam.quantization.recipe import Recipe
+
+COMPENSATED = Recipe(
+    "compensated",
+    "weights moved (ridge) and rounded (GPTQ) in closed form, layer by layer",
+    "ERQ, arXiv 2407.06794; GPTQ, arXiv 2210.17323",
+    compensation=Compensation(),
+)

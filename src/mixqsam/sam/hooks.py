@@ -1,0 +1,47 @@
+"""Look at what passes through a model's modules, or change it, for as long as a context is open."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+# What is done with a module's inputs and output.
+Watcher = Callable[[tuple[Tensor, ...], Tensor], None]
+# Given a module, its inputs and its output, the output to use instead.
+Alteration = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+
+
+@contextmanager
+def watched(model: nn.Module, watchers: Mapping[str, Watcher]) -> Iterator[None]:
+    """While this is open, each watcher sees the inputs and the output of its module.
+
+    Args:
+        model: the model.
+        watchers: dotted path of a module → what watches it.
+    """
+    with ExitStack() as stack:
+        for path, watcher in watchers.items():
+            stack.callback(model.get_submodule(path).register_forward_hook(_show(watcher)).remove)
+        yield
+
+
+@contextmanager
+def altered(model: nn.Module, alterations: Mapping[str, Alteration]) -> Iterator[None]:
+    """While this is open, modules give what their alterations make of their outputs.
+
+    Args:
+        model: the model.
+        alterations: dotted path of a module → what becomes of its output.
+    """
+    with ExitStack() as stack:
+        for path, alteration in alterations.items():
+            stack.callback(model.get_submodule(path).register_forward_hook(alteration).remove)
+        yield
+
+
+def _show(watcher: Watcher) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del module
+        watcher(inputs, output)
+
+    return hook

@@ -1,0 +1,110 @@
+"""Start the server and stop it at Ctrl-C."""
+
+import errno
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from mixqsam.data.demo import EVALUATION, demo_samples
+from mixqsam.data.images import list_images
+from mixqsam.errors import ImageError, OutputError
+from mixqsam.serving.app import make_app
+from mixqsam.serving.limits import Limits
+from mixqsam.serving.patience import Impatient
+from mixqsam.serving.studio import Studio, gather
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    models: Mapping[str, str],
+    samples: Mapping[str, Path],
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    limits: Limits | None = None,
+) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        models: name → source.
+        samples: name → image.
+        host: address to listen at; only loopback cannot be reached from other machines.
+        port: to listen at; 0 for any that is free.
+        ready: is told the page's address.
+        limits: of what visitors may ask.
+
+    Raises:
+        MixqsamError: a model cannot be loaded.
+        OutputError: the address cannot be listened at.
+    """
+    limits = limits or Limits()
+    studio = Studio(models, samples, limits=limits)
+    studio.check_models()
+    with _listening(host, port) as listener:
+        number = listener.getsockname()[1]
+        hosts = [*LOOPBACK[:2], "[::1]"] if host in LOOPBACK else ["*"]
+        config = uvicorn.Config(
+            make_app(studio, hosts=hosts),
+            # Clients that go away or are dropped are no news; what a visitor should know is in the answer.
+            log_level="critical",
+            http=Impatient,
+            limit_concurrency=limits.connections,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=2,
+            server_header=False,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        ready(f"http://{shown}:{number}/")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def serve_models(
+    sources: Sequence[str],
+    *,
+    images: Path | None,
+    host: str,
+    port: int,
+    ready: Callable[[str, Sequence[str]], None],
+) -> None:
+    """Serve models, and the float one that the first was made from, until Ctrl-C.
+
+    Args:
+        sources: float models, quantized directories, exported directories.
+        images: folder of images that visitors may choose; None for the demonstration's photographs.
+        host: see `serve`.
+        port: likewise.
+        ready: is told the page's address and the models' names.
+
+    Raises:
+        MixqsamError: a model cannot be loaded, or there are no images.
+        OutputError: the address cannot be listened at.
+    """
+    models = gather(sources)
+    serve(models, _samples(images), host=host, port=port, ready=lambda address: ready(address, list(models)))
+
+
+# Nobody looks through more thumbnails than these.
+_SAMPLES = 24
+
+
+def _samples(folder: Path | None) -> dict[str, Path]:
+    """Images to choose from: a folder's, or those of the demonstration where they are installed."""
+    if folder is not None:
+        return {str(path.relative_to(folder)): path for path in list_images(folder)[:_SAMPLES]}
+    try:
+        return {sample.path.name: sample.path for sample in demo_samples(EVALUATION)}
+    except ImageError:
+        return {}
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        hint = "choose another --port" if error.errno == errno.EADDRINUSE else "choose another --host or --port"
+        raise OutputError(f"Cannot listen at {host}, port {port}: {error.strerror or error}; {hint}.") from error

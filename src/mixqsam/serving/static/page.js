@@ -1,0 +1,331 @@
+"use strict";
+/* The page of `mixqsam serve`: one image, one prompt (a box and points), two models, their difference; and a budget
+   whose allocation is solved again while its sliders move. */
+
+const byId = (name) => document.getElementById(name);
+const state = { models: [], limits: {}, image: null, picture: null, mode: "box", box: null, points: [], drag: null, masks: [null, null] };
+const colours = { lost: [230, 159, 0], gained: [204, 60, 140], both: [86, 130, 180], mask: [0, 114, 178] };
+
+async function ask(path, { body, signal } = {}) {
+  const options = body === undefined ? { signal } : { method: "POST", body, signal, headers: { "x-mixqsam": "1" } };
+  const answer = await fetch(path, options);
+  const busy = "The server is busy; try again in a few seconds.";
+  const value = await answer.json().catch(() => ({ error: answer.status === 503 ? busy : `The server answered ${answer.status}.` }));
+  if (!answer.ok) throw new Error(value.error);
+  return value;
+}
+
+function say(words, bad = false) {
+  byId("message").textContent = words;
+  byId("message").classList.toggle("bad", bad);
+}
+
+/* A request that a later one of its kind makes pointless is given up. */
+function latest(action) {
+  let running = null;
+  return async () => {
+    if (running) running.abort();
+    const own = (running = new AbortController());
+    try {
+      await action(own.signal);
+    } catch (error) {
+      if (error.name !== "AbortError") say(error.message, true);
+    }
+  };
+}
+
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
+const milliseconds = (seconds) => (seconds < 10 ? `${Math.round(seconds * 1000).toLocaleString("en")} ms` : `${seconds.toFixed(1)} s`);
+
+/* --- images --------------------------------------------------------------------------------------------------- */
+
+async function choose(name) {
+  const picture = new Image();
+  picture.src = `/api/images/${encodeURIComponent(name)}`;
+  await picture.decode();
+  Object.assign(state, { image: name, picture, box: null, points: [], masks: [null, null] });
+  for (const one of document.querySelectorAll(".sample")) one.setAttribute("aria-pressed", one.dataset.name === name);
+  byId("figures").hidden = true;
+  byId("agreement").textContent = "";
+  say("Draw a box around something, or click on it.");
+  draw();
+}
+
+async function upload(file) {
+  if (!file) return;
+  if (file.size > state.limits.upload) return say(`${file.name} is too large: at most ${state.limits.upload / 1e6} MB can be sent.`, true);
+  say("Sending …");
+  try {
+    await choose((await ask("/api/images", { body: file })).image);
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+function showSamples(names) {
+  for (const name of names) {
+    const button = document.createElement("button");
+    button.className = "sample";
+    button.type = "button";
+    button.dataset.name = name;
+    button.setAttribute("aria-label", `Image ${name}`);
+    const image = document.createElement("img");
+    image.src = `/api/images/${encodeURIComponent(name)}?small`;
+    image.alt = name;
+    button.append(image);
+    button.addEventListener("click", () => choose(name).catch((error) => say(error.message, true)));
+    byId("samples").append(button);
+  }
+}
+
+/* --- drawing -------------------------------------------------------------------------------------------------- */
+
+function draw() {
+  if (!state.picture) return;
+  const { naturalWidth: width, naturalHeight: height } = state.picture;
+  for (const index of [0, 1, 2]) {
+    const canvas = byId(`view-${index}`);
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    const pen = canvas.getContext("2d");
+    pen.filter = index === 2 ? "grayscale(1) brightness(1.1) contrast(0.6)" : "none";
+    pen.drawImage(state.picture, 0, 0);
+    pen.filter = "none";
+    const layer = index === 2 ? differenceLayer(width, height) : maskLayer(index, width, height);
+    if (layer) pen.drawImage(layer, 0, 0);
+    drawPrompt(pen, Math.max(2, width / 250));
+  }
+}
+
+function painted(width, height, colourAt) {
+  const layer = new OffscreenCanvas(width, height);
+  const pen = layer.getContext("2d");
+  const pixels = pen.createImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    const colour = colourAt(i);
+    if (colour) pixels.data.set([...colour, 150], 4 * i);
+  }
+  pen.putImageData(pixels, 0, 0);
+  return layer;
+}
+
+function maskLayer(index, width, height) {
+  const mask = state.masks[index];
+  return mask && painted(width, height, (i) => (mask[i] ? colours.mask : null));
+}
+
+function differenceLayer(width, height) {
+  const [first, second] = state.masks;
+  if (!first || !second) return null;
+  return painted(width, height, (i) => (first[i] ? (second[i] ? colours.both : colours.lost) : second[i] ? colours.gained : null));
+}
+
+function drawPrompt(pen, size) {
+  const box = state.drag || state.box;
+  if (box) {
+    pen.lineWidth = size;
+    pen.strokeStyle = "#ffffff";
+    pen.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+    pen.setLineDash([3 * size, 2 * size]);
+    pen.strokeStyle = "#0072b2";
+    pen.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+    pen.setLineDash([]);
+  }
+  for (const [x, y, label] of state.points) {
+    pen.beginPath();
+    pen.arc(x, y, 2.2 * size, 0, 7);
+    pen.fillStyle = label ? "#00a000" : "#c80000";
+    pen.fill();
+    pen.lineWidth = size / 2;
+    pen.strokeStyle = "#ffffff";
+    pen.stroke();
+  }
+}
+
+async function pixelsOf(url) {
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  const layer = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+  const pen = layer.getContext("2d", { willReadFrequently: true });
+  pen.drawImage(image, 0, 0);
+  const data = pen.getImageData(0, 0, layer.width, layer.height).data;
+  return Uint8Array.from({ length: data.length / 4 }, (_, i) => (data[4 * i] > 127 ? 1 : 0));
+}
+
+/* --- prompts -------------------------------------------------------------------------------------------------- */
+
+function place(event) {
+  const canvas = event.currentTarget;
+  const area = canvas.getBoundingClientRect();
+  const x = ((event.clientX - area.left) / area.width) * canvas.width;
+  const y = ((event.clientY - area.top) / area.height) * canvas.height;
+  return [Math.min(Math.max(x, 0), canvas.width), Math.min(Math.max(y, 0), canvas.height)];
+}
+
+function listen(canvas) {
+  let start = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    if (!state.picture) return;
+    canvas.setPointerCapture(event.pointerId);
+    start = place(event);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!start || state.mode !== "box") return;
+    const [x, y] = place(event);
+    state.drag = [Math.min(start[0], x), Math.min(start[1], y), Math.max(start[0], x), Math.max(start[1], y)];
+    draw();
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    if (!start) return;
+    const [x, y] = place(event);
+    start = null;
+    if (state.mode !== "box") {
+      state.points.push([x, y, state.mode === "object" ? 1 : 0]);
+    } else if (state.drag && state.drag[2] - state.drag[0] > 3 && state.drag[3] - state.drag[1] > 3) {
+      state.box = state.drag;
+    } else {
+      state.drag = null;
+      draw();
+      return say("Drag to draw a box; for a click, choose a point above.");
+    }
+    state.drag = null;
+    segment();
+  });
+  canvas.addEventListener("pointercancel", () => {
+    start = state.drag = null;
+    draw();
+  });
+}
+
+const segment = latest(async (signal) => {
+  if (!state.image || (!state.box && !state.points.length)) return draw();
+  draw();
+  say("Segmenting …");
+  const models = [0, 1].map((index) => byId(`model-${index}`).value);
+  const body = JSON.stringify({ models, image: state.image, box: state.box, points: state.points });
+  const found = await ask("/api/segment", { body, signal });
+  const masks = await Promise.all(found.results.map((one) => pixelsOf(one.mask)));
+  if (signal.aborted) return;
+  state.masks = masks;
+  draw();
+  showFigures(found);
+  say("");
+});
+
+function showFigures({ results, difference }) {
+  const rows = results.map((one) => {
+    const model = state.models.find((other) => other.name === one.model);
+    const encoded = milliseconds(one.encode_seconds) + (one.encoded_now ? "" : " (before)");
+    return [one.model, model.size ? megabytes(model.size) : "–", encoded, milliseconds(one.prompt_seconds), one.predicted_iou.toFixed(3), one.pixels.toLocaleString("en")];
+  });
+  const body = document.createElement("tbody");
+  for (const cells of rows) for (const [index, cell] of cells.entries()) (index ? body.lastChild : body.insertRow()).insertCell().textContent = cell;
+  byId("figures").tBodies[0].replaceWith(body);
+  byId("figures").hidden = false;
+  const counts = [difference.only_first, difference.only_second].map((one) => one.toLocaleString("en"));
+  byId("agreement").textContent = `The masks’ IoU is ${difference.iou.toFixed(3)}: ${counts[0]} pixels only left, ${counts[1]} only right.`;
+}
+
+/* --- budget --------------------------------------------------------------------------------------------------- */
+
+let range = null;
+const own = () => byId("model-1").value;
+/* Sliders are logarithmic: 0 … 1000 from the lowest to the highest value. */
+const valueOf = (name) => range[name].low * (range[name].high / range[name].low) ** (byId(name).value / 1000);
+const placeOf = (name, value) => (1000 * Math.log(value / range[name].low)) / Math.log(range[name].high / range[name].low);
+
+function showBudget() {
+  byId("size-text").textContent = megabytes(valueOf("size"));
+  byId("bitops-text").textContent = `${(valueOf("bitops") / 1e9).toPrecision(3)} G`;
+}
+
+const openBudget = latest(async (signal) => {
+  const model = state.models.find((one) => one.name === own());
+  byId("budget").hidden = !model.analysed;
+  if (!model.analysed) return;
+  range = await ask("/api/allocate", { body: JSON.stringify({ model: model.name }), signal });
+  /* A hair above where the model stands, so that it fits itself. */
+  for (const name of ["size", "bitops"]) byId(name).value = Math.ceil(placeOf(name, range[name].now));
+  showBudget();
+  solve();
+});
+
+const solve = latest(async (signal) => {
+  byId("solved").textContent = "Solving …";
+  const body = JSON.stringify({ model: own(), size: valueOf("size"), bitops: valueOf("bitops"), tied: byId("tied").checked });
+  let found;
+  try {
+    found = await ask("/api/allocate", { body, signal });
+  } catch (error) {
+    if (error.name !== "AbortError") byId("solved").textContent = error.message;
+    return;
+  }
+  const uniform = found.uniform ? `the largest uniform model within it is ${found.uniform}` : "no uniform model fits it";
+  const proof = found.gap ? `within ${(100 * found.gap).toFixed(2)}% of the optimum` : "proven optimal";
+  byId("solved").textContent = `${megabytes(found.size)}, ${(found.bitops / 1e9).toPrecision(3)} GBitOps, ${found.mean_weight_bits.toFixed(2)} bits a weight; ${uniform}; ${proof} in ${milliseconds(found.seconds)}.`;
+  byId("network").innerHTML = found.picture;
+  byId("command").textContent = found.command;
+});
+
+/* --- start ---------------------------------------------------------------------------------------------------- */
+
+function nameViews() {
+  for (const index of [0, 1]) byId(`name-${index}`).textContent = byId(`model-${index}`).value;
+}
+
+async function start() {
+  Object.assign(state, await ask("/api/state"));
+  for (const index of [0, 1]) {
+    const select = byId(`model-${index}`);
+    for (const { name, size } of state.models) select.add(new Option(size ? `${name} (${megabytes(size)})` : name, name));
+    select.selectedIndex = Math.min(index, state.models.length - 1);
+    select.addEventListener("change", () => {
+      nameViews();
+      segment();
+      if (index === 1) openBudget();
+    });
+    listen(byId(`view-${index}`));
+  }
+  nameViews();
+  showSamples(state.samples);
+  byId("legend").innerHTML = [2, 3, 4, 5, 6, 7, 8].map((bits) => `<span><i class="b${bits}"></i>${bits} bits</span>`).join("");
+  for (const button of document.querySelectorAll(".mode")) {
+    button.addEventListener("click", () => {
+      state.mode = button.dataset.mode;
+      for (const one of document.querySelectorAll(".mode")) one.setAttribute("aria-checked", one === button);
+    });
+  }
+  byId("clear").addEventListener("click", () => {
+    Object.assign(state, { box: null, points: [], masks: [null, null] });
+    byId("figures").hidden = true;
+    byId("agreement").textContent = "";
+    draw();
+  });
+  byId("file").addEventListener("change", (event) => upload(event.target.files[0]));
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    byId("drop").addEventListener(kind, (event) => {
+      event.preventDefault();
+      byId("drop").classList.toggle("over", kind === "dragover");
+      if (kind === "drop") upload(event.dataTransfer.files[0]);
+    });
+  }
+  let pause = null;
+  for (const name of ["size", "bitops", "tied"]) {
+    byId(name).addEventListener("input", () => {
+      showBudget();
+      clearTimeout(pause);
+      pause = setTimeout(solve, 120);
+    });
+  }
+  const told = (event) => {
+    const unit = event.target.closest(".unit");
+    if (unit) byId("told").textContent = unit.dataset.words;
+  };
+  byId("network").addEventListener("pointerover", told);
+  byId("network").addEventListener("click", told);
+  if (state.samples.length) await choose(state.samples[0]);
+  else say("Upload an image to begin.");
+  openBudget();
+}
+
+start().catch((error) => say(error.message, true));
