@@ -3,7 +3,9 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def sixteen_bit_png(values: np.ndarray, *, significant: int | None = None) -> by
     )
 
 
-def saved(path: Path, image: Image.Image, **options: object) -> Path:
+def saved(path: Path, image: Image.Image, **options: Any) -> Path:
     image.save(path, **options)
     return path
 
@@ -84,9 +86,14 @@ def test_fewer_bits_in_sixteen_are_refused_unless_the_file_says_so(tmp_path: Pat
     values = (RAMP * (2**bits - 1)).round().astype(np.uint16)
     path = tmp_path / "x.png"
     path.write_bytes(sixteen_bit_png(values))
-    for refused in (lambda: open_image(path), lambda: from_input(values), lambda: from_input(Image.fromarray(values))):
+    attempts: list[Callable[[], Image.Image]] = [
+        lambda: open_image(path),
+        lambda: from_input(values),
+        lambda: from_input(Image.fromarray(values)),
+    ]
+    for attempt in attempts:
         with pytest.raises(ImageError, match=rf"16 bits a value, but none is above .*: it seems to hold {bits} bits"):
-            refused()
+            attempt()
     path.write_bytes(sixteen_bit_png(values, significant=bits))
     assert np.array_equal(grey(open_image(path)), values >> (bits - 8))
     assert np.array_equal(grey(from_input(Image.open(path))), values >> (bits - 8))
@@ -114,9 +121,10 @@ def test_colours_of_sixteen_bits(tmp_path: Path) -> None:
     path.write_bytes(sixteen_bit_png(deep))
     assert np.array_equal(np.asarray(open_image(path)), deep >> 8)
     path.write_bytes(sixteen_bit_png(deep >> 4))
-    for refused in (lambda: open_image(path), lambda: from_input(Image.open(path))):
+    attempts: list[Callable[[], Image.Image]] = [lambda: open_image(path), lambda: from_input(Image.open(path))]
+    for attempt in attempts:
         with pytest.raises(ImageError, match="none of them uses the upper 4 bits"):
-            refused()
+            attempt()
 
 
 @pytest.mark.parametrize("largest", [255, 1023, 4095, 65535])

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mixqsam.allocation.budget import Budget
 from mixqsam.data import images as reading
 from mixqsam.data.coco import annotated_samples
-from mixqsam.data.samples import drawn_samples, folder_samples, for_calibration, spread
+from mixqsam.data.samples import Sample, drawn_samples, folder_samples, for_calibration, spread
 from mixqsam.errors import AnnotationError
-from mixqsam.pipeline.options import AnalysisOptions, Checking, Data, Options, Session
+from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.pipeline.stages import calibration_samples
 from mixqsam.progress import Silent
@@ -30,11 +31,11 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kinds(samples: list) -> Counter[str]:
+def kinds(samples: list[Sample]) -> Counter[str]:
     return Counter(sample.path.parent.name for sample in samples)
 
 
-def chosen(zoo: Path, session: Session, *, count: int = 12, seed: int = 0) -> list:
+def chosen(zoo: Path, session: Session, *, count: int = 12, seed: int = 0) -> list[Sample]:
     return calibration_samples(Data(zoo, grid=2), AnalysisOptions(count=count, seed=seed), session)
 
 
@@ -114,7 +115,12 @@ def test_the_summary_says_which_images_and_on_what_quality_was_measured(
 ) -> None:
     options = Options(analysis=AnalysisOptions(count=4, seed=7))
     result = run_quantization(
-        model_directory, Data(zoo, grid=2), budget="W8A8", output=tmp_path / "q", options=options, session=session
+        model_directory,
+        Data(zoo, grid=2),
+        budget=Budget.parse("W8A8"),
+        output=tmp_path / "q",
+        options=options,
+        session=session,
     )
     calibration, check = result.run.calibration, result.run.check
     assert calibration is not None
@@ -148,7 +154,12 @@ def test_boxes_without_masks_calibrate_and_are_not_scored_against(
     path.write_text(json.dumps(content))
     options = Options(analysis=AnalysisOptions(count=2))
     result = run_quantization(
-        model_directory, Data(zoo, path), budget="W8A8", output=tmp_path / "q", options=options, session=session
+        model_directory,
+        Data(zoo, path),
+        budget=Budget.parse("W8A8"),
+        output=tmp_path / "q",
+        options=options,
+        session=session,
     )
     assert result.check["mixed"].coco is None
     assert result.check["mixed"].basis == "4 images with 4 prompts (annotated boxes)"
@@ -161,10 +172,10 @@ def test_boxes_without_masks_calibrate_and_are_not_scored_against(
         run_quantization(
             model_directory,
             Data(zoo, grid=2),
-            budget="W8A8",
+            budget=Budget.parse("W8A8"),
             output=tmp_path / "r",
             options=options,
             session=session,
-            checking=Checking(Data(zoo, path)),
+            evaluation=Evaluation(Data(zoo, path)),
         )
     assert not (tmp_path / "r").exists()

@@ -35,11 +35,12 @@ def meta() -> Any:
 def ours(sam: Sam, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
+    from mixqsam.deployed.backends import find_backend
     from mixqsam.exporting.files import ExportOptions, export
 
     folder = tmp_path_factory.mktemp("onnx")
     manifest = Manifest.of(sam, sam.costs().float_plan, recipe="none", prompts_per_image=1)
-    export(sam, manifest, folder, kind="onnx", options=ExportOptions())
+    export(sam, manifest, folder, backend=find_backend("onnx"), options=ExportOptions())
     predictors: dict[str, Predictor] = {
         "torch": SamPredictor(sam),
         "onnx": ExportedPredictor(folder, backend="onnx"),
@@ -138,8 +139,8 @@ def test_images_that_are_resized_already(
     tensor = torch.as_tensor(resized).permute(2, 0, 1).contiguous()[None]
     for predictor in (meta, mine):
         predictor.set_torch_image(tensor, shape)
-    assert tuple(mine.original_size) == meta.original_size == shape
-    assert tuple(mine.input_size) == meta.input_size
+    assert mine.original_size == meta.original_size == shape
+    assert mine.input_size == meta.input_size
     np.testing.assert_allclose(mine.features, meta.features, atol=1e-4)
     box = np.array([2, 2, 18, 30])
     np.testing.assert_allclose(mine.predict(box=box)[2], meta.predict(box=box)[2], atol=1e-4)
@@ -305,7 +306,8 @@ def test_pictures_of_sixteen_bits_and_floats_are_those_of_files(
     for image in (deep, Image.fromarray(deep), Image.open(tmp_path / "deep.png")):
         mine.set_image(image)
         assert np.array_equal(mine.predict(box=BOX)[2], expected)
-    for image in (deep >> 4, Image.fromarray(deep >> 4), Image.fromarray(np.full((40, 64), 2.0, np.float32))):
+    others: list[Any] = [deep >> 4, Image.fromarray(deep >> 4), Image.fromarray(np.full((40, 64), 2.0, np.float32))]
+    for other in others:
         with pytest.raises(ImageError, match="seems to hold 12 bits|expected 0 to 1"):
-            mine.set_image(image)
+            mine.set_image(other)
     mine.set_image(IMAGE)
