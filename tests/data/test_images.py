@@ -3,9 +3,8 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,9 @@ from PIL import Image, TiffImagePlugin
 from mixqsam.data.images import decode_image, image_digest, image_size, open_image, short_names
 from mixqsam.errors import ImageError
 from mixqsam.pixels import from_input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RAMP = np.linspace(0, 1, 24 * 31).reshape(24, 31)
 EIGHT = (RAMP * 255).round().astype(np.uint8)
