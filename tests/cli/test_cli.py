@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -455,7 +456,9 @@ def test_a_recipe_that_reconstructs_goes_into_the_directory(model_directory: Pat
     assert (tmp_path / "again/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
-def test_a_comparison_from_the_command_line(model_directory: Path, tmp_path: Path) -> None:
+def test_a_comparison_from_the_command_line(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(4):
@@ -465,8 +468,17 @@ def test_a_comparison_from_the_command_line(model_directory: Path, tmp_path: Pat
     result = run(*arguments, "minmax,omse", "-b", "W4A4")
     assert result.exit_code == 0, result.output
     assert "omse, W4A4, mixed" in " ".join(result.output.split())
-    assert "Next mixqsam quantize --recipe" in " ".join(result.output.split())
     assert (out / "comparison.svg").exists()
+    # What comes next can be pasted, and makes the best of the models that were compared.
+    rows = json.loads((out / "comparison.json").read_text())["rows"]
+    best = max(rows, key=lambda row: row["mean_iou"])
+    (following,) = [text for text in result.output.splitlines() if text.strip().startswith("mixqsam quantize ")]
+    words = shlex.split(following.split("  the best of these")[0])
+    monkeypatch.chdir(tmp_path)
+    pasted = run(*words[1:])
+    assert pasted.exit_code == 0, pasted.output
+    assert json.loads((tmp_path / "out/allocation.json").read_text())["size"] == best["size"]
+    assert json.loads((tmp_path / "out/run.json").read_text())["recipe"] == best["recipe"]
     for wrong, words in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
         failed = run(*arguments, wrong, "--overwrite")
         assert (failed.exit_code, words in " ".join(failed.output.split())) == (2, True), failed.output
