@@ -72,7 +72,8 @@ def column(values: list[float]) -> Tensor:
 def quantized(quantizer: ActivationQuantizer, values: Tensor) -> Tensor:
     """[n, CHANNELS] through a quantizer, whose channels may be those of maps."""
     maps = values.reshape(*values.shape, *[1] * (-1 - quantizer.channel_axis))
-    return quantizer(maps).reshape(values.shape)
+    projected: Tensor = quantizer(maps)
+    return projected.reshape(values.shape)
 
 
 def test_every_kind_is_here() -> None:
