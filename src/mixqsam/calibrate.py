@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mixqsam.data.samples import Sample
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
@@ -77,7 +77,7 @@ class Ranges:
             }
             return cls(str(value["observer"]), values)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ArtifactError(f"The calibration is malformed ({error!r}).") from error
+            raise ArtifactError(f"The calibration is malformed ({shortened(repr(error))}).") from error
 
 
 class WeightGrids:

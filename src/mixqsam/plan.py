@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.old_units import describe_old_unit
 
 Kind = Literal["linear", "conv", "product"]
@@ -150,7 +150,7 @@ class BitPlan:
                     raise ArtifactError(f"Unit {name} has bits {entry}; expected 2 to 8, or 32 and 32 for float.")
                 bits[str(name)] = unit
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ArtifactError(f"The bit plan is malformed ({error!r}).") from error
+            raise ArtifactError(f"The bit plan is malformed ({shortened(repr(error))}).") from error
         return cls(bits)
 
 
@@ -303,7 +303,9 @@ class Analysis:
             if not 0 < result.costs.prompts_per_image < _MOST:
                 raise ValueError("a number of prompts that no image has")
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{source} is malformed ({error!r}); make it anew with `mixqsam analyze`.") from error
+            raise ArtifactError(
+                f"{source} is malformed ({shortened(repr(error))}); make it anew with `mixqsam analyze`."
+            ) from error
         return result
 
 

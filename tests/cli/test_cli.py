@@ -197,7 +197,7 @@ def bad_places(tmp_path: Path) -> Path:
         pytest.param("-i HERE/empty", 2, "holds no images", id="empty folder"),
         pytest.param("-i HERE/broken", 2, "None of the images can be read", id="broken image"),
         pytest.param("-i HERE --annotations HERE/empty.json", 2, "is empty", id="empty annotations"),
-        pytest.param("-i HERE --annotations HERE/outside.json", 2, "no area inside the image", id="box outside"),
+        pytest.param("-i HERE --annotations HERE/outside.json", 2, "No image has a box", id="box outside"),
         pytest.param("-i PICTURES --budget W9A9", 3, "bit-widths go from 2 to 8", id="bits"),
         pytest.param("-i PICTURES --budget size=1kB", 3, "smallest feasible budget", id="budget too small"),
         pytest.param("-i PICTURES --keep nothing=8", 3, "no unit fits", id="unknown unit"),
@@ -209,7 +209,7 @@ def bad_places(tmp_path: Path) -> Path:
             "-i PICTURES --recipe qdrop", 2, "qdrop needs at least 4 calibration images, there are 3", id="few images"
         ),
         pytest.param("-i PICTURES --device cuda:77", 2, "'cuda:77' cannot be used here; there is cpu", id="device"),
-        pytest.param("-i PICTURES --boxes HERE/empty.json", 2, "Detections need the annotation file", id="boxes alone"),
+        pytest.param("-i PICTURES --boxes HERE/empty.json", 2, "is empty", id="boxes alone"),
     ],
 )
 def test_bad_input_is_one_clear_paragraph(

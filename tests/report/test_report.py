@@ -89,7 +89,7 @@ def test_quantize_writes_a_report_that_stands_alone(workplace: Path) -> None:
         "Budget W4A4",
         "uniform W4A4",
         "Proven optimal",
-        "Quality was measured on 3 images with 12 prompts, which the calibration has seen too",
+        "Quality was measured on 3 images with 12 prompts (grid points), which the calibration has seen too",
         "mixqsam quantize --budget W4A4 <&>",
         "The image on which it does worst",
     ):

@@ -32,6 +32,7 @@ def detect(
     *,
     output: Path | str,
     options: DetectionOptions | None = None,
+    skip_missing: bool = False,
     cache: Path | str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -44,6 +45,7 @@ def detect(
         annotations: a COCO file: which images, which categories.
         output: JSON file to write.
         options: which boxes are kept.
+        skip_missing: leave out images that the folder does not hold, and count them.
         cache: folder of finished stages; None for the user's.
         device: where to compute.
         progress: hears of steps.
@@ -60,6 +62,7 @@ def detect(
         annotations=Path(annotations),
         output=Path(output),
         options=options or DetectionOptions(),
+        skip_missing=skip_missing,
         session=session_of(cache, progress, device=device),
     )
 

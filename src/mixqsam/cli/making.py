@@ -211,6 +211,11 @@ def allocate(
     )
 
 
+def _measured_on(title: str, result: "Result") -> str:
+    """A title with what quality was measured on."""
+    return f"{title}; quality on {next(iter(result.check.values())).basis}" if result.check else title
+
+
 def _describe(title: str, result: "Result") -> Outcome:
     """The outcome of a quantization."""
     from mixqsam.cli.tables import allocation_table, proof
@@ -220,7 +225,7 @@ def _describe(title: str, result: "Result") -> Outcome:
     facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}
     return Outcome(
         data={"directory": str(folder), "run": result.run.model_dump(), "allocation": facts},
-        tables=[allocation_table(title, result.analysis, result.allocation, result.check)],
+        tables=[allocation_table(_measured_on(title, result), result.analysis, result.allocation, result.check)],
         lines=[
             *proof(result.allocation),
             "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),

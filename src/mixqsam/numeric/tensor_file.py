@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.checksums import checksum, read_checksums
 from mixqsam.numeric.memory import aligned
@@ -96,7 +96,7 @@ class TensorSource(ABC):
             quantizer = family.restore(bits, tensors)
             quantizer.check_channels(channels)
         except ValueError as error:
-            raise ArtifactError(f"{self._source}: {name} has {error}.") from error
+            raise ArtifactError(f"{self._source}: {shortened(name)} has {shortened(error)}.") from error
         return quantizer
 
     def check_all_used(self) -> None:
@@ -138,7 +138,7 @@ class TensorFile(TensorSource):
             except FileNotFoundError as error:
                 raise ArtifactError(f"{path} does not exist; the directory is not complete.") from error
             except (SafetensorError, OSError) as error:
-                raise ArtifactError(f"{path} is cut or damaged: {error}.") from error
+                raise ArtifactError(f"{path} is cut or damaged: {shortened(error)}.") from error
         super().__init__(self._places, source=str(paths[0]))
         self._sums = read_checksums(self.metadata, self._left) if checked else None
         self._unchecked = checked and self._sums is None
@@ -153,7 +153,9 @@ class TensorFile(TensorSource):
         try:
             tensor: Tensor = self._places[name].get_tensor(name)
         except SafetensorError as error:
-            raise ArtifactError(f"{self._source}: the tensor {name} cannot be read: {error}.") from error
+            raise ArtifactError(
+                f"{self._source}: the tensor {shortened(name)} cannot be read: {shortened(error)}."
+            ) from error
         if self._sums is not None and checksum(tensor) != self._sums[name]:
             raise ArtifactError(f"{self._source}: {name} was altered; its checksum is not the one that was written.")
         return tensor

@@ -11,7 +11,10 @@ from mixqsam.options.values import OptionClass, plain
 
 
 def flatten(owner: Any, nested: Nested | None = None) -> list[Entry]:
-    """All options of a class, or of a function that takes such classes, in the order of the fields."""
+    """All options of a class, or of a function that takes such classes, in the order of the fields.
+
+    A name that two of the classes have is one option, described by the first.
+    """
     how = nested or Nested()
     entries: list[Entry] = []
     for name, hint, default in members(owner):
@@ -25,7 +28,7 @@ def flatten(owner: Any, nested: Nested | None = None) -> list[Entry]:
                 # Nothing is required of a class that may be left out.
                 inner = [replace(entry, default=None) if entry.is_required else entry for entry in inner]
             entries += [_place(entry, how) for entry in inner]
-    return entries
+    return list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
 
 
 def _place(entry: Entry, nested: Nested) -> Entry:

@@ -26,9 +26,9 @@ class DemoData:
 
     annotations = None
 
-    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> list[Sample]:
         """Photographs with boxes."""
-        del count, progress
+        del count, progress, seed
         return demo_samples(CALIBRATION)
 
 
@@ -37,9 +37,9 @@ class DemoEvaluation:
 
     annotations = None
 
-    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> list[Sample]:
         """Photographs with boxes, and with a grid of points."""
-        del count, progress
+        del count, progress, seed
         return demo_samples(EVALUATION, grid=4)
 
 

@@ -4,7 +4,7 @@ Loads neither torch nor numpy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from mixqsam.errors import InputError
@@ -66,6 +66,7 @@ class AnalysisOptions(OptionClass):
         observer: of the ranges that the sensitivity is measured with; `quantize` takes the recipe's.
         pairs: measure the synergy estimator `interaction` too.
         sensitivity_bits: where the `measured` utility is measured; empty for not at all.
+        seed: of the sample of calibration images.
     """
 
     count: Annotated[int, Option("Calibration images.", flags=("--count", "-n"), panel=_ANALYSIS, minimum=1)] = 32
@@ -95,6 +96,7 @@ class AnalysisOptions(OptionClass):
             is_advanced=True,
         ),
     ] = (2, 4, 8)
+    seed: Annotated[int, Option("Random seed.", panel=_ANALYSIS, is_advanced=True)] = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ class QuantizationOptions(OptionClass):
 class Options(OptionClass):
     """All that can be chosen of a job; the defaults are the tool's.
 
+    A job has one seed. It may be given to the analysis, to the reconstruction, or to both; then both have it.
+
     Attributes:
         analysis: how a model is analysed, and on how many images it is calibrated.
         allocation: how bits are chosen.
@@ -132,6 +136,24 @@ class Options(OptionClass):
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
     allocation: AllocationOptions = field(default_factory=AllocationOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+
+    def __post_init__(self) -> None:
+        """Check all values, and give the one seed to all parts.
+
+        Raises:
+            InputError: two seeds.
+        """
+        super().__post_init__()
+        reconstruction = self.quantization.reconstruction
+        seed = self.analysis.seed or reconstruction.seed
+        if reconstruction.seed not in (0, seed):
+            raise InputError(
+                f"The analysis has the seed {seed} and the reconstruction {reconstruction.seed}, but a job has one "
+                "seed; give both the same."
+            )
+        quantization = replace(self.quantization, reconstruction=replace(reconstruction, seed=seed))
+        object.__setattr__(self, "analysis", replace(self.analysis, seed=seed))
+        object.__setattr__(self, "quantization", quantization)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
+from mixqsam.data.records import holds_masks
 from mixqsam.data.samples import Sample, for_calibration
 from mixqsam.deployed.backends import BACKENDS, backend_of
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
+from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
@@ -77,9 +79,11 @@ def check_backend(name: str) -> None:
 
 
 def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:
-    """The images that calibration and analysis use."""
-    samples = data.samples(count=options.count, progress=session.progress)
-    return for_calibration(samples, count=options.count, prompts=options.prompts, progress=session.progress)
+    """The images that calibration and analysis use: a seeded sample, spread over folders."""
+    samples = data.samples(count=options.count, progress=session.progress, seed=options.seed)
+    return for_calibration(
+        samples, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
+    )
 
 
 def left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Session) -> list[Sample]:
@@ -91,6 +95,30 @@ def left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Ses
         return rest
     session.progress.note("All images are used for calibration, so the evaluation is on images that it has seen.")
     return list(everything)
+
+
+def check_truth(data: Source) -> None:
+    """Refuse annotations that cannot be scored against, before the long work.
+
+    Raises:
+        AnnotationError: they cannot.
+    """
+    if data.annotations is not None:
+        Truth(data.annotations)
+
+
+def scored_annotations(data: Source, *, named: bool, session: Session) -> Path | None:
+    """The annotations that masks are scored against, if any.
+
+    Args:
+        data: where the judged images are from.
+        named: whether it was named for judging; annotations of a calibration may be boxes only.
+        session: is told that they are.
+    """
+    if data.annotations is None or named or holds_masks(data.annotations):
+        return data.annotations
+    session.progress.note(f"{data.annotations} holds no masks, so the models are compared with the float one only.")
+    return None
 
 
 def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session) -> Ranges:

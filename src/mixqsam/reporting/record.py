@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 
 NAME = "run.json"
 Which = Literal["worst", "median", "best"]
@@ -44,14 +44,28 @@ class Check(_Strict):
 
     Attributes:
         images, prompts: how many.
+        kind: of the prompts, e.g. `grid points`; empty in records of older versions.
         seen: whether these images were used for the calibration too.
         digest: the same for the same images and prompts.
     """
 
     images: int
     prompts: int
+    kind: str = ""
     seen: bool
     digest: str
+
+
+class Calibration(_Strict):
+    """The images that a model was calibrated on.
+
+    Attributes:
+        seed: of the sample.
+        images: their files, without the folders that all share.
+    """
+
+    seed: int
+    images: list[str]
 
 
 class Example(_Strict):
@@ -104,6 +118,7 @@ class Run(_Strict):
         seconds: stage → wall time.
         models: `float`, `uniform`, `mixed` → figures.
         check: what these were measured on; None if they were not.
+        calibration: images of the calibration; None in records of older versions.
         file_bytes: of `model.safetensors`.
         reconstruction: its pieces.
         examples: pictures.
@@ -120,6 +135,7 @@ class Run(_Strict):
     seconds: dict[str, float]
     models: dict[str, Figures]
     check: Check | None = None
+    calibration: Calibration | None = None
     file_bytes: int = Field(ge=0)
     reconstruction: list[Piece] = Field(default_factory=list)
     examples: list[Example] = Field(default_factory=list)
@@ -138,4 +154,5 @@ class Run(_Strict):
         except ValidationError as error:
             detail = error.errors()[0]
             place = ".".join(str(part) for part in detail["loc"])
-            raise ArtifactError(f"{source}: {place}: {detail['msg']}; quantize again to make it anew.") from error
+            wrong = shortened(f"{place}: {detail['msg']}")
+            raise ArtifactError(f"{source}: {wrong}; quantize again to make it anew.") from error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.reporting.record import Figures, Piece, Run
+from mixqsam.reporting.record import Calibration, Check, Figures, Piece, Run
 
 
 def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str, Any], run: Run) -> str:
@@ -22,9 +22,10 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
     lines = [
         f"# {analysis.model}, quantized by mixqsam",
         "",
-        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. Calibrated on {analysis.images} images.",
+        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. {_calibrated(analysis, run)}",
         "",
         *_models(run.models),
+        *_measured(run.check),
         "",
         f"`model.safetensors` has {run.file_bytes:,} bytes; the bits above, with all scales and float tensors, "
         f"are {allocation['size']:,.0f} (the difference is the file's header and the filling of last bytes).",
@@ -36,6 +37,7 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         "",
         *_units(analysis, plan),
         "",
+        *_calibration_images(run.calibration),
         "## Time",
         "",
         "| stage | seconds |",
@@ -46,6 +48,27 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         "",
     ]
     return "\n".join(lines)
+
+
+def _calibrated(analysis: Analysis, run: Run) -> str:
+    if run.calibration is None:
+        return f"Calibrated on {analysis.images} images."
+    return f"Calibrated on {analysis.images} images, a sample with seed {run.calibration.seed}, listed below."
+
+
+def _measured(check: Check | None) -> list[str]:
+    """On what quality was measured."""
+    if check is None:
+        return []
+    of_kind = f" ({check.kind})" if check.kind else ""
+    seen = "that the calibration has seen too" if check.seen else "that the calibration has not seen"
+    return ["", f"Quality is measured on {check.images} images with {check.prompts} prompts{of_kind}, {seen}."]
+
+
+def _calibration_images(calibration: Calibration | None) -> list[str]:
+    if calibration is None:
+        return []
+    return ["## Calibration images", "", ", ".join(f"`{name}`" for name in calibration.images), ""]
 
 
 def _models(models: Mapping[str, Figures]) -> list[str]:
