@@ -480,9 +480,9 @@ def test_a_comparison_from_the_command_line(
     assert pasted.exit_code == 0, pasted.output
     assert json.loads((tmp_path / "out/allocation.json").read_text())["size"] == best["size"]
     assert json.loads((tmp_path / "out/run.json").read_text())["recipe"] == best["recipe"]
-    for wrong, words in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
+    for wrong, message in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
         failed = run(*arguments, wrong, "--overwrite")
-        assert (failed.exit_code, words in " ".join(failed.output.split())) == (2, True), failed.output
+        assert (failed.exit_code, message in " ".join(failed.output.split())) == (2, True), failed.output
     assert "exists already" in run(*arguments, "omse").output
     assert "--modes 'mix' is unknown" in run(*arguments, "omse", "--modes", "mix").output
     alone = run("compare", "--annotations", photos / "x.json", "-o", tmp_path / "other")
