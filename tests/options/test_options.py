@@ -127,6 +127,9 @@ def test_nested_options_have_a_prefix_leave_some_out_and_inherit() -> None:
     nested = Nested(prefix="eval_")
     given = {"images": Path("a"), "grid": 7, "eval_images": Path("b")}
     assert Evaluation(**assemble(Evaluation, given, nested)) == Evaluation(Data(Path("b"), grid=7))
+    assert Evaluation(**assemble(Evaluation, given | {"skip_missing": True}, nested)).data == Data(
+        Path("b"), grid=7, skip_missing=True
+    )
     assert Evaluation(**assemble(Evaluation, {"grid": 7}, nested)) == Evaluation()
     assert Evaluation(**assemble(Evaluation, given | {"eval_grid": 2}, nested)).data == Data(Path("b"), grid=2)
     with pytest.raises(InputError, match=r"--eval-annotations: .* need the folder of their images; give --eval-images"):
