@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -479,9 +480,9 @@ def test_a_comparison_from_the_command_line(
     assert pasted.exit_code == 0, pasted.output
     assert json.loads((tmp_path / "out/allocation.json").read_text())["size"] == best["size"]
     assert json.loads((tmp_path / "out/run.json").read_text())["recipe"] == best["recipe"]
-    for wrong, words in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
+    for wrong, message in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
         failed = run(*arguments, wrong, "--overwrite")
-        assert (failed.exit_code, words in " ".join(failed.output.split())) == (2, True), failed.output
+        assert (failed.exit_code, message in " ".join(failed.output.split())) == (2, True), failed.output
     assert "exists already" in run(*arguments, "omse").output
     assert "--modes 'mix' is unknown" in run(*arguments, "omse", "--modes", "mix").output
     alone = run("compare", "--annotations", photos / "x.json", "-o", tmp_path / "other")
@@ -495,7 +496,7 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     from mixqsam.pipeline.demo import run_demo
     from mixqsam.pipeline.options import Session
 
-    found = run_demo(tmp_path / "demo", budget=Budget.parse("W4A4"), session=Session())
+    found = run_demo(tmp_path / "demo", budget=Budget.parse("W4A4"), session=Session(), model="sam-tiny")
     uniform, mixed = (found.result.check[name].fidelity for name in ("uniform", "mixed"))
     assert uniform is not None
     assert mixed is not None
@@ -504,6 +505,42 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     assert found.result.uniform is not None
     assert found.result.allocation.size <= found.result.uniform.size
     assert open_image(found.overlay).width > 600
+
+
+def test_the_demonstration_says_why_it_runs_on_the_embedded_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mixqsam.pipeline.demo import choose_demo_model
+    from mixqsam.progress import Silent
+
+    class Notes(Silent):
+        heard: ClassVar[list[str]] = []
+
+        def note(self, message: str) -> None:
+            self.heard.append(message)
+
+    monkeypatch.setenv("MIXQSAM_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    assert choose_demo_model(Notes()) == "sam-tiny"
+    (note,) = Notes.heard
+    assert "scripts/get-mobile-sam" in note
+    assert note.endswith("The demonstration runs on sam-tiny instead.")
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise ConnectionError("there is not a network")
+
+
+def test_the_page_opens_the_demonstration_when_no_model_is_named(
+    monkeypatch: pytest.MonkeyPatch, quantized: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("starlette")
+    from mixqsam.serving.server import default_models
+
+    monkeypatch.chdir(tmp_path)
+    assert default_models() == ["sam-tiny"]
+    shutil.copytree(quantized, tmp_path / "mixqsam-demo/quantized")
+    assert default_models() == ["mixqsam-demo/quantized"]
 
 
 @pytest.fixture

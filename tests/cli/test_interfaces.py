@@ -88,6 +88,12 @@ def test_the_main_command_shows_few_options_and_says_where_the_others_are() -> N
     assert "Random seed." in whole
 
 
+def test_brackets_stay_in_the_help() -> None:
+    assert "an image [height, width, 3] of 0 … 255" in " ".join(
+        run("export", "--help").output.replace("│", " ").split()
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_stands_in_the_help(name: str) -> None:
     has_more = any(entry.option.is_advanced for entry in COMMANDS[name].entries)

@@ -15,6 +15,7 @@ from mixqsam.data.images import decode_image, image_digest, image_size, open_ima
 from mixqsam.errors import ImageError
 from mixqsam.pixels import from_input
 
+Attempts = list[Callable[[], Image.Image]]
 RAMP = np.linspace(0, 1, 24 * 31).reshape(24, 31)
 EIGHT = (RAMP * 255).round().astype(np.uint8)
 
@@ -86,7 +87,7 @@ def test_fewer_bits_in_sixteen_are_refused_unless_the_file_says_so(tmp_path: Pat
     values = (RAMP * (2**bits - 1)).round().astype(np.uint16)
     path = tmp_path / "x.png"
     path.write_bytes(sixteen_bit_png(values))
-    attempts: list[Callable[[], Image.Image]] = [
+    attempts: Attempts = [
         lambda: open_image(path),
         lambda: from_input(values),
         lambda: from_input(Image.fromarray(values)),
@@ -121,7 +122,7 @@ def test_colours_of_sixteen_bits(tmp_path: Path) -> None:
     path.write_bytes(sixteen_bit_png(deep))
     assert np.array_equal(np.asarray(open_image(path)), deep >> 8)
     path.write_bytes(sixteen_bit_png(deep >> 4))
-    attempts: list[Callable[[], Image.Image]] = [lambda: open_image(path), lambda: from_input(Image.open(path))]
+    attempts: Attempts = [lambda: open_image(path), lambda: from_input(Image.open(path))]
     for attempt in attempts:
         with pytest.raises(ImageError, match="none of them uses the upper 4 bits"):
             attempt()

@@ -58,7 +58,7 @@ def report(
 
 
 def serve(
-    models: Sequence[str | Path] | str | Path = ("sam-tiny",),
+    models: Sequence[str | Path] | str | Path = (),
     *,
     images: Path | str | None = None,
     host: str = "127.0.0.1",
@@ -68,7 +68,8 @@ def serve(
     """Serve a page for the browser until Ctrl-C: two models side by side, and a slider for the budget.
 
     Args:
-        models: quantized or exported directories, float models; the float model of the first is served too.
+        models: quantized or exported directories, float models; the float model of the first is served too. Without
+            any, the demonstration's model, or `sam-tiny` where there is none.
         images: folder of images to choose from; None for the demonstration's photographs.
         host: address to listen at; with 0.0.0.0 others can reach the page.
         port: 0 for any that is free.

@@ -8,6 +8,7 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.api.shared import data_of, evaluation_of, session_of, write_scores
 from mixqsam.options.fields import Nested
+from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, DemoResult, run_demo
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, CompareRequest, Data, Evaluation, Options
@@ -21,16 +22,18 @@ from mixqsam.reporting.comparison import Comparison
 
 
 def demo(
-    output: Path | str = "mixqsam-demo",
+    output: Path | str = DEMO_FOLDER,
     *,
+    model: str | None = None,
     budget: Budget | str = "W4A4",
     cache: Path | str | None = None,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Quantize the embedded model on photographs that come with Python packages, and draw what it does.
+    """Quantize MobileSAM on photographs that come with Python packages, and draw its masks.
 
     Args:
         output: folder to write into.
+        model: float checkpoint; None for MobileSAM, or `sam-tiny` where MobileSAM is not at hand.
         budget: what the model may cost.
         cache: folder of finished stages; None for the user's.
         progress: hears of steps.
@@ -38,7 +41,7 @@ def demo(
     Raises:
         MixqsamError: of any kind; the message says what to do.
     """
-    return run_demo(Path(output), budget=Budget.parse(budget), session=session_of(cache, progress))
+    return run_demo(Path(output), budget=Budget.parse(budget), session=session_of(cache, progress), model=model)
 
 
 def quantize(

@@ -18,6 +18,7 @@ from mixqsam.cli.options import (
 from mixqsam.cli.outcome import Outcome
 from mixqsam.options.fields import Option
 from mixqsam.options.flat import flat_values
+from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -35,15 +36,19 @@ if TYPE_CHECKING:
 @command()
 def demo(
     *,
-    output: Annotated[Path, Option("Folder to write into.", flags=("--output", "-o"))] = Path("mixqsam-demo"),
+    output: Annotated[Path, Option("Folder to write into.", flags=("--output", "-o"))] = Path(DEMO_FOLDER),
+    model: Annotated[
+        str | None,
+        Option("As for quantize.", flags=("--model", "-m"), default_help="mobile-sam, or sam-tiny without a network"),
+    ] = None,
     budget: BudgetValue = "W4A4",
     cache: Cache = None,
 ) -> Outcome:
-    """See it work: the embedded model on photographs that come with Python packages; about half a minute."""
+    """See it work: MobileSAM on photographs that come with Python packages, in a few minutes."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.demo import run_demo
 
-    demonstration = run_demo(output, budget=budget, session=open_session(cache))
+    demonstration = run_demo(output, budget=budget, session=open_session(cache), model=model)
     outcome = _describe("Demonstration", demonstration.result)
     following = {
         "mixqsam quantize --model YOUR_SAM --images YOUR_FOLDER --budget W4A4 -o out": "the same with your model",

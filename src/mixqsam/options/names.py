@@ -14,6 +14,8 @@ Synergy = Literal["proximity", "interaction"]
 Mode = Literal["uniform", "mixed"]
 PromptKind = Literal["boxes", "points"]
 
+# Where the demonstration writes, and where the page looks for a model when it is not given one.
+DEMO_FOLDER = "mixqsam-demo"
 CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
 RECIPE_NAMES = (
     "minmax",
