@@ -70,14 +70,24 @@ def threads() -> str:
     differing = data["differing_files"]
     for run in differing["nearest"]:
         cells = [_names(differing[kind][run]) for kind in ("nearest", "reconstruction")]
-        rows.append(line([run, *cells]))
+        rows.append(line([_singular(run), *cells]))
     rows += ["", line(["logits with", "integer model", "simulation", "float model"]), line(["---"] * 4)]
     first = next(iter(data["predictions"].values()))
     for run, hashes in data["predictions"].items():
         rows.append(
-            line([run, *("the same" if one == two else "others" for one, two in zip(hashes, first, strict=True))])
+            line(
+                [
+                    _singular(run),
+                    *("the same" if one == two else "others" for one, two in zip(hashes, first, strict=True)),
+                ]
+            )
         )
     return "\n".join([*rows, "", machine_line(data)])
+
+
+def _singular(run: str) -> str:
+    """`1 threads, once`, as the data has it, with the right number."""
+    return run.replace("1 threads", "1 thread")
 
 
 def _names(files: Sequence[str]) -> str:
