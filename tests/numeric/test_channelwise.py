@@ -64,8 +64,10 @@ def test_a_depthwise_convolution_multiplies_whole_numbers(bits: int) -> None:
     assert quantizer(bits)(maps(), whole=True).frac().abs().max() == 0
     assert layer.weight.frac().abs().max() == 0
     assert source.bias is not None
-    wide = (tensor.detach().double() for tensor in (quantizer(bits)(maps()), weight.dequantize(), source.bias))
-    exact = functional.conv2d(*wide, 2, 1, groups=CHANNELS)
+    values, kernel, bias = (
+        one.detach().double() for one in (quantizer(bits)(maps()), weight.dequantize(), source.bias)
+    )
+    exact = functional.conv2d(values, kernel, bias, 2, 1, groups=CHANNELS)
     torch.testing.assert_close(layer(maps()).double(), exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
 
 
