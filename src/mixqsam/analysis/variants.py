@@ -28,9 +28,11 @@ Change = Alteration
 # Indices of some variants, and their logits [len(indices), P, M, h, w].
 Results = Iterator[tuple[list[int], Tensor]]
 
-# Tokens of a batch of variants, and prompt-token pairs of a batch of decoders: they bound the memory.
+# Tokens of a batch of variants, prompt-token pairs of a batch of decoders, and elements of the widest output of any
+# unit (256 MB): they bound the memory.
 _TOKENS = 1 << 14
 _PROMPT_TOKENS = 1 << 16
+_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,12 @@ def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Resul
     places = [call.path for call in chain_of(sam, "encoder").calls]
     starts = [_start(variant, places) for variant in variants]
     tokens = max(tensor.shape[-2] * tensor.shape[-1] for tensor in prefix.maps.values())
+    widths = _widths(sam, places)
     for start in sorted(set(starts)):
         here = [index for index, place in enumerate(starts) if place == start]
         in_encoder = start < len(places)
         batch = _batch_size(tokens, prompts=len(prefix.logits), in_encoder=in_encoder)
+        batch = min(batch, max(1, _ELEMENTS // max(widths[start:], default=1)))
         for first in range(0, len(here), batch):
             some = here[first : first + batch]
             yield some, _run_batch(sam, prefix, [variants[i] for i in some], start=start)
@@ -104,13 +108,25 @@ def _batch_size(tokens: int, *, prompts: int, in_encoder: bool) -> int:
     return min(decoder, max(1, _TOKENS // tokens)) if in_encoder else decoder
 
 
+def _widths(sam: Sam, places: Sequence[str]) -> list[int]:
+    """Elements of the widest output of a unit with a weight, in each block of the encoder; 1 in one without units."""
+    widths = [1] * len(places)
+    for unit in sam.costs().units:
+        place = _place(unit.name, places)
+        if place < len(places) and unit.parameters:
+            # Multiply-adds are outputs × elements of a channel's weight.
+            widths[place] = max(widths[place], unit.multiply_adds * unit.channels // unit.parameters)
+    return widths
+
+
+def _place(path: str, places: Sequence[str]) -> int:
+    """The block of the encoder that a module lies in; len(places) is the decoder."""
+    return next((i for i, place in enumerate(places) if f"{path}.".startswith(f"{place}.")), len(places))
+
+
 def _start(variant: Variant, places: Sequence[str]) -> int:
     """The first block of the encoder that a variant changes; len(places) is the decoder."""
-    starts = [
-        next((i for i, place in enumerate(places) if f"{path}.".startswith(f"{place}.")), len(places))
-        for path in variant.changes
-    ]
-    return min(starts)
+    return min(_place(path, places) for path in variant.changes)
 
 
 def _run_batch(sam: Sam, prefix: Prefix, variants: Sequence[Variant], *, start: int) -> Tensor:
