@@ -1,0 +1,150 @@
+"""Depthwise convolutions, whose input may have a grid for each channel.
+
+A channel of a depthwise convolution meets only its own weights. So with steps s_c the input x_c/s_c lies on one grid of
+step 1 for all channels, and s_c goes into the step of the channel's weight: the products are whole numbers of bytes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mixqsam.exporting.layers import Array, Layers, array
+from mixqsam.numeric.modules import StoredLayer
+from mixqsam.numeric.quantizers import AffineQuantizer, Quantizer
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The grid of an input, as arrays of one or of [channels] values.
+
+    Attributes:
+        bits: bit-width.
+        scale: step of each channel.
+        zero: zero point of each channel.
+    """
+
+    bits: int
+    scale: Array
+    zero: Array
+
+    @classmethod
+    def of(cls, quantizer: AffineQuantizer) -> "_Steps":
+        grid = quantizer.grid
+        return cls(grid.bits, array(grid.scale).reshape(-1), array(grid.zero).reshape(-1))
+
+    @property
+    def shared_zero(self) -> float | None:
+        """The zero point of all channels; None where they have several."""
+        return float(self.zero[0]) if (self.zero == self.zero[0]).all() else None
+
+
+@dataclass(frozen=True)
+class OutputGrid:
+    """A byte grid for the output of a convolution, which ONNX Runtime needs to compute it in whole numbers.
+
+    Attributes:
+        scale: its step.
+        zero: its zero point.
+    """
+
+    scale: float
+    zero: int
+
+    @classmethod
+    def before_gelu(cls, quantizer: nn.Module) -> "OutputGrid | None":
+        """The grid of what a GELU maps into the range of the quantizer behind it; None where that has no one range.
+
+        Above, GELU is the identity up to where that range ends. Below, it goes to zero: the grid ends where what is cut
+        off is less than a quarter of that quantizer's step.
+        """
+        if not isinstance(quantizer, Quantizer):
+            return None
+        top = (2**quantizer.bits - 1 - float(quantizer.zero)) * quantizer.step
+        tail = np.arange(-8, -0.75, 0.01)
+        cut = tail[np.abs(_gelu(tail)) < quantizer.step / 4]
+        low = float(cut[-1]) if len(cut) else -8.0
+        scale = (max(top, 0.0) - low) / 255
+        return cls(scale, round(-low / scale))
+
+
+def write_depthwise(
+    layers: Layers, value: str, layer: Any, *, unit: str, channels_last: bool, then: OutputGrid | None = None
+) -> str:
+    """A depthwise convolution of a map.
+
+    Args:
+        layers: where it is written.
+        value: [1, h, w, C] where channels are last, otherwise [1, C, h, w].
+        layer: quantized or float.
+        unit: its name.
+        channels_last: whether they are, in the input and in the output.
+        then: where channels are last: a grid for the output.
+
+    Returns:
+        The output, its channels where the input has them.
+    """
+    graph = layers.graph
+    if not isinstance(layer, StoredLayer) or not isinstance(layer.input, AffineQuantizer):
+        maps = graph.transpose(value, 0, 3, 1, 2) if channels_last else value
+        maps = layers.convolution(maps, layer, unit=unit)
+        return graph.transpose(maps, 0, 2, 3, 1) if channels_last else maps
+    steps = _Steps.of(layer.input)
+    codes, padded = _encode(layers, value, layer, steps, channels_last=channels_last)
+    if channels_last:
+        codes = graph.transpose(codes, 0, 3, 1, 2)
+    own_scale, own_zero = _scalars(steps)
+    restored = graph.add("DequantizeLinear", codes, graph.constant(own_scale), graph.constant(own_zero, np.uint8))
+    times = None if steps.scale.size == 1 else steps.scale
+    weight = layers.weight(layer, unit=unit, transposed=False, times=times)
+    bias = _bias(layer, steps) if padded else None
+    maps = layers.convolved(restored, weight, layer, bias=bias, padded=padded)
+    if not channels_last:
+        return maps
+    if then is None:
+        layers.float_units[unit] = "ONNX Runtime computes a convolution in whole numbers only if its output has a grid"
+        return graph.transpose(maps, 0, 2, 3, 1)
+    grid = graph.constant(then.scale), graph.constant(then.zero, np.uint8)
+    codes = graph.transpose(graph.add("QuantizeLinear", maps, *grid), 0, 2, 3, 1)
+    return graph.add("DequantizeLinear", codes, *grid)
+
+
+def _scalars(steps: _Steps) -> tuple[float, int]:
+    """Step and zero point of the bytes that meet the weight."""
+    scale = float(steps.scale[0]) if steps.scale.size == 1 else 1.0
+    return scale, 0 if steps.shared_zero is None else int(steps.shared_zero)
+
+
+def _encode(layers: Layers, value: str, layer: Any, steps: _Steps, *, channels_last: bool) -> tuple[str, bool]:
+    """Bytes of a map, and whether it has been padded."""
+    graph = layers.graph
+    scale, zero = _scalars(steps)
+    padded = steps.shared_zero is None
+    shape = (1, 1, 1, -1) if channels_last else (1, -1, 1, 1)
+    if steps.scale.size > 1:
+        value = graph.add("Mul", value, graph.constant((1 / steps.scale).reshape(shape)))
+    if padded:
+        # The code of zero is another one in each channel: the border is quantized as the rest is.
+        vertical, horizontal = (int(side) for side in layer.padding)
+        ends = [0, vertical, horizontal, 0] if channels_last else [0, 0, vertical, horizontal]
+        value = graph.add("Pad", value, graph.constant([*ends, *ends], np.int64))
+        value = graph.add("Add", value, graph.constant(steps.zero.reshape(shape)))
+    if steps.bits < 8:
+        low, high = -zero * scale, (2**steps.bits - 1 - zero) * scale
+        value = graph.add("Clip", value, graph.constant(low), graph.constant(high))
+    return graph.add("QuantizeLinear", value, graph.constant(scale), graph.constant(zero, np.uint8)), padded
+
+
+def _bias(layer: StoredLayer, steps: _Steps) -> Array:
+    """The bias less what the zero points add to every sum."""
+    stored = layer.stored
+    sums = array(stored.whole().flatten(1).sum(1)) * array(stored.grid.scale.reshape(-1))
+    bias: Array = np.zeros_like(sums) if layer.bias is None else array(layer.bias)
+    return (bias - sums * steps.scale * steps.zero).astype(np.float32)
+
+
+def _gelu(values: Any) -> Any:
+    from scipy.special import erf  # noqa: PLC0415
+
+    return values * (1 + erf(values / np.sqrt(2))) / 2
