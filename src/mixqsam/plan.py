@@ -81,9 +81,11 @@ class Unit:
     def overhead_bytes(self) -> int:
         """Bytes of scales and zero points when the unit is quantized.
 
-        A channel of a weight has a bfloat16 and a uint8, an activation a float32 and a uint8.
+        A channel of a weight has a bfloat16 and a uint8, and so has each input channel of a depthwise convolution;
+        any other activation has a float32 and a uint8.
         """
-        return 3 * self.channels + 5 * len(self.activations)
+        grids = 3 * self.channels if self.role == "depthwise" else 5 * len(self.activations)
+        return 3 * self.channels + grids
 
 
 @dataclass(frozen=True)

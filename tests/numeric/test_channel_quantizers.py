@@ -109,7 +109,7 @@ def test_it_is_stored_and_read(quantizer: MapQuantizer) -> None:
     with pytest.raises(ArtifactError, match="x: u.input has grids for 5 channels, expected grids for 4"):
         table().quantizer("u.input", kind="maps", bits=BITS, channels=4)
     assert UnitEntry(weight=4, activation=BITS, quantizers={"input": "maps"}).kinds == {"input": "maps"}
-    with pytest.raises(ValueError, match="expected one of grouped, hybrid, log, maps"):
+    with pytest.raises(ValueError, match="expected one of channels, grouped, hybrid, log, maps"):
         UnitEntry(weight=4, activation=BITS, quantizers={"input": "affine"})
 
 

@@ -13,7 +13,7 @@ from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.variants import Change, Prefix, Variant, tracked
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.quantizers import Quantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import project_weight
 from mixqsam.plan import Operand, Unit, Vector
 from mixqsam.progress import Progress
@@ -50,13 +50,13 @@ class QuantizedVariants:
 def _variant(sam: Sam, ranges: Ranges, weights: WeightGrids, unit: Unit, *, operand: Operand, bits: int) -> Variant:
     if operand == "weight":
         return Variant({unit.name: _with_weight(weights.grid(unit.name, bits=bits))})
-    quantizer = Quantizer(ranges.grid(unit.name, operand=operand, bits=bits)).to(sam.device)
+    quantizer = ranges.quantizer(unit.name, operand=operand, bits=bits).to(sam.device)
     if operand == "input":
         return Variant({unit.name: _with_input(quantizer)})
     return Variant({f"{unit.name}.{operand}": _through(quantizer)})
 
 
-def _through(quantizer: Quantizer) -> Change:
+def _through(quantizer: ActivationQuantizer) -> Change:
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del module, inputs
         return quantizer(output)  # type: ignore[no-any-return]
@@ -64,7 +64,7 @@ def _through(quantizer: Quantizer) -> Change:
     return change
 
 
-def _with_input(quantizer: Quantizer) -> Change:
+def _with_input(quantizer: ActivationQuantizer) -> Change:
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del output
         # `forward` itself, not a call: a call would come back to the hook that we are in.

@@ -81,8 +81,18 @@ class TensorSource(ABC):
         size = packed_bytes(prod(shape), bits)
         return {"": self.take(name, shape=(size,), dtype=torch.uint8), "_scale": stored_scale(scale), "_zero": zero}
 
-    def quantizer(self, name: str, *, kind: str, bits: int, channels: int | None = None) -> ActivationQuantizer:
-        """The quantizer `u.operand`; `channels` is how many channels its activations have, where that is fixed."""
+    def quantizer(
+        self, name: str, *, kind: str, bits: int, channels: int | None = None, groups: int | None = None
+    ) -> ActivationQuantizer:
+        """The quantizer `u.operand`.
+
+        Args:
+            name: of the operand.
+            kind: of the quantizer.
+            bits: its bit-width.
+            channels: how many channels its activations have, where that is fixed.
+            groups: of channels that its layer keeps apart; None for an operand of a product.
+        """
         family = QUANTIZERS[kind]
         tensors = {
             field: self.take(f"{name}_{field}", shape=() if rank == 0 else rank, dtype=dtype)
@@ -91,6 +101,8 @@ class TensorSource(ABC):
         try:
             quantizer = family.restore(bits, tensors)
             quantizer.check_channels(channels)
+            if groups is not None:
+                quantizer.check_groups(groups)
         except ValueError as error:
             raise ArtifactError(f"{self._source}: {name} has {error}.") from error
         return quantizer
