@@ -90,18 +90,40 @@ def write_depthwise(
         maps = graph.transpose(value, 0, 3, 1, 2) if channels_last else value
         maps = layers.convolution(maps, layer, unit=unit)
         return graph.transpose(maps, 0, 2, 3, 1) if channels_last else maps
-    steps = _Steps.of(layer.input)
-    codes, padded = _encode(layers, value, layer, steps, channels_last=channels_last)
-    if channels_last:
-        codes = graph.transpose(codes, 0, 3, 1, 2)
-    own_scale, own_zero = _scalars(steps)
-    restored = graph.add("DequantizeLinear", codes, graph.constant(own_scale), graph.constant(own_zero, np.uint8))
-    times = None if steps.scale.size == 1 else steps.scale
-    weight = layers.weight(layer, unit=unit, transposed=False, times=times)
+    write = _write_last if channels_last else _write_first
+    return write(layers, value, layer, _Steps.of(layer.input), unit=unit, then=then)
+
+
+def _write_first(
+    layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str, then: OutputGrid | None = None
+) -> str:
+    """With a grid for each channel as ONNX has them, which OpenVINO computes in whole numbers."""
+    del then
+    graph = layers.graph
+    weight = layers.weight(layer, unit=unit, transposed=False)
+    if steps.scale.size == 1:
+        return layers.convolved(layers.activation(value, layer.input, unit=unit), weight, layer)
+    if steps.bits < 8:
+        low, high = (((code - steps.zero) * steps.scale).reshape(1, -1, 1, 1) for code in (0, 2**steps.bits - 1))
+        value = graph.add("Min", graph.add("Max", value, graph.constant(low)), graph.constant(high))
+    grid = graph.constant(steps.scale), graph.constant(steps.zero, np.uint8)
+    codes = graph.add("QuantizeLinear", value, *grid, axis=1)
+    return layers.convolved(graph.add("DequantizeLinear", codes, *grid, axis=1), weight, layer)
+
+
+def _write_last(
+    layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str, then: OutputGrid | None = None
+) -> str:
+    """With one grid for all channels, which ONNX Runtime computes in whole numbers if the output has a grid too."""
+    graph, single = layers.graph, steps.scale.size == 1
+    codes, padded = _encode(layers, value, layer, steps)
+    scale, zero = _scalars(steps)
+    values = graph.add(
+        "DequantizeLinear", graph.transpose(codes, 0, 3, 1, 2), graph.constant(scale), graph.constant(zero, np.uint8)
+    )
+    weight = layers.weight(layer, unit=unit, transposed=False, times=None if single else steps.scale)
     bias = _bias(layer, steps) if padded else None
-    maps = layers.convolved(restored, weight, layer, bias=bias, padded=padded)
-    if not channels_last:
-        return maps
+    maps = layers.convolved(values, weight, layer, bias=bias, padded=padded)
     if then is None:
         layers.float_units[unit] = "ONNX Runtime computes a convolution in whole numbers only if its output has a grid"
         return graph.transpose(maps, 0, 2, 3, 1)
@@ -116,24 +138,39 @@ def _scalars(steps: _Steps) -> tuple[float, int]:
     return scale, 0 if steps.shared_zero is None else int(steps.shared_zero)
 
 
-def _encode(layers: Layers, value: str, layer: Any, steps: _Steps, *, channels_last: bool) -> tuple[str, bool]:
-    """Bytes of a map, and whether it has been padded."""
+def _encode(layers: Layers, value: str, layer: Any, steps: _Steps) -> tuple[str, bool]:
+    """Bytes of a map whose channels are last, and whether they are padded.
+
+    Where channels have zero points of their own, bytes are counted from 0, so that the runtime's padding would be the
+    lowest value of a channel: the border is written with the code that means zero there.
+    """
     graph = layers.graph
     scale, zero = _scalars(steps)
-    padded = steps.shared_zero is None
-    shape = (1, 1, 1, -1) if channels_last else (1, -1, 1, 1)
     if steps.scale.size > 1:
-        value = graph.add("Mul", value, graph.constant((1 / steps.scale).reshape(shape)))
-    if padded:
-        # The code of zero is another one in each channel: the border is quantized as the rest is.
-        vertical, horizontal = (int(side) for side in layer.padding)
-        ends = [0, vertical, horizontal, 0] if channels_last else [0, 0, vertical, horizontal]
-        value = graph.add("Pad", value, graph.constant([*ends, *ends], np.int64))
-        value = graph.add("Add", value, graph.constant(steps.zero.reshape(shape)))
+        value = graph.add("Mul", value, graph.constant(1 / steps.scale))
+    if steps.shared_zero is None:
+        value = graph.add("Add", value, graph.constant(steps.zero))
     if steps.bits < 8:
         low, high = -zero * scale, (2**steps.bits - 1 - zero) * scale
         value = graph.add("Clip", value, graph.constant(low), graph.constant(high))
-    return graph.add("QuantizeLinear", value, graph.constant(scale), graph.constant(zero, np.uint8)), padded
+    codes = graph.add("QuantizeLinear", value, graph.constant(scale), graph.constant(zero, np.uint8))
+    if steps.shared_zero is not None:
+        return codes, False
+    for axis, wide in ((1, int(layer.padding[0])), (2, int(layer.padding[1]))):
+        codes = _bordered(layers, codes, steps, axis=axis, wide=wide)
+    return codes, True
+
+
+def _bordered(layers: Layers, codes: str, steps: _Steps, *, axis: int, wide: int) -> str:
+    """Bytes with a border at both ends of an axis of [1, h, w, C]."""
+    graph, ends = layers.graph, np.ones(4, np.int64)
+    ends[axis] = wide
+    other = 3 - axis
+    around = graph.add("Slice", graph.add("Shape", codes), *(graph.constant([v], np.int64) for v in (other, other + 1)))
+    parts = [graph.constant([v], np.int64) for v in ends]
+    parts[other] = around
+    border = graph.add("Expand", graph.constant(steps.zero.reshape(1, 1, 1, -1), np.uint8), graph.add("Concat", *parts, axis=0))
+    return graph.add("Concat", border, codes, border, axis=axis)
 
 
 def _bias(layer: StoredLayer, steps: _Steps) -> Array:

@@ -153,8 +153,10 @@ class _Encoder:
         stored = isinstance(projection, StoredLayer)
         # Grids of channels need the channels in their place.
         early = stored and isinstance(projection.input, Quantizer)
-        operand = Operand(layers, mixed, projection.input if early else nn.Identity(), unit=unit, together=not self.last)
         count = -(-side // window)
+        # A value that is cut at its ends right behind a product makes that product a float one in ONNX Runtime.
+        mixed = graph.reshape(mixed, count**2, heads, window, window, -1)
+        operand = Operand(layers, mixed, projection.input if early else nn.Identity(), unit=unit, together=not self.last)
         grid = graph.reshape(operand.value, count, count, heads, window, window, -1)
         whole = graph.reshape(graph.transpose(grid, 0, 3, 1, 4, 2, 5), 1, count * window, count * window, -1)
         if side % window:
