@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from mixqsam.exporting.layers import Array, Layers, array
+from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import StoredLayer
 from mixqsam.numeric.quantizers import AffineQuantizer, Quantizer
+from mixqsam.numeric.weights import QuantizedTensor
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _write_first(
     """With a grid for each channel as ONNX has them, which OpenVINO computes in whole numbers."""
     del then
     graph = layers.graph
-    weight = layers.weight(layer, unit=unit, transposed=False)
+    weight = layers.weight(layer.stored, unit=unit)
     if steps.scale.size == 1:
         return layers.convolved(layers.activation(value, layer.input, unit=unit), weight, layer)
     if steps.bits < 8:
@@ -121,7 +124,8 @@ def _write_last(
     values = graph.add(
         "DequantizeLinear", graph.transpose(codes, 0, 3, 1, 2), graph.constant(scale), graph.constant(zero, np.uint8)
     )
-    weight = layers.weight(layer, unit=unit, transposed=False, times=None if single else steps.scale)
+    stored = layer.stored if then is None else _finer(layer.stored)
+    weight = layers.weight(stored, unit=unit, times=None if single else steps.scale)
     bias = _bias(layer, steps) if padded else None
     maps = layers.convolved(values, weight, layer, bias=bias, padded=padded)
     if then is None:
@@ -130,6 +134,17 @@ def _write_last(
     grid = graph.constant(then.scale), graph.constant(then.zero, np.uint8)
     codes = graph.transpose(graph.add("QuantizeLinear", maps, *grid), 0, 2, 3, 1)
     return graph.add("DequantizeLinear", codes, *grid)
+
+
+def _finer(stored: QuantizedTensor) -> QuantizedTensor:
+    """The same weight in smaller steps: ONNX Runtime rounds the bias to the step of the products."""
+    factor = 2 ** max(0, 7 - stored.grid.bits)
+    if factor == 1:
+        return stored
+    signed = (stored.codes.float() - stored.grid.zero) * factor
+    zero = torch.full_like(stored.grid.zero, 128)
+    grid = AffineGrid(8, stored.grid.scale / factor, zero)
+    return QuantizedTensor((signed + 128).to(torch.uint8), grid, stored.shape)
 
 
 def _scalars(steps: _Steps) -> tuple[float, int]:
@@ -169,7 +184,8 @@ def _bordered(layers: Layers, codes: str, steps: _Steps, *, axis: int, wide: int
     around = graph.add("Slice", graph.add("Shape", codes), *(graph.constant([v], np.int64) for v in (other, other + 1)))
     parts = [graph.constant([v], np.int64) for v in ends]
     parts[other] = around
-    border = graph.add("Expand", graph.constant(steps.zero.reshape(1, 1, 1, -1), np.uint8), graph.add("Concat", *parts, axis=0))
+    zeros = graph.constant(steps.zero.reshape(1, 1, 1, -1), np.uint8)
+    border = graph.add("Expand", zeros, graph.add("Concat", *parts, axis=0))
     return graph.add("Concat", border, codes, border, axis=axis)
 
 

@@ -92,16 +92,18 @@ class Layers:
             return _affine_by_channel(own, value, quantizer)
         raise TypeError(f"{unit}: a quantizer of kind {quantizer.kind} cannot be written as ONNX.")
 
-    def weight(self, layer: StoredLayer, *, unit: str, transposed: bool, times: Array | None = None) -> str:
+    def weight(
+        self, stored: QuantizedTensor, *, unit: str, transposed: bool = False, times: Array | None = None
+    ) -> str:
         """The weight [out, …], or [in, out], as codes and their step: 4-bit codes up to 4 bits, bytes above.
 
         Args:
-            layer: whose weight.
-            unit: its name.
+            stored: the weight.
+            unit: whose it is.
             transposed: write a matrix as [in, out].
             times: a factor for each output.
         """
-        graph, stored = self.graph, layer.stored
+        graph = self.graph
         codes = stored.codes.reshape(stored.shape).cpu().numpy()
         zero = stored.grid.zero.reshape(-1).cpu().numpy()
         scale = array(stored.grid.scale.reshape(-1)) * (np.float32(1) if times is None else times)
@@ -140,7 +142,7 @@ class Layers:
         """`linear` of a value that has been through the layer's quantizer."""
         graph = self.graph
         if isinstance(layer, StoredLayer):
-            weight = self.weight(layer, unit=unit, transposed=True)
+            weight = self.weight(layer.stored, unit=unit, transposed=True)
         else:
             weight = graph.transpose(self.tensor(f"{unit}.weight", layer.weight), 1, 0)
         product = graph.add("MatMul", value, weight)
@@ -155,7 +157,7 @@ class Layers:
         assert isinstance(layer, QuantizedConv2d | PackedConv2d | nn.Conv2d)  # noqa: S101
         if isinstance(layer, QuantizedConv2d | PackedConv2d):
             value = self.activation(value, layer.input, unit=unit)
-            weight = self.weight(layer, unit=unit, transposed=False)
+            weight = self.weight(layer.stored, unit=unit)
         else:
             weight = self.tensor(f"{unit}.weight", layer.weight)
         return self.convolved(value, weight, layer)
