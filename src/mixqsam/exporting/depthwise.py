@@ -45,31 +45,45 @@ class _Steps:
 
 @dataclass(frozen=True)
 class OutputGrid:
-    """A byte grid for the output of a convolution, which ONNX Runtime needs to compute it in whole numbers.
+    """A range for the output of a convolution, which ONNX Runtime needs to compute it in whole numbers.
 
     Attributes:
-        scale: its step.
-        zero: its zero point.
+        low: its lower end, negative.
+        high: its upper end, positive.
     """
 
-    scale: float
-    zero: int
+    low: float
+    high: float
 
     @classmethod
     def before_gelu(cls, quantizer: nn.Module) -> "OutputGrid | None":
-        """The grid of what a GELU maps into the range of the quantizer behind it; None where that has no one range.
+        """What a GELU maps into the range of the quantizer behind it; None where that has no one range.
 
-        Above, GELU is the identity up to where that range ends. Below, it goes to zero: the grid ends where what is cut
-        off is less than a quarter of that quantizer's step.
+        Above, GELU is the identity up to where that range ends. Below, it goes to zero: this range ends where what is
+        cut off is less than a quarter of that quantizer's step.
         """
         if not isinstance(quantizer, Quantizer):
             return None
-        top = (2**quantizer.bits - 1 - float(quantizer.zero)) * quantizer.step
+        high = (2**quantizer.bits - 1 - float(quantizer.zero)) * quantizer.step
         tail = np.arange(-8, -0.75, 0.01)
         cut = tail[np.abs(_gelu(tail)) < quantizer.step / 4]
-        low = float(cut[-1]) if len(cut) else -8.0
-        scale = (max(top, 0.0) - low) / 255
-        return cls(scale, round(-low / scale))
+        return cls(float(cut[-1]) if len(cut) else -8.0, max(high, quantizer.step))
+
+    @property
+    def zero(self) -> int:
+        """The byte that means zero."""
+        return min(254, max(1, round(-255 * self.low / (self.high - self.low))))
+
+    def steps(self, low: Array, high: Array) -> Array:
+        """A step for each channel: as fine as bytes allow, where a channel cannot leave [low, high].
+
+        Args:
+            low, high: [channels].
+        """
+        below = -np.clip(low, self.low, 0) / self.zero
+        above = np.clip(high, 0, self.high) / (255 - self.zero)
+        steps: Array = np.maximum(np.maximum(below, above), 1e-6).astype(np.float32)
+        return steps
 
 
 def write_depthwise(
@@ -124,16 +138,29 @@ def _write_last(
     values = graph.add(
         "DequantizeLinear", graph.transpose(codes, 0, 3, 1, 2), graph.constant(scale), graph.constant(zero, np.uint8)
     )
-    stored = layer.stored if then is None else _finer(layer.stored)
-    weight = layers.weight(stored, unit=unit, times=None if single else steps.scale)
-    bias = _bias(layer, steps) if padded else None
-    maps = layers.convolved(values, weight, layer, bias=bias, padded=padded)
+    factors = np.ones_like(steps.scale) if single else steps.scale
     if then is None:
+        weight = layers.weight(layer.stored, unit=unit, times=factors)
+        bias = _bias(layer, steps) if padded else None
         layers.float_units[unit] = "ONNX Runtime computes a convolution in whole numbers only if its output has a grid"
-        return graph.transpose(maps, 0, 2, 3, 1)
-    grid = graph.constant(then.scale), graph.constant(then.zero, np.uint8)
+        return graph.transpose(layers.convolved(values, weight, layer, bias=bias, padded=padded), 0, 2, 3, 1)
+    finest = then.steps(*_reach(layer, steps))
+    weight = layers.weight(_finer(layer.stored), unit=unit, times=factors / finest)
+    bias = (_bias(layer, steps) if padded else _plain_bias(layer)) / finest
+    maps = layers.convolved(values, weight, layer, bias=bias, padded=padded)
+    grid = graph.constant(1.0), graph.constant(then.zero, np.uint8)
     codes = graph.transpose(graph.add("QuantizeLinear", maps, *grid), 0, 2, 3, 1)
-    return graph.add("DequantizeLinear", codes, *grid)
+    return graph.add("Mul", graph.add("DequantizeLinear", codes, *grid), graph.constant(finest))
+
+
+def _reach(layer: StoredLayer, steps: _Steps) -> tuple[Array, Array]:
+    """The least and the largest output that each channel can have."""
+    weight = array(layer.stored.dequantize().flatten(1))
+    ends = [((code - steps.zero) * steps.scale).reshape(-1, 1) for code in (0, 2**steps.bits - 1)]
+    products = weight * ends[0], weight * ends[1]
+    bias = _plain_bias(layer)
+    # The border holds zeros, which lie within.
+    return np.minimum(*products).sum(1) + bias, np.maximum(*products).sum(1) + bias
 
 
 def _finer(stored: QuantizedTensor) -> QuantizedTensor:
@@ -193,8 +220,12 @@ def _bias(layer: StoredLayer, steps: _Steps) -> Array:
     """The bias less what the zero points add to every sum."""
     stored = layer.stored
     sums = array(stored.whole().flatten(1).sum(1)) * array(stored.grid.scale.reshape(-1))
-    bias: Array = np.zeros_like(sums) if layer.bias is None else array(layer.bias)
-    return (bias - sums * steps.scale * steps.zero).astype(np.float32)
+    less: Array = (_plain_bias(layer) - sums * steps.scale * steps.zero).astype(np.float32)
+    return less
+
+
+def _plain_bias(layer: StoredLayer) -> Array:
+    return np.zeros(layer.stored.shape[0], np.float32) if layer.bias is None else array(layer.bias)
 
 
 def _gelu(values: Any) -> Any:
