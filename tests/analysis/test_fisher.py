@@ -28,10 +28,11 @@ from mixqsam.numeric.weights import project_weight
 from mixqsam.pipeline.options import Session
 from mixqsam.plan import CANDIDATE_BITS, Analysis, Operand, Unit
 from mixqsam.progress import Silent
+from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam
 from tests.oracles import logits_of
 
-_DRAWS = 120
+_DRAWS = 40
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,13 @@ def ranges(sam: Sam, samples: list[Sample]) -> Ranges:
 
 
 @pytest.fixture(scope="module")
-def meter(sam: Sam, ranges: Ranges) -> FisherMeter:
-    return FisherMeter(sam, ranges, WeightGrids(sam, observer="omse"))
+def weights(sam: Sam) -> WeightGrids:
+    return WeightGrids(sam, observer="omse")
+
+
+@pytest.fixture(scope="module")
+def meter(sam: Sam, ranges: Ranges, weights: WeightGrids) -> FisherMeter:
+    return FisherMeter(sam, ranges, weights)
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +55,19 @@ def estimates(meter: FisherMeter, samples: list[Sample]) -> np.ndarray:
     return meter.measure(samples[0], output="bernoulli", draws=_DRAWS)
 
 
-def second_order(sam: Sam, sample: Sample, ranges: Ranges, unit: Unit, operand: Operand, bits: int) -> float:
-    """½·mean(p(1 − p)·(J·Δ)²), the change of the logits taken from a small step along the error Δ."""
+def second_order(sam: Sam, sample: Sample, ranges: Ranges, weights: WeightGrids, unit: Unit, operand: Operand) -> float:
+    """½·mean(p(1 − p)·(J·Δ)²) at 4 bits, the change J·Δ of the logits taken from a small step along the error Δ."""
     step = 0.02
     module = sam.model.get_submodule(unit.name if unit.kind != "product" else f"{unit.name}.{operand}")
     plain = logits_of(sam, sample).double()
     if operand == "weight":
-        grid = WeightGrids(sam, observer="omse").grid(unit.name, bits=bits)
         assert isinstance(module.weight, Tensor)
         kept = module.weight.data.clone()
-        module.weight.data += step * (project_weight(kept, grid) - kept)
+        module.weight.data += step * (project_weight(kept, weights.grid(unit.name, bits=4)) - kept)
         moved = logits_of(sam, sample).double()
         module.weight.data = kept
     else:
-        quantizer = Quantizer(ranges.grid(unit.name, operand=operand, bits=bits))
+        quantizer = Quantizer(ranges.grid(unit.name, operand=operand, bits=4))
 
         def move(_: object, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return (inputs[0] + step * (quantizer(inputs[0]) - inputs[0]),)
@@ -75,39 +80,43 @@ def second_order(sam: Sam, sample: Sample, ranges: Ranges, unit: Unit, operand: 
 
 
 def test_the_mean_of_many_draws_is_the_second_order_of_the_divergence(
-    sam: Sam, samples: list[Sample], ranges: Ranges, estimates: np.ndarray
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, estimates: np.ndarray
 ) -> None:
     mean, ratios = estimates.mean(axis=0), []
     units = sam.costs().units
-    for index in range(0, len(units), 5):
+    for index in range(0, len(units), 4):
         for place, operand in enumerate(units[index].operands):
-            expected = second_order(sam, samples[0], ranges, units[index], operand, 4)
-            if expected > 1e-9:
+            expected = second_order(sam, samples[0], ranges, weights, units[index], operand)
+            # Below this the logits' own rounding shows.
+            if expected > 1e-10:
                 ratios.append(mean[index, place, CANDIDATE_BITS.index(4)] / expected)
-    # A draw has the square of a normal variable: its relative deviation is √2, that of the mean √(2/120) = 0.13.
-    assert len(ratios) > 12
-    assert np.abs(np.log(ratios)).max() < 0.6
-    assert np.mean(ratios) == pytest.approx(1, abs=0.15)
+    # A draw has the square of a normal variable: its relative deviation is √2, that of the mean √(2/40) = 0.22.
+    assert len(ratios) > 15
+    assert np.abs(np.log(ratios)).max() < 1
+    assert np.mean(ratios) == pytest.approx(1, abs=0.2)
 
 
 def test_at_eight_bits_it_is_what_is_measured(
-    sam: Sam, samples: list[Sample], ranges: Ranges, estimates: np.ndarray
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, estimates: np.ndarray
 ) -> None:
-    variants = QuantizedVariants(sam, ranges, WeightGrids(sam, observer="omse"), bits=(8,))
+    variants = QuantizedVariants(sam, ranges, weights, bits=(8,))
     flat = variants.measure(sam, run_prefix(sam, samples[0]), progress=Silent())["bernoulli"]
     measured, estimated = np.array(flat), estimates.mean(axis=0)[..., CANDIDATE_BITS.index(8)].ravel()
-    clear = measured > 1e-7
-    assert clear.sum() > 50
+    clear = measured > 1e-11
+    assert clear.sum() > 20
     ratio = np.log(estimated[clear] / measured[clear])
     assert np.abs(np.median(ratio)) < 0.3
     assert np.quantile(np.abs(ratio), 0.9) < np.log(2)
 
 
-def test_spatial_scores_give_the_spatial_divergence(sam: Sam, samples: list[Sample], meter: FisherMeter) -> None:
-    values = meter.measure(samples[0], output="spatial", draws=30).mean(axis=0)[..., -1].ravel()
-    variants = QuantizedVariants(sam, meter.ranges, WeightGrids(sam, observer="omse"), bits=(8,))
+def test_spatial_scores_give_the_spatial_divergence(
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, meter: FisherMeter
+) -> None:
+    values = meter.measure(samples[0], output="spatial", draws=20).mean(axis=0)[..., -1].ravel()
+    variants = QuantizedVariants(sam, ranges, weights, bits=(8,))
     flat = variants.measure(sam, run_prefix(sam, samples[0]), progress=Silent())["spatial"]
-    clear = np.array(flat) > 1e-7
+    clear = np.array(flat) > 1e-11
+    assert clear.sum() > 20
     assert np.median(values[clear] / np.array(flat)[clear]) == pytest.approx(1, abs=0.4)
 
 
@@ -115,7 +124,7 @@ def test_spatial_scores_give_the_spatial_divergence(sam: Sam, samples: list[Samp
 def test_scores_have_the_covariance_of_the_distribution(output: str) -> None:
     logits = torch.randn(1, 1, 2, 3, generator=torch.Generator().manual_seed(1))
     drawn = torch.Generator().manual_seed(2)
-    scores = torch.stack([SCORES[output](logits, drawn).flatten() for _ in range(20000)]).double()
+    scores = torch.stack([SCORES[output](logits, drawn).flatten() for _ in range(4000)]).double()
     covariance = scores.t() @ scores / len(scores)
     step = 1e-3
     for direction in torch.eye(6).reshape(6, 1, 1, 2, 3):
@@ -123,8 +132,8 @@ def test_scores_have_the_covariance_of_the_distribution(output: str) -> None:
         scale = 6 if output == "bernoulli" else 1
         curvature = 2 * divergence * scale / step**2
         vector = direction.flatten().double()
-        assert float(vector @ covariance @ vector) == pytest.approx(curvature, rel=0.1)
-    assert scores.mean(0).abs().max() < 0.02
+        assert float(vector @ covariance @ vector) == pytest.approx(curvature, rel=0.2)
+    assert scores.mean(0).abs().max() < 0.05
 
 
 def test_error_products_by_hand() -> None:
@@ -149,8 +158,6 @@ def test_no_gradient_of_an_activation_is_kept(sam: Sam, samples: list[Sample], m
         alive.append(sum(one() is not None for one in seen))
         seen.append(weakref.ref(gradient))
 
-    from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors
-
     frame = make_frame(sam, samples[0].open())
     prompts = embed_prompts(sam, prompt_tensors(sam, samples[0].prompts, frame))
     with torch.enable_grad(), gradients_met(sam, activation=activation, weight=lambda *_: None):
@@ -171,12 +178,12 @@ def test_the_model_is_left_as_it_was(sam: Sam, samples: list[Sample], meter: Fis
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in sam.model.parameters())
 
 
-def run(sam: Sam, samples: list[Sample], ranges: Ranges, session: Session) -> Analysis:
+def run(sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, session: Session) -> Analysis:
     return analyze(
         sam,
         samples,
         ranges=ranges,
-        weights=WeightGrids(sam, observer="omse"),
+        weights=weights,
         wanted=Measurements(importance=False, pairs=False, fisher=("bernoulli",)),
         cache=session.cache,
         progress=session.progress,
@@ -184,7 +191,12 @@ def run(sam: Sam, samples: list[Sample], ranges: Ranges, session: Session) -> An
 
 
 def test_a_stopped_measurement_goes_on_where_it_was(
-    monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
+    monkeypatch: pytest.MonkeyPatch,
+    sam: Sam,
+    samples: list[Sample],
+    ranges: Ranges,
+    weights: WeightGrids,
+    session: Session,
 ) -> None:
     plain, calls = FisherMeter.measure, []
 
@@ -196,17 +208,17 @@ def test_a_stopped_measurement_goes_on_where_it_was(
 
     monkeypatch.setattr(fisher.FisherMeter, "measure", counted)
     with pytest.raises(KeyboardInterrupt):
-        run(sam, samples, ranges, session)
-    resumed = run(sam, samples, ranges, session)
+        run(sam, samples, ranges, weights, session)
+    resumed = run(sam, samples, ranges, weights, session)
     assert calls == [1, 2, 2]
-    fresh = run(sam, samples, ranges, replace(session, cache=type(session.cache)(session.cache.root / "b")))
+    fresh = run(sam, samples, ranges, weights, replace(session, cache=type(session.cache)(session.cache.root / "b")))
     assert resumed.to_json() == fresh.to_json()
 
 
 def test_the_file_is_read_again_and_allocates(
-    sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, session: Session
 ) -> None:
-    analysis = run(sam, samples[:1], ranges, session)
+    analysis = run(sam, samples[:1], ranges, weights, session)
     assert not analysis.importance
     assert not analysis.synergy
     written = analysis.to_json()
@@ -219,8 +231,9 @@ def test_the_file_is_read_again_and_allocates(
     assert found.size <= allocate(again, Budget.parse("uniform:W4A4"), objective=objective).size
     older = {key: value for key, value in written.items() if key != "fisher"}
     without = Analysis.from_json(older, source="x")
-    for utility, option in (("fisher", "--fisher bernoulli"), ("exponential", "--importance"), ("measured", "2,4,8")):
+    others = Objective("bernoulli", "exponential", "x", 0.0), Objective("bernoulli", "measured", "x", 0.0)
+    for one, option in zip((objective, *others), ("--fisher bernoulli", "--importance", "2,4,8"), strict=True):
         with pytest.raises(BudgetError, match=f"run `mixqsam analyze.*{option}"):
-            allocate(without, budget, objective=replace(objective, utility=utility))
+            allocate(without, budget, objective=one)
     with pytest.raises(ArtifactError, match="x is malformed"):
         Analysis.from_json(written | {"fisher": {"bernoulli": {}}}, source="x")

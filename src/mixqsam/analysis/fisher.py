@@ -114,7 +114,7 @@ class FisherMeter:
     """Measures images one at a time; grids of weights are searched once for all of them."""
 
     def __init__(self, sam: Sam, ranges: Ranges, weights: WeightGrids) -> None:
-        self._sam, self.ranges, self._weights = sam, ranges, weights
+        self._sam, self._weights = sam, weights
         self._units = sam.costs().units
         self._places = {unit.name: index for index, unit in enumerate(self._units)}
         self._quantizers = {
