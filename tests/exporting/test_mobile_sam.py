@@ -178,7 +178,9 @@ def test_openvino_computes_in_whole_numbers(mobile: Sam, mobile_ranges: Ranges, 
     plan = uniform(mobile, bits)
     exported = write(nearest(mobile, plan, mobile_ranges), plan, tmp_path, OPENVINO)
     assert not exported.float_units
-    found = collections.Counter(layer for layer, type_ in precisions(OPENVINO.file(tmp_path, ENCODER)) if type_ in _WHOLE)
+    found = collections.Counter(
+        layer for layer, type_ in precisions(OPENVINO.file(tmp_path, ENCODER)) if type_ in _WHOLE
+    )
     units = [unit for unit in mobile.costs().units if unit.part == "encoder"]
     assert found["Convolution"] + found["GroupConvolution"] == sum(unit.kind == "conv" for unit in units), found
     # q, k and v are three products of one unit.
@@ -192,7 +194,9 @@ def test_the_decoder_is_the_one_of_sam(mobile: Sam, tmp_path: Path) -> None:
     assert [i.name for i in model.graph.input] == [
         "image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size",
     ]  # fmt: skip
-    shape = [d.dim_value for d in onnx.load(str(tmp_path / f"{ENCODER}.onnx")).graph.input[0].type.tensor_type.shape.dim]
+    shape = [
+        d.dim_value for d in onnx.load(str(tmp_path / f"{ENCODER}.onnx")).graph.input[0].type.tensor_type.shape.dim
+    ]
     assert shape == [1, 3, 96, 96]
 
 

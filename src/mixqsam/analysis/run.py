@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from mixqsam.analysis.ablation import ablate, importance, interaction, proximity
+from mixqsam.analysis.fisher import fisher_sensitivity
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import Prefix, run_prefix
@@ -33,12 +34,16 @@ class Measurements:
     """What to measure.
 
     Attributes:
+        importance: ablate each unit (for the importance and the synergy estimator `proximity`).
         pairs: ablate adjacent units together too (for the synergy estimator `interaction`).
         sensitivity_bits: bit-widths at which each unit alone is quantized; none: do not measure.
+        fisher: P_Y definitions for which the Fisher sensitivity is measured; none: do not measure.
     """
 
+    importance: bool = True
     pairs: bool = True
     sensitivity_bits: tuple[int, ...] = ()
+    fisher: tuple[str, ...] = ()
 
 
 def analyze(
@@ -52,13 +57,13 @@ def analyze(
     progress: Progress,
     engine: Engine | None = None,
 ) -> Analysis:
-    """Measure importance, synergy and (if wanted) sensitivity of all units.
+    """Measure what is wanted of importance, synergy and sensitivities of all units.
 
     Args:
         sam: the float model.
         samples: calibration images with prompts.
-        ranges: activations' ranges, for the sensitivity; None where it is not wanted.
-        weights: weights' grids, for the sensitivity.
+        ranges: activations' ranges, for the sensitivities; None where none is wanted.
+        weights: weights' grids, for the sensitivities.
         wanted: what to measure.
         cache: keeps each image's measurements.
         progress: is told about images.
@@ -84,13 +89,11 @@ def analyze(
         return quantized[0].measure(sam, prefix, progress=progress, label=label)
 
     measure = _Measure(sam, cache, engine or Alone())
-    ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
-    divergences = {output: values[:, : len(names)] for output, values in ablated.items()}
-    omegas = {output: importance(values) for output, values in divergences.items()}
-    synergies = {f"proximity/{output}": proximity(values) for output, values in divergences.items()}
-    if wanted.pairs:
-        for output, values in ablated.items():
-            synergies[f"interaction/{output}"] = interaction(divergences[output], values[:, len(names) :])
+    omegas: dict[str, Vector] = {}
+    synergies: dict[str, Vector] = {}
+    if wanted.importance:
+        ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
+        omegas, synergies = _summarize(ablated, count=len(names))
     sensitivities: dict[str, Vector] = {}
     if wanted.sensitivity_bits:
         settings = [list(wanted.sensitivity_bits), digest(ranges.to_json() if ranges else None)]
@@ -100,7 +103,31 @@ def analyze(
         sensitivities = {
             output: arrange(values.mean(axis=0), bits=wanted.sensitivity_bits) for output, values in measured.items()
         }
-    return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, wanted.sensitivity_bits)
+    fisher: dict[str, Vector] = {}
+    for output in wanted.fisher:
+        assert ranges is not None  # noqa: S101  (as above)
+        fisher[output] = fisher_sensitivity(
+            sam,
+            samples,
+            output=output,
+            ranges=ranges,
+            weights=weights,
+            cache=cache,
+            progress=progress,
+            engine=engine or Alone(),
+        )
+    return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, wanted.sensitivity_bits, fisher)
+
+
+def _summarize(ablated: dict[str, Vector], *, count: int) -> tuple[dict[str, Vector], dict[str, Vector]]:
+    """KLs of so many units, then perhaps of pairs → importance and synergy."""
+    divergences = {output: values[:, :count] for output, values in ablated.items()}
+    omegas = {output: importance(values) for output, values in divergences.items()}
+    synergies = {f"proximity/{output}": proximity(values) for output, values in divergences.items()}
+    for output, values in ablated.items():
+        if values.shape[1] > count:
+            synergies[f"interaction/{output}"] = interaction(divergences[output], values[:, count:])
+    return omegas, synergies
 
 
 class _Measure:

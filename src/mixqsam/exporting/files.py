@@ -20,7 +20,6 @@ from mixqsam.exporting.tiny_vit import write_tiny_vit
 from mixqsam.sam.load import Sam
 
 
-
 class EncoderWriter(Protocol):
     """Adds a family's encoder to a graph."""
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from mixqsam.exporting.depthwise import OutputGrid, write_depthwise
 from mixqsam.exporting.graph import Graph
-from mixqsam.exporting.layers import Layers, array
+from mixqsam.exporting.layers import Layers
 from mixqsam.exporting.parts import Operand, as_linear, linear_rows
 from mixqsam.numeric.modules import StoredLayer
 from mixqsam.numeric.quantizers import Quantizer
@@ -112,7 +112,7 @@ class _Encoder:
         return self._join(mixed, attention, f"{name}.proj")
 
     def _project(self, hidden: str, attention: Any, name: str, part: int) -> Operand:
-        """q (0) or v (2), [windows, heads, window², c], or kᵀ (1), [windows, heads, c, window²].
+        """Q (0) or v (2), [windows, heads, window², c], or kᵀ (1), [windows, heads, c, window²].
 
         Places are sorted by window together with the heads, behind the quantizer: bytes are moved, and only once.
         """
@@ -156,7 +156,9 @@ class _Encoder:
         count = -(-side // window)
         # A value that is cut at its ends right behind a product makes that product a float one in ONNX Runtime.
         mixed = graph.reshape(mixed, count**2, heads, window, window, -1)
-        operand = Operand(layers, mixed, projection.input if early else nn.Identity(), unit=unit, together=not self.last)
+        operand = Operand(
+            layers, mixed, projection.input if early else nn.Identity(), unit=unit, together=not self.last
+        )
         grid = graph.reshape(operand.value, count, count, heads, window, window, -1)
         whole = graph.reshape(graph.transpose(grid, 0, 3, 1, 4, 2, 5), 1, count * window, count * window, -1)
         if side % window:

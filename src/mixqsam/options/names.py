@@ -8,7 +8,7 @@ from typing import Literal, get_args
 Observer = Literal["minmax", "avgminmax", "percentile", "omse", "omse-2.4"]
 Step = Literal["bimodal", "granularity", "clipping", "hybrid", "grouping"]
 Reconstruction = Literal["nearest", "adaround", "brecq", "qdrop", "saq-sam"]
-Utility = Literal["linear", "exponential", "measured"]
+Utility = Literal["linear", "exponential", "measured", "fisher"]
 OutputDistribution = Literal["bernoulli", "spatial"]
 Synergy = Literal["proximity", "interaction"]
 Mode = Literal["uniform", "mixed"]

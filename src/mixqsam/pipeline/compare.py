@@ -96,7 +96,7 @@ def _compare(
     if all(budget.uniform is not None for budget in request.budgets) and "uniform" not in request.modes:
         raise InputError("Uniform budgets give uniform bits only: add the mode uniform, or a budget such as W4A4.")
     sam = load_sam(model, device=session.device)
-    options = needed(request.options)
+    options = needed(request.options, request.budgets)
     for budget in request.budgets:
         check_budget(sam, budget, request.options)
     everything = calibration.samples(count=None, progress=session.progress)

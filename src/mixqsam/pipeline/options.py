@@ -64,8 +64,10 @@ class AnalysisOptions(OptionClass):
         count: calibration images.
         prompts: of each image, at most.
         observer: of the ranges that the sensitivity is measured with; `quantize` takes the recipe's.
+        importance: measure importance, and the synergy estimator `proximity` with it.
         pairs: measure the synergy estimator `interaction` too.
         sensitivity_bits: where the `measured` utility is measured; empty for not at all.
+        fisher: P_Y definitions for which the `fisher` utility is measured; empty for not at all.
         seed: of the sample of calibration images.
     """
 
@@ -76,6 +78,15 @@ class AnalysisOptions(OptionClass):
     observer: Annotated[
         names.Observer, Option("How ranges of activations are found.", panel=_ANALYSIS, is_advanced=True)
     ] = "omse"
+    importance: Annotated[
+        bool,
+        Option(
+            "Measure importance and the synergy estimator 'proximity'.",
+            flags=("--importance/--no-importance",),
+            panel=_ANALYSIS,
+            is_advanced=True,
+        ),
+    ] = True
     pairs: Annotated[
         bool,
         Option(
@@ -97,6 +108,15 @@ class AnalysisOptions(OptionClass):
         ),
     ] = (2, 4, 8)
     seed: Annotated[int, Option("Random seed.", panel=_ANALYSIS, is_advanced=True)] = 0
+    fisher: Annotated[
+        tuple[names.OutputDistribution, ...],
+        Option(
+            "Output distributions for which --utility fisher is measured; '' for none.",
+            panel=_ANALYSIS,
+            is_list=True,
+            is_advanced=True,
+        ),
+    ] = names.OUTPUT_DISTRIBUTIONS
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _quantize(
     model: str | Path, data: Source, *, budget: Budget, options: Options, session: Session, evaluation: Evaluation
 ) -> "_Finished":
     recipe = find_recipe(options.quantization.recipe)
-    measured = needed(options)
+    measured = needed(options, [budget])
     with session.timed("loading"):
         sam = load_sam(model, device=session.device)
         samples = calibration_samples(data, measured, session)
@@ -167,13 +167,19 @@ def _quantize(
     return _Finished(quantized, analysis, allocation, uniform, checked, recipe, calibration)
 
 
-def needed(options: Options) -> AnalysisOptions:
-    """Only what the allocation will look at: measuring is what takes the time."""
+def needed(options: Options, budgets: Sequence[Budget]) -> AnalysisOptions:
+    """Only what the allocation will look at: measuring is what takes the time. Uniform budgets look at nothing."""
     analysis, allocation = options.analysis, options.allocation
+    if all(budget.uniform is not None for budget in budgets):
+        return replace(analysis, importance=False, pairs=False, sensitivity_bits=(), fisher=())
+    coupled, utility = allocation.synergy_weight > 0, allocation.utility
+    output = allocation.output_distribution
     return replace(
         analysis,
-        pairs=analysis.pairs and allocation.synergy_weight > 0 and allocation.synergy == "interaction",
-        sensitivity_bits=analysis.sensitivity_bits if allocation.utility == "measured" else (),
+        importance=coupled or utility in {"linear", "exponential"},
+        pairs=analysis.pairs and coupled and allocation.synergy == "interaction",
+        sensitivity_bits=analysis.sensitivity_bits if utility == "measured" else (),
+        fisher=(output,) if utility == "fisher" else (),
     )
 
 
@@ -190,8 +196,21 @@ def check_budget(sam: Sam, budget: Budget, options: Options) -> None:
     """
     costs, allocation = sam.costs(prompts_per_image=options.allocation.prompts_per_image or 1), options.allocation
     check_request(costs, budget, candidates=allocation.candidates, tied=allocation.tied, keep=allocation.keep)
-    if allocation.utility == "measured" and not options.analysis.sensitivity_bits:
+    if budget.uniform is None:
+        _check_measured(options)
+
+
+def _check_measured(options: Options) -> None:
+    """Refuse to allocate by what the options say is not to be measured."""
+    analysis, allocation = options.analysis, options.allocation
+    utility, output = allocation.utility, allocation.output_distribution
+    if utility == "measured" and not analysis.sensitivity_bits:
         raise BudgetError("--utility measured needs --sensitivity-bits, e.g. 2,4,8.")
+    if utility == "fisher" and output not in analysis.fisher:
+        raise BudgetError(f"--utility fisher needs --fisher {output}.")
+    if not analysis.importance and (utility in {"linear", "exponential"} or allocation.synergy_weight > 0):
+        asked = "--synergy-weight" if utility in {"measured", "fisher"} else f"--utility {utility}"
+        raise BudgetError(f"{asked} needs the importance; leave --no-importance out.")
 
 
 def _check(

@@ -132,12 +132,12 @@ def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: 
 def analyze_model(
     sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session, observer: str | None = None
 ) -> Analysis:
-    """Measure importance, synergy and sensitivity; images that were measured before are not measured again.
+    """Measure importance, synergy and sensitivities; images that were measured before are not measured again.
 
-    Only the sensitivity needs a calibration. Its ranges are those of `observer`, by default the options' own.
+    Only the sensitivities need a calibration. Its ranges are those of `observer`, by default the options' own.
     """
     observer = observer or options.observer
-    measured = bool(options.sensitivity_bits)
+    measured = bool(options.sensitivity_bits or options.fisher)
     ranges = find_ranges(sam, samples, observer=observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
     weights = session.grids.of(sam, observer=observer)
@@ -147,7 +147,12 @@ def analyze_model(
             samples,
             ranges=ranges,
             weights=weights,
-            wanted=Measurements(options.pairs, options.sensitivity_bits),
+            wanted=Measurements(
+                importance=options.importance,
+                pairs=options.importance and options.pairs,
+                sensitivity_bits=options.sensitivity_bits,
+                fisher=options.fisher,
+            ),
             cache=session.cache,
             progress=session.progress,
             engine=session.engine,

@@ -6,8 +6,10 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixqsam.plan import FLOAT_BITS, Analysis, BitPlan, Unit, Vector
+from mixqsam.reporting.shares import unit_shares
 
 _STEP = 8
 _LEFT = 96
@@ -34,14 +36,16 @@ class _Lane:
 def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """What is told of every unit, in the order of the data: bits, parameters, multiply-adds, importance and its rank.
 
+    Where importance was not measured, what `unit_shares` gives stands in its place; `measure` says what it is.
+
     Args:
         analysis: what was measured.
         plan: the bits.
         objective: of the allocation, which says whose importance counts; None for the first that was measured.
     """
-    omega, synergy = measured(analysis, objective)
-    rank = np.empty(len(omega), dtype=int)
-    rank[np.argsort(-omega, kind="stable")] = np.arange(1, len(omega) + 1)
+    measure, share = unit_shares(analysis, objective) or (None, np.zeros(len(analysis.units)))
+    synergy = measured_synergy(analysis, objective)
+    rank = ranks(share)
     return [
         {
             "name": unit.name,
@@ -53,7 +57,8 @@ def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] |
             "activation": plan.bits[unit.name].activation,
             "parameters": unit.parameters,
             "multiply_adds": analysis.costs.multiply_adds(unit),
-            "importance": float(omega[i]),
+            "measure": measure,
+            "importance": float(share[i]),
             "rank": int(rank[i]),
             "synergy": float(synergy[i]) if i < len(synergy) else None,
         }
@@ -61,13 +66,18 @@ def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] |
     ]
 
 
-def measured(analysis: Analysis, objective: Mapping[str, Any] | None) -> tuple[Vector, Vector]:
-    """The importance and the synergy that an objective looks at: [units] and [units - 1]."""
-    output = (objective or {}).get("output")
-    omega = analysis.importance.get(str(output), next(iter(analysis.importance.values())))
-    wanted = f"{(objective or {}).get('synergy')}/{output}"
-    nothing: Vector = np.zeros(max(0, len(analysis.units) - 1))
-    return omega, analysis.synergy.get(wanted, next(iter(analysis.synergy.values()), nothing))
+def ranks(share: Vector) -> NDArray[np.int64]:
+    """The rank of each unit, the largest first."""
+    rank = np.empty(len(share), dtype=np.int64)
+    rank[np.argsort(-share, kind="stable")] = np.arange(1, len(share) + 1)
+    return rank
+
+
+def measured_synergy(analysis: Analysis, objective: Mapping[str, Any] | None) -> Vector:
+    """The synergy that an objective looks at, [units - 1]; empty if none was measured."""
+    wanted = f"{(objective or {}).get('synergy')}/{(objective or {}).get('output')}"
+    nothing: Vector = np.zeros(0)
+    return analysis.synergy.get(wanted, next(iter(analysis.synergy.values()), nothing))
 
 
 def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
@@ -75,8 +85,7 @@ def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
     full = 8 * _BIT
     weights = _Lane("weights", _TOP, full)
     activations = _Lane("activations", weights.bottom + _GAP, full)
-    importance = _Lane("importance", activations.bottom + _GAP, 56)
-    synergy = _Lane("synergy", importance.bottom + _GAP, 32)
+    importance, synergy = _measured_lanes(facts, top=activations.bottom + _GAP)
     width, height = _LEFT + _STEP * len(facts) + 8, synergy.bottom + 8
     parts = [
         f'<svg class="network" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
@@ -85,7 +94,7 @@ def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
     ]
     for lane in (weights, activations):
         parts += _scale(lane, width)
-    for lane in (importance, synergy):
+    for lane in (lane for lane in (importance, synergy) if lane.height):
         parts.append(f'<text class="lane" x="4" y="{lane.bottom - lane.height / 2 + 4:g}">{lane.title}</text>')
         parts.append(f'<line class="base" x1="{_LEFT}" x2="{width}" y1="{lane.bottom:g}" y2="{lane.bottom:g}"/>')
     peak = max((one["importance"] for one in facts), default=1.0) or 1.0
@@ -109,14 +118,24 @@ def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
     return "".join([*parts, "</svg>"])
 
 
+def _measured_lanes(facts: Sequence[Mapping[str, Any]], *, top: float) -> tuple[_Lane, _Lane]:
+    """Lanes of what was measured of units and of neighbours; one of no height where nothing was."""
+    measure = facts[0]["measure"] if facts else None
+    # The margin has room for one word; the rest of a longer name is told on hover.
+    share = _Lane((measure or "").split(" at ")[0], top, 56 if measure else 0)
+    has_synergy = any(one["synergy"] is not None for one in facts)
+    return share, _Lane("synergy", share.bottom + (_GAP if has_synergy else 0), 32 if has_synergy else 0)
+
+
 def describe(one: Mapping[str, Any]) -> str:
     """A unit in one line."""
     words = [
         f"{one['name']} ({one['kind']}): {_bits(one['weight'], 'W')} {_bits(one['activation'], 'A')}",
         f"{one['parameters']:,} parameters" if one["parameters"] else "product of two activations",
         f"{one['multiply_adds'] / 1e6:,.1f} M multiply-adds",
-        f"importance {one['importance']:.4f}, rank {one['rank']}",
     ]
+    if one["measure"] is not None:
+        words.append(f"{one['measure']} {one['importance']:.4f}, rank {one['rank']}")
     if one["synergy"] is not None:
         words.append(f"synergy with the next {one['synergy']:.3g}")
     return " · ".join(words)

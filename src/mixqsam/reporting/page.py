@@ -83,6 +83,7 @@ def write_page(material: Material) -> str:
             columns=_columns(run),
             budget=_budget(allocation),
             facts=facts,
+            measure=facts[0]["measure"] if facts else None,
             network=Markup(network_svg(facts)),  # noqa: S704  (made by us; what it quotes is escaped there)
             histogram=_histogram(analysis, plan),
             leading=sorted(facts, key=lambda one: int(one["rank"]))[:_LEADING],

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from mixqsam.plan import Analysis, BitPlan
+from mixqsam.reporting.network import ranks
 from mixqsam.reporting.record import Calibration, Check, Figures, Piece, Run
+from mixqsam.reporting.shares import unit_shares
 
 
 def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str, Any], run: Run) -> str:
@@ -129,21 +131,20 @@ def _histogram(analysis: Analysis, plan: BitPlan) -> list[str]:
 
 
 def _units(analysis: Analysis, plan: BitPlan) -> list[str]:
+    measure, share = unit_shares(analysis, None) or ("nothing measured", np.zeros(len(analysis.units)))
+    rank = ranks(share)
     rows = [
         "## Units, in the order of the data",
         "",
         "For a product of attention, W is the right operand (k or v) and A the left one (q or the attention).",
         "",
-        "| unit | W | A | parameters | M multiply-adds | importance | rank |",
+        f"| unit | W | A | parameters | M multiply-adds | {measure} | rank |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    omega = next(iter(analysis.importance.values()))
-    rank = np.empty(len(omega), dtype=int)
-    rank[np.argsort(-omega, kind="stable")] = np.arange(1, len(omega) + 1)
     for i, unit in enumerate(analysis.units):
         bits = plan.bits[unit.name]
         rows.append(
             f"| {unit.name} | {bits.weight} | {bits.activation} | {unit.parameters:,} "
-            f"| {analysis.costs.multiply_adds(unit) / 1e6:,.1f} | {omega[i]:.4f} | {rank[i]} |"
+            f"| {analysis.costs.multiply_adds(unit) / 1e6:,.1f} | {share[i]:.4f} | {rank[i]} |"
         )
     return rows
