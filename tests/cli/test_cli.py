@@ -199,7 +199,7 @@ def bad_places(tmp_path: Path) -> Path:
         pytest.param("-i HERE --annotations HERE/outside.json", 2, "no area inside the image", id="box outside"),
         pytest.param("-i PICTURES --budget W9A9", 3, "bit-widths go from 2 to 8", id="bits"),
         pytest.param("-i PICTURES --budget size=1kB", 3, "smallest feasible budget", id="budget too small"),
-        pytest.param("-i PICTURES --keep nothing=8", 3, "no unit fits", id="unknown unit"),
+        pytest.param("-i PICTURES --keep nothing=8", 3, "no unit matches", id="unknown unit"),
         pytest.param(
             "-i PICTURES --utility measured --sensitivity-bits=", 3, "needs --sensitivity-bits", id="no sensitivity"
         ),
