@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, allocate
-from mixqsam.analysis.run import Measurements, analyze
+from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
 from mixqsam.data.samples import Sample, for_calibration
@@ -119,7 +119,7 @@ def analyze_model(
             samples,
             ranges=ranges,
             weights=weights,
-            wanted=Measurements(options.pairs, options.sensitivity_bits),
+            options=MeasurementOptions(options.pairs, options.sensitivity_bits),
             cache=session.cache,
             progress=session.progress,
             engine=session.engine,
