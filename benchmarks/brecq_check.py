@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/data/brecq_check.json"))
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
     arguments = parser.parse_args()
-    session = Session(Cache(arguments.cache, patient=True), Bars())
+    session = Session(Cache(arguments.cache, wait_for_locks=True), Bars())
     sam = load_sam("sam-tiny")
     coco = arguments.coco
     train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")

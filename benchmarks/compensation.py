@@ -157,7 +157,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure the rows that are not known yet."""
-    session = Session(Cache(arguments.cache, patient=True), Bars())
+    session = Session(Cache(arguments.cache, wait_for_locks=True), Bars())
     sam = load_sam(arguments.model)
     coco = arguments.coco
     train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mixqsam.directories import claimed, new_directory
+from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import OutputError
 from mixqsam.files import Cache
 from tests.conftest import draw
@@ -20,7 +20,7 @@ MARKER = "ours.json"
 
 def write(target: Path, words: str, *, overwrite: bool = True) -> None:
     with (
-        claimed(target, overwrite=overwrite, marker=MARKER),
+        claim_directory(target, overwrite=overwrite, marker=MARKER),
         new_directory(target, overwrite=overwrite, marker=MARKER) as folder,
     ):
         (folder / MARKER).write_text(words)
@@ -33,8 +33,8 @@ def names(folder: Path) -> list[str]:
 def test_one_process_at_a_time_holds_an_output(tmp_path: Path) -> None:
     target = tmp_path / "out"
     code = (
-        "import sys, time; from pathlib import Path; from mixqsam.directories import claimed\n"
-        f"with claimed(Path({str(target)!r}), overwrite=False, marker='x'):\n"
+        "import sys, time; from pathlib import Path; from mixqsam.directories import claim_directory\n"
+        f"with claim_directory(Path({str(target)!r}), overwrite=False, marker='x'):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
@@ -58,7 +58,7 @@ def test_holders_follow_each_other(tmp_path: Path) -> None:
     def work() -> None:
         for _ in range(60):
             try:
-                with claimed(target, overwrite=True, marker=MARKER):
+                with claim_directory(target, overwrite=True, marker=MARKER):
                     with guard:
                         inside[0] += 1
                         most[0] = max(most[0], inside[0])

@@ -19,7 +19,7 @@ from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
 from mixqsam.numeric.weights import weight_grid
-from mixqsam.parallel.engine import Alone, Engine, share
+from mixqsam.parallel.engine import Engine, SingleProcess, take_share
 from mixqsam.plan import CANDIDATE_BITS, Operand
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
@@ -137,13 +137,13 @@ def cached_ranges(
     engine: Engine | None = None,
 ) -> Ranges:
     """`calibrate`, or the finished calibration of the same model, samples and observer."""
-    engine = engine or Alone()
+    engine = engine or SingleProcess()
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer)
     # What one process finds the others may not yet see: rank 0 decides for all.
     found = engine.gather(cache.get("calibration", key))[0]
     if found is not None:
         return Ranges.from_json(found)
-    with cache.lock("calibration", key, wanted=engine.rank == 0):
+    with cache.lock("calibration", key, is_main_process=engine.rank == 0):
         found = engine.gather(cache.get("calibration", key))[0]
         if found is not None:  # a process that we waited for has done it
             return Ranges.from_json(found)
@@ -165,7 +165,7 @@ def calibrate(
         NumericError: an activation is not finite.
         ImageError: an image cannot be read.
     """
-    statistics = _gathered(sam, samples, progress, engine or Alone())
+    statistics = _gathered(sam, samples, progress, engine or SingleProcess())
     choose = OBSERVERS[observer]
     values: dict[str, dict[Operand, dict[int, Range]]] = {}
     found = progress.track(statistics.items(), label=f"Ranges ({observer})", total=len(statistics))
@@ -179,7 +179,7 @@ def _gathered(
 ) -> dict[tuple[str, Operand], Statistics]:
     """Statistics of all samples; each process runs its share, and the first sample's ranges are everyone's base."""
     statistics: dict[tuple[str, Operand], Statistics] = {}
-    own = [sample for _, sample in share(engine, samples)]
+    own = [sample for _, sample in take_share(engine, samples)]
     tracked = progress.track(own, label="Calibrating", total=len(own))
     with _observed(sam, statistics):
         for index, sample in enumerate(tracked):

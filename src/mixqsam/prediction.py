@@ -1,4 +1,4 @@
-"""What a model says of an image, and what a predictor is, whatever runs it."""
+"""Predictions for an image, and the interface of all predictors."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from PIL import Image
 from mixqsam.errors import InputError
 from mixqsam.prompts import Prompts
 
-# Logits above this are the object.
+# Pixels with logits above this belong to the object.
 MASK_THRESHOLD = 0.0
 
 Floats = NDArray[np.float32]
@@ -24,10 +24,10 @@ class Prediction:
 
     Attributes:
         masks: [P, M, height, width], of the original image.
-        scores: [P, M], the IoU that the model predicts for its own mask.
+        scores: [P, M], the IoU that the model predicts for each mask.
         logits: [P, M, 4h, 4w], low resolution, padding included.
         visible: height and width of the part of `logits` that shows the image.
-        full: [P, M, height, width], the logits that `masks` were cut from, if they were asked for.
+        full: [P, M, height, width], the logits of `masks` at the image's resolution, if requested.
     """
 
     masks: NDArray[np.bool_]
@@ -37,33 +37,33 @@ class Prediction:
     full: Floats | None = None
 
     def best(self) -> "Prediction":
-        """Of each prompt's masks the one with the highest predicted IoU: M becomes 1."""
+        """Keep each prompt's mask with the highest predicted IoU: M becomes 1."""
         rows, best = np.arange(len(self.scores)), self.scores.argmax(axis=1)
-        masks, scores, logits = (one[rows, best][:, None] for one in (self.masks, self.scores, self.logits))
+        masks, scores, logits = (values[rows, best][:, None] for values in (self.masks, self.scores, self.logits))
         return Prediction(masks, scores, logits, self.visible)
 
 
 class Predictor(ABC):
-    """Encode an image once, prompt it often.
+    """Encodes an image once for many prompts.
 
-    `predict` has the arguments and results of segment-anything's `SamPredictor.predict`; `segment` is what the rest of
-    mixqsam uses.
+    `predict` has the arguments and results of segment-anything's `SamPredictor.predict`. The rest of mixqsam uses
+    `segment`.
     """
 
     mask_threshold = MASK_THRESHOLD
 
     @abstractmethod
     def set_image(self, image: Image.Image | NDArray[np.uint8]) -> None:
-        """Encode an RGB image (Pillow, or uint8 [height, width, 3]); later prompts are about it."""
+        """Encode an RGB image (Pillow, or uint8 [height, width, 3]) for the next prompts."""
 
     @abstractmethod
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
-        """Masks for prompts in the image's pixels.
+        """Segment an image with prompts in its pixels.
 
         Args:
             prompts: boxes or points, and masks to start from.
             multimask: three masks for each prompt instead of one.
-            full: keep the logits at the image's size too (4 bytes for each pixel of each mask).
+            full: also return the logits at the image's resolution (4 bytes for each pixel of each mask).
 
         Raises:
             InputError: no image has been set, or there are no prompts.
@@ -82,7 +82,7 @@ class Predictor(ABC):
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[NDArray[np.bool_] | Floats, Floats, Floats]:
-        """Masks for one prompt, or for several boxes at once.
+        """Segment an image with one prompt, or with several boxes at once.
 
         Args:
             point_coords: [N, 2], x and y in the image's pixels.
@@ -99,37 +99,37 @@ class Predictor(ABC):
         Raises:
             InputError: no image has been set, there is no prompt, or shapes do not fit.
         """
-        prompts, several = _prompts(point_coords, point_labels, box, mask_input)
-        found = self.segment(prompts, multimask=multimask_output, full=return_logits)
-        masks = found.masks if found.full is None else found.full
+        prompts, several = _parse_prompts(point_coords, point_labels, box, mask_input)
+        prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)
+        masks = prediction.masks if prediction.full is None else prediction.full
         if several:
-            return masks, found.scores, found.logits
-        return masks[0], found.scores[0], found.logits[0]
+            return masks, prediction.scores, prediction.logits
+        return masks[0], prediction.scores[0], prediction.logits[0]
 
     @abstractmethod
     def keep(self) -> object:
-        """What `set_image` has computed, for `restore`; None where no image is set."""
+        """Return the encoding that `set_image` computed, for `restore`; None without an image."""
 
     @abstractmethod
-    def restore(self, kept: object) -> None:
-        """Go back to an image that was set before, without encoding it again."""
+    def restore(self, encoding: object) -> None:
+        """Set an image again from its encoding, without encoding it again."""
 
-    # What clients of segment-anything's predictor use beside it, such as its SamAutomaticMaskGenerator.
+    # Attributes that clients of segment-anything's predictor need, such as its SamAutomaticMaskGenerator.
 
     @property
     def device(self) -> str:
-        """Where clients shall put their tensors."""
+        """Device for the clients' tensors."""
         return "cpu"
 
     @property
     def model(self) -> SimpleNamespace:
-        """Properties of the model that clients ask for."""
+        """Properties of the model that clients read."""
         return SimpleNamespace(mask_threshold=MASK_THRESHOLD, image_format="RGB", device="cpu")
 
     @property
-    def transform(self) -> "Unchanged":
-        """What clients send their coordinates through before `predict_torch`; here they stay the image's pixels."""
-        return Unchanged()
+    def transform(self) -> "IdentityTransform":
+        """Transform of coordinates before `predict_torch`; here they stay in the image's pixels."""
+        return IdentityTransform()
 
     def predict_torch(
         self,
@@ -140,10 +140,10 @@ class Predictor(ABC):
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[Any, Any, Any]:
-        """As segment-anything's: P prompts as tensors.
+        """Segment an image with P prompts as tensors, as segment-anything's method does.
 
         Args:
-            point_coords: [P, N, 2] or None, having been through `transform`.
+            point_coords: [P, N, 2] or None, after `transform`.
             point_labels: [P, N] or None.
             boxes: [P, 4] or None.
             mask_input: [P, 1, 4h, 4w] or None.
@@ -155,25 +155,25 @@ class Predictor(ABC):
         """
         import torch  # noqa: PLC0415  (exported models run without it)
 
-        def values(tensor: Any, kind: Any) -> Any:
+        def to_numpy(tensor: Any, kind: Any) -> Any:
             return None if tensor is None else tensor.detach().cpu().numpy().astype(kind)
 
         prompts = Prompts(
-            values(boxes, np.float64),
-            values(point_coords, np.float64),
-            values(point_labels, np.int64),
-            values(mask_input, np.float32),
+            to_numpy(boxes, np.float64),
+            to_numpy(point_coords, np.float64),
+            to_numpy(point_labels, np.int64),
+            to_numpy(mask_input, np.float32),
         )
-        found = self.segment(prompts, multimask=multimask_output, full=return_logits)
-        masks = found.masks if found.full is None else found.full
-        return torch.from_numpy(masks), torch.from_numpy(found.scores), torch.from_numpy(found.logits)
+        prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)
+        masks = prediction.masks if prediction.full is None else prediction.full
+        return torch.from_numpy(masks), torch.from_numpy(prediction.scores), torch.from_numpy(prediction.logits)
 
 
-class Unchanged:
-    """Coordinates stay what they are."""
+class IdentityTransform:
+    """A transform that leaves coordinates unchanged."""
 
     def apply_coords(self, coords: Any, original_size: tuple[int, int]) -> Any:
-        """The same."""
+        """Return the coordinates unchanged."""
         del original_size
         return coords
 
@@ -181,7 +181,7 @@ class Unchanged:
 
 
 def check_prompts(prompts: Prompts, *, image_is_set: bool) -> None:
-    """Refuse what cannot be segmented.
+    """Check that there are an image and prompts.
 
     Raises:
         InputError: no image has been set, or there are no prompts.
@@ -192,7 +192,7 @@ def check_prompts(prompts: Prompts, *, image_is_set: bool) -> None:
         raise InputError("There are no prompts; give at least one box or point.")
 
 
-def _prompts(
+def _parse_prompts(
     point_coords: ArrayLike | None, point_labels: ArrayLike | None, box: ArrayLike | None, mask_input: ArrayLike | None
 ) -> tuple[Prompts, bool]:
     if (point_coords is None) != (point_labels is None):
@@ -202,12 +202,14 @@ def _prompts(
     points = None if point_coords is None else np.asarray(point_coords, dtype=np.float64)
     labels = None if point_labels is None else np.asarray(point_labels, dtype=np.int64)
     masks = None if mask_input is None else np.asarray(mask_input, dtype=np.float32)
-    _check(boxes is None or (boxes.shape[-1:] == (4,) and boxes.ndim <= 2), "box", "[4] or [P, 4]", boxes)
-    _check(points is None or (points.ndim == 2 and points.shape[1] == 2), "point_coords", "[N, 2]", points)
-    _check(points is None or (labels is not None and labels.shape == points.shape[:1]), "point_labels", "[N]", labels)
-    _check(masks is None or (masks.ndim == 3 and len(masks) == 1), "mask_input", "[1, 4h, 4w]", masks)
+    _check_shape(boxes is None or (boxes.shape[-1:] == (4,) and boxes.ndim <= 2), "box", "[4] or [P, 4]", boxes)
+    _check_shape(points is None or (points.ndim == 2 and points.shape[1] == 2), "point_coords", "[N, 2]", points)
+    _check_shape(
+        points is None or (labels is not None and labels.shape == points.shape[:1]), "point_labels", "[N]", labels
+    )
+    _check_shape(masks is None or (masks.ndim == 3 and len(masks) == 1), "mask_input", "[1, 4h, 4w]", masks)
     if several and (points is not None or masks is not None):
-        raise InputError("Several boxes are prompts of their own; give points or a mask with one box at a time.")
+        raise InputError("Points and masks do not go with several boxes; give one box with points or a mask.")
     return (
         Prompts(
             boxes=None if boxes is None else boxes.reshape(-1, 4),
@@ -219,6 +221,6 @@ def _prompts(
     )
 
 
-def _check(fits: bool, name: str, expected: str, found: NDArray[np.generic] | None) -> None:
+def _check_shape(fits: bool, name: str, expected: str, values: NDArray[np.generic] | None) -> None:
     if not fits:
-        raise InputError(f"{name} has shape {None if found is None else found.shape}; expected {expected}.")
+        raise InputError(f"{name} has shape {None if values is None else values.shape}; expected {expected}.")

@@ -380,7 +380,7 @@ def test_a_stage_that_is_held_for_a_moment_is_waited_for(tmp_path: Path, patient
     taken, done, holder = threading.Event(), threading.Event(), threading.Thread(target=hold)
     holder.start()
     assert taken.wait(timeout=10)
-    with Cache(tmp_path, patient=patient).lock("analysis", "k"):
+    with Cache(tmp_path, wait_for_locks=patient).lock("analysis", "k"):
         assert done.is_set()
     holder.join()
 

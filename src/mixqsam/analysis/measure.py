@@ -14,7 +14,7 @@ from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
-from mixqsam.parallel.engine import Alone, Engine, combine, share
+from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
 from mixqsam.plan import Analysis, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
@@ -83,7 +83,7 @@ def analyze(
             quantized.append(QuantizedVariants(sam, ranges, weights, bits=options.sensitivity_bits))
         return quantized[0].measure(sam, prefix, progress=progress, label=label)
 
-    measure = _ImageMeasurer(sam, cache, engine or Alone())
+    measure = _ImageMeasurer(sam, cache, engine or SingleProcess())
     ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
     divergences = {output: values[:, : len(names)] for output, values in ablated.items()}
     omegas = {output: importance(values) for output, values in divergences.items()}
@@ -120,7 +120,7 @@ class _ImageMeasurer:
     ) -> dict[str, Vector]:
         """Measure all images: P_Y definition → [images, length]; of a longer cached result the beginning is used."""
         measured_here: dict[int, Divergences] = {}
-        for index, sample in share(self._engine, samples):
+        for index, sample in take_share(self._engine, samples):
             key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
             divergences: Divergences | None = self._cache.get(stage, key)
             if divergences is None or len(divergences[next(iter(OUTPUTS))]) < length:

@@ -46,10 +46,10 @@ from mixqsam.prompts import Prompts
 from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.registration import register
 from mixqsam.reporting.comparison import Comparison
 from mixqsam.sam.automatic_options import Automatic
 from mixqsam.sam.load import Sam
+from mixqsam.transformers_hook import register
 
 __all__ = [
     "Allocation",

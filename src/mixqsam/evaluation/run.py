@@ -16,7 +16,7 @@ from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.evaluation.coco import CocoScores, Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest
-from mixqsam.parallel.engine import Alone, Engine, combine, share
+from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
 from mixqsam.prediction import Prediction, Predictor
 from mixqsam.progress import Progress
 
@@ -128,7 +128,7 @@ def evaluate(
         ImageError: no image can be read.
         ParallelError: a process was lost.
     """
-    engine = engine or Alone()
+    engine = engine or SingleProcess()
     truth = None if annotations is None else Truth(annotations)
     places = [index for index, sample in enumerate(samples) if len(sample.prompts)]
     usable = [samples[index] for index in places]
@@ -137,7 +137,7 @@ def evaluate(
     work = _Work(predictors, truth, kept, best_of_three=best_of_three)
     own: dict[int, dict[str, Record] | str] = {}
     new: list[tuple[int, Sample]] = []
-    for index, sample in share(engine, usable):
+    for index, sample in take_share(engine, usable):
         known = work.known(sample)
         if known is None:
             new.append((index, sample))

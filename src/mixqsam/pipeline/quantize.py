@@ -11,7 +11,7 @@ from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
 from mixqsam.data.samples import Sample
-from mixqsam.directories import claimed, new_directory
+from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import BudgetError
 from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
@@ -112,7 +112,7 @@ def run_quantization(
     """
     evaluation = evaluation or Evaluation()
     record = record_options(model, data, budget=budget, options=options, evaluation=evaluation, device=session.device)
-    with claimed(output, overwrite=overwrite, marker=MARKER):
+    with claim_directory(output, overwrite=overwrite, marker=MARKER):
         found = _quantize(model, data, budget=budget, options=options, session=session, evaluation=evaluation)
         run = _write(found, output, session=session, overwrite=overwrite, options=record)
     return Result(output, found.analysis, found.allocation, found.uniform, run, found.checked.reports)

@@ -113,7 +113,7 @@ def analyze_model(
     ranges = find_ranges(sam, samples, observer=observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
     weights = session.grids.of(sam, observer=observer)
-    with session.timed("analysis"), session.cache.lock("analysis", key, wanted=session.engine.rank == 0):
+    with session.timed("analysis"), session.cache.lock("analysis", key, is_main_process=session.engine.rank == 0):
         return analyze(
             sam,
             samples,
