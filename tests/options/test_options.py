@@ -17,9 +17,9 @@ from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.errors import BudgetError, InputError
 from mixqsam.numeric.observers import OBSERVERS
 from mixqsam.options import names
+from mixqsam.options.bit_widths import parse_measured_bits, write_bits
 from mixqsam.options.fields import Nested, Option
 from mixqsam.options.flat import assemble, flat_values, flatten
-from mixqsam.options.parse import parse_measured_bits, write_bits
 from mixqsam.options.values import OptionClass
 from mixqsam.pipeline.options import (
     AllocationOptions,
@@ -131,7 +131,7 @@ def test_recorded_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (lambda: AllocationOptions(utility="best"), InputError, "utility 'best' is unknown; choose linear"),
         (lambda: AllocationOptions(synergy_weight=-1), InputError, "synergy_weight -1: at least 0"),
         (lambda: AllocationOptions(synergy_weight=float("nan")), InputError, "a number is expected"),
-        (lambda: AllocationOptions(candidates=()), BudgetError, "names no bit-width"),
+        (lambda: AllocationOptions(candidates=()), BudgetError, "is empty"),
         (lambda: AllocationOptions(candidates=(9,)), BudgetError, "go from 2 to 8"),
         (lambda: AllocationOptions(keep=("neck",)), BudgetError, "write PATTERN=BITS"),
         (lambda: AllocationOptions(keep="neck.*=9"), BudgetError, "go from 2 to 8"),

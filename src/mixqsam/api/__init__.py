@@ -1,6 +1,6 @@
 """The Python interface: a function for each command of the command line, with the same names for the same options.
 
-Errors are kinds of `MixqsamError`, whose messages say what happened and what to do. `progress` hears of steps.
+Errors are kinds of `MixqsamError`; their messages say what happened and what to do. `progress` receives the progress.
 """
 
 from mixqsam.allocation.budget import Budget
