@@ -129,7 +129,7 @@ print(guarded(work, debug=False), signal.getsignal(signal.SIGTERM) == before)
 """
 _SOLVES = """
 import os, signal, highspy
-from mixqsam.allocation.solve import _finish
+from mixqsam.allocation.solve import _solve_interruptibly
 from mixqsam.cli.console import guarded
 start = highspy.Highs.startSolve
 def interrupted(self):
@@ -141,7 +141,7 @@ solver = highspy.Highs()
 solver.setOptionValue("output_flag", False)
 solver.addVar(0.0, 1.0)
 def work():
-    _finish(solver)
+    _solve_interruptibly(solver)
     print("went on")
 print(guarded(work, debug=False))
 """
