@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixqsam.allocation.budget import Budget
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.evaluation.run import evaluate
 from mixqsam.files import Cache, digest, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="evaluate on so many images only")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     arguments = parser.parse_args()
-    session = Session(Cache(arguments.cache), Bars())
+    session = Session(Cache(arguments.cache), ProgressBars())
     experiment = Experiment(arguments.coco, images=arguments.images, session=session, limit=arguments.limit)
     write_json(arguments.output.with_name("analysis.json"), experiment.analysis(images=None).to_json())
     write_json(arguments.output, run(experiment, arguments.budgets))

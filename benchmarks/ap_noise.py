@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.allocation_experiment import BUDGETS, Experiment
 from mixqsam.allocation.budget import Budget
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.evaluation.coco import Truth, mask_results
 from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import AllocationOptions, Session
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
     parser.add_argument("--draws", type=int, default=200)
     arguments = parser.parse_args()
-    session = Session(Cache(arguments.cache), Bars())
+    session = Session(Cache(arguments.cache), ProgressBars())
     experiment = Experiment(arguments.coco, images=32, session=session, limit=None)
     analysis = experiment.analysis(images=None)
     found = {"float": results_of(experiment, analysis.costs.float_plan)}

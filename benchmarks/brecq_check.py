@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.evaluation.run import evaluate
 from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import AnalysisOptions, Data, Session
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/data/brecq_check.json"))
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
     arguments = parser.parse_args()
-    session = Session(Cache(arguments.cache, wait_for_locks=True), Bars())
+    session = Session(Cache(arguments.cache, wait_for_locks=True), ProgressBars())
     sam = load_sam("sam-tiny")
     coco = arguments.coco
     train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")

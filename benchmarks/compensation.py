@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import machine
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AnalysisOptions, Data, Session
@@ -157,7 +157,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure the rows that are not known yet."""
-    session = Session(Cache(arguments.cache, wait_for_locks=True), Bars())
+    session = Session(Cache(arguments.cache, wait_for_locks=True), ProgressBars())
     sam = load_sam(arguments.model)
     coco = arguments.coco
     train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")

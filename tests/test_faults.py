@@ -117,7 +117,7 @@ def test_only_old_temporary_files_are_swept_from_a_cache(tmp_path: Path) -> None
 # Signals are sent to a process of their own: in this one other tests may have left handlers and threads.
 _UNWINDS = """
 import os, signal, time
-from mixqsam.cli.console import guarded
+from mixqsam.cli.console import run_guarded
 before = signal.getsignal(signal.SIGTERM)
 def work():
     try:
@@ -125,12 +125,12 @@ def work():
         time.sleep(5)
     finally:
         print("cleaned")
-print(guarded(work, debug=False), signal.getsignal(signal.SIGTERM) == before)
+print(run_guarded(work, debug=False), signal.getsignal(signal.SIGTERM) == before)
 """
 _SOLVES = """
 import os, signal, highspy
 from mixqsam.allocation.solve import _solve_interruptibly
-from mixqsam.cli.console import guarded
+from mixqsam.cli.console import run_guarded
 start = highspy.Highs.startSolve
 def interrupted(self):
     thread = start(self)
@@ -143,7 +143,7 @@ solver.addVar(0.0, 1.0)
 def work():
     _solve_interruptibly(solver)
     print("went on")
-print(guarded(work, debug=False))
+print(run_guarded(work, debug=False))
 """
 
 

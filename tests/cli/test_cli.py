@@ -276,7 +276,7 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Finished stages are kept" in errors
+    assert "Finished stages are cached" in errors
     assert leftovers(tmp_path) == ["images"]
     kept = {p: p.stat().st_mtime_ns for p in own_cache.glob("*.json")}
     assert any(p.name.startswith("ablation-") for p in kept)

@@ -34,8 +34,8 @@ from mixqsam.plan import Analysis
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, check_recipe
-from mixqsam.reporting.page import Material, write_page
-from mixqsam.reporting.record import NAME, Check, Figures, Piece, Run
+from mixqsam.reporting.page import ReportContent, write_page
+from mixqsam.reporting.record import NAME, EvaluationImages, Figures, Piece, Run
 from mixqsam.reporting.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -70,7 +70,7 @@ class _Checked:
     """What the finished models were found to be worth, and on what."""
 
     reports: Mapping[str, Report]
-    about: Check | None = None
+    about: EvaluationImages | None = None
     drawn: Sequence[Drawn] = ()
 
 
@@ -213,7 +213,7 @@ def _check(
         )
         drawn = draw_examples(predictors, samples, reports["mixed"].by_image, progress=session.progress)
     seen = {sample.path for sample in used}
-    about = Check(
+    about = EvaluationImages(
         images=reports["mixed"].images,
         prompts=reports["mixed"].prompts,
         seen=any(sample.path in seen for sample in samples),
@@ -256,7 +256,7 @@ def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool,
         summary = write_summary(analysis, plan=allocation.plan, allocation=allocation.to_json(), run=run)
         write_bytes(folder / "summary.md", summary.encode())
         pictures = {name: content for one in checked.drawn for name, content in one.contents.items()}
-        page = write_page(Material(analysis, allocation.to_json(), run, pictures))
+        page = write_page(ReportContent(analysis, allocation.to_json(), run, pictures))
         write_bytes(folder / PAGE, page.encode())
     return run
 
