@@ -1,9 +1,9 @@
-"""How much of a difference in AP is chance: images of coco-mini drawn again and again (a paired bootstrap).
+"""Estimate the random share of differences in AP with a paired bootstrap over the images of coco-mini.
 
     python -m benchmarks.ap_noise --coco ../shared/data/coco-mini --output docs/data/ap_noise.json
 
-Float, uniform and mixed (the tool's defaults) at four budgets; 200 draws of 100 images. About 6 minutes on 2 cores,
-with the cache of benchmarks.allocation_experiment.
+Compares float, uniform and mixed models (defaults) at four budgets; 200 draws of 100 images. Takes about 6 minutes on
+2 cores with the cache of benchmarks.allocation_experiment.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def results_of(experiment: Experiment, plan: BitPlan) -> Results:
 
 
 def drawn(content: dict[str, Any], images: list[int]) -> dict[str, Any]:
-    """An annotation file of the drawn images, each draw an image of its own."""
+    """Make the annotations of the drawn images; each draw is a separate image."""
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         by_image[annotation["image_id"]].append(annotation)

@@ -1,10 +1,9 @@
-"""Is BRECQ's loss at W4A4 a fault of ours? Two checks on sam-tiny and coco-mini.
+"""Check whether BRECQ's loss at W4A4 is a bug of mixqsam, on sam-tiny and coco-mini.
 
     python -m benchmarks.brecq_check --coco ../shared/data/coco-mini --output docs/data/brecq_check.json
 
-With 8-bit activations its learned rounding has to be worth something (W3A8, beside OMSE, AdaRound and QDrop); and
-learning the rounding with quantized activations instead of float ones, all else equal, has to mend W4A4. About 8
-minutes on 2 cores.
+First, with 8-bit activations its learned rounding must help (W3A8, compared with OMSE, AdaRound and QDrop). Second,
+learning the rounding with quantized instead of float activations must improve W4A4. Takes about 8 minutes on 2 cores.
 """
 
 import argparse

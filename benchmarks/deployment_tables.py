@@ -4,7 +4,7 @@ from benchmarks.performance_tables import line, load, machine_line
 
 
 def backends() -> str:
-    """Encoders of ours and of others."""
+    """Encoders of mixqsam and others."""
     speed, fidelity = load("backends"), load("backends_fidelity")
     columns = ["encoder", "SAM-B, 1024 pixels", "against float32", "IoU to float, sam-tiny W8A8"]
     lines = [line(columns), line(["---", *["---:"] * 3])]
@@ -17,7 +17,7 @@ def backends() -> str:
 
 
 def agreement() -> str:
-    """What runtimes make of the same model."""
+    """Agreement of the runtimes."""
     data = load("agreement")
     columns = ["", "IoU to ours, mean", "median", "of all pixels", "IoU to float, mean"]
     lines = [line(columns), line(["---", *["---:"] * 4])]
@@ -29,7 +29,7 @@ def agreement() -> str:
 
 
 def files() -> str:
-    """Bytes of files against theory."""
+    """Sizes of files and their theoretical sizes."""
     data = load("files")
     lines = [line(["model", "file", "theory", "header", "file / theory"]), line(["---", *["---:"] * 4])]
     for name, one in data["files"].items():
@@ -39,7 +39,7 @@ def files() -> str:
 
 
 def loading() -> str:
-    """What `from_pretrained` takes."""
+    """Time and memory of `from_pretrained`."""
     data = load("files")
     lines = [line(["W4A4", "time", "peak memory of the process"]), line(["---", "---:", "---:"])]
     for name, one in data["loading"].items():
@@ -48,7 +48,7 @@ def loading() -> str:
 
 
 def speed() -> str:
-    """The README's few figures: SAM-B on every backend."""
+    """The figures of the README: SAM-B on every backend."""
     data = load("benchmark")
     columns = ["SAM-B, 1024 × 768 pixels, W4A4", "image", "speed", "box", "memory", "files"]
     lines = [line(columns), line(["---", *["---:"] * 5])]

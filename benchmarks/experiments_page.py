@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def describe(row: Row) -> str:
-    """How bits were chosen, in words."""
+    """Describe the choice of bits."""
     if row["bits"] == "uniform":
         return "uniform"
     coupling = f"{row['synergy']}, λ = {row['lambda']:g}" if row["lambda"] else "λ = 0"
@@ -48,7 +48,7 @@ def cell(score: Row) -> str:
 
 
 def table(data: Any, keep: Callable[[Row], bool]) -> str:
-    """Rows that `keep` likes, a column for each budget."""
+    """Rows that `keep` selects, with a column for each budget."""
     found: dict[str, dict[str, Row]] = {}
     for row in data["rows"]:
         if keep(row):
@@ -63,7 +63,7 @@ def table(data: Any, keep: Callable[[Row], bool]) -> str:
 
 
 def main_table(data: Any) -> str:
-    """The short table: every utility without synergy, the paper's reading, uniform."""
+    """The short table: every utility without synergy, the paper's definition, uniform."""
     return table(
         data,
         lambda r: (
@@ -78,12 +78,12 @@ def synergy_table(data: Any) -> str:
 
 
 def cheap_table(data: Any) -> str:
-    """The measured utility from less measuring."""
+    """The measured utility with fewer measurements."""
     return table(data, lambda r: "," in r["bits"] or (r["utility"] == "measured" and r["lambda"] == 0))
 
 
 def wins(data: Any) -> str:
-    """For each budget, how many of the mixed rows beat uniform, by each figure."""
+    """For each budget, the number of mixed rows that beat uniform, by each figure."""
     lines = [line(["figure", *BUDGETS]), line(["---", *["---:"] * len(BUDGETS)])]
     figures: dict[str, Callable[[Row], float]] = {
         "AP": lambda r: float(r["coco"]["ap"]),
@@ -102,7 +102,7 @@ def wins(data: Any) -> str:
 
 
 def parts() -> str:
-    """What encoder and decoder have of weights, multiply-adds and importance."""
+    """Shares of encoder and decoder in weights, multiply-adds and importance."""
     analysis = Analysis.from_json(load("analysis"), source="docs/data/analysis.json")
     columns = {
         "units": [1.0] * len(analysis.units),
@@ -139,7 +139,7 @@ def comparison() -> Comparison:
 
 
 def recipes_gain(found: Comparison) -> str:
-    """What mixed bits change, and what share of the float AP they keep."""
+    """The gain of mixed bits, and their share of the float AP."""
     budgets = list(dict.fromkeys(row.budget for row in found.rows))
     by = {(row.recipe, row.budget, row.mode): row for row in found.rows}
     lines = [line(["recipe", *budgets]), line(["---", *["---:"] * len(budgets)])]
@@ -155,14 +155,14 @@ def recipes_gain(found: Comparison) -> str:
 
 
 def brecq_table() -> str:
-    """The check of why BRECQ loses."""
+    """The check of BRECQ's loss."""
     data = load("brecq_check")
     lines = [line(["recipe, bits", "AP / IoU / IoU to float"]), line(["---", "---:"])]
     return "\n".join([*lines, *(line([label, cell(row)]) for label, row in data.items())])
 
 
 def fill(page: Path, tables: dict[str, str]) -> None:
-    """Replace what stands between `<!-- table NAME -->` and `<!-- end -->`."""
+    """Replace the text between `<!-- table NAME -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
     for name, content in tables.items():
         pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""What importance costs, in plain encoder passes of transformers' own SAM (with SDPA) on the same image.
+"""Measure the cost of importance in encoder passes of transformers' SAM (with SDPA) on the same image.
 
     python -m benchmarks.importance_cost --size b --output docs/data/importance_cost.json
 

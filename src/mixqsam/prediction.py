@@ -99,10 +99,10 @@ class Predictor(ABC):
         Raises:
             InputError: no image has been set, there is no prompt, or shapes do not fit.
         """
-        prompts, several = _parse_prompts(point_coords, point_labels, box, mask_input)
+        prompts, has_many_boxes = _parse_prompts(point_coords, point_labels, box, mask_input)
         prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)
         masks = prediction.masks if prediction.full is None else prediction.full
-        if several:
+        if has_many_boxes:
             return masks, prediction.scores, prediction.logits
         return masks[0], prediction.scores[0], prediction.logits[0]
 
@@ -198,7 +198,7 @@ def _parse_prompts(
     if (point_coords is None) != (point_labels is None):
         raise InputError("point_coords and point_labels go together; give both or neither.")
     boxes = None if box is None else np.asarray(box, dtype=np.float64)
-    several = boxes is not None and boxes.ndim == 2
+    has_many_boxes = boxes is not None and boxes.ndim == 2
     points = None if point_coords is None else np.asarray(point_coords, dtype=np.float64)
     labels = None if point_labels is None else np.asarray(point_labels, dtype=np.int64)
     masks = None if mask_input is None else np.asarray(mask_input, dtype=np.float32)
@@ -208,7 +208,7 @@ def _parse_prompts(
         points is None or (labels is not None and labels.shape == points.shape[:1]), "point_labels", "[N]", labels
     )
     _check_shape(masks is None or (masks.ndim == 3 and len(masks) == 1), "mask_input", "[1, 4h, 4w]", masks)
-    if several and (points is not None or masks is not None):
+    if has_many_boxes and (points is not None or masks is not None):
         raise InputError("Points and masks do not go with several boxes; give one box with points or a mask.")
     return (
         Prompts(
@@ -217,7 +217,7 @@ def _parse_prompts(
             labels=None if labels is None else labels[None],
             masks=None if masks is None else masks[None],
         ),
-        several,
+        has_many_boxes,
     )
 
 

@@ -42,7 +42,7 @@ class Amount:
     """A limit of one quantity.
 
     Attributes:
-        quantity: what is limited.
+        quantity: limited quantity.
         value: bytes or BitOps, or a share of the float model's.
         is_share: whether `value` is such a share.
     """
@@ -79,7 +79,7 @@ class UniformCosts:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a quantized model may cost.
+    """Limits of a quantized model's costs.
 
     Attributes:
         text: as the user wrote it.

@@ -83,7 +83,7 @@ def write_page(content: ReportContent) -> str:
             columns=_columns(run),
             budget=_budget(allocation),
             facts=facts,
-            network=Markup(network_svg(facts)),  # noqa: S704  (made by us; what it quotes is escaped there)
+            network=Markup(network_svg(facts)),  # noqa: S704  (our SVG; it escapes quoted text)
             histogram=_histogram(analysis, plan),
             leading=sorted(facts, key=lambda fact: int(fact["rank"]))[:_MAX_LISTED],
             pairs=pairs[:_MAX_LISTED],
@@ -207,7 +207,7 @@ def _pareto(budgets: Mapping[str, Figures]) -> dict[str, Any] | None:
     level: float | None = 1.0 if key == "mean_iou" else getattr(start, key, None)
     svg = scatter_svg(points, level=level, quality=heading)
     return {
-        "svg": Markup(svg),  # noqa: S704  (made by us; what it quotes is escaped there)
+        "svg": Markup(svg),  # noqa: S704  (our SVG; it escapes quoted text)
         "points": sorted(points, key=lambda point: point.size),
         "best": {point.label for point in frontier(points)},
         "quality": heading,

@@ -80,7 +80,7 @@ def serve_models(
         ready: receives the page's address and the models' names.
 
     Raises:
-        MixqsamError: a model cannot be loaded, or there are no images.
+        MixqsamError: a model cannot be loaded, or the folder has no images.
         OutputError: the server cannot listen at the address.
     """
     models = collect_models(sources)
