@@ -25,7 +25,7 @@ from mixqsam.analysis.ablation import ablate
 from mixqsam.analysis.fisher import FisherMeter
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import run_prefix
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.data.samples import Sample, for_calibration
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
@@ -172,7 +172,7 @@ def _cpu(action: Callable[[], object]) -> float:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure what is not known yet; write after each step."""
-    session = Session(Cache(arguments.cache, patient=True), Bars())
+    session = Session(Cache(arguments.cache, wait_for_locks=True), ProgressBars())
     experiment = Experiment(arguments, session)
     draws = experiment.draws()
     result: dict[str, Any] = {"images": len(experiment.samples), "judged": len(experiment.judged)}

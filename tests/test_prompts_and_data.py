@@ -211,7 +211,7 @@ def test_points_are_checked_at_one_place() -> None:
     for point, words in (
         ([21.0, 5, 1], "x: a point lies outside the image of 20×10"),
         ([1.0, -1, 1], "outside the image"),
-        ([1.0, 1, 0.5], "x: the label is 1 .* or 0"),
+        ([1.0, 1, 0.5], "x: a label is neither 1 .* nor 0"),
         ([float("nan"), 1, 1], "x: a point holds NaN"),
     ):
         with pytest.raises(AnnotationError, match=words):

@@ -5,13 +5,13 @@
     result = mixqsam.quantize("sam-tiny", "photos/", budget="W4A4", output="out/")
     predictor = mixqsam.predictor("out/")
 
-Names are loaded when first used: importing mixqsam loads neither torch nor transformers.
+Names are loaded at their first use: importing mixqsam loads neither torch nor transformers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mixqsam.registration import register
+from mixqsam.transformers_hook import register
 
 if TYPE_CHECKING:
     from mixqsam.api import (
@@ -149,13 +149,13 @@ __all__ = [
     "serve",
 ]
 
-# Names that do not need torch, which the rest of the interface loads: exported models run without it.
+# Names that load without torch: exported models run without it.
 _LIGHT = {
     "ExportedPredictor": "mixqsam.deployed.predictor",
     "Prompts": "mixqsam.prompts",
 }
 
-# From here on transformers loads what mixqsam wrote.
+# transformers can load quantized directories from here on.
 register()
 
 

@@ -15,8 +15,8 @@ from mixqsam.allocation.program import Objective
 from mixqsam.analysis import fisher
 from mixqsam.analysis.fisher import SCORES, FisherMeter, error_products
 from mixqsam.analysis.gradients import gradients_met
+from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.analysis.outputs import OUTPUTS
-from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import run_prefix
 from mixqsam.calibrate import Ranges, WeightGrids, calibrate
@@ -184,7 +184,7 @@ def run(sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, s
         samples,
         ranges=ranges,
         weights=weights,
-        wanted=Measurements(importance=False, pairs=False, fisher=("bernoulli",)),
+        options=MeasurementOptions(importance=False, pairs=False, fisher=("bernoulli",)),
         cache=session.cache,
         progress=session.progress,
     )

@@ -158,5 +158,5 @@ def test_from_the_command_line(picture_folder: Path, tmp_path: Path) -> None:
     command = ["evaluate-automatic", "sam-tiny", "-i", str(picture_folder), "--side", "3", "--limit", "1"]
     done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "s.json")])
     assert done.exit_code == 0, done.output
-    assert "masks of an image" in done.output
+    assert "masks per image" in done.output
     assert json.loads((tmp_path / "s.json").read_text())["float"]["images"] == 1

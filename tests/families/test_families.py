@@ -166,7 +166,7 @@ def glued(monkeypatch: pytest.MonkeyPatch, sam: Sam) -> Sam:
 def test_variants_are_right_where_blocks_are_glued(
     monkeypatch: pytest.MonkeyPatch, glued: Sam, samples: list[Sample], tokens: int
 ) -> None:
-    monkeypatch.setattr(variants, "_TOKENS", tokens)
+    monkeypatch.setattr(variants, "_MAX_TOKENS", tokens)
     names = [unit.name for unit in glued.costs().units[:16]]
     prefix = run_prefix(glued, samples[0])
     for indices, logits in run_variants(glued, prefix, [Variant({name: zero}) for name in names]):

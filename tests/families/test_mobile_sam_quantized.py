@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from mixqsam.analysis import variants
 from mixqsam.analysis.ablation import zero
-from mixqsam.analysis.run import Measurements, analyze
+from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.analysis.variants import Variant, run_prefix, run_variants
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.packed import stored_tensors
@@ -225,7 +225,7 @@ def test_sensitivity_is_measured_on_the_grids_of_channels(
             samples[:1],
             ranges=some,
             weights=WeightGrids(mobile, observer="omse"),
-            wanted=Measurements(False, (3,)),
+            options=MeasurementOptions(pairs=False, sensitivity_bits=(3,)),
             cache=Cache(tmp_path),
             progress=Silent(),
         )

@@ -89,9 +89,9 @@ def test_quantize_writes_a_report_that_stands_alone(workplace: Path) -> None:
         "Budget W4A4",
         "uniform W4A4",
         "Proven optimal",
-        "Quality was measured on 3 images with 12 prompts (grid points), which the calibration has seen too",
+        "Quality was measured on 3 images with 12 prompts (grid points); the calibration used them, too",
         "mixqsam quantize --budget W4A4 <&>",
-        "The image on which it does worst",
+        "Worst image",
     ):
         assert words in page.text
     for rule in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem", 'name="viewport"'):
@@ -126,7 +126,7 @@ def test_several_budgets_are_drawn_by_size(workplace: Path, tmp_path: Path) -> N
     done = run("report", workplace / "first", workplace / "second", "-o", tmp_path / "both.html")
     assert done.exit_code == 0, done.output
     page = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
-    for words in ("Quality against size", "second", "uniform W6A6", "beaten by none"):
+    for words in ("Quality against size", "second", "uniform W6A6", "Pareto-optimal"):
         assert words in page.text
     assert "Quality against size" not in Page((workplace / "first/report.html").read_text(encoding="utf-8")).text
 
@@ -153,7 +153,7 @@ def test_a_report_on_images_of_ones_own(workplace: Path, picture_folder: Path, t
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["report"] == str(report)
     text = Page(report.read_text(encoding="utf-8")).text
-    for words in ("Evaluation on your images", "1 image with 4 prompts", "the median: mine.png", "beaten by none"):
+    for words in ("Evaluation on your images", "1 image with 4 prompts", "Median image: mine.png", "Pareto-optimal"):
         assert words in text
 
 

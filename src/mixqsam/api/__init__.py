@@ -1,6 +1,6 @@
 """The Python interface: a function for each command of the command line, with the same names for the same options.
 
-Errors are kinds of `MixqsamError`, whose messages say what happened and what to do. `progress` hears of steps.
+Errors are kinds of `MixqsamError`; their messages say what happened and what to do. `progress` receives the progress.
 """
 
 from mixqsam.allocation.budget import Budget
@@ -46,10 +46,10 @@ from mixqsam.prompts import Prompts
 from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.registration import register
 from mixqsam.reporting.comparison import Comparison
 from mixqsam.sam.automatic_options import Automatic
 from mixqsam.sam.load import Sam
+from mixqsam.transformers_hook import register
 
 __all__ = [
     "Allocation",

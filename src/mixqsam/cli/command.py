@@ -14,9 +14,9 @@ from typer.core import TyperCommand
 
 from mixqsam.cli.app import app
 from mixqsam.cli.config import choose_settings, read_settings
-from mixqsam.cli.console import err, guarded
+from mixqsam.cli.console import err, run_guarded
 from mixqsam.cli.deprecated import modernise
-from mixqsam.cli.outcome import Outcome, tell
+from mixqsam.cli.outcome import Outcome, print_outcome
 from mixqsam.cli.parameters import gather, parameters, spell
 from mixqsam.options.fields import Entry, Option
 from mixqsam.options.flat import assemble, flatten
@@ -80,9 +80,9 @@ def _runner(name: str, spec: Spec) -> Callable[..., None]:
             given = {name: value for name, value in raw.items() if _is_given(context, name)}
             settings, file = context.meta.get(_SETTINGS, {}), context.meta.get(_FILE, "")
             values = gather(spec.entries, given, settings, file)
-            tell(COMMANDS[name].body(**assemble(spec.body, values)), as_json=json)
+            print_outcome(COMMANDS[name].body(**assemble(spec.body, values)), as_json=json)
 
-        code = guarded(act, debug=_is_debugging(debug), as_json=json)
+        code = run_guarded(act, debug=_is_debugging(debug), as_json=json)
         if code:
             raise typer.Exit(code)
 
@@ -136,7 +136,7 @@ class _Command(TyperCommand):
         path = None if ctx.resilient_parsing or not COMMANDS[name].reads_config else _config_path(words)
         if path is not None:
             debug = _is_debugging("--debug" in words)
-            code = guarded(lambda: _read(ctx, name, path), debug=debug, as_json="--json" in words)
+            code = run_guarded(lambda: _read(ctx, name, path), debug=debug, as_json="--json" in words)
             if code:
                 raise typer.Exit(code)
         return super().parse_args(ctx, words)

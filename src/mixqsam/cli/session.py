@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mixqsam.cli.command import spoken
-from mixqsam.cli.console import Bars, err, out
+from mixqsam.cli.console import ProgressBars, err, out
 from mixqsam.pipeline import session
 from mixqsam.pipeline.session import Session
 
@@ -13,7 +13,7 @@ def open_session(
 ) -> Session:
     """The session of a command; `is_group` where it may be one of several processes that torchrun launched."""
     opened = session.open_session(
-        cache=cache, device=device, progress=Bars(), processes=processes, is_group=is_group, command=spoken()
+        cache=cache, device=device, progress=ProgressBars(), processes=processes, is_group=is_group, command=spoken()
     )
     if opened.engine.rank:
         # Rank 0 speaks for all.

@@ -1,4 +1,4 @@
-"""Tables and lines about allocations and reports; loaded only when a command runs."""
+"""Tables and lines of allocations and reports; loaded only when a command runs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from mixqsam.plan import Analysis
 
 
 def allocation_table(title: str, analysis: Analysis, allocation: Allocation, reports: Mapping[str, Report]) -> Table:
-    """The float model, the nearest uniform one and the allocation side by side."""
+    """Make a table of the float model, the nearest uniform model and the allocation."""
     costs = analysis.costs
     rows: dict[str, dict[str, Any]] = {
         "float": {"size": costs.size(costs.float_plan), "bitops": costs.bitops(costs.float_plan)}
@@ -31,7 +31,7 @@ def allocation_table(title: str, analysis: Analysis, allocation: Allocation, rep
 
 
 def proof(allocation: Allocation) -> list[str]:
-    """How near to the best an allocation is; nothing for a uniform one."""
+    """Describe the gap of an allocation to the optimum; empty for a uniform one."""
     if allocation.objective is None:
         return []
     state = "proven optimal" if allocation.gap == 0 else f"gap {allocation.gap:.2%}"
@@ -42,7 +42,7 @@ def proof(allocation: Allocation) -> list[str]:
 
 
 def quality(report: Report) -> dict[str, Any]:
-    """A report's figures, by the keys that tables know."""
+    """The figures of a report, by the keys of the tables."""
     scores: dict[str, Any] = {} if report.coco is None else asdict(report.coco)
     scores["truth_iou"] = report.truth_iou
     if report.fidelity is not None:

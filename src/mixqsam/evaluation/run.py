@@ -16,7 +16,7 @@ from mixqsam.errors import AnnotationError, ImageError, shortened
 from mixqsam.evaluation.coco import CocoScores, Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest
-from mixqsam.parallel.engine import Alone, Engine, combine, share
+from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
 from mixqsam.prediction import Prediction, Predictor
 from mixqsam.progress import Progress
 
@@ -141,7 +141,7 @@ def evaluate(
         ImageError: no image can be read.
         ParallelError: a process was lost.
     """
-    engine = engine or Alone()
+    engine = engine or SingleProcess()
     truth = None if annotations is None else _truth(annotations, progress)
     kept = kept if truth is None or kept is None else kept.scored_by(truth)
     places = [index for index, sample in enumerate(samples) if len(sample.prompts)]
@@ -151,7 +151,7 @@ def evaluate(
     work = _Work(predictors, truth, kept, best_of_three=best_of_three)
     own: dict[int, dict[str, Record] | str] = {}
     new: list[tuple[int, Sample]] = []
-    for index, sample in share(engine, usable):
+    for index, sample in take_share(engine, usable):
         known = work.known(sample)
         if known is None:
             new.append((index, sample))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from mixqsam.errors import BudgetError
 from mixqsam.options import names
+from mixqsam.options.bit_widths import parse_candidates, write_bits
 from mixqsam.options.fields import Option
-from mixqsam.options.parse import parse_candidates, write_bits
 from mixqsam.options.values import OptionClass, quote
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import Any
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.data.samples import Sample, drawn_samples, for_calibration
-from mixqsam.directories import claimed, new_directory
+from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import InputError
 from mixqsam.evaluation.run import Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
-from mixqsam.parallel.engine import combine, share
+from mixqsam.parallel.engine import combine, take_share
 from mixqsam.pipeline.options import CompareRequest, Evaluation
 from mixqsam.pipeline.quantize import check_budget, needed
 from mixqsam.pipeline.session import Session, Source
@@ -80,7 +80,7 @@ def run_comparison(
         InputError: an unknown recipe, or too few calibration images for one.
         BudgetError: a budget that cannot be understood or met.
     """
-    with claimed(output, overwrite=overwrite, marker=MARKER, wanted=session.engine.rank == 0):
+    with claim_directory(output, overwrite=overwrite, marker=MARKER, is_main_process=session.engine.rank == 0):
         comparison = _compare(model, calibration, evaluation, request=request, session=session)
         if not session.engine.rank:
             _write(comparison, output, overwrite=overwrite)
@@ -117,7 +117,7 @@ def _compare(
     planned = [] if engine.rank else [one for choice in recipes for one in _models(choice, analysis, request, session)]
     models = engine.gather(planned)[0]
     scores = _Scores(sam, samples, judged, annotations=annotations, request=request, session=session)
-    own = share(engine, models)
+    own = take_share(engine, models)
     tracked = session.progress.track(own, label="Comparing", total=len(own))
     rows = combine(engine, {index: _row(one, *scores(one)) for index, one in tracked}, count=len(models))
     return Comparison(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mixqsam.boxes import Detections, Selection, Wishes, select
+from mixqsam.boxes import Detections, Selection, SelectionOverrides, select
 from mixqsam.data.coco import annotated_samples, category_names
 from mixqsam.data.images import note_skipped
 from mixqsam.data.records import own_ids
@@ -54,7 +54,7 @@ def run_detection(
     names = category_names(annotations)
     detector = load_detector(source, device=session.device)
     categories = match_categories(detector.names, names, source=str(source))
-    selection = Wishes(options.score, options.top, options.nms).over(detector.selection)
+    selection = SelectionOverrides(options.score, options.top, options.nms).apply(detector.selection)
     results: list[dict[str, Any]] = []
     broken: list[str] = []
     for sample in session.progress.track(samples, label="Detecting", total=len(samples)):

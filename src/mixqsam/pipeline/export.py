@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.deployed.backends import find_backend
 from mixqsam.deployed.names import ENCODER
-from mixqsam.directories import claimed, new_directory
+from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import ArtifactError
 from mixqsam.pipeline.options import Session
 
@@ -47,7 +47,7 @@ def run_export(
     backend.check_writers()
     from mixqsam.exporting.files import ExportOptions, export  # noqa: PLC0415  (it needs the extra)
 
-    with claimed(output, overwrite=overwrite, marker=marker):
+    with claim_directory(output, overwrite=overwrite, marker=marker):
         with session.timed("loading"):
             sam, manifest = load_model(source, integer=True)
         with session.timed("export"), new_directory(output, overwrite=overwrite, marker=marker) as folder:

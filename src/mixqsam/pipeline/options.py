@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from mixqsam.errors import InputError
 from mixqsam.options import names
+from mixqsam.options.bit_widths import parse_measured_bits, write_bits
 from mixqsam.options.fields import Nested, Option
-from mixqsam.options.parse import parse_measured_bits, write_bits
 from mixqsam.options.values import OptionClass, quote
 from mixqsam.pipeline.bits import AllocationOptions, BudgetValue, parse_budget
 from mixqsam.pipeline.data import Data, Evaluation

@@ -12,7 +12,7 @@ from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
 from mixqsam.data.images import short_names
 from mixqsam.data.samples import Sample, drawn_samples
-from mixqsam.directories import claimed, new_directory
+from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import BudgetError
 from mixqsam.evaluation.run import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
@@ -37,8 +37,8 @@ from mixqsam.plan import Analysis
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, check_recipe
-from mixqsam.reporting.page import Material, write_page
-from mixqsam.reporting.record import NAME, Calibration, Check, Figures, Piece, Run
+from mixqsam.reporting.page import ReportContent, write_page
+from mixqsam.reporting.record import NAME, CalibrationImages, EvaluationImages, Figures, Piece, Run
 from mixqsam.reporting.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -73,7 +73,7 @@ class _Checked:
     """What the finished models were found to be worth, and on what."""
 
     reports: Mapping[str, Report]
-    about: Check | None = None
+    about: EvaluationImages | None = None
     drawn: Sequence[Drawn] = ()
 
 
@@ -87,7 +87,7 @@ class _Finished:
     uniform: Allocation | None
     checked: _Checked
     recipe: Recipe
-    calibration: Calibration
+    calibration: CalibrationImages
 
 
 def run_quantization(
@@ -116,7 +116,7 @@ def run_quantization(
     """
     evaluation = evaluation or Evaluation()
     record = record_options(model, data, budget=budget, options=options, evaluation=evaluation, device=session.device)
-    with claimed(output, overwrite=overwrite, marker=MARKER):
+    with claim_directory(output, overwrite=overwrite, marker=MARKER):
         found = _quantize(model, data, budget=budget, options=options, session=session, evaluation=evaluation)
         run = _write(found, output, session=session, overwrite=overwrite, options=record)
     return Result(output, found.analysis, found.allocation, found.uniform, run, found.checked.reports)
@@ -163,7 +163,7 @@ def _quantize(
             seed=measured.seed,
             session=session,
         )
-    calibration = Calibration(seed=measured.seed, images=short_names([one.path for one in samples]))
+    calibration = CalibrationImages(seed=measured.seed, images=short_names([one.path for one in samples]))
     return _Finished(quantized, analysis, allocation, uniform, checked, recipe, calibration)
 
 
@@ -242,7 +242,7 @@ def _check(
         )
         drawn = draw_examples(predictors, samples, reports["mixed"].by_image, progress=session.progress)
     seen = {sample.path for sample in used}
-    about = Check(
+    about = EvaluationImages(
         images=reports["mixed"].images,
         prompts=reports["mixed"].prompts,
         kind=reports["mixed"].prompt_kind,
@@ -287,7 +287,7 @@ def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool,
         summary = write_summary(analysis, plan=allocation.plan, allocation=allocation.to_json(), run=run)
         write_bytes(folder / "summary.md", summary.encode())
         pictures = {name: content for one in checked.drawn for name, content in one.contents.items()}
-        page = write_page(Material(analysis, allocation.to_json(), run, pictures))
+        page = write_page(ReportContent(analysis, allocation.to_json(), run, pictures))
         write_bytes(folder / PAGE, page.encode())
     return run
 

@@ -12,7 +12,7 @@ from mixqsam.pipeline.examples import draw_examples
 from mixqsam.pipeline.quantize import PAGE, figures_of
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, make_predictor, read_analysis
-from mixqsam.reporting.page import Evaluated, Material, write_page
+from mixqsam.reporting.page import EvaluatedModels, ReportContent, write_page
 from mixqsam.reporting.record import NAME, Figures, Run
 
 
@@ -64,7 +64,7 @@ def read_run(directory: Path) -> Run:
     return Run.from_json(read_json(path, what="the record of a run of `mixqsam quantize`"), source=str(path))
 
 
-def _material(directory: Path) -> Material:
+def _material(directory: Path) -> ReportContent:
     run = read_run(directory)
     allocation: Mapping[str, Any] = read_json(directory / MARKER, what="an allocation")
     pictures = {}
@@ -73,7 +73,7 @@ def _material(directory: Path) -> Material:
         # A record names pictures in its own directory; whatever else it names is not looked at.
         if path.is_relative_to(directory.resolve()) and path.is_file():
             pictures[file] = path.read_bytes()
-    return Material(read_analysis(directory), allocation, run, pictures)
+    return ReportContent(read_analysis(directory), allocation, run, pictures)
 
 
 def _labels(directories: Sequence[Path]) -> dict[str, Path]:
@@ -82,7 +82,7 @@ def _labels(directories: Sequence[Path]) -> dict[str, Path]:
     return {name if names.count(name) == 1 else str(one): one for name, one in zip(names, directories, strict=True)}
 
 
-def _beside(material: Material, directories: Sequence[Path]) -> Material:
+def _beside(material: ReportContent, directories: Sequence[Path]) -> ReportContent:
     """With the models of other directories, as far as they were measured on the same images."""
     budgets: dict[str, Figures] = {}
     notes = []
@@ -103,14 +103,14 @@ def _beside(material: Material, directories: Sequence[Path]) -> Material:
 
 
 def _evaluated(
-    material: Material,
+    material: ReportContent,
     directories: Sequence[Path],
     data: Source,
     *,
     limit: int | None,
     reference: str | None,
     session: Session,
-) -> Material:
+) -> ReportContent:
     """With figures and pictures of the reader's images."""
     labels = _labels(directories)
     models: dict[str, str | Path] = {"float": reference or float_source(directories[0]), **labels}
@@ -128,6 +128,6 @@ def _evaluated(
         material,
         run=material.run.model_copy(update={"examples": [one.example for one in drawn]}),
         pictures={file: content for one in drawn for file, content in one.contents.items()},
-        evaluation=Evaluated(about, figures),
+        evaluation=EvaluatedModels(about, figures),
         budgets=figures if len(labels) > 1 else {},
     )

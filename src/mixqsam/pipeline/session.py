@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mixqsam.files import Cache, default_cache
-from mixqsam.parallel.engine import Alone, Engine, start
+from mixqsam.parallel.engine import Engine, SingleProcess, join_group
 from mixqsam.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Session:
     cache: Cache = field(default_factory=lambda: Cache(default_cache()))
     progress: Progress = field(default_factory=Silent)
     device: str = "cpu"
-    engine: Engine = field(default_factory=Alone)
+    engine: Engine = field(default_factory=SingleProcess)
     grids: "GridLibrary" = field(default_factory=_grids)
     seconds: dict[str, float] = field(default_factory=dict)
     command: str = ""
@@ -89,9 +89,9 @@ def open_session(
     check_device(device)
     root = Path(cache) if cache else default_cache()
     Cache(root).sweep()
-    engine: Engine = start(processes=processes, device=device) if is_group else Alone()
+    engine: Engine = join_group(processes=processes, device=device) if is_group else SingleProcess()
     place = getattr(engine, "device", device) if device == "cuda" else device
-    return Session(Cache(root, patient=engine.world > 1), progress or Silent(), place, engine, command=command)
+    return Session(Cache(root, wait_for_locks=engine.world > 1), progress or Silent(), place, engine, command=command)
 
 
 class _Timer:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, allocate
-from mixqsam.analysis.run import Measurements, analyze
+from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
 from mixqsam.data.records import holds_masks
@@ -141,13 +141,13 @@ def analyze_model(
     ranges = find_ranges(sam, samples, observer=observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
     weights = session.grids.of(sam, observer=observer)
-    with session.timed("analysis"), session.cache.lock("analysis", key, wanted=session.engine.rank == 0):
+    with session.timed("analysis"), session.cache.lock("analysis", key, is_main_process=session.engine.rank == 0):
         return analyze(
             sam,
             samples,
             ranges=ranges,
             weights=weights,
-            wanted=Measurements(
+            options=MeasurementOptions(
                 importance=options.importance,
                 pairs=options.importance and options.pairs,
                 sensitivity_bits=options.sensitivity_bits,
