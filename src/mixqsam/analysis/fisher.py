@@ -27,8 +27,9 @@ from mixqsam.sam.load import Sam
 
 # Raised when what a measurement means changes, so that old ones in the cache are not taken for new.
 _VERSION = 1
-# Draws of y for an image. Those of different images are averaged too.
-DRAWS = 1
+# Draws of y that are averaged, over all images: their mean has the relative deviation √(2/32) = 0.25. With few draws
+# some operand looks far too cheap by chance, and gets too few bits.
+_DRAWS = 32
 # Pixels that the `spatial` distribution draws for each mask; the scores' covariance does not depend on it.
 _PIXELS_DRAWN = 4096
 # Elements that are rounded at once, at all bit-widths; so they stay in the cache of the processor.
@@ -92,14 +93,15 @@ def fisher_sensitivity(
     """
     meter = FisherMeter(sam, ranges, weights)
     settings = digest(ranges.to_json())
+    draws = draws_of(len(samples))
     own: dict[int, list[float]] = {}
     label = f"Fisher sensitivity ({output})"
     shared = share(engine, samples)
     for index, sample in progress.track(shared, label=label, total=len(shared)):
-        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, DRAWS)
+        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws)
         found: list[float] | None = cache.get("fisher", key)
         if found is None or len(found) != meter.length:
-            values = meter.measure(sample, output=output, draws=DRAWS).mean(axis=0)
+            values = meter.measure(sample, output=output, draws=draws).mean(axis=0)
             if not np.isfinite(values).all():
                 raise NumericError(f"The model's gradients on {sample.path} are not finite; the checkpoint is damaged.")
             found = values.ravel().tolist()
@@ -108,6 +110,11 @@ def fisher_sensitivity(
     rows = combine(engine, own, count=len(samples))
     mean: Vector = np.mean(rows, axis=0).reshape(-1, 2, len(CANDIDATE_BITS))
     return mean
+
+
+def draws_of(images: int) -> int:
+    """How often y is drawn for each of so many images."""
+    return -(-_DRAWS // images)
 
 
 class FisherMeter:
