@@ -240,5 +240,8 @@ def test_the_file_is_read_again_and_allocates(
     for one, option in zip((objective, *others), ("--fisher bernoulli", "--importance", "2,4,8"), strict=True):
         with pytest.raises(BudgetError, match=f"run `mixqsam analyze.*{option}"):
             allocate(without, budget, objective=one)
+    # What it does hold is offered.
+    with pytest.raises(BudgetError, match=r"or choose --utility fisher\.$"):
+        allocate(again, budget, objective=others[0])
     with pytest.raises(ArtifactError, match="x is malformed"):
         Analysis.from_json(written | {"fisher": {"bernoulli": {}}}, source="x")

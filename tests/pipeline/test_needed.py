@@ -59,7 +59,7 @@ def test_a_uniform_budget_measures_nothing(
     page = (tmp_path / "out/report.html").read_text()
     assert "<th>importance</th>" not in page
     assert "importance 0.0000" not in page
-    assert '>importance</text>' not in page
+    assert ">importance</text>" not in page
     assert "nothing was optimised" in page
     explorer = Explorer(tmp_path / "out")
     with pytest.raises(BudgetError, match="run `mixqsam analyze"):

@@ -144,20 +144,14 @@ def unit_states(
 def _utility(
     analysis: Analysis, objective: Objective, states: Sequence[NDArray[np.int64]], candidates: Sequence[int]
 ) -> tuple[Vector, ...]:
-    if objective.utility in {"linear", "exponential"}:
-        omega = _measured(analysis.importance, objective, what="importance", option="--importance")
-        if objective.utility == "linear":
-            return tuple(w * _quantized(s).mean(axis=1) for w, s in zip(omega, states, strict=True))
-        return tuple(-w * (4.0 ** -_quantized(s)).mean(axis=1) for w, s in zip(omega, states, strict=True))
+    known = _known(analysis, objective)
+    if objective.utility == "linear":
+        return tuple(w * _quantized(s).mean(axis=1) for w, s in zip(known, states, strict=True))
+    if objective.utility == "exponential":
+        return tuple(-w * (4.0 ** -_quantized(s)).mean(axis=1) for w, s in zip(known, states, strict=True))
     bits = sorted(set(candidates) | {int(b) for s in states for b in s.ravel()})
-    if objective.utility == "fisher":
-        option = f"--fisher {objective.output}"
-        known = _measured(analysis.fisher, objective, what="Fisher sensitivity", option=option)
-        divergence = interpolate(known, CANDIDATE_BITS, bits)
-    else:
-        option = "--sensitivity-bits 2,4,8"
-        known = _measured(analysis.sensitivity, objective, what="measured sensitivity", option=option)
-        divergence = interpolate(known, analysis.sensitivity_bits, bits)
+    measured_at = CANDIDATE_BITS if objective.utility == "fisher" else analysis.sensitivity_bits
+    divergence = interpolate(known, measured_at, bits)
     column = {b: i for i, b in enumerate(bits)}
     return tuple(
         -np.array([divergence[i, 0, column[w]] + divergence[i, 1, column[a]] for w, a in s])
@@ -165,18 +159,25 @@ def _utility(
     )
 
 
-def _measured(found: Mapping[str, Vector], objective: Objective, *, what: str, option: str) -> Vector:
-    """What was measured under the objective's output distribution.
+def _known(analysis: Analysis, objective: Objective) -> Vector:
+    """What a utility looks at, under the objective's output distribution.
 
     Raises:
-        BudgetError: nothing was.
+        BudgetError: it was not measured; the message says how to measure it, and which utilities need no more.
     """
-    if objective.output in found:
-        return found[objective.output]
-    others = [name for name in UTILITIES if name != objective.utility]
+    found: dict[Utility, tuple[Mapping[str, Vector], str, str]] = {
+        "linear": (analysis.importance, "importance", "--importance"),
+        "exponential": (analysis.importance, "importance", "--importance"),
+        "measured": (analysis.sensitivity, "measured sensitivity", "--sensitivity-bits 2,4,8"),
+        "fisher": (analysis.fisher, "Fisher sensitivity", f"--fisher {objective.output}"),
+    }
+    known, what, option = found[objective.utility]
+    if objective.output in known:
+        return known[objective.output]
+    held = [name for name, (values, _, _) in found.items() if objective.output in values]
+    choice = f", or choose --utility {' or '.join(held)}" if held else ""
     raise BudgetError(
-        f"The analysis holds no {what} for P_Y {objective.output!r}; run `mixqsam analyze {option}`, "
-        f"or choose another --utility ({', '.join(others)})."
+        f"The analysis holds no {what} for P_Y {objective.output!r}; run `mixqsam analyze {option}`{choice}."
     )
 
 
