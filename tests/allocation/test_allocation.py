@@ -15,7 +15,7 @@ from mixqsam.allocation.linear import LinearProgram
 from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError
-from mixqsam.plan import FLOAT, Analysis, Costs, Unit, UnitBits, Vector
+from mixqsam.plan import CANDIDATE_BITS, FLOAT, Analysis, Costs, Unit, UnitBits, Vector
 from tests.oracles import best_choice
 
 BITS = (2, 3, 4, 6, 8)
@@ -41,14 +41,17 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
     omega /= omega.sum()
     noise = 4.0 ** -np.array(BITS)
     sensitivity = np.stack([omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise for _ in range(2)], axis=1)
+    synergy = {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")}
+    fisher = (omega * rng.lognormal(0, 1, (2, count))).T[:, :, None] * 4.0 ** -np.array(CANDIDATE_BITS)
     return Analysis(
         "toy",
         1,
         Costs(units, 700, 500),
         {"bernoulli": omega},
-        {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")},
+        synergy,
         {"bernoulli": sensitivity},
         BITS,
+        {"bernoulli": fisher},
     )
 
 
