@@ -41,17 +41,15 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
     omega /= omega.sum()
     noise = 4.0 ** -np.array(BITS)
     sensitivity = np.stack([omega[:, None] * rng.lognormal(0, 1, (count, 1)) * noise for _ in range(2)], axis=1)
-    synergy = {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")}
-    fisher = (omega * rng.lognormal(0, 1, (2, count))).T[:, :, None] * 4.0 ** -np.array(CANDIDATE_BITS)
     return Analysis(
         "toy",
         1,
         Costs(units, 700, 500),
         {"bernoulli": omega},
-        synergy,
+        {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")},
         {"bernoulli": sensitivity},
         BITS,
-        {"bernoulli": fisher},
+        {"bernoulli": sensitivity[..., :1] * 4.0 ** (BITS[0] - np.array(CANDIDATE_BITS))},
     )
 
 
