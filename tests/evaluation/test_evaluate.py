@@ -13,8 +13,8 @@ from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, InputError
 from mixqsam.evaluation.coco import Truth, mask_results
+from mixqsam.evaluation.evaluate import Kept, evaluate
 from mixqsam.evaluation.record import mask_ious
-from mixqsam.evaluation.run import Kept, evaluate
 from mixqsam.files import Cache
 from mixqsam.prediction import Prediction
 from mixqsam.progress import Silent

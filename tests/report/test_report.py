@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.cli.main import app
-from mixqsam.evaluation.run import ImageScore
+from mixqsam.evaluation.evaluate import ImageScore
 from mixqsam.pipeline.examples import choose
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization

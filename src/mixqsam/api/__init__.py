@@ -23,8 +23,8 @@ from mixqsam.errors import (
     ParallelError,
 )
 from mixqsam.evaluation.automatic import AutomaticScores
+from mixqsam.evaluation.evaluate import Report
 from mixqsam.evaluation.oriented import OrientedScores
-from mixqsam.evaluation.run import Report
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.pipeline.benchmark import Benchmark
 from mixqsam.pipeline.demo import DemoResult

@@ -6,7 +6,7 @@ from typing import Any
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.cli.console import Table, models_table
-from mixqsam.evaluation.run import Report
+from mixqsam.evaluation.evaluate import Report
 from mixqsam.pipeline.stages import nearest_uniform
 from mixqsam.plan import Analysis
 

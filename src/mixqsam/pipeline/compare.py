@@ -11,7 +11,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.data.samples import Sample, drawn_samples, for_calibration
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import InputError
-from mixqsam.evaluation.run import Report, evaluate
+from mixqsam.evaluation.evaluate import Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.parallel.engine import combine, take_share
 from mixqsam.pipeline.options import CompareRequest, Evaluation
@@ -29,9 +29,9 @@ from mixqsam.pipeline.stages import (
 )
 from mixqsam.plan import Analysis
 from mixqsam.quantization.custom import CustomRecipe
+from mixqsam.quantization.quantize import check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.run import check_recipe
 from mixqsam.reporting.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor

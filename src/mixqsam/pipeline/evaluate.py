@@ -7,7 +7,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.store import CONFIG
 from mixqsam.deployed.backends import backend_of
 from mixqsam.errors import ModelError
-from mixqsam.evaluation.run import Kept, Report, evaluate
+from mixqsam.evaluation.evaluate import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, read_json
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, load, make_predictor, read_analysis

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.data.samples import Sample
+from mixqsam.evaluation.evaluate import ImageScore
 from mixqsam.evaluation.record import mask_ious
-from mixqsam.evaluation.run import ImageScore
 from mixqsam.prediction import Predictor
 from mixqsam.progress import Progress
 from mixqsam.reporting.overlay import draw_difference, draw_overlay, jpeg_bytes

@@ -14,7 +14,7 @@ from mixqsam.data.images import short_names
 from mixqsam.data.samples import Sample, drawn_samples
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import BudgetError
-from mixqsam.evaluation.run import Kept, Report, evaluate
+from mixqsam.evaluation.evaluate import Kept, Report, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.pipeline.evaluate import RECORDS
 from mixqsam.pipeline.examples import Drawn, draw_examples
@@ -34,9 +34,9 @@ from mixqsam.pipeline.stages import (
     with_prompts,
 )
 from mixqsam.plan import Analysis
+from mixqsam.quantization.quantize import Quantized, check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.run import Quantized, check_recipe
 from mixqsam.reporting.page import ReportContent, write_page
 from mixqsam.reporting.record import NAME, CalibrationImages, EvaluationImages, Figures, Piece, Run
 from mixqsam.reporting.summary import write_summary

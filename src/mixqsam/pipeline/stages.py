@@ -19,8 +19,8 @@ from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Quantiz
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, UnitBits
 from mixqsam.prediction import Predictor
+from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
