@@ -23,7 +23,7 @@ from mixqsam.errors import (
     ParallelError,
 )
 from mixqsam.evaluation.automatic import AutomaticScores
-from mixqsam.evaluation.evaluate import Report
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.evaluation.oriented import OrientedScores
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.pipeline.benchmark import Benchmark
@@ -71,6 +71,7 @@ __all__ = [
     "DemoResult",
     "DetectionOptions",
     "Evaluation",
+    "EvaluationResult",
     "ExportedPredictor",
     "HonestyError",
     "ImageError",
@@ -90,7 +91,6 @@ __all__ = [
     "QuantizationOptions",
     "Recipe",
     "ReconstructionOptions",
-    "Report",
     "Result",
     "Sam",
     "SemanticData",

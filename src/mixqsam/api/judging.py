@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from mixqsam.api.shared import as_data, start_session, write_output
 from mixqsam.errors import InputError
 from mixqsam.evaluation.automatic import AutomaticScores
-from mixqsam.evaluation.evaluate import Report
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.evaluation.oriented import OrientedScores
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.options.fields import Nested
@@ -80,7 +80,7 @@ def evaluate(
     device: str = "cpu",
     processes: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Report]:
+) -> dict[str, EvaluationResult]:
     """Evaluate models side by side: COCO mask AP with annotations, and fidelity to the reference.
 
     Args:

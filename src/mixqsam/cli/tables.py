@@ -6,12 +6,14 @@ from typing import Any
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.cli.console import Table, models_table
-from mixqsam.evaluation.evaluate import Report
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.pipeline.stages import nearest_uniform
 from mixqsam.plan import Analysis
 
 
-def allocation_table(title: str, analysis: Analysis, allocation: Allocation, reports: Mapping[str, Report]) -> Table:
+def allocation_table(
+    title: str, analysis: Analysis, allocation: Allocation, reports: Mapping[str, EvaluationResult]
+) -> Table:
     """Make a table of the float model, the nearest uniform model and the allocation."""
     costs = analysis.costs
     rows: dict[str, dict[str, Any]] = {
@@ -41,7 +43,7 @@ def proof(allocation: Allocation) -> list[str]:
     ]
 
 
-def quality(report: Report) -> dict[str, Any]:
+def quality(report: EvaluationResult) -> dict[str, Any]:
     """The figures of a report, by the keys of the tables."""
     scores: dict[str, Any] = {} if report.coco is None else asdict(report.coco)
     scores["truth_iou"] = report.truth_iou

@@ -23,7 +23,7 @@ from mixqsam.progress import Progress
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near a model's masks are to the reference model's.
+    """Agreement of a model's masks with the reference model's.
 
     Attributes:
         mean_iou: mean IoU of masks, over prompts.
@@ -36,12 +36,12 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How near one image's masks are to the reference model's.
+    """Agreement of one image's masks with the reference model's.
 
     Attributes:
-        index: of the image among the samples.
-        path: of the image.
-        mean_iou: over its prompts.
+        index: index of the image among the samples.
+        path: path of the image.
+        mean_iou: mean IoU over its prompts.
     """
 
     index: int
@@ -50,17 +50,17 @@ class ImageScore:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was measured of one model.
+class EvaluationResult:
+    """Quality of one model.
 
     Attributes:
-        images: evaluated.
-        prompts: evaluated.
+        images: number of evaluated images.
+        prompts: number of evaluated prompts.
         coco: mask AP; None without annotations.
-        truth_iou: mean IoU with the annotated masks, over prompts; None where prompts are not annotations' boxes.
-        fidelity: to the reference; None for the reference itself.
-        by_image: the same of every image, in the order of the samples; empty for the reference itself.
-        prompt_kind: what the prompts are: `grid points`, `annotated boxes`, `detector's boxes`, …
+        truth_iou: mean IoU with the annotated masks, over prompts; None if prompts are not the annotations' boxes.
+        fidelity: agreement with the reference; None for the reference itself.
+        by_image: agreement on every image, in the order of the samples; empty for the reference itself.
+        prompt_kind: kind of the prompts: `grid points`, `annotated boxes`, `detector's boxes`, …
     """
 
     images: int
@@ -73,8 +73,8 @@ class Report:
 
     @property
     def basis(self) -> str:
-        """On what it was measured, in words."""
-        return basis(self.images, self.prompts, self.prompt_kind)
+        """The images and prompts behind the result, in words."""
+        return describe_basis(self.images, self.prompts, self.prompt_kind)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -82,30 +82,30 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Where each image's records are kept, so that a stopped evaluation goes on.
+class RecordCache:
+    """Caches each image's records, so that a stopped evaluation resumes.
 
     Attributes:
-        cache: the place.
-        keys: predictor's name → hash of all that its records depend on but the sample.
+        cache: the cache of all stages.
+        keys: predictor's name → hash of everything that its records depend on, except the sample.
     """
 
     cache: Cache
     keys: Mapping[str, str]
 
-    def scored_by(self, truth: Truth) -> "Kept":
-        """Where records are kept whose prompts are not all scored."""
+    def for_truth(self, truth: Truth) -> "RecordCache":
+        """The cache for records of this truth; records with unscored prompts have keys of their own."""
         if not truth.unmasked:
             return self
-        return Kept(self.cache, {name: digest(key, "masked only") for name, key in self.keys.items()})
+        return RecordCache(self.cache, {name: digest(key, "masked only") for name, key in self.keys.items()})
 
     def get(self, name: str, sample: Sample) -> Record | None:
-        """A record, if it is known."""
-        found: Record | None = self.cache.get("evaluation", digest(self.keys[name], sample.labelled_digest()))
-        return found
+        """Return a record, or None if it is not cached."""
+        record: Record | None = self.cache.get("evaluation", digest(self.keys[name], sample.labelled_digest()))
+        return record
 
     def put(self, name: str, sample: Sample, record: Record) -> None:
-        """Keep a record."""
+        """Cache a record."""
         self.cache.put("evaluation", digest(self.keys[name], sample.labelled_digest()), record)
 
 
@@ -117,24 +117,24 @@ def evaluate(
     progress: Progress,
     best_of_three: bool = False,
     engine: Engine | None = None,
-    kept: Kept | None = None,
-) -> dict[str, Report]:
+    record_cache: RecordCache | None = None,
+) -> dict[str, EvaluationResult]:
     """Evaluate predictors; the first is the reference of the fidelity.
 
-    Each prompt gives one mask: the model's single one, or of its three the one that it thinks best. With annotations
-    the COCO score of a mask is the predicted IoU, times the detector's score where there is one. AP is over the images
-    of `samples`; those that cannot be read are named and skipped, and count as images without masks.
+    Each prompt gives one mask: the single mask, or the one of three masks with the highest predicted IoU. With
+    annotations the COCO score of a mask is the predicted IoU, times the detector's score if there is one. AP is over
+    the images of `samples`. Unreadable images are named and skipped; they count as images without masks.
 
-    Images are decoded ahead, and one at a time is worked on; of each, only figures and encoded masks are remembered.
+    Images are decoded ahead and evaluated one at a time. Memory holds only figures and encoded masks of each.
 
     Args:
         predictors: name → model.
         samples: images with prompts.
         annotations: the COCO file for AP; None for fidelity alone.
-        progress: is told about images.
+        progress: receives the progress of each image.
         best_of_three: let the model choose among three masks.
-        engine: the group of processes that share the images; all get the same reports, whatever their number.
-        kept: where records are kept.
+        engine: the group of processes that share the images; all get the same results.
+        record_cache: cache of the records; None without a cache.
 
     Raises:
         AnnotationError: no sample has a prompt.
@@ -142,41 +142,47 @@ def evaluate(
         ParallelError: a process was lost.
     """
     engine = engine or SingleProcess()
-    truth = None if annotations is None else _truth(annotations, progress)
-    kept = kept if truth is None or kept is None else kept.scored_by(truth)
+    truth = None if annotations is None else _read_truth(annotations, progress)
+    if truth is not None and record_cache is not None:
+        record_cache = record_cache.for_truth(truth)
     places = [index for index, sample in enumerate(samples) if len(sample.prompts)]
     usable = [samples[index] for index in places]
     if not usable:
         raise AnnotationError("No image has a box or point to evaluate with.")
-    work = _Work(predictors, truth, kept, best_of_three=best_of_three)
-    own: dict[int, dict[str, Record] | str] = {}
+    evaluator = _ImageEvaluator(predictors, truth, record_cache, best_of_three=best_of_three)
+    share: dict[int, dict[str, Record] | str] = {}
     new: list[tuple[int, Sample]] = []
     for index, sample in take_share(engine, usable):
-        known = work.known(sample)
-        if known is None:
+        cached = evaluator.find_records(sample)
+        if cached is None:
             new.append((index, sample))
         else:
-            own[index] = known
+            share[index] = cached
     for index, sample, image in progress.track(opened(new), label="Evaluating", total=len(new)):
-        own[index] = str(image) if isinstance(image, ImageError) else work.attempt(sample, image)
-    records = combine(engine, own, count=len(usable))
-    note_skipped([one for one in records if isinstance(one, str)], total=len(usable), progress=progress)
-    good = {index: one for index, one in zip(places, records, strict=True) if not isinstance(one, str)}
+        share[index] = str(image) if isinstance(image, ImageError) else evaluator.try_run(sample, image)
+    records = combine(engine, share, count=len(usable))
+    note_skipped([reason for reason in records if isinstance(reason, str)], total=len(usable), progress=progress)
+    evaluated = {i: by_name for i, by_name in zip(places, records, strict=True) if not isinstance(by_name, str)}
     reference = next(iter(predictors))
     return {
-        name: _report({i: one[name] for i, one in good.items()}, truth, samples=samples, is_reference=name == reference)
+        name: _summarize(
+            {i: by_name[name] for i, by_name in evaluated.items()},
+            truth,
+            samples=samples,
+            is_reference=name == reference,
+        )
         for name in predictors
     }
 
 
-def basis(images: int, prompts: int, kind: str) -> str:
-    """On how many images and prompts, of which kind, something was measured."""
+def describe_basis(images: int, prompts: int, kind: str) -> str:
+    """Describe the images and prompts of a measurement."""
     of_kind = f" ({kind})" if kind else ""
     plural = ["" if count == 1 else "s" for count in (images, prompts)]
     return f"{images:,} image{plural[0]} with {prompts:,} prompt{plural[1]}{of_kind}"
 
 
-def _truth(annotations: Path, progress: Progress) -> Truth:
+def _read_truth(annotations: Path, progress: Progress) -> Truth:
     truth = Truth(annotations)
     if truth.unmasked:
         first = shortened(min(truth.unmasked), most=60)
@@ -187,60 +193,68 @@ def _truth(annotations: Path, progress: Progress) -> Truth:
     return truth
 
 
-class _Work:
-    """What is done with one image."""
+class _ImageEvaluator:
+    """Evaluates one image at a time."""
 
     def __init__(
-        self, predictors: Mapping[str, Predictor], truth: Truth | None, kept: Kept | None, *, best_of_three: bool
+        self,
+        predictors: Mapping[str, Predictor],
+        truth: Truth | None,
+        record_cache: RecordCache | None,
+        *,
+        best_of_three: bool,
     ) -> None:
-        self._predictors, self._truth, self._kept, self._best = predictors, truth, kept, best_of_three
+        self._predictors, self._truth, self._record_cache = predictors, truth, record_cache
+        self._best_of_three = best_of_three
         self._reference = next(iter(predictors))
 
-    def known(self, sample: Sample) -> dict[str, Record] | None:
-        """The records of all predictors, where they are kept."""
-        if self._kept is None:
-            return None
-        found = {name: self._kept.get(name, sample) for name in self._predictors}
-        return None if any(one is None for one in found.values()) else {n: one for n, one in found.items() if one}
+    def find_records(self, sample: Sample) -> dict[str, Record] | None:
+        """Return the records of all predictors, or None if one is not cached."""
+        records = {name: self._find_record(name, sample) for name in self._predictors}
+        cached = {name: record for name, record in records.items() if record is not None}
+        return cached if len(cached) == len(records) else None
 
-    def attempt(self, sample: Sample, image: Image.Image) -> dict[str, Record] | str:
-        """As `run`, or why a model cannot take the image."""
+    def _find_record(self, name: str, sample: Sample) -> Record | None:
+        return None if self._record_cache is None else self._record_cache.get(name, sample)
+
+    def try_run(self, sample: Sample, image: Image.Image) -> dict[str, Record] | str:
+        """Return the records as `run` does, or the reason why a model cannot take the image."""
         try:
             return self.run(sample, image)
         except ImageError as error:
             return f"{sample.path}: {error}"
 
     def run(self, sample: Sample, image: Image.Image) -> dict[str, Record]:
-        """Run the predictors whose records are not known, and the reference."""
+        """Run the reference and the predictors without cached records."""
         records: dict[str, Record] = {}
         reference: Prediction | None = None
         for name, predictor in self._predictors.items():
-            known = self._kept.get(name, sample) if self._kept else None
-            if known is not None and name != self._reference:
-                records[name] = known
+            cached = self._find_record(name, sample)
+            if cached is not None and name != self._reference:
+                records[name] = cached
                 continue
             predictor.set_image(image)
-            found = predictor.segment(sample.prompts, multimask=self._best)
-            found = found.best() if self._best else found
-            reference = reference or found
-            records[name] = measure(sample, found, reference, truth=self._truth)
-            # The reference runs again for the sake of a model that is new; what is known of it stays as it is.
-            if self._kept and known is None:
-                self._kept.put(name, sample, records[name])
+            prediction = predictor.segment(sample.prompts, multimask=self._best_of_three)
+            prediction = prediction.best() if self._best_of_three else prediction
+            reference = reference or prediction
+            records[name] = measure(sample, prediction, reference, truth=self._truth)
+            # The reference runs again for new models only; its cached record stays unchanged.
+            if self._record_cache and cached is None:
+                self._record_cache.put(name, sample, records[name])
         return records
 
 
-def _report(
+def _summarize(
     by_image: Mapping[int, Record], truth: Truth | None, *, samples: Sequence[Sample], is_reference: bool
-) -> Report:
+) -> EvaluationResult:
     records = list(by_image.values())
-    ious = [iou for one in records for iou in one["ious"]]
-    truth_ious = [iou for one in records for iou in one["truth_ious"]]
-    kl = {output: float(np.mean([one["kl"][output] for one in records])) for output in OUTPUTS}
+    ious = [iou for record in records for iou in record["ious"]]
+    truth_ious = [iou for record in records for iou in record["truth_ious"]]
+    kl = {output: float(np.mean([record["kl"][output] for record in records])) for output in OUTPUTS}
     images = [sample.image_id for sample in samples]
-    coco = None if truth is None else truth.score([r for one in records for r in one["results"]], images=images)
-    scores = [ImageScore(i, str(samples[i].path), float(np.mean(one["ious"]))) for i, one in by_image.items()]
-    return Report(
+    coco = None if truth is None else truth.score([r for record in records for r in record["results"]], images=images)
+    scores = [ImageScore(i, str(samples[i].path), float(np.mean(record["ious"]))) for i, record in by_image.items()]
+    return EvaluationResult(
         len(records),
         len(ious),
         coco,

@@ -11,7 +11,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.data.samples import Sample, drawn_samples, for_calibration
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import InputError
-from mixqsam.evaluation.evaluate import Report, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.parallel.engine import combine, take_share
 from mixqsam.pipeline.options import CompareRequest, Evaluation
@@ -212,7 +212,7 @@ class _Scores:
         found: Mapping[str, Any] | None = self._session.cache.get("comparison", self._key)
         return self._evaluate({})["float"].to_json() if found is None else found
 
-    def _evaluate(self, models: Mapping[str, Sam]) -> dict[str, Report]:
+    def _evaluate(self, models: Mapping[str, Sam]) -> dict[str, EvaluationResult]:
         predictors = {name: SamPredictor(one) for name, one in {"float": self._sam, **models}.items()}
         with self._session.timed("evaluation"):
             return evaluate(predictors, self._judged, annotations=self._annotations, progress=self._session.progress)

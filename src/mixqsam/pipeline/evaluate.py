@@ -7,7 +7,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.store import CONFIG
 from mixqsam.deployed.backends import backend_of
 from mixqsam.errors import ModelError
-from mixqsam.evaluation.evaluate import Kept, Report, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
 from mixqsam.files import digest, digest_file, read_json
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, load, make_predictor, read_analysis
@@ -26,7 +26,7 @@ def run_evaluation(
     session: Session,
     best_of_three: bool = False,
     keep_embeddings: bool = False,
-) -> dict[str, Report]:
+) -> dict[str, EvaluationResult]:
     """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well.
 
     Each image's records are kept as soon as they are known, so that a stopped run goes on, and a model that is
@@ -56,7 +56,7 @@ def run_evaluation(
         progress=session.progress,
         best_of_three=best_of_three,
         engine=session.engine,
-        kept=Kept(session.cache, keys),
+        record_cache=RecordCache(session.cache, keys),
     )
 
 

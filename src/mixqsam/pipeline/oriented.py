@@ -16,8 +16,8 @@ from mixqsam.evaluation.oriented import (
     OrientedResult,
     OrientedScores,
     mask_rectangle,
-    oriented_scores,
-    rotated_suppression,
+    score_oriented,
+    suppress_rotated,
 )
 from mixqsam.files import write_bytes
 from mixqsam.pipeline.session import Session
@@ -60,12 +60,12 @@ def run_oriented(
         picture = open_image(image.path)
         for name, predictor in predictors.items():
             found = rotated_boxes(predictor, picture, boxes[image.name], image=image, data=data)
-            results[name] += rotated_suppression(found, limit=data.merge)
+            results[name] += suppress_rotated(found, limit=data.merge)
     if submission is not None:
         for name, found in results.items():
             write_submission(submission / name, found)
     truth = {image.name: image.objects for image in images}
-    return {name: oriented_scores(truth, found) for name, found in results.items()}
+    return {name: score_oriented(truth, found) for name, found in results.items()}
 
 
 def rotated_boxes(

@@ -14,7 +14,7 @@ from mixqsam.data.images import short_names
 from mixqsam.data.samples import Sample, drawn_samples
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import BudgetError
-from mixqsam.evaluation.evaluate import Kept, Report, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.pipeline.evaluate import RECORDS
 from mixqsam.pipeline.examples import Drawn, draw_examples
@@ -65,14 +65,14 @@ class Result:
     allocation: Allocation
     uniform: Allocation | None
     run: Run
-    check: Mapping[str, Report]
+    check: Mapping[str, EvaluationResult]
 
 
 @dataclass(frozen=True)
 class _Checked:
     """What the finished models were found to be worth, and on what."""
 
-    reports: Mapping[str, Report]
+    reports: Mapping[str, EvaluationResult]
     about: EvaluationImages | None = None
     drawn: Sequence[Drawn] = ()
 
@@ -238,7 +238,9 @@ def _check(
             samples,
             annotations=annotations,
             progress=session.progress,
-            kept=Kept(session.cache, {name: digest(RECORDS, "check", key, truth) for name, key in keys.items()}),
+            record_cache=RecordCache(
+                session.cache, {name: digest(RECORDS, "check", key, truth) for name, key in keys.items()}
+            ),
         )
         drawn = draw_examples(predictors, samples, reports["mixed"].by_image, progress=session.progress)
     seen = {sample.path for sample in used}
@@ -293,7 +295,7 @@ def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool,
 
 
 def _figures(
-    analysis: Analysis, allocation: Allocation, uniform: Allocation | None, reports: Mapping[str, Report]
+    analysis: Analysis, allocation: Allocation, uniform: Allocation | None, reports: Mapping[str, EvaluationResult]
 ) -> dict[str, Figures]:
     costs = analysis.costs
     plans = {"float": costs.float_plan, "uniform": uniform.plan if uniform else None, "mixed": allocation.plan}
@@ -309,7 +311,7 @@ def _figures(
     }
 
 
-def figures_of(report: Report | None, *, size: float, bitops: float, bits: str = "") -> Figures:
+def figures_of(report: EvaluationResult | None, *, size: float, bitops: float, bits: str = "") -> Figures:
     """A model's costs and what was measured of it."""
     fidelity = report.fidelity if report else None
     return Figures(
