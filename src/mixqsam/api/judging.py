@@ -100,7 +100,7 @@ def evaluate(
         MixqsamError: any of its kinds; the message says what to do.
     """
     session = start_session(cache, progress, device=device, processes=processes, is_group=True)
-    reports = run_evaluation(
+    results = run_evaluation(
         _put_reference_first(models, reference),
         as_data(images),
         limit=limit,
@@ -109,8 +109,8 @@ def evaluate(
         keep_embeddings=keep_embeddings,
     )
     if not session.engine.rank:
-        write_output(output, {name: report.to_json() for name, report in reports.items()})
-    return reports
+        write_output(output, {name: result.to_json() for name, result in results.items()})
+    return results
 
 
 def evaluate_oriented(
