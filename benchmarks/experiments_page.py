@@ -1,15 +1,16 @@
-"""Put measured tables into README.md, docs/experiments.md and other pages, between their markers.
+"""Put measured tables into README.md, docs/experiments.md and other pages, and full tables into docs/data/*.csv.
 
     python -m benchmarks.experiments_page
 
-Reads docs/data/*.json, as the other benchmarks wrote them.
+Reads docs/data/*.json, as the other benchmarks wrote them. Pages hold tables of at most 8 rows between markers.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.allocation_tables import BUDGETS, Row, cheap_table, main_table, synergy_table
+from benchmarks.csv_tables import write_tables
 from benchmarks.deployment_tables import agreement, backends, files, loading, speed
 from benchmarks.performance_tables import (
     DOCS,
@@ -22,64 +23,12 @@ from benchmarks.performance_tables import (
     reconstruction,
     solver,
 )
+from benchmarks.recipe_tables import brecq_table, comparison, recipes_cost, recipes_table
 from benchmarks.reliability_tables import fuzzing, kills, server, threads
 from mixqsam.plan import Analysis
-from mixqsam.reporting.comparison import Comparison, cost_table, quality_table
-from mixqsam.reporting.comparison import Row as Model
 
-BUDGETS = ("W6A6", "W5A5", "W4A4", "W3A3")
-Row = dict[str, Any]
-
-
-def describe(row: Row) -> str:
-    """Describe the choice of bits."""
-    if row["bits"] == "uniform":
-        return "uniform"
-    coupling = f"{row['synergy']}, λ = {row['lambda']:g}" if row["lambda"] else "λ = 0"
-    reading = "the paper's reading, " if row["bits"] == "paper" else ""
-    bits = "tied" if row["bits"] == "paper" else row["bits"]
-    return f"{reading}{row['utility']}, {row['output']}, {coupling}, {bits}"
-
-
-def cell(score: Row) -> str:
-    """AP, mean IoU to the annotated masks, mean IoU to the float model's."""
-    fidelity = score["fidelity"]["mean_iou"]
-    return f"{score['coco']['ap']:.1f} / {score['truth_iou']:.3f} / {fidelity:.3f}"
-
-
-def table(data: Any, keep: Callable[[Row], bool]) -> str:
-    """Rows that `keep` selects, with a column for each budget."""
-    found: dict[str, dict[str, Row]] = {}
-    for row in data["rows"]:
-        if keep(row):
-            found.setdefault(describe(row), {})[row["budget"]] = row
-    header = ["bits chosen by", *BUDGETS, "mean of the last figure"]
-    lines = [line(header), line(["---", *["---:"] * (len(BUDGETS) + 1)])]
-    lines.append(line(["float", *[cell(data["float"])] * len(BUDGETS), "1.000"]))
-    for label, by_budget in found.items():
-        average = sum(by_budget[b]["fidelity"]["mean_iou"] for b in BUDGETS) / len(BUDGETS)
-        lines.append(line([label, *(cell(by_budget[b]) for b in BUDGETS), f"{average:.3f}"]))
-    return "\n".join(lines)
-
-
-def main_table(data: Any) -> str:
-    """The short table: every utility without synergy, the paper's definition, uniform."""
-    return table(
-        data,
-        lambda r: (
-            r["bits"] == "uniform" or r["bits"] == "paper" or (r["bits"] in {"tied", "free"} and r["lambda"] == 0)
-        ),
-    )
-
-
-def synergy_table(data: Any) -> str:
-    """The sweep of λ for both estimators."""
-    return table(data, lambda r: r["bits"] == "tied")
-
-
-def cheap_table(data: Any) -> str:
-    """The measured utility with fewer measurements."""
-    return table(data, lambda r: "," in r["bits"] or (r["utility"] == "measured" and r["lambda"] == 0))
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def wins(data: Any) -> str:
@@ -130,37 +79,6 @@ def noise() -> str:
     return "\n".join([*lines, "", f"({data['draws']} draws)"])
 
 
-def comparison() -> Comparison:
-    """The comparison of recipes, as `mixqsam compare` wrote it."""
-    data = load("comparison")
-    rows = [Model(**row) for row in data["rows"]]
-    known = {key: data[key] for key in ("model", "calibration", "evaluation", "settings")}
-    return Comparison(float_row=Model(**data["float_row"]), rows=rows, **known)
-
-
-def recipes_gain(found: Comparison) -> str:
-    """The gain of mixed bits, and their share of the float AP."""
-    budgets = list(dict.fromkeys(row.budget for row in found.rows))
-    by = {(row.recipe, row.budget, row.mode): row for row in found.rows}
-    lines = [line(["recipe", *budgets]), line(["---", *["---:"] * len(budgets)])]
-    whole = found.float_row.ap or 1.0
-    for recipe in dict.fromkeys(row.recipe for row in found.rows):
-        cells = [recipe]
-        for budget in budgets:
-            uniform, mixed = by[recipe, budget, "uniform"], by[recipe, budget, "mixed"]
-            gain = (mixed.ap or 0.0) - (uniform.ap or 0.0)
-            cells.append(f"{gain:+.1f} / {mixed.mean_iou - uniform.mean_iou:+.3f} / {(mixed.ap or 0.0) / whole:.1%}")
-        lines.append(line(cells))
-    return "\n".join(lines)
-
-
-def brecq_table() -> str:
-    """The check of BRECQ's loss."""
-    data = load("brecq_check")
-    lines = [line(["recipe, bits", "AP / IoU / IoU to float"]), line(["---", "---:"])]
-    return "\n".join([*lines, *(line([label, cell(row)]) for label, row in data.items())])
-
-
 def fill(page: Path, tables: dict[str, str]) -> None:
     """Replace the text between `<!-- table NAME -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
@@ -175,14 +93,15 @@ def fill(page: Path, tables: dict[str, str]) -> None:
 
 def main() -> None:
     """Fill the pages."""
-    data = load("allocation")
+    write_tables()
+    data, models = load("allocation"), comparison()
     fill(
         DOCS / "experiments.md",
         {
-            "recipes": quality_table(comparison()),
-            "recipes gain": recipes_gain(comparison()),
+            "recipes nearest": recipes_table(models, learned=False),
+            "recipes learned": recipes_table(models, learned=True),
             "brecq": brecq_table(),
-            "recipes cost": cost_table(comparison()),
+            "recipes cost": recipes_cost(models),
             "main": main_table(data),
             "synergy": synergy_table(data),
             "cheap": cheap_table(data),

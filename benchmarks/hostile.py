@@ -18,10 +18,11 @@ from mixqsam.allocation.budget import Budget, parse_keep
 from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.manifest import parse_manifest
 from mixqsam.artifact.store import load_model, weight_files
-from mixqsam.data.coco import annotated_samples, read_detections
+from mixqsam.data.coco import annotated_samples
 from mixqsam.data.dota import DotaImage, read_labels, read_task2
 from mixqsam.data.images import open_image
 from mixqsam.data.labelmaps import LabelledImage, find_regions
+from mixqsam.data.records import read_detections
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import read_json
 from mixqsam.numeric.tensor_file import TensorFile

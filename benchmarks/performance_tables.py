@@ -119,4 +119,4 @@ def processes() -> str:
 def machine_line(data: Any) -> str:
     """Description of the machine."""
     one = data["machine"]
-    return f"({one['cpu']}, {one['threads']} threads, torch {one['torch']})"
+    return f"({one['cpu']}, {one['threads']} {'thread' if one['threads'] == 1 else 'threads'}, torch {one['torch']})"

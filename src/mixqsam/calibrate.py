@@ -6,7 +6,7 @@ Also the grids of weights, which need no images but the same observer.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from mixqsam.data.samples import Sample
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.channel_statistics import ChannelStatistics
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
+from mixqsam.numeric.quantizers import ActivationQuantizer, ChannelQuantizer, Quantizer
 from mixqsam.numeric.weights import weight_grid
 from mixqsam.parallel.engine import Engine, SingleProcess, take_share
 from mixqsam.plan import CANDIDATE_BITS, Operand
@@ -30,6 +32,11 @@ from mixqsam.sam.units import operand_taps
 # Raised when what a calibration means changes, so that old ones in the cache are not taken for new.
 _VERSION = 2
 
+# (unit, operand) → what was seen of it.
+_Seen = dict[tuple[str, Operand], Statistics]
+# Unit → what was seen of its input's channels.
+_SeenChannels = dict[str, ChannelStatistics]
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -38,19 +45,32 @@ class Ranges:
     Attributes:
         observer: how the ranges were chosen.
         values: unit → operand (`input`, or `left` and `right`) → bits → (low, high).
+        channels: depthwise unit → bits → (low, high) of each channel of its input.
     """
 
     observer: str
     values: Mapping[str, Mapping[Operand, Mapping[int, Range]]]
+    channels: Mapping[str, Mapping[int, Sequence[Range]]] = field(default_factory=dict)
 
     def grid(self, unit: str, *, operand: Operand, bits: int) -> AffineGrid:
-        """The grid of one activation at one bit-width; integer kernels take a right operand where they take weights."""
+        """One grid for all of an activation; integer kernels take a right operand where they take weights."""
         low, high = self.values[unit][operand][bits]
         return AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits, signed=operand == "right")
 
+    def quantizer(self, unit: str, *, operand: Operand, bits: int) -> ActivationQuantizer:
+        """What quantizes an activation where no recipe says otherwise: on one grid, or on one for each channel."""
+        if operand == "input" and unit in self.channels:
+            low, high = torch.tensor(self.channels[unit][bits]).unbind(1)
+            return ChannelQuantizer.from_range(low, high, bits=bits)
+        return Quantizer(self.grid(unit, operand=operand, bits=bits))
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
-        return {
+        channels = {
+            unit: {str(bits): [list(one) for one in ranges] for bits, ranges in per_bits.items()}
+            for unit, per_bits in self.channels.items()
+        }
+        return ({"channels": channels} if channels else {}) | {
             "observer": self.observer,
             "values": {
                 unit: {
@@ -75,9 +95,13 @@ class Ranges:
                 }
                 for unit, operands in value["values"].items()
             }
-            return cls(str(value["observer"]), values)
+            channels = {
+                unit: {int(b): [(float(low), float(high)) for low, high in ranges] for b, ranges in per_bits.items()}
+                for unit, per_bits in value.get("channels", {}).items()
+            }
+            return cls(str(value["observer"]), values, channels)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ArtifactError(f"The calibration is malformed ({error!r}).") from error
+            raise ArtifactError(f"The calibration is malformed ({shortened(repr(error))}).") from error
 
 
 class WeightGrids:
@@ -117,6 +141,11 @@ class GridLibrary:
         return self._known.setdefault((sam.fingerprint, observer), WeightGrids(sam, observer=observer))
 
 
+def depthwise_units(sam: Sam) -> list[str]:
+    """The units whose inputs have a grid for each channel."""
+    return [unit.name for unit in sam.costs().units if unit.role == "depthwise"]
+
+
 def run_sample(sam: Sam, sample: Sample) -> None:
     """One pass of encoder and decoder over a sample, for those who watch its modules.
 
@@ -138,7 +167,9 @@ def cached_ranges(
 ) -> Ranges:
     """`calibrate`, or the finished calibration of the same model, samples and observer."""
     engine = engine or SingleProcess()
-    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer)
+    # Models without depthwise convolutions find what was kept before there were ranges of channels.
+    channels = ["channels"] if depthwise_units(sam) else []
+    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer, *channels)
     # What one process finds the others may not yet see: rank 0 decides for all.
     found = engine.gather(cache.get("calibration", key))[0]
     if found is not None:
@@ -165,66 +196,78 @@ def calibrate(
         NumericError: an activation is not finite.
         ImageError: an image cannot be read.
     """
-    statistics = _gathered(sam, samples, progress, engine or SingleProcess())
-    choose = OBSERVERS[observer]
+    seen, seen_channels = _gathered(sam, samples, progress, engine or SingleProcess())
+    choose, label = OBSERVERS[observer], f"Ranges ({observer})"
     values: dict[str, dict[Operand, dict[int, Range]]] = {}
-    found = progress.track(statistics.items(), label=f"Ranges ({observer})", total=len(statistics))
-    for (unit, operand), seen in found:
-        values.setdefault(unit, {})[operand] = {bits: choose(seen, bits=bits) for bits in CANDIDATE_BITS}
-    return Ranges(observer, values)
+    for (unit, operand), one in progress.track(seen.items(), label=label, total=len(seen)):
+        values.setdefault(unit, {})[operand] = {bits: choose(one, bits=bits) for bits in CANDIDATE_BITS}
+    channels: dict[str, dict[int, list[Range]]] = {}
+    for unit, each in progress.track(seen_channels.items(), label=f"{label}, channels", total=len(seen_channels)):
+        single = list(each.channels())
+        channels[unit] = {bits: [choose(one, bits=bits) for one in single] for bits in CANDIDATE_BITS}
+    return Ranges(observer, values, channels)
 
 
-def _gathered(
-    sam: Sam, samples: Sequence[Sample], progress: Progress, engine: Engine
-) -> dict[tuple[str, Operand], Statistics]:
+def _gathered(sam: Sam, samples: Sequence[Sample], progress: Progress, engine: Engine) -> tuple[_Seen, _SeenChannels]:
     """Statistics of all samples; each process runs its share, and the first sample's ranges are everyone's base."""
-    statistics: dict[tuple[str, Operand], Statistics] = {}
+    seen: _Seen = {}
+    channels: _SeenChannels = {}
     own = [sample for _, sample in take_share(engine, samples)]
     tracked = progress.track(own, label="Calibrating", total=len(own))
-    with _observed(sam, statistics):
+    with _observed(sam, seen, channels):
         for index, sample in enumerate(tracked):
             if index == 0:
-                _agree_on_bases(sam, sample, statistics, engine)
+                _agree_on_bases(sam, sample, [seen, channels], engine)
             else:
                 run_sample(sam, sample)
         if not own:
-            engine.gather({})
-    first, *others = engine.gather(statistics)
+            engine.gather([])
+    parts = engine.gather((seen, channels))
+    return _merged([part[0] for part in parts]), _merged([part[1] for part in parts])
+
+
+def _merged(parts: Sequence[dict[Any, Any]]) -> dict[Any, Any]:
+    """The statistics of all processes as one."""
+    first, *others = parts
     merged = copy.deepcopy(first)
     for part in others:
-        for key, seen in part.items():
-            if seen.seen:
-                merged[key].merge(seen)
+        for key, one in part.items():
+            if one.seen:
+                merged[key].merge(one)
     return merged
 
 
-def _agree_on_bases(
-    sam: Sam, sample: Sample, statistics: Mapping[tuple[str, Operand], Statistics], engine: Engine
-) -> None:
+def _agree_on_bases(sam: Sam, sample: Sample, seen: Sequence[Mapping[Any, Any]], engine: Engine) -> None:
     """Run a process's first sample, with the bases that rank 0 found on its own."""
     if engine.rank == 0:
         run_sample(sam, sample)
-        engine.gather({key: seen.base for key, seen in statistics.items()})
+        engine.gather([{key: one.base for key, one in kind.items()} for kind in seen])
         return
-    bases: dict[tuple[str, Operand], float] = engine.gather({})[0]
-    for key, base in bases.items():
-        statistics[key].rebase(base)
+    found: list[dict[Any, Any]] = engine.gather([])[0]
+    for kind, bases in zip(seen, found, strict=True):
+        for key, base in bases.items():
+            kind[key].rebase(base)
     run_sample(sam, sample)
 
 
 @contextmanager
-def _observed(sam: Sam, statistics: dict[tuple[str, Operand], Statistics]) -> Iterator[None]:
-    """While this is open, every operand of every unit is reduced into `statistics`."""
+def _observed(sam: Sam, seen: _Seen, channels: _SeenChannels) -> Iterator[None]:
+    """While this is open, every operand of every unit is reduced into `seen`, and channels into `channels`."""
     watchers: dict[str, Watcher] = {}
     for unit in sam.costs().units:
         for operand, path in operand_taps(unit):
-            seen = statistics[unit.name, operand] = Statistics()
+            statistics: list[Statistics | ChannelStatistics] = [seen.setdefault((unit.name, operand), Statistics())]
+            if unit.role == "depthwise":
+                statistics.append(channels.setdefault(unit.name, ChannelStatistics()))
             name = f"{unit.name} ({operand})" if unit.kind == "product" else unit.name
-            watchers[path] = partial(_take_in, seen, name)
+            watchers[path] = partial(_take_in, statistics, name)
     with watched(sam.model, watchers):
         yield
 
 
-def _take_in(statistics: Statistics, name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _take_in(
+    statistics: Sequence[Statistics | ChannelStatistics], name: str, inputs: tuple[Tensor, ...], output: Tensor
+) -> None:
     del output
-    statistics.update(inputs[0], name=name)
+    for one in statistics:
+        one.update(inputs[0], name=name)

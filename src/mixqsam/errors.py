@@ -72,3 +72,20 @@ class ParallelError(MixqsamError):
     """A group has another number of processes than requested, or a process was lost."""
 
     exit_code = 7
+
+
+# Of what a user gave, a message repeats at most so many characters.
+_MOST_INPUT = 200
+
+
+def shortened(value: object, *, most: int = _MOST_INPUT) -> str:
+    """A value's text on one line for a message, cut where it is long.
+
+    Args:
+        value: an exception, or anything that came from outside.
+        most: characters.
+    """
+    # What is cut away anyway is not worth splitting; a text may be a whole file.
+    text = str(value)[: 4 * most]
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"

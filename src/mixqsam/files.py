@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from mixqsam.errors import ArtifactError, OutputError
+from mixqsam.errors import ArtifactError, OutputError, shortened
 
 # Seconds that a process waits for a stage that another one has locked.
 _LOCK_SECONDS = 2.0
@@ -70,9 +70,22 @@ def parse_json(text: str) -> Any:
     """
 
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not a JSON number")
+        raise ValueError(f"{word} is not a number of JSON")
 
     return json.loads(text, parse_constant=refuse)
+
+
+def read_text(path: Path) -> str:
+    """A text file's content, in UTF-8 with or without a byte-order mark.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        # Its own text may hold all that was read.
+        raise ValueError(f"it is not text in UTF-8 (byte {error.start}: {error.reason})") from None
 
 
 def read_json(path: Path, *, what: str) -> Any:
@@ -82,11 +95,11 @@ def read_json(path: Path, *, what: str) -> Any:
         ArtifactError: the file is missing or is not JSON.
     """
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; expected {what}.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} cannot be read as {what}: {error}.") from error
+        raise ArtifactError(f"{path} cannot be read as {what}: {shortened(error)}.") from error
 
 
 def digest(*parts: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.old_units import describe_old_unit
 
 Kind = Literal["linear", "conv", "product"]
@@ -81,9 +81,11 @@ class Unit:
     def overhead_bytes(self) -> int:
         """Bytes of scales and zero points when the unit is quantized.
 
-        A channel of a weight has a bfloat16 and a uint8, an activation a float32 and a uint8.
+        A channel of a weight has a bfloat16 and a uint8, and so has each input channel of a depthwise convolution;
+        any other activation has a float32 and a uint8.
         """
-        return 3 * self.channels + 5 * len(self.activations)
+        grids = 3 * self.channels if self.role == "depthwise" else 5 * len(self.activations)
+        return 3 * self.channels + grids
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class BitPlan:
                     raise ArtifactError(f"Unit {name} has bits {entry}; expected 2 to 8, or 32 and 32 for float.")
                 bits[str(name)] = unit
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ArtifactError(f"The bit plan is malformed ({error!r}).") from error
+            raise ArtifactError(f"The bit plan is malformed ({shortened(repr(error))}).") from error
         return cls(bits)
 
 
@@ -210,11 +212,12 @@ class Analysis:
         model: where the model came from.
         images: how many images were used.
         costs: units and what they cost.
-        importance: P_Y definition → Ω, shape [units], sums to 1.
+        importance: P_Y definition → Ω, shape [units], sums to 1. Empty when it was not measured.
         synergy: `estimator/P_Y` → Ŝ of adjacent units, shape [units - 1].
         sensitivity: P_Y definition → KL of each operand of each unit alone at each of `sensitivity_bits`, shape
             [units, 2, bits], operands in the order of `Unit.operands`. Empty when it was not measured.
         sensitivity_bits: the bit-widths at which the sensitivity was measured.
+        fisher: the same KLs at each of `CANDIDATE_BITS`, estimated from gradients. Empty when they were not measured.
     """
 
     model: str
@@ -224,6 +227,7 @@ class Analysis:
     synergy: Mapping[str, Vector]
     sensitivity: Mapping[str, Vector]
     sensitivity_bits: tuple[int, ...]
+    fisher: Mapping[str, Vector] = field(default_factory=dict)
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -252,13 +256,8 @@ class Analysis:
             "importance": {name: _rounded(v) for name, v in self.importance.items()},
             "synergy": {name: _rounded(v) for name, v in self.synergy.items()},
             "sensitivity_bits": list(self.sensitivity_bits),
-            "sensitivity": {
-                name: {
-                    unit.name: dict(zip(unit.operands, _rounded(rows), strict=True))
-                    for unit, rows in zip(self.units, values, strict=True)
-                }
-                for name, values in self.sensitivity.items()
-            },
+            "sensitivity": {name: _by_operand(self.units, values) for name, values in self.sensitivity.items()},
+            "fisher": {name: _by_operand(self.units, values) for name, values in self.fisher.items()},
         }
 
     @classmethod
@@ -295,15 +294,22 @@ class Analysis:
                     for name, entries in value["sensitivity"].items()
                 },
                 sensitivity_bits=bits,
+                # Earlier files of this version have none.
+                fisher={
+                    name: _sensitivity(entries, units, bits=len(CANDIDATE_BITS), version=value["version"])
+                    for name, entries in value.get("fisher", {}).items()
+                },
             )
-            if len({unit.name for unit in units}) != len(units) or not units or not result.importance:
-                raise ValueError("units without names of their own, or without importance")
+            if len({unit.name for unit in units}) != len(units) or not units:
+                raise ValueError("units without names of their own")
             if not all(0 <= size < _MOST for size in (result.costs.float_bytes, result.costs.compact_bytes)):
                 raise ValueError("a size that no file has")
             if not 0 < result.costs.prompts_per_image < _MOST:
                 raise ValueError("a number of prompts that no image has")
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{source} is malformed ({error!r}); make it anew with `mixqsam analyze`.") from error
+            raise ArtifactError(
+                f"{source} is malformed ({shortened(repr(error))}); make it anew with `mixqsam analyze`."
+            ) from error
         return result
 
 
@@ -318,6 +324,14 @@ def _unit(entry: Mapping[str, Any], *, version: int) -> Unit:
     if not known or not all(isinstance(size, int) and 0 <= size < _MOST for size in sizes):
         raise ValueError(f"no unit has {entry!r:.200}")
     return unit
+
+
+def _by_operand(units: Sequence[Unit], values: Vector) -> dict[str, dict[Operand, Any]]:
+    """One definition's KLs as a file has them: unit → operand → a number for each bit-width."""
+    return {
+        unit.name: dict(zip(unit.operands, _rounded(rows), strict=True))
+        for unit, rows in zip(units, values, strict=True)
+    }
 
 
 def _sensitivity(entries: Mapping[str, Any], units: Sequence[Unit], *, bits: int, version: int) -> Vector:

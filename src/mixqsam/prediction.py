@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from mixqsam.arguments import many_prompts, one_prompt
 from mixqsam.errors import InputError
+from mixqsam.pixels import from_input
 from mixqsam.prompts import Prompts
+from mixqsam.resize import Resize, resized_pixels
 
 # Pixels with logits above this belong to the object.
 MASK_THRESHOLD = 0.0
@@ -46,15 +49,42 @@ class Prediction:
 class Predictor(ABC):
     """Encodes an image once for many prompts.
 
-    `predict` has the arguments and results of segment-anything's `SamPredictor.predict`. The rest of mixqsam uses
-    `segment`.
+    Methods with a name of segment-anything's `SamPredictor` have its arguments and results. The rest of mixqsam uses
+    `segment`. With every backend, wrong arguments raise an `InputError`.
     """
 
     mask_threshold = MASK_THRESHOLD
+    image_format = "RGB"
+
+    # A backend implements these.
+
+    @property
+    @abstractmethod
+    def frame_side(self) -> int:
+        """Side of the square that the encoder takes, in pixels."""
+
+    @property
+    @abstractmethod
+    def original_size(self) -> tuple[int, int] | None:
+        """Height and width of the image; None without an image."""
+
+    @property
+    @abstractmethod
+    def features(self) -> Any:
+        """The image's embedding [1, C, h, w], as a tensor; None without an image."""
 
     @abstractmethod
-    def set_image(self, image: Image.Image | NDArray[np.uint8]) -> None:
-        """Encode an RGB image (Pillow, or uint8 [height, width, 3]) for the next prompts."""
+    def encode_image(self, image: Image.Image) -> None:
+        """Encode an RGB image for the next prompts."""
+
+    @abstractmethod
+    def encode_resized(self, pixels: Floats, *, original: tuple[int, int]) -> None:
+        """Encode an image that already has the size of the frame.
+
+        Args:
+            pixels: [height, width, 3], values of 0 to 255; the longer side is `frame_side`.
+            original: height and width of the original image.
+        """
 
     @abstractmethod
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
@@ -66,12 +96,87 @@ class Predictor(ABC):
             full: also return the logits at the image's resolution (4 bytes for each pixel of each mask).
 
         Raises:
-            InputError: no image has been set, or there are no prompts.
+            InputError: no image has been set, there are no prompts, or they cannot be used.
         """
 
     @abstractmethod
     def reset_image(self) -> None:
         """Forget the image."""
+
+    @abstractmethod
+    def keep(self) -> object:
+        """Return the encoding that `set_image` computed, for `restore`; None without an image."""
+
+    @abstractmethod
+    def restore(self, encoding: object) -> None:
+        """Set an image again from its encoding, without encoding it again."""
+
+    # The interface of segment-anything's predictor.
+
+    @property
+    def is_image_set(self) -> bool:
+        """Whether an image is set."""
+        return self.original_size is not None
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width of the image within the frame; None without an image."""
+        return None if self.original_size is None else self.transform.size(*self.original_size)
+
+    @property
+    def device(self) -> str:
+        """Device for the clients' tensors."""
+        return "cpu"
+
+    @property
+    def model(self) -> SimpleNamespace:
+        """Properties of the model that clients read, such as segment-anything's SamAutomaticMaskGenerator."""
+        encoder = SimpleNamespace(img_size=self.frame_side)
+        return SimpleNamespace(
+            mask_threshold=MASK_THRESHOLD, image_format=self.image_format, device="cpu", image_encoder=encoder
+        )
+
+    @property
+    def transform(self) -> Resize:
+        """Transform of images and coordinates to the frame, for `set_torch_image` and `predict_torch`."""
+        return Resize(self.frame_side)
+
+    def set_image(self, image: Image.Image | NDArray[Any], image_format: str = "RGB") -> None:
+        """Encode an image for the next prompts.
+
+        Args:
+            image: a Pillow image, or uint8 [height, width, 3].
+            image_format: order of the channels, `RGB` or `BGR`.
+
+        Raises:
+            InputError: the image has another type or shape; the message says what to do.
+            ImageError: the pixels cannot be decoded, or their range is unknown.
+        """
+        self.encode_image(from_input(image, image_format=image_format))
+
+    def set_torch_image(self, transformed_image: Any, original_image_size: tuple[int, ...]) -> None:
+        """Encode an image that went through `transform.apply_image`.
+
+        Args:
+            transformed_image: tensor [1, 3, height, width], values of 0 to 255, its longer side that of the frame.
+            original_image_size: height and width of the original image.
+
+        Raises:
+            InputError: the tensor has another shape, or values that are not finite.
+        """
+        pixels, original = resized_pixels(transformed_image, original_image_size, side=self.frame_side)
+        self.reset_image()
+        self.encode_resized(pixels, original=original)
+
+    def get_image_embedding(self) -> Any:
+        """The image's embedding, tensor [1, C, h, w].
+
+        Raises:
+            InputError: no image has been set.
+        """
+        if self.features is None:
+            raise InputError("No image has been set; call set_image first.")
+        return self.features
 
     def predict(
         self,
@@ -86,50 +191,25 @@ class Predictor(ABC):
 
         Args:
             point_coords: [N, 2], x and y in the image's pixels.
-            point_labels: [N], 1 for the object and 0 for the background.
-            box: [4] as x1, y1, x2, y2; or [P, 4] for P prompts (without points and mask then).
-            mask_input: [1, 4h, 4w], low-resolution logits of an earlier prediction.
+            point_labels: [N], 1 for the object and 0 for the background; −1 for a point that is ignored.
+            box: [4] or [1, 4] as x1, y1, x2, y2; or [P, 4] for P prompts (without points and mask then).
+            mask_input: [1, 4h, 4w], low-resolution logits of an earlier prediction; it is a prompt on its own, too.
             multimask_output: three masks instead of one.
             return_logits: logits instead of booleans.
 
         Returns:
-            masks [M, height, width], predicted IoU [M] and low-resolution logits [M, 4h, 4w]; for P boxes each of them
-            has a first axis of length P.
+            masks [M, height, width], predicted IoU [M] and low-resolution logits [M, 4h, 4w]; for P > 1 boxes each of
+            them has a first axis of length P.
 
         Raises:
             InputError: no image has been set, there is no prompt, or shapes do not fit.
         """
-        prompts, has_many_boxes = _parse_prompts(point_coords, point_labels, box, mask_input)
+        prompts, has_many_boxes = one_prompt(point_coords, point_labels, box, mask_input)
         prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)
         masks = prediction.masks if prediction.full is None else prediction.full
         if has_many_boxes:
             return masks, prediction.scores, prediction.logits
         return masks[0], prediction.scores[0], prediction.logits[0]
-
-    @abstractmethod
-    def keep(self) -> object:
-        """Return the encoding that `set_image` computed, for `restore`; None without an image."""
-
-    @abstractmethod
-    def restore(self, encoding: object) -> None:
-        """Set an image again from its encoding, without encoding it again."""
-
-    # Attributes that clients of segment-anything's predictor need, such as its SamAutomaticMaskGenerator.
-
-    @property
-    def device(self) -> str:
-        """Device for the clients' tensors."""
-        return "cpu"
-
-    @property
-    def model(self) -> SimpleNamespace:
-        """Properties of the model that clients read."""
-        return SimpleNamespace(mask_threshold=MASK_THRESHOLD, image_format="RGB", device="cpu")
-
-    @property
-    def transform(self) -> "IdentityTransform":
-        """Transform of coordinates before `predict_torch`; here they stay in the image's pixels."""
-        return IdentityTransform()
 
     def predict_torch(
         self,
@@ -140,87 +220,27 @@ class Predictor(ABC):
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[Any, Any, Any]:
-        """Segment an image with P prompts as tensors, as segment-anything's method does.
+        """Segment an image with P prompts as tensors.
 
         Args:
-            point_coords: [P, N, 2] or None, after `transform`.
+            point_coords: [P, N, 2] in the frame's pixels (see `transform`), or None.
             point_labels: [P, N] or None.
-            boxes: [P, 4] or None.
+            boxes: [P, 4] in the frame's pixels, or None.
             mask_input: [P, 1, 4h, 4w] or None.
             multimask_output: three masks for each prompt instead of one.
             return_logits: logits instead of booleans.
 
         Returns:
             Tensors: masks [P, M, height, width], predicted IoU [P, M], low-resolution logits [P, M, 4h, 4w].
+
+        Raises:
+            InputError: no image has been set, there is no prompt, or shapes do not fit.
         """
         import torch  # noqa: PLC0415  (exported models run without it)
 
-        def to_numpy(tensor: Any, kind: Any) -> Any:
-            return None if tensor is None else tensor.detach().cpu().numpy().astype(kind)
-
-        prompts = Prompts(
-            to_numpy(boxes, np.float64),
-            to_numpy(point_coords, np.float64),
-            to_numpy(point_labels, np.int64),
-            to_numpy(mask_input, np.float32),
-        )
+        prompts = many_prompts(point_coords, point_labels, boxes, mask_input)
+        if self.original_size is not None:
+            prompts = self.transform.undo(prompts, self.original_size)
         prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)
         masks = prediction.masks if prediction.full is None else prediction.full
         return torch.from_numpy(masks), torch.from_numpy(prediction.scores), torch.from_numpy(prediction.logits)
-
-
-class IdentityTransform:
-    """A transform that leaves coordinates unchanged."""
-
-    def apply_coords(self, coords: Any, original_size: tuple[int, int]) -> Any:
-        """Return the coordinates unchanged."""
-        del original_size
-        return coords
-
-    apply_coords_torch = apply_boxes = apply_boxes_torch = apply_coords
-
-
-def check_prompts(prompts: Prompts, *, image_is_set: bool) -> None:
-    """Check that there are an image and prompts.
-
-    Raises:
-        InputError: no image has been set, or there are no prompts.
-    """
-    if not image_is_set:
-        raise InputError("No image has been set; call set_image first.")
-    if not len(prompts):
-        raise InputError("There are no prompts; give at least one box or point.")
-
-
-def _parse_prompts(
-    point_coords: ArrayLike | None, point_labels: ArrayLike | None, box: ArrayLike | None, mask_input: ArrayLike | None
-) -> tuple[Prompts, bool]:
-    if (point_coords is None) != (point_labels is None):
-        raise InputError("point_coords and point_labels go together; give both or neither.")
-    boxes = None if box is None else np.asarray(box, dtype=np.float64)
-    has_many_boxes = boxes is not None and boxes.ndim == 2
-    points = None if point_coords is None else np.asarray(point_coords, dtype=np.float64)
-    labels = None if point_labels is None else np.asarray(point_labels, dtype=np.int64)
-    masks = None if mask_input is None else np.asarray(mask_input, dtype=np.float32)
-    _check_shape(boxes is None or (boxes.shape[-1:] == (4,) and boxes.ndim <= 2), "box", "[4] or [P, 4]", boxes)
-    _check_shape(points is None or (points.ndim == 2 and points.shape[1] == 2), "point_coords", "[N, 2]", points)
-    _check_shape(
-        points is None or (labels is not None and labels.shape == points.shape[:1]), "point_labels", "[N]", labels
-    )
-    _check_shape(masks is None or (masks.ndim == 3 and len(masks) == 1), "mask_input", "[1, 4h, 4w]", masks)
-    if has_many_boxes and (points is not None or masks is not None):
-        raise InputError("Points and masks do not go with several boxes; give one box with points or a mask.")
-    return (
-        Prompts(
-            boxes=None if boxes is None else boxes.reshape(-1, 4),
-            points=None if points is None else points[None],
-            labels=None if labels is None else labels[None],
-            masks=None if masks is None else masks[None],
-        ),
-        has_many_boxes,
-    )
-
-
-def _check_shape(fits: bool, name: str, expected: str, values: NDArray[np.generic] | None) -> None:
-    if not fits:
-        raise InputError(f"{name} has shape {None if values is None else values.shape}; expected {expected}.")

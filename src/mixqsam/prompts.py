@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prompts:
-    """P prompts: each a box, or the same number of points, or both.
+    """P prompts: each a box, or the same number of points, or both; or nothing but a mask to start from.
 
     Attributes:
         boxes: [P, 4] as x1, y1, x2, y2; or None.
@@ -27,7 +27,7 @@ class Prompts:
     masks: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        for values in (self.boxes, self.points):
+        for values in (self.boxes, self.points, self.masks):
             if values is not None:
                 return len(values)
         return 0

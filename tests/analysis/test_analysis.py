@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,7 +166,8 @@ def test_sensitivities_of_older_files_are_read(
         again = Analysis.from_json(written | {"version": version, "sensitivity": older}, source="x")
         for name, values in analysis.sensitivity.items():
             np.testing.assert_array_equal(again.sensitivity[name], values)
-    for spoiled in ({"spatial": {}}, {"spatial": {"weight": older["spatial"]["weight"]}}):
+    broken: list[dict[str, Any]] = [{"spatial": {}}, {"spatial": {"weight": older["spatial"]["weight"]}}]
+    for spoiled in broken:
         with pytest.raises(ArtifactError, match="x is malformed"):
             Analysis.from_json(written | {"sensitivity": spoiled}, source="x")
 

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -8,11 +9,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import typer.core
 import typer.main
+from rich.markup import render
 from typer.testing import CliRunner, Result
 
 from mixqsam.allocation.budget import Budget
@@ -79,8 +82,8 @@ def test_each_command_explains_itself_and_its_options(command: str, monkeypatch:
     for option in options:
         assert option.opts[0] in text
         assert len(option.help or "") > 5, option.opts
-        # rich takes what is in brackets for markup.
-        assert " ".join((option.help or "").partition("[")[0].split()) in text, option.opts
+        # Help is written in rich's markup, in which brackets are escaped.
+        assert " ".join(render(option.help or "").plain.split()) in text, option.opts
 
 
 def test_the_main_job_then_evaluation_and_prediction(
@@ -196,7 +199,7 @@ def bad_places(tmp_path: Path) -> Path:
         pytest.param("-i HERE/empty", 2, "holds no images", id="empty folder"),
         pytest.param("-i HERE/broken", 2, "None of the images can be read", id="broken image"),
         pytest.param("-i HERE --annotations HERE/empty.json", 2, "is empty", id="empty annotations"),
-        pytest.param("-i HERE --annotations HERE/outside.json", 2, "no area inside the image", id="box outside"),
+        pytest.param("-i HERE --annotations HERE/outside.json", 2, "No image has a box", id="box outside"),
         pytest.param("-i PICTURES --budget W9A9", 3, "bit-widths go from 2 to 8", id="bits"),
         pytest.param("-i PICTURES --budget size=1kB", 3, "smallest feasible budget", id="budget too small"),
         pytest.param("-i PICTURES --keep nothing=8", 3, "no unit matches", id="unknown unit"),
@@ -208,7 +211,7 @@ def bad_places(tmp_path: Path) -> Path:
             "-i PICTURES --recipe qdrop", 2, "qdrop needs at least 4 calibration images, there are 3", id="few images"
         ),
         pytest.param("-i PICTURES --device cuda:77", 2, "'cuda:77' cannot be used here; there is cpu", id="device"),
-        pytest.param("-i PICTURES --boxes HERE/empty.json", 2, "Detections need the annotation file", id="boxes alone"),
+        pytest.param("-i PICTURES --boxes HERE/empty.json", 2, "is empty", id="boxes alone"),
     ],
 )
 def test_bad_input_is_one_clear_paragraph(
@@ -232,7 +235,7 @@ def test_bad_input_is_one_clear_paragraph(
         (["--box", "1,2,3"], "x1,y1,x2,y2"),
         (["--box", "500,500,600,600"], "no area inside"),
         (["--point", "999,5"], "outside the image"),
-        (["--point", "5,5,7"], "label is 1"),
+        (["--point", "5,5,7"], "label is neither 1"),
         (["--point", "a,b"], "x,y or x,y,label"),
         (["--box", "1,2,30,30", "--point", "5,5"], "not both"),
     ],
@@ -455,7 +458,9 @@ def test_a_recipe_that_reconstructs_goes_into_the_directory(model_directory: Pat
     assert (tmp_path / "again/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
-def test_a_comparison_from_the_command_line(model_directory: Path, tmp_path: Path) -> None:
+def test_a_comparison_from_the_command_line(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(4):
@@ -465,11 +470,20 @@ def test_a_comparison_from_the_command_line(model_directory: Path, tmp_path: Pat
     result = run(*arguments, "minmax,omse", "-b", "W4A4")
     assert result.exit_code == 0, result.output
     assert "omse, W4A4, mixed" in " ".join(result.output.split())
-    assert "Next mixqsam quantize --recipe" in " ".join(result.output.split())
     assert (out / "comparison.svg").exists()
-    for wrong, words in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
+    # What comes next can be pasted, and makes the best of the models that were compared.
+    rows = json.loads((out / "comparison.json").read_text())["rows"]
+    best = max(rows, key=lambda row: row["mean_iou"])
+    (following,) = [text for text in result.output.splitlines() if text.strip().startswith("mixqsam quantize ")]
+    words = shlex.split(following.split("  the best of these")[0])
+    monkeypatch.chdir(tmp_path)
+    pasted = run(*words[1:])
+    assert pasted.exit_code == 0, pasted.output
+    assert json.loads((tmp_path / "out/allocation.json").read_text())["size"] == best["size"]
+    assert json.loads((tmp_path / "out/run.json").read_text())["recipe"] == best["recipe"]
+    for wrong, message in (("minmax,best", "'best' is unknown"), (",", "nothing to compare")):
         failed = run(*arguments, wrong, "--overwrite")
-        assert (failed.exit_code, words in " ".join(failed.output.split())) == (2, True), failed.output
+        assert (failed.exit_code, message in " ".join(failed.output.split())) == (2, True), failed.output
     assert "exists already" in run(*arguments, "omse").output
     assert "--modes 'mix' is unknown" in run(*arguments, "omse", "--modes", "mix").output
     alone = run("compare", "--annotations", photos / "x.json", "-o", tmp_path / "other")
@@ -483,7 +497,7 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     from mixqsam.pipeline.demo import run_demo
     from mixqsam.pipeline.options import Session
 
-    found = run_demo(tmp_path / "demo", budget=Budget.parse("W4A4"), session=Session())
+    found = run_demo(tmp_path / "demo", budget=Budget.parse("W4A4"), session=Session(), model="sam-tiny")
     uniform, mixed = (found.result.check[name].fidelity for name in ("uniform", "mixed"))
     assert uniform is not None
     assert mixed is not None
@@ -492,6 +506,42 @@ def test_the_demonstration_shows_mixed_bits_to_be_better(tmp_path: Path) -> None
     assert found.result.uniform is not None
     assert found.result.allocation.size <= found.result.uniform.size
     assert open_image(found.overlay).width > 600
+
+
+def test_the_demonstration_says_why_it_runs_on_the_embedded_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mixqsam.pipeline.demo import choose_demo_model
+    from mixqsam.progress import Silent
+
+    class Notes(Silent):
+        heard: ClassVar[list[str]] = []
+
+        def note(self, message: str) -> None:
+            self.heard.append(message)
+
+    monkeypatch.setenv("MIXQSAM_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    assert choose_demo_model(Notes()) == "sam-tiny"
+    (note,) = Notes.heard
+    assert "scripts/get-mobile-sam" in note
+    assert note.endswith("The demonstration runs on sam-tiny instead.")
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise ConnectionError("there is not a network")
+
+
+def test_the_page_opens_the_demonstration_when_no_model_is_named(
+    monkeypatch: pytest.MonkeyPatch, quantized: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("starlette")
+    from mixqsam.serving.server import default_models
+
+    monkeypatch.chdir(tmp_path)
+    assert default_models() == ["sam-tiny"]
+    shutil.copytree(quantized, tmp_path / "mixqsam-demo/quantized")
+    assert default_models() == ["mixqsam-demo/quantized"]
 
 
 @pytest.fixture
@@ -548,12 +598,12 @@ def test_export_refuses_what_it_cannot_write(quantized: Path, model_directory: P
 
 
 def test_export_says_which_extra_is_missing(quantized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mixqsam.pipeline import export
+    from mixqsam.deployed import backends
 
     def refuse(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(export, "import_module", refuse)
+    monkeypatch.setattr(backends, "import_module", refuse)
     result = run("export", quantized, "--format", "openvino", "-o", tmp_path / "x")
     assert result.exit_code == 2
     assert "pip install 'mixqsam[openvino]'" in " ".join(result.output.split())

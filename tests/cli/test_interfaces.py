@@ -88,6 +88,20 @@ def test_the_main_command_shows_few_options_and_says_where_the_others_are() -> N
     assert "Random seed." in whole
 
 
+def test_commands_on_images_can_skip_missing_ones_and_those_that_draw_have_a_seed() -> None:
+    names = {name: {entry.name for entry in spec.entries} for name, spec in COMMANDS.items()}
+    with_annotations = {name for name, known in names.items() if "annotations" in known}
+    assert with_annotations == {name for name, known in names.items() if "skip_missing" in known}
+    assert {"quantize", "compare", "analyze", "detect", "evaluate", "evaluate-automatic", "report"} <= with_annotations
+    assert {name for name, known in names.items() if "seed" in known} == {"quantize", "compare", "analyze"}
+
+
+def test_brackets_stay_in_the_help() -> None:
+    assert "an image [height, width, 3] of 0 … 255" in " ".join(
+        run("export", "--help").output.replace("│", " ").split()
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_stands_in_the_help(name: str) -> None:
     has_more = any(entry.option.is_advanced for entry in COMMANDS[name].entries)

@@ -12,7 +12,7 @@ from mixqsam.evaluation.automatic import AutomaticCounts, nearest_ious
 from mixqsam.evaluation.record import mask_ious
 from mixqsam.pipeline.automatic import run_automatic
 from mixqsam.pipeline.options import Data, Session
-from mixqsam.prediction import Prediction, Predictor
+from mixqsam.prediction import Floats, Prediction, Predictor
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.automatic import Automatic, segment_everything
@@ -21,8 +21,19 @@ from mixqsam.sam.automatic import Automatic, segment_everything
 class Quadrants(Predictor):
     """Finds, for each point, its quadrant (sure), the whole image (less sure) and an unsteady half."""
 
-    def set_image(self, image: Image.Image | np.ndarray) -> None:
-        self.shape = np.asarray(image).shape[:2]
+    frame_side = 64
+    features = None
+    shape: tuple[int, int]
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        return self.shape
+
+    def encode_image(self, image: Image.Image) -> None:
+        self.shape = (image.height, image.width)
+
+    def encode_resized(self, pixels: Floats, *, original: tuple[int, int]) -> None:
+        raise NotImplementedError
 
     def reset_image(self) -> None:
         del self.shape

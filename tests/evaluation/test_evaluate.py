@@ -144,7 +144,7 @@ GOOD = [[2, 2, 8, 2, 8, 8, 2, 8]]
 
 @pytest.mark.parametrize(
     ("segmentation", "ap"),
-    [(GOOD, 100), ([], 0), ([[2, 2, 8, 2, 8, 2, 2, 2]], 0), ([[2, 2, 8, 8]], 0), ([[2, 2]], 0), ([[1, 2, 3]], 0)],
+    [(GOOD, 100), ([[2, 2, 8, 2, 8, 2, 2, 2]], 0), ([[2, 2], *GOOD], 100)],
 )
 def test_a_polygon_without_area_is_an_object_that_nothing_finds(
     tmp_path: Path, segmentation: object, ap: float
@@ -160,10 +160,26 @@ def test_a_polygon_without_area_is_an_object_that_nothing_finds(
     assert bool(masks.any()) == bool(ap)
 
 
-@pytest.mark.parametrize("segmentation", [None, [["a", 1, 2, 3, 4, 5]], {"size": [5, 5], "counts": [25]}])
+@pytest.mark.parametrize(
+    "segmentation",
+    [None, [], [[]], {}, "", [[2, 2, 8, 8]], [[1, 2, 3]], {"size": [10, 20], "counts": [200]}, "missing"],
+)
+def test_a_file_without_a_mask_is_refused(tmp_path: Path, segmentation: object) -> None:
+    path, _ = one_annotation(tmp_path, segmentation)
+    if segmentation == "missing":
+        content = json.loads(path.read_text())
+        del content["annotations"][0]["segmentation"]
+        path.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match=r"instances.json holds no masks: all of its 1 .*as --boxes"):
+        Truth(path)
+
+
+@pytest.mark.parametrize("segmentation", [7, [["a", 1, 2, 3, 4, 5]], {"size": [5, 5], "counts": [25]}])
 def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: object) -> None:
     path, sample = one_annotation(tmp_path, segmentation)
-    with pytest.raises(AnnotationError, match=r"instances.json.*(annotation 4|cannot be scored)"):
+    with pytest.raises(
+        AnnotationError, match=r"instances.json cannot be scored against: the segmentation of annotation 4"
+    ):
         Truth(path).masks(sample)
 
 
@@ -256,7 +272,7 @@ def test_detectors_scores_multiply(samples: list[Sample]) -> None:
 def test_annotations_that_cannot_be_scored_against(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"images": [{"id": 1}], "annotations": [{"id": 1}], "categories": []}))
-    with pytest.raises(AnnotationError, match="cannot be scored against"):
+    with pytest.raises(AnnotationError, match="images.0.file_name: Field required"):
         Truth(path).score([])
 
 

@@ -10,6 +10,7 @@ from mixqsam.cli.main import app
 from mixqsam.data.labelmaps import UNLABELLED, find_regions, read_labelled
 from mixqsam.errors import AnnotationError
 from mixqsam.evaluation.semantic import Confusion, paint
+from mixqsam.options.names import PromptKind
 from mixqsam.pipeline import semantic
 from mixqsam.pipeline.options import SemanticData, Session
 from mixqsam.pipeline.semantic import run_semantic
@@ -100,7 +101,7 @@ class Perfect:
 
 @pytest.mark.parametrize("prompts", ["boxes", "points"])
 def test_perfect_masks_give_a_mean_iou_of_100(
-    data: SemanticData, session: Session, monkeypatch: pytest.MonkeyPatch, prompts: str
+    data: SemanticData, session: Session, monkeypatch: pytest.MonkeyPatch, prompts: PromptKind
 ) -> None:
     monkeypatch.setattr(semantic, "load", lambda source, device: source)
     monkeypatch.setattr(semantic, "SamPredictor", lambda _: Perfect())

@@ -87,7 +87,8 @@ def tiny_config(**sizes: Any) -> MobileSamConfig:
 def random_mobile_sam(config: MobileSamConfig, *, seed: int = 0) -> MobileSamModel:
     """Weights of a size that makes every module matter."""
     torch.manual_seed(seed)
-    model = MobileSamModel(config).eval()
+    model = MobileSamModel(config)
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.5 if parameter.ndim < 2 else 1.2 / (parameter[0].numel() ** 0.5)

@@ -157,7 +157,7 @@ def _finer(config: SamConfig) -> list[BlockPath]:
 
 @pytest.fixture
 def glued(monkeypatch: pytest.MonkeyPatch, sam: Sam) -> Sam:
-    monkeypatch.setitem(FAMILIES, "sam", replace(SAM, blocks=_finer))  # type: ignore[arg-type]
+    monkeypatch.setitem(FAMILIES, "sam", replace(SAM, blocks=_finer))
     assert not chain_of(sam, "encoder").runs_through(0)
     return sam
 

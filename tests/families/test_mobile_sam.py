@@ -23,6 +23,7 @@ from mixqsam.families.mobile_sam_model import MobileSamModel
 from mixqsam.families.tiny_vit import WindowAttention, join_windows, split_windows
 from mixqsam.numeric.modules import Product
 from mixqsam.prompts import Prompts
+from mixqsam.sam.forward import make_frame
 from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
 from tests.families.released import (
@@ -80,7 +81,7 @@ def test_the_released_model_answers_as_its_own_code(
     calls = [call for call in expected.calls if call["call"].startswith(f"{image}/")]
     path = next(coco.glob(f"*2017/{calls[0]['image']}"))
     released.set_image(Image.open(path).convert("RGB"))
-    frame, _ = released.keep()
+    frame = make_frame(released.sam, Image.open(path).convert("RGB"))
     with torch.no_grad():
         embedding = released.sam.model.vision_encoder(frame.pixels).last_hidden_state
     assert error_of(embedding[0, :, ::8, ::8].numpy(), expected.answers[f"{image}/embedding_every_8th"]) < 1e-3
@@ -113,10 +114,13 @@ def test_folding_equals_batch_normalisation() -> None:
     for groups, inputs in ((1, 6), (8, 1)):
         convolution = nn.Conv2d(inputs * groups, 8, 3, padding=1, groups=groups, bias=False)
         norm = nn.BatchNorm2d(8).eval()
-        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        for tensor in (norm.weight.data, norm.bias.data, mean):
             tensor.normal_()
-        norm.running_var.uniform_(0.01, 4)
-        weight, bias = fold(convolution.weight.data, [norm.weight, norm.bias, norm.running_mean, norm.running_var])
+        variance.uniform_(0.01, 4)
+        weight, bias = fold(convolution.weight.data, [norm.weight, norm.bias, mean, variance])
         values = torch.randn(2, inputs * groups, 9, 9)
         with torch.no_grad():
             wanted = norm(convolution(values))
@@ -166,7 +170,7 @@ def test_products_are_modules_with_places_for_quantizers(model: MobileSamModel) 
     ]
     seen: list[str] = []
     for name in products:
-        place = model.vision_encoder.get_submodule(name).left
+        place = model.vision_encoder.get_submodule(f"{name}.left")
         place.register_forward_hook(lambda m, i, o, name=name: seen.append(name))
     answers(model)
     assert seen == products

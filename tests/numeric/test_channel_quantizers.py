@@ -70,8 +70,12 @@ def test_it_passes_the_honesty_checks_channel_by_channel(quantizer: MapQuantizer
     assert distinct_values(quantizer).tolist() == [2**BITS] * CHANNELS
     check_model(nn.Sequential(quantizer))
     quantizer.bits = BITS - 1
-    quantizer.forward = lambda values, whole=False: MapQuantizer.forward(wider, values)  # type: ignore[method-assign]
     wider = MapQuantizer(AffineGrid(BITS, quantizer.scale, quantizer.zero))
+
+    def forward(values: Tensor, whole: bool = False) -> Tensor:
+        return MapQuantizer.forward(wider, values)
+
+    quantizer.__dict__["forward"] = forward
     with pytest.raises(HonestyError, match="8 distinct values from a 2-bit quantizer"):
         check_model(nn.Sequential(quantizer))
 
@@ -109,7 +113,7 @@ def test_it_is_stored_and_read(quantizer: MapQuantizer) -> None:
     with pytest.raises(ArtifactError, match="x: u.input has grids for 5 channels, expected grids for 4"):
         table().quantizer("u.input", kind="maps", bits=BITS, channels=4)
     assert UnitEntry(weight=4, activation=BITS, quantizers={"input": "maps"}).kinds == {"input": "maps"}
-    with pytest.raises(ValueError, match="expected one of grouped, hybrid, log, maps"):
+    with pytest.raises(ValueError, match="expected one of channels, grouped, hybrid, log, maps"):
         UnitEntry(weight=4, activation=BITS, quantizers={"input": "affine"})
 
 
@@ -126,4 +130,4 @@ def test_it_is_written_as_onnx(quantizer: MapQuantizer) -> None:
     shape = tuple(maps().shape)
     model = graph.model("maps", [tensor("x", *shape)], [tensor("y", *shape)], metadata={})
     (found,) = ReferenceEvaluator(model).run(None, {"x": maps().numpy()})
-    np.testing.assert_allclose(found, quantizer(maps()).numpy(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(found), quantizer(maps()).numpy(), rtol=1e-6, atol=1e-6)

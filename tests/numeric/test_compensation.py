@@ -1,5 +1,7 @@
 """Compensation in closed form against least squares and the methods' definitions."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from mixqsam.numeric.moments import MeanMoments, Moments, position_count, rows_a
 from mixqsam.numeric.weights import quantize_weight, weight_grid
 from tests.oracles import gptq_slowly, patches_slowly
 
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "dense": {"kernel_size": 3, "padding": 1},
     "strided": {"kernel_size": (3, 2), "stride": (2, 1), "padding": (0, 2)},
     "grouped": {"kernel_size": 3, "groups": 2, "padding": 1},

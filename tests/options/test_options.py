@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import pytest
 from hypothesis import given
@@ -83,7 +84,7 @@ def test_classes_of_options_load_neither_torch_nor_numpy() -> None:
 
 def test_an_instance_is_assembled_from_its_flat_values() -> None:
     options = Options(
-        AnalysisOptions(count=7, pairs=False, sensitivity_bits=(2, 4, 8)),
+        AnalysisOptions(count=7, pairs=False, sensitivity_bits=(2, 4, 8), seed=3),
         AllocationOptions(utility="linear", synergy_weight=0.25, keep=("neck.*=8", "*.av=W8A4"), candidates=(2, 3, 4)),
         QuantizationOptions(
             CustomRecipe(steps=("hybrid",), method="qdrop"), ReconstructionOptions(seed=3, weight_rate=0.1 + 0.2)
@@ -101,14 +102,34 @@ def test_an_instance_is_assembled_from_its_flat_values() -> None:
     assert Options(**assemble(Options, {})) == Options()
 
 
+def test_a_job_has_one_seed_wherever_it_is_given() -> None:
+    sampled = Options(analysis=AnalysisOptions(seed=7))
+    fitted = Options(quantization=QuantizationOptions(reconstruction=ReconstructionOptions(seed=7)))
+    assert sampled == fitted == Options(**assemble(Options, {"seed": 7}))
+    assert (sampled.analysis.seed, sampled.quantization.reconstruction.seed) == (7, 7)
+    assert flat_values(sampled)["seed"] == 7
+    assert [entry.name for entry in flatten(Options)].count("seed") == 1
+    with pytest.raises(InputError, match="the seed 7 and the reconstruction 8, but a job has one seed"):
+        Options(AnalysisOptions(seed=7), quantization=QuantizationOptions(reconstruction=ReconstructionOptions(seed=8)))
+
+
 def test_nested_options_have_a_prefix_leave_some_out_and_inherit() -> None:
     entries = {entry.name: entry for entry in flatten(Evaluation, Nested(prefix="eval_", without=("boxes",)))}
-    assert list(entries) == ["eval_images", "eval_annotations", "eval_grid", "eval_limit"]
+    assert list(entries) == [
+        "eval_images",
+        "eval_annotations",
+        "eval_grid",
+        "eval_skip_missing",
+        "eval_limit",
+    ]
     assert entries["eval_images"].flags == ("--eval-images",)
     assert not entries["eval_images"].is_required
     nested = Nested(prefix="eval_")
     given = {"images": Path("a"), "grid": 7, "eval_images": Path("b")}
     assert Evaluation(**assemble(Evaluation, given, nested)) == Evaluation(Data(Path("b"), grid=7))
+    assert Evaluation(**assemble(Evaluation, given | {"skip_missing": True}, nested)).data == Data(
+        Path("b"), grid=7, skip_missing=True
+    )
     assert Evaluation(**assemble(Evaluation, {"grid": 7}, nested)) == Evaluation()
     assert Evaluation(**assemble(Evaluation, given | {"eval_grid": 2}, nested)).data == Data(Path("b"), grid=2)
     with pytest.raises(InputError, match=r"--eval-annotations: .* need the folder of their images; give --eval-images"):
@@ -122,52 +143,58 @@ def test_recorded_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "images": str(tmp_path / "photos"),
         "annotations": str(Path("~/x.json").expanduser()),
         "grid": 4,
+        "skip_missing": False,
     }
+
+
+def made(owner: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """An instance of wrong values too, which types would not let through."""
+    return owner(*given, **options)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: AllocationOptions(utility="best"), InputError, "utility 'best' is unknown; choose linear"),
-        (lambda: AllocationOptions(synergy_weight=-1), InputError, "synergy_weight -1: at least 0"),
-        (lambda: AllocationOptions(synergy_weight=float("nan")), InputError, "a number is expected"),
-        (lambda: AllocationOptions(candidates=()), BudgetError, "is empty"),
-        (lambda: AllocationOptions(candidates=(9,)), BudgetError, "go from 2 to 8"),
-        (lambda: AllocationOptions(keep=("neck",)), BudgetError, "write PATTERN=BITS"),
-        (lambda: AllocationOptions(keep="neck.*=9"), BudgetError, "go from 2 to 8"),
-        (lambda: AnalysisOptions(count=0), InputError, "count 0: at least 1"),
-        (lambda: AnalysisOptions(count=True), InputError, "a whole number is expected"),
-        (lambda: AnalysisOptions(count=2.5), InputError, "a whole number is expected"),
-        (lambda: AnalysisOptions(observer="x" * 999), InputError, "…"),
-        (lambda: QuantizationOptions(recipe="best"), InputError, "'best' is unknown; choose minmax"),
-        (lambda: QuantizationOptions(recipe=3), InputError, "a table of its parts, is expected"),
-        (lambda: ReconstructionOptions(warmup=2), InputError, "warmup 2: at most 1"),
-        (lambda: CustomRecipe(steps=("hybird",)), InputError, "steps 'hybird' is unknown"),
-        (lambda: CustomRecipe(steps=3), InputError, "steps 3: a list is expected"),
-        (lambda: Data(7), InputError, "images 7: a path is expected"),
-        (lambda: OrientedData("a", "b", tile=100, overlap=100), InputError, "does not fit tiles"),
-        (lambda: SemanticData("a", "b", prompts="lines"), InputError, "'lines' is unknown"),
-        (lambda: CompareRequest(budgets=["4"]), BudgetError, "did you mean W4A4"),
-        (lambda: CompareRequest(budgets=[4]), BudgetError, "a text is expected"),
-        (lambda: CompareRequest(modes=["mix"]), InputError, "modes 'mix' is unknown"),
-        (lambda: CompareRequest(recipes=7), InputError, "a list of recipes"),
+        (lambda: made(AllocationOptions, utility="best"), InputError, "utility 'best' is unknown; choose linear"),
+        (lambda: made(AllocationOptions, synergy_weight=-1), InputError, "synergy_weight -1: at least 0"),
+        (lambda: made(AllocationOptions, synergy_weight=float("nan")), InputError, "a number is expected"),
+        (lambda: made(AllocationOptions, candidates=()), BudgetError, "is empty"),
+        (lambda: made(AllocationOptions, candidates=(9,)), BudgetError, "go from 2 to 8"),
+        (lambda: made(AllocationOptions, keep=("neck",)), BudgetError, "write PATTERN=BITS"),
+        (lambda: made(AllocationOptions, keep="neck.*=9"), BudgetError, "go from 2 to 8"),
+        (lambda: made(AnalysisOptions, count=0), InputError, "count 0: at least 1"),
+        (lambda: made(AnalysisOptions, count=True), InputError, "a whole number is expected"),
+        (lambda: made(AnalysisOptions, count=2.5), InputError, "a whole number is expected"),
+        (lambda: made(AnalysisOptions, observer="x" * 999), InputError, "…"),
+        (lambda: made(QuantizationOptions, recipe="best"), InputError, "'best' is unknown; choose minmax"),
+        (lambda: made(QuantizationOptions, recipe=3), InputError, "a table of its parts, is expected"),
+        (lambda: made(ReconstructionOptions, warmup=2), InputError, "warmup 2: at most 1"),
+        (lambda: made(CustomRecipe, steps=("hybird",)), InputError, "steps 'hybird' is unknown"),
+        (lambda: made(CustomRecipe, steps=3), InputError, "steps 3: a list is expected"),
+        (lambda: made(Data, 7), InputError, "images 7: a path is expected"),
+        (lambda: made(OrientedData, "a", "b", tile=100, overlap=100), InputError, "does not fit tiles"),
+        (lambda: made(SemanticData, "a", "b", prompts="lines"), InputError, "'lines' is unknown"),
+        (lambda: made(CompareRequest, budgets=["4"]), BudgetError, "did you mean W4A4"),
+        (lambda: made(CompareRequest, budgets=[4]), BudgetError, "a text is expected"),
+        (lambda: made(CompareRequest, modes=["mix"]), InputError, "modes 'mix' is unknown"),
+        (lambda: made(CompareRequest, recipes=7), InputError, "a list of recipes"),
     ],
 )
 def test_values_that_an_option_cannot_have_are_refused_in_python_too(
-    make: object, error: type[Exception], words: str
+    make: Callable[[], Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error) as caught:
-        make()  # type: ignore[operator]
+        make()
     assert words in str(caught.value)
     assert len(str(caught.value)) < 600
 
 
 def test_python_may_give_texts_where_values_are_meant() -> None:
-    assert Data("photos") == Data(Path("photos"))
+    assert made(Data, "photos") == Data(Path("photos"))
     assert CompareRequest(budgets=["w4a4"]).budgets == (Budget.parse("w4a4"),)
     assert CompareRequest().budgets == (Budget.parse("W6A6"), Budget.parse("W4A4"))
     assert CompareRequest(recipes="all").recipes == tuple(RECIPES)
-    assert AllocationOptions(candidates="2-4").candidates == (2, 3, 4)  # type: ignore[arg-type]
+    assert made(AllocationOptions, candidates="2-4").candidates == (2, 3, 4)
 
 
 @given(st.sets(st.sampled_from(plan.CANDIDATE_BITS)))

@@ -39,8 +39,8 @@ class Pictures:
     def __init__(self, samples: list[Sample]) -> None:
         self._samples = samples
 
-    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
-        del count, progress
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> list[Sample]:
+        del count, progress, seed
         return self._samples
 
 

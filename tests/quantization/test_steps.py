@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from mixqsam.calibrate import GridLibrary, cached_ranges
 from mixqsam.data import samples as data_samples
+from mixqsam.data.images import image_digest
 from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
-from mixqsam.files import Cache, digest_file
+from mixqsam.files import Cache
 from mixqsam.numeric.honesty import distinct_values
 from mixqsam.numeric.quantizers import QUANTIZERS, GroupedQuantizer, HybridQuantizer, LogQuantizer, Quantizer
-from mixqsam.plan import BitPlan, Unit, UnitBits
+from mixqsam.plan import BitPlan, Operand, Unit, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.nearest import draft
 from mixqsam.quantization.setting import Setting, observed
@@ -267,7 +268,12 @@ def test_clipping_takes_the_percentile_with_the_best_overlap(sam: Sam, samples: 
     setting.watch(watchers, label="")
     # One token far out: the wider percentiles waste their levels on it.
     tokens.queries[0][..., 0, 0] = 60.0
-    clipped = {("q", "input"): 3, ("k", "input"): 3, ("qk", "left"): 3, ("qk", "right"): 3}
+    clipped: dict[tuple[str, Operand], int] = {
+        ("q", "input"): 3,
+        ("k", "input"): 3,
+        ("qk", "left"): 3,
+        ("qk", "right"): 3,
+    }
     ranges = _best(module, tokens, clipped)
     assert ranges["q/input"][1] < 60.0
 
@@ -280,10 +286,10 @@ def test_images_are_read_once_for_all_that_is_remembered(
 
     def count(path: Path) -> str:
         read.append(path)
-        return digest_file(path)
+        return image_digest(path)
 
     setting = replace(setting, samples=[replace(sample) for sample in samples])
-    monkeypatch.setattr(data_samples, "digest_file", count)
+    monkeypatch.setattr(data_samples, "image_digest", count)
     chosen = HybridLogUniform().choose(setting, ChannelGrouping().choose(setting, observed(setting)))
     assert len({unit for (unit, _), one in chosen.items() if not isinstance(one, Quantizer)}) > 5
     assert sorted(read) == sorted(sample.path for sample in samples)

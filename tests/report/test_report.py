@@ -89,7 +89,7 @@ def test_quantize_writes_a_report_that_stands_alone(workplace: Path) -> None:
         "Budget W4A4",
         "uniform W4A4",
         "Proven optimal",
-        "Quality was measured on 3 images with 12 prompts; the calibration used them, too",
+        "Quality was measured on 3 images with 12 prompts (grid points); the calibration used them, too",
         "mixqsam quantize --budget W4A4 <&>",
         "Worst image",
     ):

@@ -52,7 +52,8 @@ def agreement(first: list[Masks], second: list[Masks]) -> float:
 def grain(index: int, pixels: Pixels) -> Pixels:
     """A change that nobody sees: one step of grey at most."""
     steps = np.random.default_rng(index).integers(-1, 2, pixels.shape)
-    return np.clip(pixels + steps, 0, 255).astype(np.uint8)
+    changed: Pixels = np.clip(pixels + steps, 0, 255).astype(np.uint8)
+    return changed
 
 
 def test_every_block_of_the_encoder_has_left_its_initial_values(tiny: Sam) -> None:

@@ -110,10 +110,10 @@ def test_costs_are_counted_again_where_the_configuration_changes() -> None:
 
 def test_a_family_that_leaves_out_a_role_or_a_block_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     roles = {tail: role for tail, role in SAM.roles.items() if tail != "lin2"}
-    monkeypatch.setitem(FAMILIES, "sam", replace(SAM, roles=roles))  # type: ignore[arg-type]
+    monkeypatch.setitem(FAMILIES, "sam", replace(SAM, roles=roles))
     with pytest.raises(ModelError, match=r"does not say the role of the unit vision_encoder.layers.0.mlp.lin2"):
         trace(tiny_config())
-    monkeypatch.setitem(FAMILIES, "sam", replace(SAM, blocks=lambda config: SAM.blocks(config)[1:]))  # type: ignore[arg-type]
+    monkeypatch.setitem(FAMILIES, "sam", replace(SAM, blocks=lambda config: SAM.blocks(config)[1:]))
     with pytest.raises(ModelError, match=r"no block with the unit vision_encoder.layers.0.attn.qkv"):
         trace(tiny_config())
 

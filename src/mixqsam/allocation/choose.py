@@ -7,7 +7,7 @@ from typing import Any, get_args
 from mixqsam.allocation.budget import Budget, Limits, parse_keep
 from mixqsam.allocation.program import Objective, Utility, build_program, check_feasible, unit_states
 from mixqsam.allocation.solve import solve
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs
 
 
@@ -61,7 +61,9 @@ class Allocation:
                 **{name: float(value[name]) for name in ("size", "bitops", "value", "bound", "gap", "seconds")},
             )
         except (KeyError, OverflowError, StopIteration, TypeError, ValueError) as error:
-            raise ArtifactError(f"{source} is malformed ({error!r}); make it again with `mixqsam allocate`.") from error
+            raise ArtifactError(
+                f"{source} is malformed ({shortened(repr(error))}); make it again with `mixqsam allocate`."
+            ) from error
 
 
 def _parse_limits(entry: Mapping[str, Any]) -> Limits:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from mixqsam.allocation.budget import Limits
 from mixqsam.errors import BudgetError
-from mixqsam.plan import Analysis, BitPlan, Costs, UnitBits, Vector
+from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs, UnitBits, Vector
 
-Utility = Literal["linear", "exponential", "measured"]
-UTILITIES: tuple[Utility, ...] = ("linear", "exponential", "measured")
+Utility = Literal["linear", "exponential", "measured", "fisher"]
+UTILITIES: tuple[Utility, ...] = ("linear", "exponential", "measured", "fisher")
 Choice = NDArray[np.int64]
 
 
@@ -33,7 +33,7 @@ class Objective:
     Attributes:
         output: P_Y definition, `bernoulli` or `spatial`.
         utility: u(b): `linear` is b, `exponential` is −4^(−b), both weighted by Ω; `measured` is minus the KL
-            divergence with that unit alone at b bits, without a weight.
+            divergence with that unit alone at b bits, without a weight; `fisher` is minus its estimate from gradients.
         synergy: estimator, `proximity` or `interaction`.
         coupling: λ; 1 makes the synergy term as strong as the utility term.
     """
@@ -144,18 +144,20 @@ def unit_states(
 def _utility(
     analysis: Analysis, objective: Objective, states: Sequence[NDArray[np.int64]], candidates: Sequence[int]
 ) -> tuple[Vector, ...]:
-    omega = analysis.importance[objective.output]
-    if objective.utility == "linear":
-        return tuple(w * _as_float(s).mean(axis=1) for w, s in zip(omega, states, strict=True))
-    if objective.utility == "exponential":
+    if objective.utility in {"linear", "exponential"}:
+        omega = _select_measurement(analysis.importance, objective, what="importance", option="--importance")
+        if objective.utility == "linear":
+            return tuple(w * _as_float(s).mean(axis=1) for w, s in zip(omega, states, strict=True))
         return tuple(-w * (4.0 ** -_as_float(s)).mean(axis=1) for w, s in zip(omega, states, strict=True))
-    if not analysis.sensitivity:
-        raise BudgetError(
-            "The analysis holds no measured sensitivity; run `mixqsam analyze --sensitivity-bits 2,4,8`, "
-            "or choose --utility linear or exponential."
-        )
     bits = sorted(set(candidates) | {int(b) for s in states for b in s.ravel()})
-    divergence = interpolate(analysis, objective.output, bits)
+    if objective.utility == "fisher":
+        option = f"--fisher {objective.output}"
+        measurement = _select_measurement(analysis.fisher, objective, what="Fisher sensitivity", option=option)
+        divergence = interpolate(measurement, CANDIDATE_BITS, bits)
+    else:
+        option = "--sensitivity-bits 2,4,8"
+        measurement = _select_measurement(analysis.sensitivity, objective, what="measured sensitivity", option=option)
+        divergence = interpolate(measurement, analysis.sensitivity_bits, bits)
     column = {b: i for i, b in enumerate(bits)}
     return tuple(
         -np.array([divergence[i, 0, column[w]] + divergence[i, 1, column[a]] for w, a in s])
@@ -163,19 +165,34 @@ def _utility(
     )
 
 
+def _select_measurement(by_output: Mapping[str, Vector], objective: Objective, *, what: str, option: str) -> Vector:
+    """Select the measurement of the objective's output distribution.
+
+    Raises:
+        BudgetError: the analysis has none.
+    """
+    if objective.output in by_output:
+        return by_output[objective.output]
+    others = [name for name in UTILITIES if name != objective.utility]
+    raise BudgetError(
+        f"The analysis holds no {what} for P_Y {objective.output!r}; run `mixqsam analyze {option}`, "
+        f"or choose another --utility ({', '.join(others)})."
+    )
+
+
 def _as_float(states: NDArray[np.int64]) -> Vector:
     return states.astype(np.float64)
 
 
-def interpolate(analysis: Analysis, output: str, bits: Sequence[int]) -> Vector:
+def interpolate(divergence: Vector, measured_at: Sequence[int], bits: Sequence[int]) -> Vector:
     """Interpolate the measured KL at any bit-widths: [units, 2, bits], operands as in `Unit.operands`.
 
     Quantization noise falls as 4^(−b), so log KL is nearly linear in b and is interpolated linearly. Beyond the
     measured bits it falls by a factor of 4 per bit; in float it is 0.
     """
-    measured_bits, requested_bits = np.array(analysis.sensitivity_bits, float), np.array(bits, float)
+    measured_bits, requested_bits = np.array(measured_at, float), np.array(bits, float)
     # More bits increase KL only by measurement noise; without this the solver would take noise for a gain.
-    decreasing = np.minimum.accumulate(analysis.sensitivity[output], axis=-1)
+    decreasing = np.minimum.accumulate(divergence, axis=-1)
     logs = np.log(np.maximum(decreasing, 1e-30))
     inside = np.apply_along_axis(lambda row: np.interp(requested_bits, measured_bits, row), -1, logs)
     beyond = (requested_bits - np.clip(requested_bits, measured_bits[0], measured_bits[-1])) * np.log(4)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from mixqsam.analysis.ablation import ablate, importance, interaction, proximity
+from mixqsam.analysis.fisher import fisher_sensitivity
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import Prefix, run_prefix
@@ -33,12 +34,16 @@ class MeasurementOptions:
     """Options of a measurement.
 
     Attributes:
+        importance: ablate each unit (for the importance and the synergy estimator `proximity`).
         pairs: also ablate adjacent units together (for the synergy estimator `interaction`).
         sensitivity_bits: bit-widths at which each unit alone is quantized; empty for no sensitivity.
+        fisher: P_Y definitions of the Fisher sensitivity; empty for no Fisher sensitivity.
     """
 
+    importance: bool = True
     pairs: bool = True
     sensitivity_bits: tuple[int, ...] = ()
+    fisher: tuple[str, ...] = ()
 
 
 def analyze(
@@ -52,13 +57,13 @@ def analyze(
     progress: Progress,
     engine: Engine | None = None,
 ) -> Analysis:
-    """Measure importance, synergy and, if requested, sensitivity of all units.
+    """Measure the requested quantities of all units: importance, synergy and sensitivities.
 
     Args:
         sam: the float model.
         samples: calibration images with prompts.
-        ranges: ranges of the activations, for the sensitivity; None without sensitivity.
-        weights: grids of the weights, for the sensitivity.
+        ranges: ranges of the activations, for the sensitivities; None without them.
+        weights: grids of the weights, for the sensitivities.
         options: quantities to measure.
         cache: stores each image's measurements.
         progress: receives the progress of each image.
@@ -84,13 +89,11 @@ def analyze(
         return quantized[0].measure(sam, prefix, progress=progress, label=label)
 
     measure = _ImageMeasurer(sam, cache, engine or SingleProcess())
-    ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
-    divergences = {output: values[:, : len(names)] for output, values in ablated.items()}
-    omegas = {output: importance(values) for output, values in divergences.items()}
-    synergies = {f"proximity/{output}": proximity(values) for output, values in divergences.items()}
-    if options.pairs:
-        for output, values in ablated.items():
-            synergies[f"interaction/{output}"] = interaction(divergences[output], values[:, len(names) :])
+    omegas: dict[str, Vector] = {}
+    synergies: dict[str, Vector] = {}
+    if options.importance:
+        ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
+        omegas, synergies = _summarize(ablated, count=len(names))
     sensitivities: dict[str, Vector] = {}
     if options.sensitivity_bits:
         settings = [list(options.sensitivity_bits), digest(ranges.to_json() if ranges else None)]
@@ -100,7 +103,31 @@ def analyze(
         sensitivities = {
             output: arrange(values.mean(axis=0), bits=options.sensitivity_bits) for output, values in measured.items()
         }
-    return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, options.sensitivity_bits)
+    fisher: dict[str, Vector] = {}
+    for output in options.fisher:
+        assert ranges is not None  # noqa: S101  (as above)
+        fisher[output] = fisher_sensitivity(
+            sam,
+            samples,
+            output=output,
+            ranges=ranges,
+            weights=weights,
+            cache=cache,
+            progress=progress,
+            engine=engine or SingleProcess(),
+        )
+    return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, options.sensitivity_bits, fisher)
+
+
+def _summarize(ablated: dict[str, Vector], *, count: int) -> tuple[dict[str, Vector], dict[str, Vector]]:
+    """Summarize the KLs of `count` units, and of pairs if present, as importance and synergy."""
+    divergences = {output: values[:, :count] for output, values in ablated.items()}
+    omegas = {output: importance(values) for output, values in divergences.items()}
+    synergies = {f"proximity/{output}": proximity(values) for output, values in divergences.items()}
+    for output, values in ablated.items():
+        if values.shape[1] > count:
+            synergies[f"interaction/{output}"] = interaction(divergences[output], values[:, count:])
+    return omegas, synergies
 
 
 class _ImageMeasurer:

@@ -13,7 +13,7 @@ from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.variants import Change, Prefix, Variant, track_variants
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.quantizers import Quantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import project_weight
 from mixqsam.plan import Operand, Unit, Vector
 from mixqsam.progress import Progress
@@ -52,13 +52,13 @@ def _make_variant(
 ) -> Variant:
     if operand == "weight":
         return Variant({unit.name: _quantize_weight(weights.grid(unit.name, bits=bits))})
-    quantizer = Quantizer(ranges.grid(unit.name, operand=operand, bits=bits)).to(sam.device)
+    quantizer = ranges.quantizer(unit.name, operand=operand, bits=bits).to(sam.device)
     if operand == "input":
         return Variant({unit.name: _quantize_input(quantizer)})
     return Variant({f"{unit.name}.{operand}": _quantize_output(quantizer)})
 
 
-def _quantize_output(quantizer: Quantizer) -> Change:
+def _quantize_output(quantizer: ActivationQuantizer) -> Change:
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del module, inputs
         return quantizer(output)  # type: ignore[no-any-return]
@@ -66,7 +66,7 @@ def _quantize_output(quantizer: Quantizer) -> Change:
     return change
 
 
-def _quantize_input(quantizer: Quantizer) -> Change:
+def _quantize_input(quantizer: ActivationQuantizer) -> Change:
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del output
         # Calling the module would run this hook again, so `forward` is called directly.

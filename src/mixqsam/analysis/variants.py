@@ -28,9 +28,11 @@ Change = Alteration
 # Indices of variants, and their logits [len(indices), P, M, h, w].
 Results = Iterator[tuple[list[int], Tensor]]
 
-# Maximum tokens of a batch of variants, and prompt-token pairs of a batch of decoders: they limit the memory.
+# Maximum tokens of a batch of variants, prompt-token pairs of a batch of decoders, and elements of the widest output
+# of any unit (256 MB): they limit the memory.
 _MAX_TOKENS = 1 << 14
 _MAX_PROMPT_TOKENS = 1 << 16
+_MAX_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,12 @@ def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Resul
     block_paths = [call.path for call in chain_of(sam, "encoder").calls]
     starts = [_first_block(variant, block_paths) for variant in variants]
     tokens = max(tensor.shape[-2] * tensor.shape[-1] for tensor in prefix.maps.values())
+    widths = _widths(sam, block_paths)
     for start in sorted(set(starts)):
         same_start = [index for index, variant_start in enumerate(starts) if variant_start == start]
         in_encoder = start < len(block_paths)
         batch = _batch_size(tokens, prompts=len(prefix.logits), in_encoder=in_encoder)
+        batch = min(batch, max(1, _MAX_ELEMENTS // max(widths[start:], default=1)))
         for offset in range(0, len(same_start), batch):
             chunk = same_start[offset : offset + batch]
             yield chunk, _run_batch(sam, prefix, [variants[i] for i in chunk], start=start)
@@ -104,15 +108,27 @@ def _batch_size(tokens: int, *, prompts: int, in_encoder: bool) -> int:
     return min(decoder, max(1, _MAX_TOKENS // tokens)) if in_encoder else decoder
 
 
+def _widths(sam: Sam, block_paths: Sequence[str]) -> list[int]:
+    """Elements of the widest output of a unit with a weight, in each block of the encoder; 1 in one without units."""
+    widths = [1] * len(block_paths)
+    for unit in sam.costs().units:
+        block = _find_block(unit.name, block_paths)
+        if block < len(block_paths) and unit.parameters:
+            # Multiply-adds are outputs × elements of a channel's weight.
+            widths[block] = max(widths[block], unit.multiply_adds * unit.channels // unit.parameters)
+    return widths
+
+
+def _find_block(path: str, block_paths: Sequence[str]) -> int:
+    """Find the block of the encoder that contains a module; len(block_paths) is the decoder."""
+    return next(
+        (i for i, block_path in enumerate(block_paths) if f"{path}.".startswith(f"{block_path}.")), len(block_paths)
+    )
+
+
 def _first_block(variant: Variant, block_paths: Sequence[str]) -> int:
-    """The first block of the encoder that a variant changes; len(places) is the decoder."""
-    starts = [
-        next(
-            (i for i, block_path in enumerate(block_paths) if f"{path}.".startswith(f"{block_path}.")), len(block_paths)
-        )
-        for path in variant.changes
-    ]
-    return min(starts)
+    """The first block of the encoder that a variant changes; len(block_paths) is the decoder."""
+    return min(_find_block(path, block_paths) for path in variant.changes)
 
 
 def _run_batch(sam: Sam, prefix: Prefix, variants: Sequence[Variant], *, start: int) -> Tensor:

@@ -58,7 +58,7 @@ def report(
 
 
 def serve(
-    models: Sequence[str | Path] | str | Path = ("sam-tiny",),
+    models: Sequence[str | Path] | str | Path = (),
     *,
     images: Path | str | None = None,
     host: str = "127.0.0.1",
@@ -68,7 +68,8 @@ def serve(
     """Serve a page for the browser until Ctrl-C: two models side by side, and a slider for the budget.
 
     Args:
-        models: quantized or exported directories, float models; the float model of the first is added.
+        models: quantized or exported directories, float models; the float model of the first is added. Without
+            any, the demonstration's model, or `sam-tiny` where there is none.
         images: folder of images for the page; None for the demonstration's photographs.
         host: address to listen at; 0.0.0.0 makes the page public on the network.
         port: port to listen at; 0 for any free one.

@@ -32,6 +32,7 @@ def detect(
     *,
     output: Path | str,
     options: DetectionOptions | None = None,
+    skip_missing: bool = False,
     cache: Path | str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -44,6 +45,7 @@ def detect(
         annotations: a COCO file with images and categories.
         output: JSON file to write.
         options: selection of boxes.
+        skip_missing: leave out images that the folder does not hold, and count them.
         cache: folder of the cache; None for the user's.
         device: device for the computation, e.g. `cpu` or `cuda`.
         progress: receives the progress.
@@ -60,6 +62,7 @@ def detect(
         annotations=Path(annotations),
         output=Path(output),
         options=options or DetectionOptions(),
+        skip_missing=skip_missing,
         session=start_session(cache, progress, device=device),
     )
 

@@ -8,6 +8,7 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.api.shared import as_data, as_evaluation, start_session, write_output
 from mixqsam.options.fields import Nested
+from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, DemoResult, run_demo
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, CompareRequest, Data, Evaluation, Options
@@ -21,16 +22,18 @@ from mixqsam.reporting.comparison import Comparison
 
 
 def demo(
-    output: Path | str = "mixqsam-demo",
+    output: Path | str = DEMO_FOLDER,
     *,
+    model: str | None = None,
     budget: Budget | str = "W4A4",
     cache: Path | str | None = None,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Quantize the embedded model on photographs of installed Python packages, and draw its masks.
+    """Quantize MobileSAM on photographs of installed Python packages, and draw its masks.
 
     Args:
         output: folder to write into.
+        model: float checkpoint; None for MobileSAM, or `sam-tiny` if MobileSAM is not in the cache.
         budget: limits of size and BitOps.
         cache: folder of the cache; None for the user's.
         progress: receives the progress.
@@ -38,7 +41,7 @@ def demo(
     Raises:
         MixqsamError: any of its kinds; the message says what to do.
     """
-    return run_demo(Path(output), budget=Budget.parse(budget), session=start_session(cache, progress))
+    return run_demo(Path(output), budget=Budget.parse(budget), session=start_session(cache, progress), model=model)
 
 
 def quantize(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer, Quantizer
 from mixqsam.numeric.tensor_file import kinds_of
@@ -134,4 +134,5 @@ def parse_manifest(value: object, *, source: str) -> Manifest:
     except ValidationError as error:
         detail = error.errors()[0]
         place = ".".join(str(part) for part in detail["loc"])
-        raise ArtifactError(f"{source}: quantization_config.{place}: {detail['msg']}.") from error
+        wrong = shortened(f"{place}: {detail['msg']}")
+        raise ArtifactError(f"{source}: quantization_config.{wrong}.") from error

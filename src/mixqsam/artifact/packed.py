@@ -170,11 +170,18 @@ def dequantized(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _float_layer(layer: PackedLayer) -> nn.Linear | nn.Conv2d:
-    out, width = layer.shape[:2]
+    out, width, *kernel = layer.shape
     made: nn.Linear | nn.Conv2d
     if isinstance(layer, PackedConv2d):
-        made = nn.Conv2d(width, out, layer.shape[-1], bias=layer.bias is not None, device="meta")
-        made.stride, made.padding = layer.stride, layer.padding
+        made = nn.Conv2d(
+            width * layer.groups,
+            out,
+            (kernel[0], kernel[1]),
+            groups=layer.groups,
+            bias=layer.bias is not None,
+            device="meta",
+        )
+        made.stride, made.padding, made.dilation = layer.stride, layer.padding, layer.dilation
     else:
         made = nn.Linear(width, out, bias=layer.bias is not None, device="meta")
     made.weight = nn.Parameter(layer.stored.dequantize(), requires_grad=False)

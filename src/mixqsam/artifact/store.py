@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from mixqsam.artifact.manifest import Manifest, parse_manifest
 from mixqsam.artifact.packed import stored_tensors
 from mixqsam.artifact.stored import attach_units, take_codes
-from mixqsam.errors import ArtifactError, ModelError
+from mixqsam.errors import ArtifactError, ModelError, shortened
 from mixqsam.families import family_of, find_family, prepare
 from mixqsam.families.family import Framing
 from mixqsam.files import read_json, write_bytes, write_json
@@ -143,7 +143,7 @@ def _processor(directory: Path, config: Any, framing: Framing) -> Any:
     try:
         return framing.processor.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:
-        raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {error}.") from error
+        raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {shortened(error)}.") from error
 
 
 def _fill(model: PreTrainedModel, tensors: TensorFile, manifest: Manifest) -> dict[str, QuantizedTensor]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mixqsam.cli.deprecated import renamed
-from mixqsam.errors import InputError
+from mixqsam.errors import InputError, shortened
+from mixqsam.files import read_text
 from mixqsam.options.fields import Entry
 from mixqsam.options.values import quote
 
@@ -46,18 +47,18 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise InputError(
             f"{path} does not exist; expected a TOML file of options, or the run.json of a run."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a file of options: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a file of options: {shortened(error)}.") from error
     is_json = text.lstrip().startswith("{")
     try:
         content = json.loads(text) if is_json else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not {'JSON' if is_json else 'TOML'}: {error}.") from error
+        raise InputError(f"{path} is not {'JSON' if is_json else 'TOML'}: {shortened(error)}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} does not hold a table of options.")
     return content

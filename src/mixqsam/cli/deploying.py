@@ -59,8 +59,9 @@ def serve(
         Option(
             "Quantized or exported directories, float models; the float model of the first is served too.",
             is_argument=True,
+            default_help="the demonstration's model, or sam-tiny",
         ),
-    ] = ("sam-tiny",),
+    ] = (),
     images: Annotated[
         Path | None,
         Option(

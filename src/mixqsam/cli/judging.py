@@ -20,6 +20,7 @@ from mixqsam.cli.options import (
 from mixqsam.cli.outcome import Outcome
 from mixqsam.options.fields import Option
 from mixqsam.options.flat import flat_values
+from mixqsam.pipeline.data import SkipMissing
 from mixqsam.pipeline.options import Data
 from mixqsam.pipeline.tasks import DetectionOptions, OrientedData, SemanticData
 from mixqsam.sam.automatic_options import Automatic
@@ -33,6 +34,7 @@ def detect(
     output: Annotated[Path, Option("COCO-results JSON to write.", flags=("--output", "-o"))],
     detector: Annotated[str, Option("Hub id or directory of a transformers detector (DETR, RT-DETR, …).")],
     options: DetectionOptions,
+    skip_missing: SkipMissing = False,
     cache: Cache = None,
     device: Device = "cpu",
 ) -> Outcome:
@@ -46,10 +48,17 @@ def detect(
         annotations=annotations,
         output=output,
         options=options,
+        skip_missing=skip_missing,
         session=open_session(cache, device),
     )
     count = len({box["image_id"] for box in boxes})
-    asked = {"models": ["OUT"], "images": images, "annotations": annotations, "boxes": output}
+    asked = {
+        "models": ["OUT"],
+        "images": images,
+        "annotations": annotations,
+        "boxes": output,
+        "skip_missing": skip_missing,
+    }
     return Outcome(
         data={"detections": str(output), "boxes": len(boxes), "images": count},
         made={output: f"{len(boxes):,} boxes on {count:,} images"},
@@ -96,9 +105,8 @@ def evaluate(
     rows = {name: stored_costs(Path(sources[name])) | quality(report) for name, report in reports.items()}
     quantized = [model for model in models if stored_costs(Path(model))]
     rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
-    first = next(iter(reports.values()))
-    title = f"{first.images} images, {first.prompts} prompts"
-    outcome = _scores(title, rows, {name: report.to_json() for name, report in reports.items()}, output)
+    basis = next(iter(reports.values())).basis
+    outcome = _scores(basis, rows, {name: report.to_json() for name, report in reports.items()}, output)
     asked = {"directories": quantized, "output": "report.html", "reference": reference, "limit": limit}
     following = {line("report", asked | flat_values(images)): "see the masks that differ most"} if quantized else {}
     return replace(outcome, next=following)

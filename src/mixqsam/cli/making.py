@@ -18,6 +18,7 @@ from mixqsam.cli.options import (
 from mixqsam.cli.outcome import Outcome
 from mixqsam.options.fields import Option
 from mixqsam.options.flat import flat_values
+from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -35,15 +36,19 @@ if TYPE_CHECKING:
 @command()
 def demo(
     *,
-    output: Annotated[Path, Option("Folder to write into.", flags=("--output", "-o"))] = Path("mixqsam-demo"),
+    output: Annotated[Path, Option("Folder to write into.", flags=("--output", "-o"))] = Path(DEMO_FOLDER),
+    model: Annotated[
+        str | None,
+        Option("As for quantize.", flags=("--model", "-m"), default_help="mobile-sam, or sam-tiny without a network"),
+    ] = None,
     budget: BudgetValue = "W4A4",
     cache: Cache = None,
 ) -> Outcome:
-    """See it work: the embedded model on photographs that come with Python packages; about half a minute."""
+    """See it work: MobileSAM on photographs that come with Python packages, in a few minutes."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.demo import run_demo
 
-    demonstration = run_demo(output, budget=budget, session=open_session(cache))
+    demonstration = run_demo(output, budget=budget, session=open_session(cache), model=model)
     outcome = _describe("Demonstration", demonstration.result)
     following = {
         "mixqsam quantize --model YOUR_SAM --images YOUR_FOLDER --budget W4A4 -o out": "the same with your model",
@@ -211,6 +216,11 @@ def allocate(
     )
 
 
+def _measured_on(title: str, result: "Result") -> str:
+    """A title with what quality was measured on."""
+    return f"{title}; quality on {next(iter(result.check.values())).basis}" if result.check else title
+
+
 def _describe(title: str, result: "Result") -> Outcome:
     """The outcome of a quantization."""
     from mixqsam.cli.tables import allocation_table, proof
@@ -220,7 +230,7 @@ def _describe(title: str, result: "Result") -> Outcome:
     facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}
     return Outcome(
         data={"directory": str(folder), "run": result.run.model_dump(), "allocation": facts},
-        tables=[allocation_table(title, result.analysis, result.allocation, result.check)],
+        tables=[allocation_table(_measured_on(title, result), result.analysis, result.allocation, result.check)],
         lines=[
             *proof(result.allocation),
             "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),

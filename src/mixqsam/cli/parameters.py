@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from mixqsam.options.fields import Entry
 from mixqsam.options.values import convert
@@ -61,10 +62,11 @@ def _help(entry: Entry) -> str:
     """The option's sentence, and what its value may be."""
     text, option = entry.option.help, entry.option
     if entry.words:
-        return f"{text} Of {', '.join(entry.words)}." if entry.is_many else f"{text} One of {', '.join(entry.words)}."
-    if option.minimum is not None and option.maximum is not None:
-        return f"{text} From {option.minimum:g} to {option.maximum:g}."
-    return text
+        text += f" {'Of' if entry.is_many else 'One of'} {', '.join(entry.words)}."
+    elif option.minimum is not None and option.maximum is not None:
+        text += f" From {option.minimum:g} to {option.maximum:g}."
+    # What stands in brackets would be taken for markup.
+    return escape(text)
 
 
 def _info(entry: Entry) -> Any:

@@ -1,98 +1,16 @@
-"""COCO annotation files and COCO-results files, validated before use."""
+"""Samples from COCO files: images with annotated boxes, or with those of a detector, as prompts."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
-from mixqsam.data.images import MOST_PIXELS
+from mixqsam.data.records import CocoFile, CocoImage, read_annotations, read_detections
 from mixqsam.data.samples import Sample
-from mixqsam.errors import AnnotationError, ImageError
-from mixqsam.files import parse_json
-from mixqsam.prompts import Array, Prompts, clip_boxes
-
-Box = Annotated[list[float], Field(min_length=4, max_length=4)]
-
-
-class CocoImage(BaseModel):
-    """One image record."""
-
-    id: int
-    file_name: str = Field(min_length=1, pattern="^[^\0]+$")
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _can_be_opened(self) -> "CocoImage":
-        if self.width * self.height > MOST_PIXELS:
-            raise ValueError(f"{self.width}×{self.height} pixels are more than the {MOST_PIXELS:,} that can be read")
-        return self
-
-
-class CocoAnnotation(BaseModel):
-    """One instance; the segmentation is left to the evaluator."""
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox: Box
-    iscrowd: int = 0
-
-
-class CocoCategory(BaseModel):
-    """One class."""
-
-    id: int
-    name: str = ""
-
-
-class CocoFile(BaseModel):
-    """What is read of an annotation file."""
-
-    images: list[CocoImage] = Field(min_length=1)
-    annotations: list[CocoAnnotation]
-    categories: list[CocoCategory] = []
-
-
-class Detection(BaseModel):
-    """One record of a COCO-results file with boxes."""
-
-    image_id: int
-    category_id: int
-    bbox: Box
-    score: float = Field(allow_inf_nan=False)
-
-
-_DETECTIONS = TypeAdapter(list[Detection])
-
-
-def read_annotations(path: Path) -> CocoFile:
-    """Read and check a COCO annotation file.
-
-    Raises:
-        AnnotationError: missing, empty, not JSON, or not in COCO's instance format; says what and where.
-    """
-    try:
-        return CocoFile.model_validate(_read(path, what="a COCO annotation file"))
-    except ValidationError as error:
-        raise AnnotationError(f"{path} is not a COCO annotation file: {_first(error)}.") from error
-
-
-def read_detections(path: Path) -> list[Detection]:
-    """Read and check a COCO-results file: a list of `{image_id, category_id, bbox, score}`.
-
-    Raises:
-        AnnotationError: missing, not JSON, of another form, or empty.
-    """
-    try:
-        detections = _DETECTIONS.validate_python(_read(path, what="a COCO-results file"))
-    except ValidationError as error:
-        raise AnnotationError(f"{path} is not a COCO-results file of boxes: {_first(error)}.") from error
-    if not detections:
-        raise AnnotationError(f"{path} holds no detections.")
-    return detections
+from mixqsam.errors import AnnotationError, ImageError, shortened
+from mixqsam.progress import Progress, Silent
+from mixqsam.prompts import Array, Prompts
 
 
 def category_names(annotations: Path) -> dict[int, str]:
@@ -108,103 +26,176 @@ def category_names(annotations: Path) -> dict[int, str]:
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class BoxPrompt:
     """A box [x, y, width, height], and what is known of it."""
 
     image_id: int
-    box: Box
+    box: Sequence[float]
     category: int
     score: float | None = None
     annotation_id: int | None = None
 
 
-def annotated_samples(annotations: Path, *, images: Path, detections: Path | None = None) -> list[Sample]:
+def annotated_samples(
+    annotations: Path,
+    *,
+    images: Path,
+    detections: Path | None = None,
+    skip_missing: bool = False,
+    progress: Progress | None = None,
+) -> list[Sample]:
     """Every image of an annotation file with its ground-truth boxes, or those of a detector, as prompts.
 
-    Crowd regions and boxes of zero size are no prompts. Images without prompts are kept, with none.
+    Crowd regions are not prompts. Boxes without area inside their image are skipped and counted. Images without
+    prompts are kept, with none.
 
     Args:
         annotations: the COCO file.
         images: the folder that its file names are relative to.
         detections: a COCO-results file whose boxes take the place of the ground truth's.
+        skip_missing: leave out images that the folder does not hold, and count them.
+        progress: is told what was left out.
 
     Raises:
         AnnotationError: a file is malformed, or boxes and images do not belong together.
-        ImageError: an image file is missing.
+        ImageError: an image file is missing, or with `skip_missing`, all are.
     """
     content = read_annotations(annotations)
-    records = {image.id: image for image in content.images}
-    known = {category.id for category in content.categories}
-    boxes: dict[int, list[_Prompt]] = {image.id: [] for image in content.images}
-    source = detections or annotations
-    for prompt in _detected(detections) if detections else _annotated(content):
-        if prompt.image_id not in records:
-            raise AnnotationError(
-                f"{source}: a box belongs to image {prompt.image_id}, which {annotations} does not hold."
-            )
-        if detections and content.categories and prompt.category not in known:
-            raise AnnotationError(
-                f"{source}: a box of image {prompt.image_id} has category {prompt.category}, which {annotations} "
-                "does not have; its class numbers are probably those of another data set."
-            )
-        boxes[prompt.image_id].append(prompt)
-    return [_sample(records[i], boxes[i], images=images, source=source) for i in sorted(records)]
-
-
-def _detected(path: Path) -> list[_Prompt]:
-    return [_Prompt(d.image_id, d.bbox, d.category_id, score=d.score) for d in read_detections(path)]
-
-
-def _annotated(content: CocoFile) -> list[_Prompt]:
-    return [
-        _Prompt(a.image_id, a.bbox, a.category_id, annotation_id=a.id)
-        for a in content.annotations
-        if not a.iscrowd and a.bbox[2] > 0 and a.bbox[3] > 0
-    ]
-
-
-def _sample(record: CocoImage, boxes: list[_Prompt], *, images: Path, source: Path) -> Sample:
-    try:
-        path = (images / record.file_name).resolve()
-        there = path.is_file()
-    except OSError as error:
-        raise AnnotationError(
-            f"{source}: file name {record.file_name!r:.100} cannot be one: {error.strerror}."
-        ) from error
-    if not path.is_relative_to(images.resolve()):
-        raise AnnotationError(f"{source}: file name {record.file_name!r} leaves the image folder {images}.")
-    if not there:
-        raise ImageError(f"{path} is missing: {source} names it, and {images} does not hold it.")
-    corners: Array = np.array([prompt.box for prompt in boxes], dtype=np.float64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    where = f"{source}, image {record.id} ({record.file_name})"
-    corners = clip_boxes(corners, width=record.width, height=record.height, source=where)
-    scores = tuple(prompt.score for prompt in boxes if prompt.score is not None)
-    return Sample(
-        path=path,
-        width=record.width,
-        height=record.height,
-        prompts=Prompts(boxes=corners),
-        image_id=record.id,
-        categories=tuple(prompt.category for prompt in boxes),
-        scores=scores or None,
-        annotation_ids=tuple(prompt.annotation_id for prompt in boxes if prompt.annotation_id is not None),
+    prompts = _annotated(content) if detections is None else _detected(detections, content, annotations)
+    paths = find_images(content.images, folder=images, source=annotations, skip_missing=skip_missing, progress=progress)
+    return prompted_samples(
+        [image for image in content.images if image.id in paths],
+        prompts,
+        paths=paths,
+        source=detections or annotations,
+        progress=progress or Silent(),
     )
 
 
-def _read(path: Path, *, what: str) -> Any:
+def _detected(path: Path, content: CocoFile, annotations: Path) -> list[BoxPrompt]:
+    images, categories = {image.id for image in content.images}, {category.id for category in content.categories}
+    found = read_detections(path)
+    for one in found:
+        owner, category = shortened(one.image_id, most=60), shortened(one.category_id, most=60)
+        if one.image_id not in images:
+            raise AnnotationError(f"{path}: a box belongs to image {owner}, which {annotations} does not hold.")
+        if categories and one.category_id not in categories:
+            raise AnnotationError(
+                f"{path}: a box of image {owner} has category {category}, which {annotations} "
+                "does not have; its class numbers are probably those of another data set."
+            )
+    return [BoxPrompt(d.image_id, d.bbox, d.category_id, score=d.score) for d in found]
+
+
+def _annotated(content: CocoFile) -> list[BoxPrompt]:
+    return [
+        BoxPrompt(a.image_id, a.bbox, a.category_id, annotation_id=a.id) for a in content.annotations if not a.iscrowd
+    ]
+
+
+def find_images(
+    images: Sequence[CocoImage], *, folder: Path, source: Path, skip_missing: bool, progress: Progress | None
+) -> dict[int, Path]:
+    """The files of image records, by id.
+
+    Raises:
+        AnnotationError: a file name cannot be one, or leaves the folder.
+        ImageError: a file is missing; with `skip_missing`, all are.
+    """
+    found: dict[int, Path] = {}
+    missing: list[Path] = []
+    for image in images:
+        path = _inside(folder, image.file_name, source=source)
+        if path is None:
+            missing.append(folder / image.file_name)
+        else:
+            found[image.id] = path
+    if missing and (not skip_missing or not found):
+        few = shortened(missing[0])
+        advice = "" if skip_missing else " --skip-missing goes on without such images."
+        raise ImageError(
+            f"{few} is missing: {source} names it, and {folder} does not hold it "
+            f"({len(missing)} of {len(images)} images are missing).{advice}"
+        )
+    if missing and progress is not None:
+        progress.note(
+            f"Left out {len(missing)} of {len(images)} images of {source} that {folder} does not hold; "
+            f"the first is {shortened(missing[0].name)}."
+        )
+    return found
+
+
+def _inside(folder: Path, name: str, *, source: Path) -> Path | None:
+    """A file of a folder; None where it is missing."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if not text.strip():
-            raise AnnotationError(f"{path} is empty; expected {what}.")
-        return parse_json(text)
-    except FileNotFoundError as error:
-        raise AnnotationError(f"{path} does not exist; expected {what}.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path} cannot be read as {what}: {error}.") from error
+        path = (folder / name).resolve()
+        there = path.is_file()
+    except (OSError, ValueError) as error:
+        reason = shortened(getattr(error, "strerror", None) or error)
+        raise AnnotationError(f"{source}: file name {name!r:.100} cannot be one: {reason}.") from error
+    if not path.is_relative_to(folder.resolve()):
+        raise AnnotationError(f"{source}: file name {shortened(repr(name))} leaves the image folder {folder}.")
+    return path if there else None
 
 
-def _first(error: ValidationError) -> str:
-    detail = error.errors()[0]
-    place = ".".join(str(part) for part in detail["loc"]) or "the file"
-    return f"{place}: {detail['msg']}"
+def prompted_samples(
+    images: Sequence[CocoImage],
+    prompts: Sequence[BoxPrompt],
+    *,
+    paths: Mapping[int, Path],
+    source: Path,
+    progress: Progress,
+) -> list[Sample]:
+    """Images with their boxes, cut to the image, in the order of their ids.
+
+    Boxes without area inside the image are skipped; `progress` is told how many, and which is the first.
+    """
+    by_image: dict[int, list[BoxPrompt]] = {image.id: [] for image in images}
+    for prompt in prompts:
+        if prompt.image_id in by_image:
+            by_image[prompt.image_id].append(prompt)
+    samples, skipped = [], []
+    for image in sorted(images, key=lambda image: image.id):
+        good, bad = _split(by_image[image.id], image)
+        samples.append(_sample(image, good, path=paths[image.id]))
+        skipped += [(image, one) for one in bad]
+    if skipped:
+        image, first = skipped[0]
+        named = "" if first.annotation_id is None else f"annotation {shortened(first.annotation_id, most=40)}, "
+        missed = "" if first.annotation_id is None else " Their objects count as missed where masks are scored."
+        progress.note(
+            f"Skipped {len(skipped)} of {sum(map(len, by_image.values()))} boxes of {source} that have no area inside "
+            f"their image; the first is {named}image {shortened(image.id, most=40)} ({shortened(image.file_name)}): "
+            f"[x, y, width, height] = {[round(value, 2) for value in first.box]} in "
+            f"{image.width}×{image.height} pixels.{missed}"
+        )
+    return samples
+
+
+def _split(prompts: Sequence[BoxPrompt], image: CocoImage) -> tuple[list[BoxPrompt], list[BoxPrompt]]:
+    """Those with area inside the image, and the others."""
+    sides = _corners(prompts, image)
+    has_area = (sides[:, 2] > sides[:, 0]) & (sides[:, 3] > sides[:, 1])
+    good = [prompt for prompt, is_good in zip(prompts, has_area, strict=True) if is_good]
+    return good, [prompt for prompt, is_good in zip(prompts, has_area, strict=True) if not is_good]
+
+
+def _corners(prompts: Sequence[BoxPrompt], image: CocoImage) -> Array:
+    """[P, 4] as x1, y1, x2, y2, cut to the image."""
+    corners: Array = np.array([prompt.box for prompt in prompts], dtype=np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners.clip(0, np.tile([image.width, image.height], 2))
+
+
+def _sample(image: CocoImage, prompts: Sequence[BoxPrompt], *, path: Path) -> Sample:
+    scores = tuple(prompt.score for prompt in prompts if prompt.score is not None)
+    return Sample(
+        path=path,
+        width=image.width,
+        height=image.height,
+        prompts=Prompts(boxes=_corners(prompts, image)),
+        image_id=image.id,
+        categories=tuple(prompt.category for prompt in prompts),
+        scores=scores or None,
+        annotation_ids=tuple(prompt.annotation_id for prompt in prompts if prompt.annotation_id is not None),
+    )

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from mixqsam.data.images import list_images
-from mixqsam.errors import AnnotationError
+from mixqsam.errors import AnnotationError, shortened
+from mixqsam.files import read_text
 from mixqsam.prompts import Array
 
 _HEADERS = ("imagesource:", "gsd:")
@@ -110,9 +111,9 @@ def read_labels(path: Path) -> list[OrientedObject]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path} cannot be read as a DOTA file: {error}.") from error
+        return read_text(path).splitlines()
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"{path} cannot be read as a DOTA file: {shortened(error)}.") from error
 
 
 def _object(words: Sequence[str], where: str) -> OrientedObject:
@@ -133,7 +134,7 @@ def _numbers(words: Sequence[str], where: str) -> Array:
     try:
         numbers = np.array([float(word) for word in words])
     except ValueError as error:
-        raise AnnotationError(f"{where}: {error}.") from error
+        raise AnnotationError(f"{where}: {shortened(error)}.") from error
     if not np.isfinite(numbers).all():
         raise AnnotationError(f"{where}: a coordinate is NaN or infinite.")
     return numbers
@@ -159,7 +160,11 @@ def read_task2(folder: Path, *, images: Sequence[DotaImage]) -> dict[str, list[H
             if not words:
                 continue
             if len(words) != 6 or words[0] not in found:
-                reason = "expected image score x1 y1 x2 y2" if len(words) != 6 else f"{words[0]} is not in the data set"
+                reason = (
+                    "expected image score x1 y1 x2 y2"
+                    if len(words) != 6
+                    else f"{shortened(words[0])} is not in the data set"
+                )
                 raise AnnotationError(f"{where}: {reason}.")
             score, *box = _numbers(words[1:], where)
             found[words[0]].append(HorizontalBox(np.array(box), category, float(score)))

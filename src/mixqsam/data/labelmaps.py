@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from mixqsam.data.images import list_images
-from mixqsam.errors import AnnotationError
+from mixqsam.errors import AnnotationError, shortened
 from mixqsam.prompts import Array, Prompts
 
 UNLABELLED = 255
@@ -46,7 +46,7 @@ class LabelledImage:
                     )
                 found: LabelMap = np.asarray(picture if picture.mode != "1" else picture.convert("L"), dtype=np.uint8)
         except (OSError, ValueError, SyntaxError, MemoryError, *_REFUSALS) as error:
-            raise AnnotationError(f"{self.labels} cannot be read as a label map: {error}.") from error
+            raise AnnotationError(f"{self.labels} cannot be read as a label map: {shortened(error)}.") from error
         return found
 
 

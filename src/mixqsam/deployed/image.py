@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mixqsam.resize import resized_size
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -25,15 +27,20 @@ class Preprocessing:
 
     def visible(self, original: tuple[int, int]) -> tuple[int, int]:
         """Height and width of an image within the frame: its longer side is the frame's."""
-        scale = self.size / max(original)
-        return int(original[0] * scale + 0.5), int(original[1] * scale + 0.5)
+        return resized_size(*original, side=self.size)
 
     def frame(self, image: Image.Image) -> NDArray[np.float32]:
-        """[1, 3, S, S], the image at the top left; or [height, width, 3] of 0 … 255 for a raw encoder."""
+        """An RGB image as [1, 3, S, S], at the top left; or as [height, width, 3] of 0 … 255 for a raw encoder."""
         height, width = self.visible((image.height, image.width))
-        pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+        return self.frame_of_resized(
+            np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+        )
+
+    def frame_of_resized(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `frame`, of pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
         if self.raw:
             return pixels
+        height, width = pixels.shape[:2]
         normal = (pixels / 255 - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         frame = np.zeros((1, 3, self.size, self.size), dtype=np.float32)
         frame[0, :, :height, :width] = normal.transpose(2, 0, 1)

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from mixqsam.arguments import check_prompts
 from mixqsam.deployed.backends import find_backend
 from mixqsam.deployed.image import Preprocessing
 from mixqsam.deployed.names import DECODER, ENCODER
 from mixqsam.deployed.sessions import Session
 from mixqsam.errors import ArtifactError, InputError
-from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor, check_prompts
+from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor
 from mixqsam.prompts import Prompts
 
 # Prompts decoded at once: their masks, four for each, come at the image's size.
@@ -45,14 +45,35 @@ class ExportedPredictor(Predictor):
         self._original: tuple[int, int] | None = None
         self._embedding: Floats | None = None
 
-    def set_image(self, image: Image.Image | NDArray[np.uint8]) -> None:
-        """Encode an RGB image (Pillow, or uint8 [height, width, 3])."""
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(image)
-        frame = self.preprocessing.frame(image)
+    @property
+    def frame_side(self) -> int:
+        """Side of the square that the encoder takes, in pixels."""
+        return self.preprocessing.size
+
+    @property
+    def original_size(self) -> tuple[int, int] | None:
+        """Height and width of the image; None where none is set."""
+        return self._original
+
+    @property
+    def features(self) -> Any:
+        """The image's embedding [1, C, h, w], as a tensor; None where no image is set."""
+        import torch  # noqa: PLC0415  (exported models run without it)
+
+        return None if self._embedding is None else torch.from_numpy(self._embedding)
+
+    def encode_image(self, image: Image.Image) -> None:
+        """Encode an RGB image."""
+        self._encode(self.preprocessing.frame(image), original=(image.height, image.width))
+
+    def encode_resized(self, pixels: Floats, *, original: tuple[int, int]) -> None:
+        """Encode pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
+        self._encode(self.preprocessing.frame_of_resized(pixels), original=original)
+
+    def _encode(self, frame: Floats, *, original: tuple[int, int]) -> None:
         name = "input_image" if self.preprocessing.raw else "x"
         self._embedding = self._encoder.run({name: frame})["image_embeddings"]
-        self._original = (image.height, image.width)
+        self._original = original
 
     def reset_image(self) -> None:
         """Forget the image."""
@@ -72,15 +93,18 @@ class ExportedPredictor(Predictor):
         Raises:
             InputError: as there, or three masks are wanted of a decoder that was exported to give one.
         """
-        check_prompts(prompts, image_is_set=self._original is not None)
+        check_prompts(prompts, mask_side=None if self._embedding is None else 4 * self._embedding.shape[-1])
+        assert self._original is not None  # noqa: S101
+        height, width = self._original
         if multimask and self._single:
             raise InputError("This decoder was exported with --single-mask; export it again without for three masks.")
         which = slice(None) if self._single else slice(1, None) if multimask else slice(0, 1)
         masks, scores, logits, kept = [], [], [], []
-        for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
-            some = prompts.take(np.arange(start, min(start + _PROMPTS_AT_ONCE, len(prompts))))
+        at_once = _PROMPTS_AT_ONCE if prompts.masks is None else 1
+        for start in range(0, len(prompts), at_once):
+            some = prompts.take(np.arange(start, min(start + at_once, len(prompts))))
             found = self._decoder.run(self._inputs(some))
-            upscaled = found["masks"][:, which]
+            upscaled = found["masks"][:, which, :height, :width]
             masks.append(upscaled > MASK_THRESHOLD)
             kept += [upscaled] if full else []
             scores.append(found["iou_predictions"][:, which])
@@ -100,6 +124,16 @@ class ExportedPredictor(Predictor):
         scale = side / self.preprocessing.size
         return max(1, round(height * scale)), max(1, round(width * scale))
 
+    def _drawn_size(self) -> tuple[int, int]:
+        """Height and width that the decoder draws masks at.
+
+        It rounds the image's sides within the frame, to 0 where an image is thin. A side that rounds to 1 gives masks
+        whose rows (or columns) are all alike, of which the image has the first ones.
+        """
+        assert self._original is not None  # noqa: S101
+        least = -(-max(self._original) // (2 * self.preprocessing.size))
+        return max(least, self._original[0]), max(least, self._original[1])
+
     def _inputs(self, prompts: Prompts) -> dict[str, Floats]:
         """The decoder's inputs: corners of boxes are points labelled 2 and 3; points alone end with a −1."""
         assert self._original is not None  # noqa: S101
@@ -117,6 +151,9 @@ class ExportedPredictor(Predictor):
         else:
             points.append(np.zeros((count, 1, 2)))
             labels.append(-np.ones((count, 1)))
+        if prompts.masks is not None and prompts.points is None and prompts.boxes is None:
+            # Nothing but a mask to start from: no point, not even one that fills up.
+            points, labels = points[:1], labels[:1]
         masks = prompts.masks if prompts.masks is not None else np.zeros((1, 1, side, side))
         values: dict[str, Any] = {
             "image_embeddings": self._embedding,
@@ -124,7 +161,7 @@ class ExportedPredictor(Predictor):
             "point_labels": np.concatenate(labels, axis=1),
             "mask_input": masks,
             "has_mask_input": [float(prompts.masks is not None)],
-            "orig_im_size": self._original,
+            "orig_im_size": self._drawn_size(),
         }
         return {name: np.asarray(value, dtype=np.float32) for name, value in values.items()}
 

@@ -1,6 +1,6 @@
 """COCO mask AP, by faster-coco-eval (equal to pycocotools, and several times as fast)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle
 from numpy.typing import NDArray
 
+from mixqsam.data.records import CocoAnnotation, read_annotations
 from mixqsam.data.samples import Sample
-from mixqsam.errors import AnnotationError
-from mixqsam.evaluation.segmentations import check_segmentations
-from mixqsam.files import parse_json
+from mixqsam.errors import AnnotationError, shortened
+from mixqsam.evaluation.segmentations import checked_segmentation, encoded
 from mixqsam.prediction import Prediction
+
+# What the evaluator makes of records that it cannot use.
+_FAULTS = (KeyError, TypeError, ValueError, IndexError, AssertionError, RuntimeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -38,68 +41,149 @@ class CocoScores:
 class Truth:
     """An annotation file to score against, read once.
 
+    The evaluator gets numbers of ours: it takes ids of 0 and below for "unmatched", and ids above 2⁶³ not at all.
+
+    Attributes:
+        unmasked: annotations without a mask, by id. They are not scored: their prompts' masks are left out, and what
+            others find in their boxes counts neither as right nor as wrong.
+
     Raises:
-        AnnotationError: the evaluator cannot read it.
+        AnnotationError: the evaluator cannot read it, or there is no mask in it.
     """
 
     def __init__(self, annotations: Path) -> None:
         self._path = annotations
+        content = read_annotations(annotations)
+        self._images = {image.id: image for image in content.images}
+        self._image_numbers = _numbered(self._images)
+        categories = {one.id for one in content.categories} or {one.category_id for one in content.annotations}
+        self._category_numbers = _numbered(categories)
+        self._numbers = {one.id: number for number, one in enumerate(content.annotations, start=1)}
+        shapes = {one.id: self._shape(one) for one in content.annotations}
+        self.unmasked = frozenset(number for number, shape in shapes.items() if shape is None)
+        if content.annotations and all(one.id in self.unmasked for one in content.annotations if not one.iscrowd):
+            raise AnnotationError(
+                f"{annotations} holds no masks: all of its {len(content.annotations)} segmentations are empty or "
+                "missing, so there is nothing to score masks against. Give it as --boxes, without --annotations, to "
+                "prompt with its boxes and compare with the float model."
+            )
         try:
-            values = parse_json(annotations.read_text(encoding="utf-8"))
-            check_segmentations(values)
-            self._coco = COCO(values)
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise AnnotationError(f"{annotations} cannot be scored against: {error!r}.") from error
+            self._coco = COCO(
+                {
+                    "images": [
+                        {"id": self._image_numbers[one.id], "width": one.width, "height": one.height}
+                        for one in content.images
+                    ],
+                    "annotations": [self._entry(one, shapes[one.id]) for one in content.annotations],
+                    "categories": [{"id": number, "name": str(number)} for number in self._category_numbers.values()],
+                }
+            )
+        except _FAULTS as error:
+            raise AnnotationError(f"{annotations} cannot be scored against: {shortened(repr(error))}.") from error
+
+    def _shape(self, annotation: CocoAnnotation) -> Any:
+        image = self._images[annotation.image_id]
+        try:
+            return checked_segmentation(annotation.segmentation, height=image.height, width=image.width)
+        except (ValueError, OverflowError) as error:
+            raise AnnotationError(
+                f"{self._path} cannot be scored against: the segmentation of annotation "
+                f"{shortened(annotation.id, most=60)}, whose image has {image.width}×{image.height} pixels, {error}."
+            ) from error
+
+    def _entry(self, annotation: CocoAnnotation, shape: Any) -> dict[str, Any]:
+        """An annotation as the evaluator gets it; without a mask it is a region where nothing counts."""
+        image = self._images[annotation.image_id]
+        if annotation.category_id not in self._category_numbers:
+            raise AnnotationError(
+                f"{self._path} cannot be scored against: annotation {shortened(annotation.id, most=60)} has category "
+                f"{shortened(annotation.category_id, most=60)}, which is not among its categories."
+            )
+        x, y, width, height = annotation.bbox
+        region = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        segmentation = region if shape is None else shape
+        size = {"height": image.height, "width": image.width}
+        area = annotation.area
+        if area is None or shape is None:
+            try:
+                area = float(rle.area(encoded(segmentation, **size))) if shape is not None else max(0.0, width * height)
+            except _FAULTS as error:
+                raise AnnotationError(self._undrawn(annotation.id, error)) from error
+        return {
+            "id": self._numbers[annotation.id],
+            "image_id": self._image_numbers[annotation.image_id],
+            "category_id": self._category_numbers[annotation.category_id],
+            "bbox": list(annotation.bbox),
+            "iscrowd": int(shape is None or bool(annotation.iscrowd)),
+            "area": area,
+            "segmentation": segmentation,
+        }
+
+    def _undrawn(self, annotation: int, error: Exception) -> str:
+        number = shortened(annotation, most=60)
+        return f"{self._path}: the segmentation of annotation {number} cannot be drawn: {shortened(error)}."
+
+    def scored(self, sample: Sample) -> NDArray[np.bool_]:
+        """Of each prompt of a sample, whether its mask is scored, [P]."""
+        if not sample.annotation_ids:
+            return np.ones(len(sample.prompts), dtype=bool)
+        return np.array([one not in self.unmasked for one in sample.annotation_ids], dtype=bool)
 
     def masks(self, sample: Sample) -> NDArray[np.bool_] | None:
-        """The annotated masks behind a sample's prompts, [P, height, width]; None where prompts are a detector's.
+        """The annotated masks behind a sample's scored prompts; None where prompts are a detector's.
 
         A polygon without area gives an empty mask, as it does when it is scored.
 
+        Returns:
+            [P, height, width], one for each prompt that is `scored`.
+
         Raises:
-            AnnotationError: a segmentation cannot be drawn, or is not of the image's size.
+            AnnotationError: a segmentation cannot be drawn.
         """
         if not sample.annotation_ids:
             return None
-        found = self._coco.loadAnns(list(sample.annotation_ids))
-        return np.stack([self._mask(one, sample) for one in found])
+        masks = [self._mask(one, sample) for one in sample.annotation_ids if one not in self.unmasked]
+        return np.array(masks, dtype=bool).reshape(-1, sample.height, sample.width)
 
-    def _mask(self, annotation: dict[str, Any], sample: Sample) -> NDArray[np.bool_]:
-        polygons = annotation.get("segmentation")
-        if isinstance(polygons, list) and not any(isinstance(one, list) and len(one) >= 6 for one in polygons):
-            return np.zeros((sample.height, sample.width), dtype=bool)
+    def _mask(self, annotation: int, sample: Sample) -> NDArray[np.bool_]:
         try:
-            mask = np.asarray(self._coco.annToMask(annotation), dtype=bool)
-        except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
-            raise AnnotationError(
-                f"{self._path}: the segmentation of annotation {annotation.get('id')} cannot be drawn: {error}."
-            ) from error
-        if mask.shape != (sample.height, sample.width):
-            raise AnnotationError(
-                f"{self._path}: the segmentation of annotation {annotation.get('id')} is for {mask.shape[1]}×"
-                f"{mask.shape[0]} pixels, its image has {sample.width}×{sample.height}."
-            )
-        return mask
+            (entry,) = self._coco.loadAnns([self._numbers[annotation]])
+            return np.asarray(self._coco.annToMask(entry), dtype=bool).reshape(sample.height, sample.width)
+        except _FAULTS as error:
+            raise AnnotationError(self._undrawn(annotation, error)) from error
 
-    def score(self, results: list[dict[str, Any]], *, images: Sequence[int] | None = None) -> CocoScores:
+    def score(self, results: Sequence[Mapping[str, Any]], *, images: Sequence[int] | None = None) -> CocoScores:
         """Mask AP of results over some images of the file, or all; those without results count as empty.
+
+        Args:
+            results: COCO results, with the ids that samples have.
+            images: ids of images.
 
         Raises:
             AnnotationError: the file has no instances to score against, or they are malformed.
         """
         try:
-            # The evaluator writes into the records that it is given.
-            found = self._coco.loadRes([dict(result) for result in results])
+            found = self._coco.loadRes([self._numbered_result(result) for result in results])
             evaluation = COCOeval_faster(self._coco, found, iouType="segm", print_function=_quiet)
             if images is not None:
-                evaluation.params.imgIds = sorted(images)
+                evaluation.params.imgIds = sorted(self._image_numbers[image] for image in images)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        except (KeyError, TypeError, ValueError, IndexError, AssertionError, RuntimeError) as error:
-            raise AnnotationError(f"{self._path} cannot be scored against: {error!r}.") from error
+        except _FAULTS as error:
+            raise AnnotationError(f"{self._path} cannot be scored against: {shortened(repr(error))}.") from error
         values = [float(value) for value in evaluation.stats[:6]]
         return CocoScores(*(100 * value if value >= 0 else -1.0 for value in values))
+
+    def _numbered_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A result with the evaluator's numbers; a category that the file does not have is none of its."""
+        category = self._category_numbers.get(result["category_id"], len(self._category_numbers) + 1)
+        return {**result, "image_id": self._image_numbers[result["image_id"]], "category_id": category}
+
+
+def _numbered(ids: Iterable[int]) -> dict[int, int]:
+    """Ids → 1, 2, … in their order."""
+    return {one: number for number, one in enumerate(sorted(ids), start=1)}
 
 
 def mask_results(sample: Sample, prediction: Prediction) -> list[dict[str, Any]]:

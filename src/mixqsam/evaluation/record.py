@@ -37,10 +37,12 @@ def measure(sample: Sample, prediction: Prediction, reference: Prediction, *, tr
         "truth_ious": [],
     }
     if truth is not None:
-        record["results"] = mask_results(sample, prediction)
+        scored = truth.scored(sample)
+        results = mask_results(sample, prediction)
+        record["results"] = [one for one, counts in zip(results, scored, strict=True) if counts]
         masks = truth.masks(sample)
         if masks is not None:
-            record["truth_ious"] = mask_ious(prediction.masks[:, 0], masks).tolist()
+            record["truth_ious"] = mask_ious(prediction.masks[scored, 0], masks).tolist()
     return record
 
 

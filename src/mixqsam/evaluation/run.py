@@ -12,7 +12,7 @@ from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.data.images import note_skipped
 from mixqsam.data.prefetch import opened
 from mixqsam.data.samples import Sample
-from mixqsam.errors import AnnotationError, ImageError
+from mixqsam.errors import AnnotationError, ImageError, shortened
 from mixqsam.evaluation.coco import CocoScores, Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest
@@ -60,6 +60,7 @@ class Report:
         truth_iou: mean IoU with the annotated masks, over prompts; None where prompts are not annotations' boxes.
         fidelity: to the reference; None for the reference itself.
         by_image: the same of every image, in the order of the samples; empty for the reference itself.
+        prompt_kind: what the prompts are: `grid points`, `annotated boxes`, `detector's boxes`, …
     """
 
     images: int
@@ -68,6 +69,12 @@ class Report:
     truth_iou: float | None
     fidelity: Fidelity | None
     by_image: tuple[ImageScore, ...] = ()
+    prompt_kind: str = ""
+
+    @property
+    def basis(self) -> str:
+        """On what it was measured, in words."""
+        return basis(self.images, self.prompts, self.prompt_kind)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -85,6 +92,12 @@ class Kept:
 
     cache: Cache
     keys: Mapping[str, str]
+
+    def scored_by(self, truth: Truth) -> "Kept":
+        """Where records are kept whose prompts are not all scored."""
+        if not truth.unmasked:
+            return self
+        return Kept(self.cache, {name: digest(key, "masked only") for name, key in self.keys.items()})
 
     def get(self, name: str, sample: Sample) -> Record | None:
         """A record, if it is known."""
@@ -129,7 +142,8 @@ def evaluate(
         ParallelError: a process was lost.
     """
     engine = engine or SingleProcess()
-    truth = None if annotations is None else Truth(annotations)
+    truth = None if annotations is None else _truth(annotations, progress)
+    kept = kept if truth is None or kept is None else kept.scored_by(truth)
     places = [index for index, sample in enumerate(samples) if len(sample.prompts)]
     usable = [samples[index] for index in places]
     if not usable:
@@ -144,16 +158,33 @@ def evaluate(
         else:
             own[index] = known
     for index, sample, image in progress.track(opened(new), label="Evaluating", total=len(new)):
-        own[index] = str(image) if isinstance(image, ImageError) else work.run(sample, image)
+        own[index] = str(image) if isinstance(image, ImageError) else work.attempt(sample, image)
     records = combine(engine, own, count=len(usable))
-    broken = [one for one in records if isinstance(one, str)]
-    note_skipped(broken, total=len(usable), progress=progress)
+    note_skipped([one for one in records if isinstance(one, str)], total=len(usable), progress=progress)
     good = {index: one for index, one in zip(places, records, strict=True) if not isinstance(one, str)}
     reference = next(iter(predictors))
     return {
         name: _report({i: one[name] for i, one in good.items()}, truth, samples=samples, is_reference=name == reference)
         for name in predictors
     }
+
+
+def basis(images: int, prompts: int, kind: str) -> str:
+    """On how many images and prompts, of which kind, something was measured."""
+    of_kind = f" ({kind})" if kind else ""
+    plural = ["" if count == 1 else "s" for count in (images, prompts)]
+    return f"{images:,} image{plural[0]} with {prompts:,} prompt{plural[1]}{of_kind}"
+
+
+def _truth(annotations: Path, progress: Progress) -> Truth:
+    truth = Truth(annotations)
+    if truth.unmasked:
+        first = shortened(min(truth.unmasked), most=60)
+        progress.note(
+            f"{len(truth.unmasked)} annotations of {annotations} have no mask and are not scored; the first is "
+            f"annotation {first}."
+        )
+    return truth
 
 
 class _Work:
@@ -171,6 +202,13 @@ class _Work:
             return None
         found = {name: self._kept.get(name, sample) for name in self._predictors}
         return None if any(one is None for one in found.values()) else {n: one for n, one in found.items() if one}
+
+    def attempt(self, sample: Sample, image: Image.Image) -> dict[str, Record] | str:
+        """As `run`, or why a model cannot take the image."""
+        try:
+            return self.run(sample, image)
+        except ImageError as error:
+            return f"{sample.path}: {error}"
 
     def run(self, sample: Sample, image: Image.Image) -> dict[str, Record]:
         """Run the predictors whose records are not known, and the reference."""
@@ -209,4 +247,5 @@ def _report(
         float(np.mean(truth_ious)) if truth_ious else None,
         None if is_reference else Fidelity(float(np.mean(ious)), kl),
         () if is_reference else tuple(scores),
+        " and ".join(sorted({samples[index].prompt_kind for index in by_image})),
     )

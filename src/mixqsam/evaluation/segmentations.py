@@ -3,48 +3,76 @@
 from collections.abc import Mapping
 from typing import Any
 
+from faster_coco_eval.core import mask as rle
+
+from mixqsam.data.records import whole_number
+
 # A polygon may leave its image by this many of its sides; what is drawn costs memory by its length.
 _BEYOND = 10
+# Two corners enclose nothing.
+_LEAST_NUMBERS = 6
 
 
-def check_segmentations(values: Mapping[str, Any]) -> None:
-    """Refuse segmentations that are not of their image's size, or reach far beyond it.
+def checked_segmentation(shape: Any, *, height: int, width: int) -> Any:
+    """A segmentation as the evaluator takes it: polygons, or a run-length code of its image's size.
 
     Args:
-        values: an annotation file.
+        shape: as an annotation file holds it.
+        height: of the image, in pixels.
+        width: likewise.
+
+    Returns:
+        None where there is no mask: nothing, no polygon with three corners, or a code without a pixel.
 
     Raises:
-        ValueError: the message names the annotation.
-        KeyError, TypeError, AttributeError: it is no annotation file.
+        ValueError: it is neither, or does not fit the image.
     """
-    sizes = {image["id"]: (image["height"], image["width"]) for image in values["images"]}
-    for annotation in values["annotations"]:
-        shape = annotation.get("segmentation")
-        size = sizes.get(annotation["image_id"])
-        if size is None or shape is None:
-            continue
-        fits = _code_fits(shape, size) if isinstance(shape, Mapping) else _polygons_fit(shape, max(size))
-        if not fits:
-            number, pixels = annotation.get("id"), f"{size[1]}×{size[0]} pixels"
-            raise ValueError(f"the segmentation of annotation {number} does not fit its image of {pixels}")
+    if shape is None or shape in ([], {}, ""):
+        return None
+    found = _code(shape, (height, width)) if isinstance(shape, Mapping) else _polygons(shape, max(height, width))
+    return found or None
 
 
-def _code_fits(code: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    """Whether a run-length code is of the image's size; the evaluator refuses runs that do not fill it."""
-    counts = code["counts"]
-    if tuple(code["size"]) != size:
-        return False
+def encoded(segmentation: Any, *, height: int, width: int) -> Mapping[str, Any]:
+    """The run-length code of a checked segmentation.
+
+    Raises:
+        TypeError, ValueError, RuntimeError, KeyError, IndexError: it cannot be drawn.
+    """
+    if isinstance(segmentation, list):
+        drawn = rle.merge(rle.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        drawn = rle.frPyObjects(segmentation, height, width)
+    else:
+        drawn = segmentation
+    return dict(drawn)
+
+
+def _code(code: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any] | None:
+    counts = code.get("counts")
+    sides = code.get("size")
+    if not isinstance(sides, list | tuple) or [whole_number(side) for side in sides] != list(size):
+        raise ValueError("is a run-length code of another size")
+    canonical = {"size": list(size), "counts": counts}
     if isinstance(counts, list):
-        return all(isinstance(one, int) and one >= 0 for one in counts) and sum(counts) == size[0] * size[1]
-    return isinstance(counts, str)
+        if not all(isinstance(one, int) and one >= 0 for one in counts) or sum(counts) != size[0] * size[1]:
+            raise ValueError("is a run-length code that does not fill it")
+        return canonical if any(counts[1::2]) else None
+    if not isinstance(counts, str):
+        raise ValueError("is a run-length code without counts")
+    try:
+        return canonical if int(rle.area(canonical)) else None
+    except (TypeError, RuntimeError, KeyError, IndexError) as error:
+        raise ValueError("is a damaged run-length code") from error
 
 
-def _polygons_fit(polygons: Any, side: int) -> bool:
-    """Whether all corners are numbers, and near the image."""
+def _polygons(polygons: Any, side: int) -> list[list[float]]:
+    """Those with at least three corners."""
     if not isinstance(polygons, list):
-        return False
-    return all(
-        isinstance(polygon, list)
-        and all(isinstance(one, int | float) and abs(one) <= _BEYOND * side for one in polygon)
-        for polygon in polygons
-    )
+        raise ValueError("is neither polygons nor a run-length code")
+    for polygon in polygons:
+        if not isinstance(polygon, list) or not all(isinstance(one, int | float) for one in polygon):
+            raise ValueError("holds a polygon that is not a list of numbers")
+        if any(abs(one) > _BEYOND * side for one in polygon):
+            raise ValueError("reaches far beyond it")
+    return [polygon for polygon in polygons if len(polygon) >= _LEAST_NUMBERS]

@@ -4,20 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers, array
-from mixqsam.numeric.affine import AffineGrid
+from mixqsam.exporting.parts import FLOAT, Operand, linear_rows, third
 from mixqsam.numeric.attention import VisionAttention, relative_table
-from mixqsam.numeric.modules import QuantizedLinear, StoredLayer
-from mixqsam.numeric.quantizers import Quantizer
-from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.sam.load import Sam
 
 # Logits of one slice of a global attention, and up to so many an attention is written in one piece.
 _LOGITS = 1 << 21
-_FLOAT: np.dtype[Any] = np.dtype(np.float32)
 
 
 def write_encoder(graph: Graph, sam: Sam, frame: str, *, output: str, sliced: bool) -> dict[str, str]:
@@ -122,19 +118,19 @@ class _Encoder:
 
     def _project(
         self, hidden: str, attention: VisionAttention, name: str, *, tokens: int
-    ) -> "tuple[_Operand, _Operand, _Operand]":
+    ) -> tuple[Operand, Operand, Operand]:
         """q, kᵀ and v, [groups, heads, …], each by a layer of its own: what is quantized first is moved as bytes."""
         graph, heads, deep = self.graph, attention.heads, self.width // attention.heads
         operands = []
         for part, quantizer, product, axes in zip(
-            _thirds(attention.qkv),
+            (linear_rows(attention.qkv, third(self.width, part)) for part in range(3)),
             (attention.qk.left, attention.qk.right, attention.av.right),
             ("qk", "qk", "av"),
             ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)),
             strict=True,
         ):
             found = self.layers.linear(hidden, part, unit=f"{name}.qkv")
-            operand = _Operand(self.layers, found, quantizer, unit=f"{name}.{product}", together=not self.sliced)
+            operand = Operand(self.layers, found, quantizer, unit=f"{name}.{product}", together=not self.sliced)
             operand.value = graph.transpose(graph.reshape(operand.value, -1, tokens, heads, deep), *axes)
             operands.append(operand)
         return operands[0], operands[1], operands[2]
@@ -167,9 +163,9 @@ class _Encoder:
 
     def _in_slices(
         self,
-        queries: "_Operand",
-        keys: "_Operand",
-        values: "_Operand",
+        queries: Operand,
+        keys: Operand,
+        values: Operand,
         attention: VisionAttention,
         name: str,
         shares: tuple[str, str] | None,
@@ -188,7 +184,7 @@ class _Encoder:
         ]
         for share, ends in zip(shares or (), ((side, 1), (1, side)), strict=False):
             shape = (count, rows, side, *ends)
-            around.append((graph.reshape(share, heads, *shape), shape, _FLOAT))
+            around.append((graph.reshape(share, heads, *shape), shape, FLOAT))
 
         def one_head(outer: Graph, inputs: list[str]) -> str:
             query, key, value, *own = inputs
@@ -203,59 +199,11 @@ class _Encoder:
                 return inner.add("MatMul", weights, values.restore(inner, value))
 
             pieces: list[tuple[str, tuple[int, ...], Any]] = [(query, (rows * side, deep), queries.kind)]
-            pieces += [(one, shape[1:], _FLOAT) for one, (_, shape, _) in zip(own, around[3:], strict=True)]
+            pieces += [(one, shape[1:], FLOAT) for one, (_, shape, _) in zip(own, around[3:], strict=True)]
             return outer.scan(some_rows, pieces, output=(rows * side, deep))
 
         mixed = graph.scan(one_head, around, output=(count, rows * side, deep))
         return graph.reshape(mixed, 1, heads, tokens, deep)
-
-
-class _Operand:
-    """An operand of a product on its way there: codes where its quantizer is affine, values otherwise.
-
-    Args:
-        layers: where it is written.
-        value: before its quantizer.
-        quantizer: its quantizer, if any.
-        unit: whose it is.
-        together: keep quantizing and restoring together, as OpenVINO wants to see them; otherwise the codes are moved,
-            which are a quarter as large.
-    """
-
-    def __init__(self, layers: Layers, value: str, quantizer: nn.Module, *, unit: str, together: bool) -> None:
-        self._layers = layers
-        self._quantizer = quantizer if isinstance(quantizer, Quantizer) and not together else None
-        if self._quantizer is None:
-            self.value, self.kind = layers.activation(value, quantizer, unit=unit), _FLOAT
-        else:
-            self.value, self.kind = layers.quantize(value, self._quantizer), np.dtype(np.uint8)
-
-    def restore(self, graph: Graph, value: str, *, times: float = 1.0) -> str:
-        """The values of (a slice of) it, times a factor."""
-        if self._quantizer is not None:
-            return self._layers.dequantize(value, self._quantizer, graph=graph, times=times)
-        return value if times == 1 else graph.add("Mul", value, graph.constant(times))
-
-
-def _thirds(layer: Any) -> list[nn.Module]:
-    """The layers of q, k and v, cut out of their joint one."""
-    found: list[nn.Module] = []
-    for part in range(3):
-        if isinstance(layer, StoredLayer):
-            stored = layer.stored
-            width = stored.shape[0] // 3
-            own = slice(part * width, (part + 1) * width)
-            grid = AffineGrid(stored.grid.bits, stored.grid.scale[own], stored.grid.zero[own])
-            weight = QuantizedTensor(stored.codes[own], grid, (width, *stored.shape[1:]))
-            found.append(QuantizedLinear(weight, None if layer.bias is None else layer.bias[own], layer.input))
-        else:
-            width = layer.out_features // 3
-            own = slice(part * width, (part + 1) * width)
-            made = nn.Linear(layer.in_features, width, bias=layer.bias is not None, device="meta")
-            made.weight = nn.Parameter(layer.weight[own], requires_grad=False)
-            made.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias[own], False))
-            found.append(made)
-    return found
 
 
 def _with_shares(graph: Graph, logits: str, shares: Sequence[str], grid: Sequence[int], flat: Sequence[int]) -> str:

@@ -5,18 +5,31 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.deployed.backends import Backend
 from mixqsam.deployed.names import DECODER, ENCODER, METADATA
+from mixqsam.errors import InputError
 from mixqsam.exporting.decoder import decoder_values, embedding_value, write_decoder
 from mixqsam.exporting.encoder import write_encoder
 from mixqsam.exporting.graph import Graph, tensor
+from mixqsam.exporting.tiny_vit import write_tiny_vit
 from mixqsam.sam.load import Sam
 
+
+class EncoderWriter(Protocol):
+    """Adds a family's encoder to a graph."""
+
+    def __call__(self, graph: Graph, sam: Sam, frame: str, *, output: str, sliced: bool) -> dict[str, str]:
+        """See `mixqsam.exporting.encoder.write_encoder`."""
+        ...
+
+
+# By family. The decoder is the same in all of them.
+ENCODERS: Mapping[str, EncoderWriter] = {"sam": write_encoder, "mobile_sam": write_tiny_vit}
 # Above this, protobuf cannot hold a model, and its constants go into a file beside it.
 _PROTOBUF = 1_900_000_000
 
@@ -59,7 +72,7 @@ def export(sam: Sam, manifest: Manifest, directory: Path, *, backend: Backend, o
         options: what the files look like.
 
     Raises:
-        InputError: the extra of that backend is not installed.
+        InputError: models of that family cannot be exported.
     """
     encoder, encoder_units = encoder_model(sam, manifest, options, sliced=backend.sliced)
     decoder, decoder_units = decoder_model(sam, manifest, options)
@@ -72,15 +85,22 @@ def export(sam: Sam, manifest: Manifest, directory: Path, *, backend: Backend, o
 def encoder_model(
     sam: Sam, manifest: Manifest, options: ExportOptions, *, sliced: bool
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The image encoder, and its units whose products stay in float arithmetic."""
-    graph = Graph()
+    """The image encoder, and its units whose products stay in float arithmetic.
+
+    Raises:
+        InputError: models of that family cannot be exported.
+    """
+    if sam.family.name not in ENCODERS:
+        known = ", ".join(repr(name) for name in ENCODERS)
+        raise InputError(f"{sam.source} is a {sam.family.name!r} model; mixqsam exports models of type {known}.")
+    graph, write = Graph(), ENCODERS[sam.family.name]
     size = sam.image_size
     if options.raw_image:
         inputs = [tensor("input_image", "height", "width", 3)]
         frame = _frame(graph, sam, "input_image", size)
     else:
         inputs, frame = [tensor("x", 1, 3, size, size)], "x"
-    units = write_encoder(graph, sam, frame, output="image_embeddings", sliced=sliced)
+    units = write(graph, sam, frame, output="image_embeddings", sliced=sliced)
     return graph.model(
         "encoder", inputs, [embedding_value(sam)], metadata=_metadata(sam, manifest, options, units)
     ), units

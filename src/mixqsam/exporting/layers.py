@@ -92,12 +92,21 @@ class Layers:
             return _affine_by_channel(own, value, quantizer)
         raise TypeError(f"{unit}: a quantizer of kind {quantizer.kind} cannot be written as ONNX.")
 
-    def weight(self, layer: StoredLayer, *, unit: str, transposed: bool) -> str:
-        """The weight [out, …], or [in, out], as codes and their step: 4-bit codes up to 4 bits, bytes above."""
-        graph, stored = self.graph, layer.stored
+    def weight(
+        self, stored: QuantizedTensor, *, unit: str, transposed: bool = False, times: Array | None = None
+    ) -> str:
+        """The weight [out, …], or [in, out], as codes and their step: 4-bit codes up to 4 bits, bytes above.
+
+        Args:
+            stored: the weight.
+            unit: whose it is.
+            transposed: write a matrix as [in, out].
+            times: a factor for each output.
+        """
+        graph = self.graph
         codes = stored.codes.reshape(stored.shape).cpu().numpy()
         zero = stored.grid.zero.reshape(-1).cpu().numpy()
-        scale = array(stored.grid.scale.reshape(-1))
+        scale = array(stored.grid.scale.reshape(-1)) * (np.float32(1) if times is None else times)
         axis = 1 if transposed else 0
         if transposed:
             codes = codes.T
@@ -125,10 +134,15 @@ class Layers:
         The bias has as many axes as the value: with one axis, ONNX Runtime joins product and bias to a float Gemm
         before it looks for integer products.
         """
-        graph = self.graph
         if isinstance(layer, StoredLayer):
             value = self.activation(value, layer.input, unit=unit)
-            weight = self.weight(layer, unit=unit, transposed=True)
+        return self.product(value, layer, unit=unit, rank=rank)
+
+    def product(self, value: str, layer: Any, *, unit: str, rank: int = 3) -> str:
+        """`linear` of a value that has been through the layer's quantizer."""
+        graph = self.graph
+        if isinstance(layer, StoredLayer):
+            weight = self.weight(layer.stored, unit=unit, transposed=True)
         else:
             weight = graph.transpose(self.tensor(f"{unit}.weight", layer.weight), 1, 0)
         product = graph.add("MatMul", value, weight)
@@ -143,14 +157,20 @@ class Layers:
         assert isinstance(layer, QuantizedConv2d | PackedConv2d | nn.Conv2d)  # noqa: S101
         if isinstance(layer, QuantizedConv2d | PackedConv2d):
             value = self.activation(value, layer.input, unit=unit)
-            weight = self.weight(layer, unit=unit, transposed=False)
+            weight = self.weight(layer.stored, unit=unit)
         else:
             weight = self.tensor(f"{unit}.weight", layer.weight)
-        bias = [graph.constant(array(layer.bias))] if layer.bias is not None else []
-        vertical, horizontal = (int(side) for side in layer.padding)
-        return graph.add(
-            "Conv", value, weight, *bias, strides=list(layer.stride), pads=[vertical, horizontal, vertical, horizontal]
-        )
+        return self.convolved(value, weight, layer)
+
+    def convolved(self, value: str, weight: str, layer: Any, *, bias: Array | None = None, padded: bool = False) -> str:
+        """A convolution with a weight that is written already, the layer's bias or another, and its padding or none."""
+        graph = self.graph
+        if bias is None and layer.bias is not None:
+            bias = array(layer.bias)
+        parts = [] if bias is None else [graph.constant(bias)]
+        sides = [0, 0] if padded else [int(side) for side in layer.padding]
+        strides, pads = list(layer.stride), [*sides, *sides]
+        return graph.add("Conv", value, weight, *parts, strides=strides, pads=pads, group=int(layer.groups))
 
     def norm(self, value: str, layer: nn.LayerNorm) -> str:
         """Layer norm over the last axis."""

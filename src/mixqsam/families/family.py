@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -36,8 +38,10 @@ class PromptTensors:
     masks: Tensor | None = None
 
     def __len__(self) -> int:
-        tensor = self.boxes if self.boxes is not None else self.points
-        return 0 if tensor is None else tensor.shape[1]
+        for tensor in (self.boxes, self.points, self.masks):
+            if tensor is not None:
+                return tensor.shape[1]
+        return 0
 
     def piece(self, start: int, stop: int) -> "PromptTensors":
         """Prompts start … stop − 1."""
@@ -62,7 +66,8 @@ class Framing:
         processor: transformers' class of image processors.
         default: a processor for an architecture, where a checkpoint has none.
         fits: whether a checkpoint's own processor makes frames of the architecture's size.
-        apply: an image → pixels [1, 3, S, S], and its height and width within the frame.
+        apply: an image → pixels [1, 3, S, S], and its height and width within the frame, each at least 1.
+        apply_resized: values [height, width, 3] of 0 to 255, which are as large as the frame already → the same.
     """
 
     image_size: Callable[[Any], int]
@@ -70,6 +75,7 @@ class Framing:
     default: Callable[[Any], Any]
     fits: Callable[[Any, Any], bool]
     apply: Callable[[Any, Image.Image], tuple[Tensor, tuple[int, int]]]
+    apply_resized: Callable[[Any, NDArray[np.float32]], tuple[Tensor, tuple[int, int]]]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from mixqsam.errors import ModelError
 from mixqsam.families import two_way
 from mixqsam.families.checkpoint import fill_model, read_state
-from mixqsam.families.family import BlockPath, Family, Framing, Layout
+from mixqsam.families.family import BlockPath, Family, Layout
 from mixqsam.families.mobile_sam_checkpoint import config_values, convert, is_layout, without_prefix
 from mixqsam.families.mobile_sam_config import MobileSamConfig
 from mixqsam.families.mobile_sam_model import MobileSamModel
@@ -113,13 +114,7 @@ MOBILE_SAM = Family(
     tied=two_way.TIED,
     check=check_sizes,
     prepare=two_way.prepare_decoder,
-    framing=Framing(
-        image_size=two_way.PADDED.image_size,
-        processor=two_way.PADDED.processor,
-        default=make_processor,
-        fits=two_way.PADDED.fits,
-        apply=two_way.PADDED.apply,
-    ),
+    framing=replace(two_way.PADDED, default=make_processor),
     encode=two_way.encode,
     embed=two_way.embed,
     decode=two_way.decode,

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
@@ -12,6 +14,7 @@ from mixqsam.families.family import BlockPath, Framing, Maps, PromptTensors
 from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.numeric.modules import Mlp
 from mixqsam.plan import Part, Role
+from mixqsam.resize import resized_size
 
 _TRANSFORMER = "mask_decoder.transformer"
 IMAGE_TOKENS = (_TRANSFORMER, 1)
@@ -87,9 +90,30 @@ def default_processor(config: Any) -> SamImageProcessorPil:
 
 def pad(processor: Any, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
     """The image at the top left of a square, zeros elsewhere."""
-    batch = processor(images=image, return_tensors="pt")
+    batch = processor(images=_thick_enough(processor, image), return_tensors="pt")
     height, width = (int(side) for side in batch["reshaped_input_sizes"][0])
     return batch["pixel_values"], (height, width)
+
+
+def _thick_enough(processor: Any, image: Image.Image) -> Image.Image:
+    """An image that keeps a pixel of both sides in the frame; what would keep none is resized here."""
+    side = int(processor.size["longest_edge"])
+    if 2 * side * min(image.size) >= max(image.size):
+        return image
+    height, width = resized_size(image.height, image.width, side=side)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def pad_resized(processor: Any, pixels: NDArray[np.float32]) -> tuple[Tensor, tuple[int, int]]:
+    """As `pad`, of values [height, width, 3] of 0 to 255 whose longer side is the frame's."""
+    batch = processor(
+        images=np.ascontiguousarray(pixels.transpose(2, 0, 1)),
+        input_data_format="channels_first",
+        do_resize=False,
+        do_convert_rgb=False,
+        return_tensors="pt",
+    )
+    return batch["pixel_values"], (pixels.shape[0], pixels.shape[1])
 
 
 PADDED = Framing(
@@ -98,6 +122,7 @@ PADDED = Framing(
     default=default_processor,
     fits=lambda processor, config: bool(processor.pad_size["height"] == config.vision_config.image_size),
     apply=pad,
+    apply_resized=pad_resized,
 )
 
 
@@ -114,6 +139,9 @@ def embed(model: Any, prompts: PromptTensors) -> Maps:
         input_boxes=prompts.boxes,
         input_masks=None if prompts.masks is None else prompts.masks[:, 0],
     )
+    if sparse is None:
+        # Nothing but a mask to start from.
+        sparse = dense.new_zeros((1, len(prompts), 0, dense.shape[1]))
     return {"sparse": sparse, "dense": dense}
 
 

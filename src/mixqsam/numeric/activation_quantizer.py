@@ -73,6 +73,14 @@ class ActivationQuantizer(nn.Module, ABC):
         expected = "one for all channels" if channels is None else f"grids for {channels}"
         demand(self.channels in {None, channels}, f"grids for {self.channels} channels, expected {expected}")
 
+    def check_groups(self, groups: int) -> None:
+        """Refuse a layer of so many groups of channels (1 for a linear) whose product it has no step for.
+
+        Raises:
+            ValueError: it says which layers it is for.
+        """
+        del groups
+
     @property
     def groups(self) -> int:
         """Groups of channels that may be merged; 0 where nothing is merged."""

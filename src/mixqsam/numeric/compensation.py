@@ -1,4 +1,6 @@
-"""Compensation in closed form: move a weight, or choose its rounding, so that a layer's output errs less (methods §6).
+"""Compensation in closed form: move a weight, or choose its rounding, so that a layer's output errs less.
+
+See docs/method.md, “Compensation”.
 
 Weights are [groups, rows, d] in float64: the rows of a group are its output channels, d the weights of each. With X̂ the
 quantized input, E = X − X̂ the error of it and ŵ the deployed weight, the output errs by WX − ŴX̂ = WE + (W − Ŵ)X̂.

@@ -70,12 +70,15 @@ def distinct_values(quantizer: ActivationQuantizer) -> Tensor:
     # As activations lie, with as few elements as that takes: [values, channels], or [values, channels, 1, 1] of maps.
     shape = (channels, *[1] * (-1 - quantizer.channel_axis))
     far = torch.full((1, *shape), 1e6, device=device)
-    low, high = quantizer(-far).min(), quantizer(far).max()
+    # Each channel over its own range: one may be hundreds of times as wide as another.
+    low, high = quantizer(-far), quantizer(far)
     reach = (high - low).clamp(min=1e-6)
-    even = torch.linspace(-0.1, 1.1, 32 * 2**quantizer.bits, device=device) * reach + low
-    small = torch.logspace(-12, 0, 1024, device=device) * reach
-    probe = torch.cat([even, small, low + small, -small, torch.zeros(1, device=device)])
-    values = probe.reshape(-1, *[1] * len(shape)).expand(-1, *shape)
-    found = quantizer(values).sort(dim=0).values
+
+    def along(values: Tensor) -> Tensor:
+        return values.reshape(-1, *[1] * len(shape))
+
+    even = along(torch.linspace(-0.1, 1.1, 32 * 2**quantizer.bits, device=device)) * reach + low
+    small = along(torch.logspace(-12, 0, 1024, device=device)) * reach
+    found = quantizer(torch.cat([even, small, low + small, -small, torch.zeros_like(far)])).sort(dim=0).values
     steps: Tensor = (found.diff(dim=0) != 0).sum(dim=0).flatten()
     return steps + 1

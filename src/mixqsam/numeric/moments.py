@@ -1,4 +1,7 @@
-"""Second moments of a layer's input: all that compensation in closed form needs to know of it (methods §6)."""
+"""Second moments of a layer's input: all that compensation in closed form needs of it.
+
+See docs/method.md, “Compensation”.
+"""
 
 from dataclasses import dataclass
 

@@ -7,6 +7,7 @@ every bit-width then reads its range from the same statistics.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,25 @@ _BINS = 8192
 # Histograms of larger tensors are filled from a regular sample; extremes are always exact.
 _SAMPLE = 1 << 20
 _PERCENTILES = (0.9, 0.99, 0.999, 0.9999, 0.99999, 1.0)
+
+
+class Distribution(Protocol):
+    """What observers read of a stream of values.
+
+    Attributes:
+        low, high: its extremes.
+    """
+
+    low: float
+    high: float
+
+    def mean_extremes(self) -> Range:
+        """The means of the lows and of the highs of all tensors that were taken in."""
+        ...
+
+    def points(self) -> tuple[Tensor, Tensor]:
+        """Centres and shares (summing to 1) of the occupied bins, ascending."""
+        ...
 
 
 class Statistics:
@@ -120,19 +140,19 @@ def _widened(counts: Tensor, reach: float, wanted: float) -> Tensor:
     return counts
 
 
-def minmax(statistics: Statistics, *, bits: int) -> Range:
+def minmax(statistics: Distribution, *, bits: int) -> Range:
     """The smallest and largest value seen, at any bit-width."""
     del bits
     return statistics.low, statistics.high
 
 
-def avgminmax(statistics: Statistics, *, bits: int) -> Range:
+def avgminmax(statistics: Distribution, *, bits: int) -> Range:
     """The mean over images of each image's smallest and largest value, at any bit-width."""
     del bits
     return statistics.mean_extremes()
 
 
-def percentile(statistics: Statistics, *, bits: int) -> Range:
+def percentile(statistics: Distribution, *, bits: int) -> Range:
     """The pair of symmetric quantiles, of a small grid, with the least squared error."""
     centres, shares = statistics.points()
     cumulative = shares.double().cumsum(0)
@@ -147,7 +167,7 @@ def percentile(statistics: Statistics, *, bits: int) -> Range:
     return _best(centres, shares, torch.tensor(lows), torch.tensor(highs), bits=bits)
 
 
-def omse(statistics: Statistics, *, bits: int, power: float = 2.0) -> Range:
+def omse(statistics: Distribution, *, bits: int, power: float = 2.0) -> Range:
     """The range with the least mean |x̂ − x|^power, found by shrinking both ends, then each end alone."""
     centres, shares = statistics.points()
     # A grid holds zero whatever was seen.

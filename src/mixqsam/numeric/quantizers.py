@@ -11,12 +11,14 @@ from torch import Tensor
 
 from mixqsam.numeric.activation_quantizer import ActivationQuantizer, AffineQuantizer, demand
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.channelwise import ChannelQuantizer
 from mixqsam.numeric.grouped import GroupedQuantizer
 
 __all__ = [
     "QUANTIZERS",
     "ActivationQuantizer",
     "AffineQuantizer",
+    "ChannelQuantizer",
     "GroupedQuantizer",
     "HybridQuantizer",
     "LogQuantizer",
@@ -171,5 +173,5 @@ class HybridQuantizer(ActivationQuantizer):
 
 
 QUANTIZERS: dict[str, type[ActivationQuantizer]] = {
-    one.kind: one for one in (Quantizer, LogQuantizer, HybridQuantizer, GroupedQuantizer)
+    one.kind: one for one in (Quantizer, LogQuantizer, HybridQuantizer, GroupedQuantizer, ChannelQuantizer)
 }

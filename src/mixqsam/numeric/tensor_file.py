@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.checksums import checksum, read_checksums
 from mixqsam.numeric.memory import aligned
@@ -85,8 +85,18 @@ class TensorSource(ABC):
         size = packed_bytes(prod(shape), bits)
         return {"": self.take(name, shape=(size,), dtype=torch.uint8), "_scale": stored_scale(scale), "_zero": zero}
 
-    def quantizer(self, name: str, *, kind: str, bits: int, channels: int | None = None) -> ActivationQuantizer:
-        """The quantizer `u.operand`; `channels` is how many channels its activations have, where that is fixed."""
+    def quantizer(
+        self, name: str, *, kind: str, bits: int, channels: int | None = None, groups: int | None = None
+    ) -> ActivationQuantizer:
+        """The quantizer `u.operand`.
+
+        Args:
+            name: of the operand.
+            kind: of the quantizer.
+            bits: its bit-width.
+            channels: how many channels its activations have, where that is fixed.
+            groups: of channels that its layer keeps apart; None for an operand of a product.
+        """
         family = QUANTIZERS[kind]
         tensors = {
             field: self.take(f"{name}_{field}", shape=() if rank == 0 else rank, dtype=dtype)
@@ -95,8 +105,10 @@ class TensorSource(ABC):
         try:
             quantizer = family.restore(bits, tensors)
             quantizer.check_channels(channels)
+            if groups is not None:
+                quantizer.check_groups(groups)
         except ValueError as error:
-            raise ArtifactError(f"{self._source}: {name} has {error}.") from error
+            raise ArtifactError(f"{self._source}: {shortened(name)} has {shortened(error)}.") from error
         return quantizer
 
     def check_all_used(self) -> None:
@@ -138,7 +150,7 @@ class TensorFile(TensorSource):
             except FileNotFoundError as error:
                 raise ArtifactError(f"{path} does not exist; the directory is not complete.") from error
             except (SafetensorError, OSError) as error:
-                raise ArtifactError(f"{path} is cut or damaged: {error}.") from error
+                raise ArtifactError(f"{path} is cut or damaged: {shortened(error)}.") from error
         super().__init__(self._places, source=str(paths[0]))
         self._sums = read_checksums(self.metadata, self._left) if checked else None
         self._unchecked = checked and self._sums is None
@@ -153,7 +165,9 @@ class TensorFile(TensorSource):
         try:
             tensor: Tensor = self._places[name].get_tensor(name)
         except SafetensorError as error:
-            raise ArtifactError(f"{self._source}: the tensor {name} cannot be read: {error}.") from error
+            raise ArtifactError(
+                f"{self._source}: the tensor {shortened(name)} cannot be read: {shortened(error)}."
+            ) from error
         if self._sums is not None and checksum(tensor) != self._sums[name]:
             raise ArtifactError(f"{self._source}: {name} was altered; its checksum is not the one that was written.")
         return tensor

@@ -11,7 +11,10 @@ from mixqsam.options.values import OptionClass, to_json_value
 
 
 def flatten(owner: Any, nested: Nested | None = None) -> list[Entry]:
-    """List all options of a class, or of a function with such parameters, in the order of the fields."""
+    """List all options of a class, or of a function with such parameters, in the order of the fields.
+
+    A name that occurs in two classes is one option; the first class describes it.
+    """
     nesting = nested or Nested()
     entries: list[Entry] = []
     for name, hint, default in members(owner):
@@ -25,7 +28,7 @@ def flatten(owner: Any, nested: Nested | None = None) -> list[Entry]:
                 # An optional class has no required options.
                 inner = [replace(entry, default=None) if entry.is_required else entry for entry in inner]
             entries += [_nest(entry, nesting) for entry in inner]
-    return entries
+    return list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
 
 
 def _nest(entry: Entry, nested: Nested) -> Entry:

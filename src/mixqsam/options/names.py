@@ -8,12 +8,14 @@ from typing import Literal, get_args
 Observer = Literal["minmax", "avgminmax", "percentile", "omse", "omse-2.4"]
 Step = Literal["bimodal", "granularity", "clipping", "hybrid", "grouping"]
 Reconstruction = Literal["nearest", "adaround", "brecq", "qdrop", "saq-sam"]
-Utility = Literal["linear", "exponential", "measured"]
+Utility = Literal["linear", "exponential", "measured", "fisher"]
 OutputDistribution = Literal["bernoulli", "spatial"]
 Synergy = Literal["proximity", "interaction"]
 Mode = Literal["uniform", "mixed"]
 PromptKind = Literal["boxes", "points"]
 
+# Where the demonstration writes, and where the page looks for a model when it is not given one.
+DEMO_FOLDER = "mixqsam-demo"
 CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
 RECIPE_NAMES = (
     "minmax",

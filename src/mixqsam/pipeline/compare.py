@@ -8,7 +8,7 @@ from typing import Any
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
-from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.data.samples import Sample, drawn_samples, for_calibration
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import InputError
 from mixqsam.evaluation.run import Report, evaluate
@@ -19,10 +19,12 @@ from mixqsam.pipeline.quantize import check_budget, needed
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
+    check_truth,
     left_over,
     nearest_uniform,
     quantize_model,
     run_allocation,
+    scored_annotations,
     with_prompts,
 )
 from mixqsam.plan import Analysis
@@ -94,22 +96,27 @@ def _compare(
     if all(budget.uniform is not None for budget in request.budgets) and "uniform" not in request.modes:
         raise InputError("Uniform budgets give uniform bits only: add the mode uniform, or a budget such as W4A4.")
     sam = load_sam(model, device=session.device)
-    options = needed(request.options)
+    options = needed(request.options, request.budgets)
     for budget in request.budgets:
         check_budget(sam, budget, request.options)
     everything = calibration.samples(count=None, progress=session.progress)
-    samples = for_calibration(everything, count=options.count, prompts=options.prompts, progress=session.progress)
+    samples = for_calibration(
+        everything, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
+    )
     for recipe in recipes.values():
         check_recipe(recipe, images=len(samples))
     source = evaluation.data or calibration
+    annotations = scored_annotations(source, named=evaluation.data is not None, session=session)
+    if evaluation.data is not None:
+        check_truth(evaluation.data)
     judged = _all(evaluation.data, session) if evaluation.data else left_over(everything, samples, session)
-    judged = judged[: evaluation.limit]
+    judged = judged if evaluation.limit is None else drawn_samples(judged, count=evaluation.limit, seed=options.seed)
     analysis = with_prompts(analyze_model(sam, samples, options=options, session=session), request.options.allocation)
     engine = session.engine
     # A solver that stops at its time limit may stop elsewhere in another process: rank 0 allocates for all.
     planned = [] if engine.rank else [one for choice in recipes for one in _models(choice, analysis, request, session)]
     models = engine.gather(planned)[0]
-    scores = _Scores(sam, samples, judged, annotations=source.annotations, request=request, session=session)
+    scores = _Scores(sam, samples, judged, annotations=annotations, request=request, session=session)
     own = take_share(engine, models)
     tracked = session.progress.track(own, label="Comparing", total=len(own))
     rows = combine(engine, {index: _row(one, *scores(one)) for index, one in tracked}, count=len(models))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from mixqsam.errors import AnnotationError
 from mixqsam.options.fields import Nested, Option
 from mixqsam.options.values import OptionClass
 from mixqsam.pipeline.session import Source
@@ -14,6 +13,15 @@ if TYPE_CHECKING:
     from mixqsam.data.samples import Sample
 
 _IMAGES = "Images"
+SkipMissing = Annotated[
+    bool,
+    Option(
+        "Leave out images that the folder does not hold, and count them.",
+        flags=("--skip-missing",),
+        panel=_IMAGES,
+        is_advanced=True,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class Data(OptionClass):
         annotations: a COCO file for them; without it each image is prompted with a grid of points.
         boxes: a COCO-results file whose boxes take the place of the annotations' boxes.
         grid: points per side of the grid.
+        skip_missing: leave out images that the folder does not hold, and count them.
     """
 
     images: Annotated[Path, Option("Folder of images (jpg, png, webp).", flags=("--images", "-i"))]
@@ -42,17 +51,28 @@ class Data(OptionClass):
             is_advanced=True,
         ),
     ] = 4
+    skip_missing: SkipMissing = False
 
-    def samples(self, *, count: int | None, progress: Progress) -> "list[Sample]":
-        """All samples, or (in a folder) the first `count`."""
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> "list[Sample]":
+        """All samples, or (in a folder) `count`: the first, or with a seed those of a sample spread over folders.
+
+        Boxes without annotations prompt the images that they name; see `boxed_samples`.
+        """
         from mixqsam.data.coco import annotated_samples  # noqa: PLC0415  (loads numpy)
+        from mixqsam.data.loose_boxes import boxed_samples  # noqa: PLC0415
         from mixqsam.data.samples import folder_samples  # noqa: PLC0415
 
         if self.annotations is not None:
-            return annotated_samples(self.annotations, images=self.images, detections=self.boxes)
+            return annotated_samples(
+                self.annotations,
+                images=self.images,
+                detections=self.boxes,
+                skip_missing=self.skip_missing,
+                progress=progress,
+            )
         if self.boxes is not None:
-            raise AnnotationError("Detections need the annotation file that their image numbers belong to.")
-        return folder_samples(self.images, count=count, grid=self.grid, progress=progress)
+            return boxed_samples(self.boxes, images=self.images, skip_missing=self.skip_missing, progress=progress)
+        return folder_samples(self.images, count=count, grid=self.grid, progress=progress, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ class Evaluation(OptionClass):
             calibration leaves over.
     """
 
-    data: Annotated[Data | Source | None, Nested(inherit=("grid",))] = None
+    data: Annotated[Data | Source | None, Nested(inherit=("grid", "skip_missing"))] = None
     limit: Annotated[
         int | None,
         Option(

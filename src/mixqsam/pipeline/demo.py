@@ -1,4 +1,4 @@
-"""The demonstration: the embedded model, photographs that come with Python packages, all stages."""
+"""The demonstration: MobileSAM, or the embedded model, on photographs that come with Python packages; all stages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from mixqsam.allocation.budget import Budget
 from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
 from mixqsam.data.samples import Sample
+from mixqsam.errors import ModelError
 from mixqsam.files import write_bytes
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options, QuantizationOptions
 from mixqsam.pipeline.quantize import Result, run_quantization
@@ -17,7 +18,9 @@ from mixqsam.progress import Progress
 from mixqsam.reporting.overlay import draw_overlay, png_bytes, side_by_side, stack
 from mixqsam.sam.load import EMBEDDED, Sam
 from mixqsam.sam.predictor import SamPredictor
+from mixqsam.sam.released import find_release
 
+RELEASED = "mobile-sam"
 _OPTIONS = AnalysisOptions(count=len(CALIBRATION))
 
 
@@ -26,9 +29,9 @@ class DemoData:
 
     annotations = None
 
-    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> list[Sample]:
         """Photographs with boxes."""
-        del count, progress
+        del count, progress, seed
         return demo_samples(CALIBRATION)
 
 
@@ -37,9 +40,9 @@ class DemoEvaluation:
 
     annotations = None
 
-    def samples(self, *, count: int | None, progress: Progress) -> list[Sample]:
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> list[Sample]:
         """Photographs with boxes, and with a grid of points."""
-        del count, progress
+        del count, progress, seed
         return demo_samples(EVALUATION, grid=4)
 
 
@@ -56,16 +59,28 @@ class DemoResult:
     overlay: Path
 
 
-def run_demo(output: Path, *, budget: Budget, session: Session) -> DemoResult:
-    """Quantize the embedded model at a budget, and compare float, uniform and mixed on new photographs.
+def choose_demo_model(progress: Progress) -> str:
+    """MobileSAM where the cache or the hub has it, otherwise the embedded model; `progress` hears why."""
+    try:
+        find_release(RELEASED)
+    except ModelError as error:
+        progress.note(f"{error} The demonstration runs on {EMBEDDED} instead.")
+        return EMBEDDED
+    return RELEASED
+
+
+def run_demo(output: Path, *, budget: Budget, session: Session, model: str | None = None) -> DemoResult:
+    """Quantize a model at a budget, and compare float, uniform and mixed on new photographs.
 
     Args:
         output: `quantized/` and `overlay.png` are written into it.
         budget: what the model may cost.
         session: cache and progress.
+        model: float checkpoint; None for MobileSAM, or the embedded model where MobileSAM is not at hand.
     """
+    model = model or choose_demo_model(session.progress)
     result = run_quantization(
-        EMBEDDED,
+        model,
         DemoData(),
         budget=budget,
         output=output / "quantized",
@@ -74,7 +89,7 @@ def run_demo(output: Path, *, budget: Budget, session: Session) -> DemoResult:
         overwrite=True,
         evaluation=Evaluation(DemoEvaluation()),
     )
-    models = {"float": load(EMBEDDED, device=session.device)}
+    models = {"float": load(model, device=session.device)}
     if result.uniform is not None:
         models["uniform"] = _uniform_model(models["float"], result.uniform.plan, session=session)
     models["mixed"] = load(output / "quantized", device=session.device)

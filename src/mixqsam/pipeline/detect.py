@@ -7,6 +7,7 @@ from typing import Any
 from mixqsam.boxes import Detections, Selection, SelectionOverrides, select
 from mixqsam.data.coco import annotated_samples, category_names
 from mixqsam.data.images import note_skipped
+from mixqsam.data.records import own_ids
 from mixqsam.data.samples import Sample
 from mixqsam.detection.detector import Detector, load_detector, match_categories
 from mixqsam.errors import AnnotationError, ImageError
@@ -26,6 +27,7 @@ def run_detection(
     output: Path,
     session: Session,
     options: DetectionOptions,
+    skip_missing: bool = False,
 ) -> list[dict[str, Any]]:
     """Write a COCO-results file of a detector's boxes on all images of an annotation file.
 
@@ -39,6 +41,7 @@ def run_detection(
         output: the JSON file.
         session: cache, progress, device.
         options: which boxes; by default those that the published evaluations use with this detector.
+        skip_missing: leave out images that the folder does not hold.
 
     Returns:
         The results, as written.
@@ -47,7 +50,7 @@ def run_detection(
         ModelError: the detector cannot be loaded.
         AnnotationError: detector and annotations have no category in common, or no box is found.
     """
-    samples = annotated_samples(annotations, images=images)
+    samples = annotated_samples(annotations, images=images, skip_missing=skip_missing, progress=session.progress)
     names = category_names(annotations)
     detector = load_detector(source, device=session.device)
     categories = match_categories(detector.names, names, source=str(source))
@@ -69,6 +72,7 @@ def run_detection(
             f"{source} finds no box with a score of at least {selection.score:g} on any of {len(samples)} images; "
             "lower the score, or choose another detector."
         )
+    results = own_ids(annotations).restore(results)
     write_json(output, results)
     return results
 

@@ -4,7 +4,7 @@ Loads neither torch nor numpy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from mixqsam.errors import InputError
@@ -64,8 +64,11 @@ class AnalysisOptions(OptionClass):
         count: calibration images.
         prompts: of each image, at most.
         observer: of the ranges that the sensitivity is measured with; `quantize` takes the recipe's.
+        importance: measure importance, and the synergy estimator `proximity` with it.
         pairs: measure the synergy estimator `interaction` too.
         sensitivity_bits: where the `measured` utility is measured; empty for not at all.
+        fisher: P_Y definitions for which the `fisher` utility is measured; empty for not at all.
+        seed: of the sample of calibration images.
     """
 
     count: Annotated[int, Option("Calibration images.", flags=("--count", "-n"), panel=_ANALYSIS, minimum=1)] = 32
@@ -75,6 +78,15 @@ class AnalysisOptions(OptionClass):
     observer: Annotated[
         names.Observer, Option("How ranges of activations are found.", panel=_ANALYSIS, is_advanced=True)
     ] = "omse"
+    importance: Annotated[
+        bool,
+        Option(
+            "Measure importance and the synergy estimator 'proximity'.",
+            flags=("--importance/--no-importance",),
+            panel=_ANALYSIS,
+            is_advanced=True,
+        ),
+    ] = True
     pairs: Annotated[
         bool,
         Option(
@@ -95,6 +107,16 @@ class AnalysisOptions(OptionClass):
             is_advanced=True,
         ),
     ] = (2, 4, 8)
+    seed: Annotated[int, Option("Random seed.", panel=_ANALYSIS, is_advanced=True)] = 0
+    fisher: Annotated[
+        tuple[names.OutputDistribution, ...],
+        Option(
+            "Output distributions for which --utility fisher is measured; '' for none.",
+            panel=_ANALYSIS,
+            is_list=True,
+            is_advanced=True,
+        ),
+    ] = names.OUTPUT_DISTRIBUTIONS
 
 
 @dataclass(frozen=True)
@@ -123,6 +145,8 @@ class QuantizationOptions(OptionClass):
 class Options(OptionClass):
     """All that can be chosen of a job; the defaults are the tool's.
 
+    A job has one seed. It may be given to the analysis, to the reconstruction, or to both; then both have it.
+
     Attributes:
         analysis: how a model is analysed, and on how many images it is calibrated.
         allocation: how bits are chosen.
@@ -132,6 +156,24 @@ class Options(OptionClass):
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
     allocation: AllocationOptions = field(default_factory=AllocationOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+
+    def __post_init__(self) -> None:
+        """Check all values, and give the one seed to all parts.
+
+        Raises:
+            InputError: two seeds.
+        """
+        super().__post_init__()
+        reconstruction = self.quantization.reconstruction
+        seed = self.analysis.seed or reconstruction.seed
+        if reconstruction.seed not in (0, seed):
+            raise InputError(
+                f"The analysis has the seed {seed} and the reconstruction {reconstruction.seed}, but a job has one "
+                "seed; give both the same."
+            )
+        quantization = replace(self.quantization, reconstruction=replace(reconstruction, seed=seed))
+        object.__setattr__(self, "analysis", replace(self.analysis, seed=seed))
+        object.__setattr__(self, "quantization", quantization)
 
 
 @dataclass(frozen=True)

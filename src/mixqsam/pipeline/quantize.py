@@ -10,7 +10,8 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
-from mixqsam.data.samples import Sample
+from mixqsam.data.images import short_names
+from mixqsam.data.samples import Sample, drawn_samples
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import BudgetError
 from mixqsam.evaluation.run import Kept, Report, evaluate
@@ -24,10 +25,12 @@ from mixqsam.pipeline.stages import (
     MARKER,
     analyze_model,
     calibration_samples,
+    check_truth,
     left_over,
     nearest_uniform,
     quantize_model,
     run_allocation,
+    scored_annotations,
     with_prompts,
 )
 from mixqsam.plan import Analysis
@@ -35,7 +38,7 @@ from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, check_recipe
 from mixqsam.reporting.page import ReportContent, write_page
-from mixqsam.reporting.record import NAME, EvaluationImages, Figures, Piece, Run
+from mixqsam.reporting.record import NAME, Calibration, EvaluationImages, Figures, Piece, Run
 from mixqsam.reporting.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -84,6 +87,7 @@ class _Finished:
     uniform: Allocation | None
     checked: _Checked
     recipe: Recipe
+    calibration: Calibration
 
 
 def run_quantization(
@@ -122,12 +126,14 @@ def _quantize(
     model: str | Path, data: Source, *, budget: Budget, options: Options, session: Session, evaluation: Evaluation
 ) -> "_Finished":
     recipe = find_recipe(options.quantization.recipe)
-    measured = needed(options)
+    measured = needed(options, [budget])
     with session.timed("loading"):
         sam = load_sam(model, device=session.device)
         samples = calibration_samples(data, measured, session)
     check_recipe(recipe, images=len(samples))
     check_budget(sam, budget, options)
+    if evaluation.limit != 0 and evaluation.data is not None:
+        check_truth(evaluation.data)
     analysis = analyze_model(sam, samples, options=measured, observer=recipe.observer, session=session)
     analysis = with_prompts(analysis, options.allocation)
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
@@ -154,18 +160,26 @@ def _quantize(
             limit=limit,
             is_new=evaluation.data is not None,
             keys=keys,
+            seed=measured.seed,
             session=session,
         )
-    return _Finished(quantized, analysis, allocation, uniform, checked, recipe)
+    calibration = Calibration(seed=measured.seed, images=short_names([one.path for one in samples]))
+    return _Finished(quantized, analysis, allocation, uniform, checked, recipe, calibration)
 
 
-def needed(options: Options) -> AnalysisOptions:
-    """Only what the allocation will look at: measuring is what takes the time."""
+def needed(options: Options, budgets: Sequence[Budget]) -> AnalysisOptions:
+    """Only what the allocation will look at: measuring is what takes the time. Uniform budgets look at nothing."""
     analysis, allocation = options.analysis, options.allocation
+    if all(budget.uniform is not None for budget in budgets):
+        return replace(analysis, importance=False, pairs=False, sensitivity_bits=(), fisher=())
+    coupled, utility = allocation.synergy_weight > 0, allocation.utility
+    output = allocation.output_distribution
     return replace(
         analysis,
-        pairs=analysis.pairs and allocation.synergy_weight > 0 and allocation.synergy == "interaction",
-        sensitivity_bits=analysis.sensitivity_bits if allocation.utility == "measured" else (),
+        importance=coupled or utility in {"linear", "exponential"},
+        pairs=analysis.pairs and coupled and allocation.synergy == "interaction",
+        sensitivity_bits=analysis.sensitivity_bits if utility == "measured" else (),
+        fisher=(output,) if utility == "fisher" else (),
     )
 
 
@@ -182,8 +196,21 @@ def check_budget(sam: Sam, budget: Budget, options: Options) -> None:
     """
     costs, allocation = sam.costs(prompts_per_image=options.allocation.prompts_per_image or 1), options.allocation
     check_request(costs, budget, candidates=allocation.candidates, tied=allocation.tied, keep=allocation.keep)
-    if allocation.utility == "measured" and not options.analysis.sensitivity_bits:
+    if budget.uniform is None:
+        _check_measured(options)
+
+
+def _check_measured(options: Options) -> None:
+    """Refuse to allocate by what the options say is not to be measured."""
+    analysis, allocation = options.analysis, options.allocation
+    utility, output = allocation.utility, allocation.output_distribution
+    if utility == "measured" and not analysis.sensitivity_bits:
         raise BudgetError("--utility measured needs --sensitivity-bits, e.g. 2,4,8.")
+    if utility == "fisher" and output not in analysis.fisher:
+        raise BudgetError(f"--utility fisher needs --fisher {output}.")
+    if not analysis.importance and (utility in {"linear", "exponential"} or allocation.synergy_weight > 0):
+        asked = "--synergy-weight" if utility in {"measured", "fisher"} else f"--utility {utility}"
+        raise BudgetError(f"{asked} needs the importance; leave --no-importance out.")
 
 
 def _check(
@@ -194,20 +221,22 @@ def _check(
     limit: int | None,
     is_new: bool,
     keys: Mapping[str, str],
+    seed: int,
     session: Session,
 ) -> _Checked:
     """Compare with the float model, if possible on images that the calibration has not seen."""
     with session.timed("check"):
         enough = None if limit is None else limit + (0 if is_new else len(used))
-        samples = source.samples(count=enough, progress=session.progress)
+        samples = source.samples(count=enough, progress=session.progress, seed=seed)
         samples = samples if is_new else left_over(samples, used, session)
-        samples = [sample for sample in samples if len(sample.prompts)][:limit]
-        truth = None if source.annotations is None else digest_file(source.annotations)
+        samples = drawn_samples([sample for sample in samples if len(sample.prompts)], count=limit, seed=seed)
+        annotations = scored_annotations(source, named=is_new, session=session)
+        truth = None if annotations is None else digest_file(annotations)
         predictors = {name: SamPredictor(one) for name, one in models.items()}
         reports = evaluate(
             predictors,
             samples,
-            annotations=source.annotations,
+            annotations=annotations,
             progress=session.progress,
             kept=Kept(session.cache, {name: digest(RECORDS, "check", key, truth) for name, key in keys.items()}),
         )
@@ -216,6 +245,7 @@ def _check(
     about = EvaluationImages(
         images=reports["mixed"].images,
         prompts=reports["mixed"].prompts,
+        kind=reports["mixed"].prompt_kind,
         seen=any(sample.path in seen for sample in samples),
         digest=digest([sample.labelled_digest() for sample in samples], truth),
     )
@@ -243,6 +273,7 @@ def _write(found: _Finished, output: Path, *, session: Session, overwrite: bool,
             seconds=session.seconds,
             models=_figures(analysis, allocation, found.uniform, checked.reports),
             check=checked.about,
+            calibration=found.calibration,
             file_bytes=file_bytes,
             reconstruction=[Piece(**asdict(log)) for log in found.quantized.logs],
             examples=[one.example for one in checked.drawn],

@@ -123,9 +123,7 @@ def _evaluated(
     predictors = {"float": make_predictor(models["float"]), "mixed": make_predictor(directories[0])}
     samples = data.samples(count=limit, progress=session.progress)[:limit]
     drawn = draw_examples(predictors, samples, reports[own].by_image, progress=session.progress)
-    images = reports[own].images
-    shown = f"{images} image{'s' if images > 1 else ''} with {reports[own].prompts} prompts"
-    about = f"{shown}; the masks below are of these."
+    about = f"{reports[own].basis}; the masks below are of these."
     return replace(
         material,
         run=material.run.model_copy(update={"examples": [one.example for one in drawn]}),

@@ -22,8 +22,8 @@ class Source(Protocol):
         """The COCO file that AP is scored against, if any."""
         ...
 
-    def samples(self, *, count: int | None, progress: Progress) -> "list[Sample]":
-        """All samples, or at least the first `count`."""
+    def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> "list[Sample]":
+        """All samples, or at least `count`: the first, or with a seed those of a sample spread over folders."""
         ...
 
 

@@ -8,10 +8,12 @@ from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
+from mixqsam.data.records import holds_masks
 from mixqsam.data.samples import Sample, for_calibration
 from mixqsam.deployed.backends import BACKENDS, backend_of
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
+from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
@@ -77,9 +79,11 @@ def check_backend(name: str) -> None:
 
 
 def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:
-    """The images that calibration and analysis use."""
-    samples = data.samples(count=options.count, progress=session.progress)
-    return for_calibration(samples, count=options.count, prompts=options.prompts, progress=session.progress)
+    """The images that calibration and analysis use: a seeded sample, spread over folders."""
+    samples = data.samples(count=options.count, progress=session.progress, seed=options.seed)
+    return for_calibration(
+        samples, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
+    )
 
 
 def left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Session) -> list[Sample]:
@@ -93,6 +97,30 @@ def left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Ses
     return list(everything)
 
 
+def check_truth(data: Source) -> None:
+    """Refuse annotations that cannot be scored against, before the long work.
+
+    Raises:
+        AnnotationError: they cannot.
+    """
+    if data.annotations is not None:
+        Truth(data.annotations)
+
+
+def scored_annotations(data: Source, *, named: bool, session: Session) -> Path | None:
+    """The annotations that masks are scored against, if any.
+
+    Args:
+        data: where the judged images are from.
+        named: whether it was named for judging; annotations of a calibration may be boxes only.
+        session: is told that they are.
+    """
+    if data.annotations is None or named or holds_masks(data.annotations):
+        return data.annotations
+    session.progress.note(f"{data.annotations} holds no masks, so the models are compared with the float one only.")
+    return None
+
+
 def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session) -> Ranges:
     """Calibrate, or take the finished calibration."""
     with session.timed("calibration"):
@@ -104,12 +132,12 @@ def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: 
 def analyze_model(
     sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session, observer: str | None = None
 ) -> Analysis:
-    """Measure importance, synergy and sensitivity; images that were measured before are not measured again.
+    """Measure importance, synergy and sensitivities; images that were measured before are not measured again.
 
-    Only the sensitivity needs a calibration. Its ranges are those of `observer`, by default the options' own.
+    Only the sensitivities need a calibration. Its ranges are those of `observer`, by default the options' own.
     """
     observer = observer or options.observer
-    measured = bool(options.sensitivity_bits)
+    measured = bool(options.sensitivity_bits or options.fisher)
     ranges = find_ranges(sam, samples, observer=observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
     weights = session.grids.of(sam, observer=observer)
@@ -119,7 +147,12 @@ def analyze_model(
             samples,
             ranges=ranges,
             weights=weights,
-            options=MeasurementOptions(options.pairs, options.sensitivity_bits),
+            options=MeasurementOptions(
+                importance=options.importance,
+                pairs=options.importance and options.pairs,
+                sensitivity_bits=options.sensitivity_bits,
+                fisher=options.fisher,
+            ),
             cache=session.cache,
             progress=session.progress,
             engine=session.engine,

@@ -8,7 +8,7 @@ from mixqsam.calibrate import Ranges, WeightGrids, run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
 from mixqsam.files import Cache, digest
-from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.plan import BitPlan, Operand, Role, Unit
 from mixqsam.progress import Progress
 from mixqsam.sam.hooks import Watcher, watched
@@ -105,10 +105,10 @@ def check_roles(sam: Sam, units: Sequence[Unit], *roles: Role, step: str) -> Non
 
 
 def observed(setting: Setting) -> dict[tuple[str, Operand], ActivationQuantizer]:
-    """Every activation on the affine grid that the observer chose: what recipes start from."""
+    """Every activation on the affine grid (or grids) that the observer chose: what recipes start from."""
     ranges, bits = setting.ranges, setting.plan.bits
     return {
-        (unit.name, operand): Quantizer(ranges.grid(unit.name, operand=operand, bits=bits[unit.name].of(operand)))
+        (unit.name, operand): ranges.quantizer(unit.name, operand=operand, bits=bits[unit.name].of(operand))
         for unit in setting.quantized()
         for operand in unit.activations
     }

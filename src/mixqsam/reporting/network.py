@@ -6,8 +6,10 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixqsam.plan import FLOAT_BITS, Analysis, BitPlan, Unit, Vector
+from mixqsam.reporting.shares import unit_shares
 
 _COLUMN = 8
 _LEFT = 96
@@ -34,14 +36,16 @@ class _Lane:
 def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Facts of every unit, in the order of execution: bits, parameters, multiply-adds, importance and its rank.
 
+    Without a measured importance, another share of `unit_shares` replaces it; `measure` names it.
+
     Args:
-        analysis: importance and synergy of the units.
+        analysis: importance, synergy and sensitivities of the units.
         plan: the bits.
         objective: objective of the allocation, which selects the importance; None for the first in the analysis.
     """
-    omega, synergy = select_measures(analysis, objective)
-    rank = np.empty(len(omega), dtype=int)
-    rank[np.argsort(-omega, kind="stable")] = np.arange(1, len(omega) + 1)
+    measure, share = unit_shares(analysis, objective) or (None, np.zeros(len(analysis.units)))
+    synergy = select_synergy(analysis, objective)
+    rank = rank_units(share)
     return [
         {
             "name": unit.name,
@@ -53,7 +57,8 @@ def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] |
             "activation": plan.bits[unit.name].activation,
             "parameters": unit.parameters,
             "multiply_adds": analysis.costs.multiply_adds(unit),
-            "importance": float(omega[i]),
+            "measure": measure,
+            "importance": float(share[i]),
             "rank": int(rank[i]),
             "synergy": float(synergy[i]) if i < len(synergy) else None,
         }
@@ -61,13 +66,18 @@ def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] |
     ]
 
 
-def select_measures(analysis: Analysis, objective: Mapping[str, Any] | None) -> tuple[Vector, Vector]:
-    """Select the importance and the synergy of an objective: [units] and [units - 1]."""
-    output = (objective or {}).get("output")
-    omega = analysis.importance.get(str(output), next(iter(analysis.importance.values())))
-    synergy_name = f"{(objective or {}).get('synergy')}/{output}"
-    zeros: Vector = np.zeros(max(0, len(analysis.units) - 1))
-    return omega, analysis.synergy.get(synergy_name, next(iter(analysis.synergy.values()), zeros))
+def rank_units(share: Vector) -> NDArray[np.int64]:
+    """Rank the units, the largest share first."""
+    rank = np.empty(len(share), dtype=np.int64)
+    rank[np.argsort(-share, kind="stable")] = np.arange(1, len(share) + 1)
+    return rank
+
+
+def select_synergy(analysis: Analysis, objective: Mapping[str, Any] | None) -> Vector:
+    """Select the synergy of an objective, [units - 1]; empty without a measured synergy."""
+    synergy_name = f"{(objective or {}).get('synergy')}/{(objective or {}).get('output')}"
+    empty: Vector = np.zeros(0)
+    return analysis.synergy.get(synergy_name, next(iter(analysis.synergy.values()), empty))
 
 
 def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
@@ -75,8 +85,7 @@ def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
     bits_height = 8 * _BIT_HEIGHT
     weights = _Lane("weights", _TOP, bits_height)
     activations = _Lane("activations", weights.bottom + _GAP, bits_height)
-    importance = _Lane("importance", activations.bottom + _GAP, 56)
-    synergy = _Lane("synergy", importance.bottom + _GAP, 32)
+    importance, synergy = _make_lanes(facts, top=activations.bottom + _GAP)
     width, height = _LEFT + _COLUMN * len(facts) + 8, synergy.bottom + 8
     parts = [
         f'<svg class="network" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
@@ -85,7 +94,7 @@ def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
     ]
     for lane in (weights, activations):
         parts += _draw_scale(lane, width)
-    for lane in (importance, synergy):
+    for lane in (lane for lane in (importance, synergy) if lane.height):
         parts.append(f'<text class="lane" x="4" y="{lane.bottom - lane.height / 2 + 4:g}">{lane.title}</text>')
         parts.append(f'<line class="base" x1="{_LEFT}" x2="{width}" y1="{lane.bottom:g}" y2="{lane.bottom:g}"/>')
     peak = max((fact["importance"] for fact in facts), default=1.0) or 1.0
@@ -109,14 +118,24 @@ def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
     return "".join([*parts, "</svg>"])
 
 
+def _make_lanes(facts: Sequence[Mapping[str, Any]], *, top: float) -> tuple[_Lane, _Lane]:
+    """Make the lanes of importance and synergy; a lane without measurements has height 0."""
+    measure = facts[0]["measure"] if facts else None
+    # The margin has room for one word; the tooltip shows the full name.
+    share = _Lane((measure or "").split(" at ")[0], top, 56 if measure else 0)
+    has_synergy = any(fact["synergy"] is not None for fact in facts)
+    return share, _Lane("synergy", share.bottom + (_GAP if has_synergy else 0), 32 if has_synergy else 0)
+
+
 def describe(fact: Mapping[str, Any]) -> str:
     """Describe a unit in one line."""
     words = [
         f"{fact['name']} ({fact['kind']}): {_format_bits(fact['weight'], 'W')} {_format_bits(fact['activation'], 'A')}",
         f"{fact['parameters']:,} parameters" if fact["parameters"] else "product of two activations",
         f"{fact['multiply_adds'] / 1e6:,.1f} M multiply-adds",
-        f"importance {fact['importance']:.4f}, rank {fact['rank']}",
     ]
+    if fact["measure"] is not None:
+        words.append(f"{fact['measure']} {fact['importance']:.4f}, rank {fact['rank']}")
     if fact["synergy"] is not None:
         words.append(f"synergy with the next unit {fact['synergy']:.3g}")
     return " · ".join(words)

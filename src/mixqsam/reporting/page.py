@@ -83,6 +83,7 @@ def write_page(content: ReportContent) -> str:
             columns=_columns(run),
             budget=_budget(allocation),
             facts=facts,
+            measure=facts[0]["measure"] if facts else None,
             network=Markup(network_svg(facts)),  # noqa: S704  (our SVG; it escapes quoted text)
             histogram=_histogram(analysis, plan),
             leading=sorted(facts, key=lambda fact: int(fact["rank"]))[:_MAX_LISTED],

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 
 NAME = "run.json"
 Which = Literal["worst", "median", "best"]
@@ -44,14 +44,28 @@ class EvaluationImages(_Strict):
 
     Attributes:
         images, prompts: numbers of images and prompts.
+        kind: kind of the prompts, e.g. `grid points`; empty in records of older versions.
         seen: whether the calibration used these images, too.
         digest: hash of images and prompts.
     """
 
     images: int
     prompts: int
+    kind: str = ""
     seen: bool
     digest: str
+
+
+class Calibration(_Strict):
+    """The calibration images.
+
+    Attributes:
+        seed: of the sample.
+        images: their files, without the folders that all share.
+    """
+
+    seed: int
+    images: list[str]
 
 
 class Example(_Strict):
@@ -104,6 +118,7 @@ class Run(_Strict):
         seconds: stage → wall time.
         models: `float`, `uniform`, `mixed` → figures.
         check: images of the figures of quality; None without these figures.
+        calibration: images of the calibration; None in records of older versions.
         file_bytes: size of `model.safetensors`.
         reconstruction: reconstructed pieces.
         examples: pictures of examples.
@@ -120,6 +135,7 @@ class Run(_Strict):
     seconds: dict[str, float]
     models: dict[str, Figures]
     check: EvaluationImages | None = None
+    calibration: Calibration | None = None
     file_bytes: int = Field(ge=0)
     reconstruction: list[Piece] = Field(default_factory=list)
     examples: list[Example] = Field(default_factory=list)
@@ -138,4 +154,5 @@ class Run(_Strict):
         except ValidationError as error:
             detail = error.errors()[0]
             place = ".".join(str(part) for part in detail["loc"])
-            raise ArtifactError(f"{source}: {place}: {detail['msg']}; run `mixqsam quantize` again.") from error
+            wrong = shortened(f"{place}: {detail['msg']}")
+            raise ArtifactError(f"{source}: {wrong}; run `mixqsam quantize` again.") from error

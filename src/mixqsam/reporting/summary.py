@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.reporting.record import Figures, Piece, Run
+from mixqsam.reporting.network import rank_units
+from mixqsam.reporting.record import Calibration, EvaluationImages, Figures, Piece, Run
+from mixqsam.reporting.shares import unit_shares
 
 
 def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str, Any], run: Run) -> str:
@@ -22,9 +24,10 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
     lines = [
         f"# {analysis.model}, quantized by mixqsam",
         "",
-        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. Calibrated on {analysis.images} images.",
+        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. {_calibrated(analysis, run)}",
         "",
         *_models(run.models),
+        *_measured(run.check),
         "",
         f"`model.safetensors` has {run.file_bytes:,} bytes. The bits above, with all scales and float tensors, have "
         f"{allocation['size']:,.0f} bytes; the file adds a header and padding.",
@@ -36,6 +39,7 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         "",
         *_units(analysis, plan),
         "",
+        *_calibration_images(run.calibration),
         "## Time",
         "",
         "| stage | seconds |",
@@ -46,6 +50,27 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         "",
     ]
     return "\n".join(lines)
+
+
+def _calibrated(analysis: Analysis, run: Run) -> str:
+    if run.calibration is None:
+        return f"Calibrated on {analysis.images} images."
+    return f"Calibrated on {analysis.images} images, a sample with seed {run.calibration.seed}, listed below."
+
+
+def _measured(check: EvaluationImages | None) -> list[str]:
+    """On what quality was measured."""
+    if check is None:
+        return []
+    of_kind = f" ({check.kind})" if check.kind else ""
+    seen = "that the calibration has seen too" if check.seen else "that the calibration has not seen"
+    return ["", f"Quality is measured on {check.images} images with {check.prompts} prompts{of_kind}, {seen}."]
+
+
+def _calibration_images(calibration: Calibration | None) -> list[str]:
+    if calibration is None:
+        return []
+    return ["## Calibration images", "", ", ".join(f"`{name}`" for name in calibration.images), ""]
 
 
 def _models(models: Mapping[str, Figures]) -> list[str]:
@@ -106,21 +131,20 @@ def _histogram(analysis: Analysis, plan: BitPlan) -> list[str]:
 
 
 def _units(analysis: Analysis, plan: BitPlan) -> list[str]:
+    measure, share = unit_shares(analysis, None) or ("nothing measured", np.zeros(len(analysis.units)))
+    rank = rank_units(share)
     rows = [
         "## Units in the order of execution",
         "",
         "In a product of attention, W is the right operand (k or v), and A is the left one (q or the attention).",
         "",
-        "| unit | W | A | parameters | M multiply-adds | importance | rank |",
+        f"| unit | W | A | parameters | M multiply-adds | {measure} | rank |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    omega = next(iter(analysis.importance.values()))
-    rank = np.empty(len(omega), dtype=int)
-    rank[np.argsort(-omega, kind="stable")] = np.arange(1, len(omega) + 1)
     for i, unit in enumerate(analysis.units):
         bits = plan.bits[unit.name]
         rows.append(
             f"| {unit.name} | {bits.weight} | {bits.activation} | {unit.parameters:,} "
-            f"| {analysis.costs.multiply_adds(unit) / 1e6:,.1f} | {omega[i]:.4f} | {rank[i]} |"
+            f"| {analysis.costs.multiply_adds(unit) / 1e6:,.1f} | {share[i]:.4f} | {rank[i]} |"
         )
     return rows

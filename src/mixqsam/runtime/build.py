@@ -16,6 +16,9 @@ from mixqsam.runtime.attention import IntegerMlp, IntegerVisionAttention
 from mixqsam.runtime.packed import PackedConv2d, PackedLayer, PackedLinear, pack_layer
 from mixqsam.sam.load import Sam
 
+# What flows in them is small: the decoder's few tokens, or one window's.
+_WHY_IN_FLOAT = "its products are small, and run on whole numbers in float"
+
 
 def integer_model(sam: Sam) -> Sam:
     """A copy of a fake-quantized model that computes in whole numbers where it can; its float tensors are shared."""
@@ -59,7 +62,7 @@ def simulated_units(model: nn.Module) -> Iterator[tuple[str, str]]:
             if isinstance(owner, VisionAttention) and not isinstance(owner, IntegerVisionAttention):
                 yield name, IntegerVisionAttention.reason_against(owner) or "it was not arranged"
             elif not isinstance(owner, VisionAttention):
-                yield name, "the decoder's products are small"
+                yield name, _WHY_IN_FLOAT
 
 
 def _is_packed(block: Mlp) -> bool:

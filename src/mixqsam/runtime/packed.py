@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,12 @@ from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, missing_kernels
+
+# A convolution as an integer product was faster from so many multiply-adds for each value that is copied (1×1 on 64² to
+# 256² places, 64 to 320 channels, AVX512-VNNI).
+_LEAST_PRODUCTS = 100
+# Code × weight at its largest, and the whole numbers up to which float32 is exact.
+_LARGEST_PRODUCT, _EXACT = 255 * 128, 1 << 24
 
 _told: set[str] = set()
 
@@ -70,9 +77,13 @@ class PackedLayer(StoredLayer):
         """What is stored of the weight, as it is."""
         return {ending: self.get_buffer(f"weight{ending}").cpu() for ending in ("", "_scale", "_zero")}
 
+    def _reason_against(self) -> str | None:
+        """Why integer kernels are not used, whatever the quantizer; None where they are."""
+        return missing_kernels()
+
     @cached_property
     def _prepared(self) -> IntegerLinear | str:
-        if reason := missing_kernels():
+        if reason := self._reason_against():
             return reason
         try:
             return IntegerLinear(self.stored, self.bias, ByteGrid.of(self.input))
@@ -125,7 +136,12 @@ class PackedLinear(PackedLayer):
 
 
 class PackedConv2d(PackedLayer):
-    """A convolution, as a product of the unfolded patches with the kernel."""
+    """A convolution, as a product of the unfolded patches with the kernel.
+
+    Grouped (depthwise) and dilated ones are computed in float, on whole numbers: the products above do not know groups.
+    So are those that multiply little for what they copy: maps lie channels first, and codes and results change to
+    channels last and back. Where sums may leave what float32 holds exactly, they stay integer.
+    """
 
     def __init__(self, *parts: object, source: nn.Conv2d | QuantizedConv2d, **more: object) -> None:
         super().__init__(*parts, **more)  # type: ignore[arg-type]
@@ -135,7 +151,7 @@ class PackedConv2d(PackedLayer):
     def forward(self, values: Tensor) -> Tensor:
         """Map [batch, in, height, width] to [batch, out, height', width']."""
         kernel = self.kernel(values)
-        if kernel is None or not self._is_plain():
+        if kernel is None:
             inputs, weight = self.input(values, whole=True), self._whole
             product = functional.conv2d(inputs, weight, None, self.stride, self.padding, self.dilation, self.groups)
             return scaled(product, self.scale[:, None, None], None if self.bias is None else self.bias[:, None, None])
@@ -144,14 +160,22 @@ class PackedConv2d(PackedLayer):
         out = kernel(patches.reshape(batch * height * width, -1))
         return out.reshape(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
 
-    def _is_plain(self) -> bool:
-        return self.stride == (1, 1) and self.dilation == (1, 1) and self.groups == 1
+    def _reason_against(self) -> str | None:
+        if self.groups > 1 or self.dilation != (1, 1):
+            return "grouped and dilated convolutions run on whole numbers in float"
+        if reason := super()._reason_against():
+            return reason
+        taken = prod(self.shape[1:])
+        copied = (taken + self.shape[0]) * _LEAST_PRODUCTS
+        if taken * self.shape[0] < copied and taken * _LARGEST_PRODUCT < _EXACT:
+            return "a narrow convolution is faster on whole numbers in float"
+        return None
 
     def _patches(self, codes: Tensor, *, fill: int) -> Tensor:
         """[batch, in, height, width] → [batch, height', width', in, k, k]; the border holds the code of zero."""
         vertical, horizontal = (int(side) for side in self.padding)
         padded = functional.pad(codes, (horizontal, horizontal, vertical, vertical), value=fill)
-        windows = padded.unfold(2, self.shape[2], 1).unfold(3, self.shape[3], 1)
+        windows = padded.unfold(2, self.shape[2], self.stride[0]).unfold(3, self.shape[3], self.stride[1])
         return windows.permute(0, 2, 3, 1, 4, 5)
 
 

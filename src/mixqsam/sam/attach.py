@@ -74,9 +74,9 @@ def attach_stored(
     """
     module = model.get_submodule(name)
 
-    def quantizer(operand: Operand, channels: int | None = None) -> ActivationQuantizer:
+    def quantizer(operand: Operand, **layer: int) -> ActivationQuantizer:
         kind = kinds.get(operand, "affine")
-        return tensors.quantizer(f"{name}.{operand}", kind=kind, bits=bits.of(operand), channels=channels)
+        return tensors.quantizer(f"{name}.{operand}", kind=kind, bits=bits.of(operand), **layer)
 
     if isinstance(module, Product):
         attach_product(model, name, left=quantizer("left"), right=quantizer("right"))
@@ -85,7 +85,8 @@ def attach_stored(
     if not isinstance(weight, Tensor):
         raise ArtifactError(f"{name} has no weight to quantize.")
     # The weight of a grouped convolution sees a part of the input's channels.
-    own = quantizer("input", weight.shape[1] * (module.groups if isinstance(module, nn.Conv2d) else 1))
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    own = quantizer("input", channels=weight.shape[1] * groups, groups=groups)
     if layer is not None:
         model.set_submodule(name, layer(module, name, bits=bits.weight, tensors=tensors, quantizer=own))
         return

@@ -38,6 +38,12 @@ def make_frame(sam: Sam, image: Image.Image) -> Frame:
     return Frame(aligned(pixels.to(sam.device)), (image.height, image.width), resized)
 
 
+def frame_of_resized(sam: Sam, pixels: np.ndarray, *, original: tuple[int, int]) -> Frame:
+    """Normalise pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
+    framed, resized = sam.family.framing.apply_resized(sam.processor, pixels)
+    return Frame(aligned(framed.to(sam.device)), original, resized)
+
+
 def prompt_tensors(sam: Sam, prompts: Prompts, frame: Frame) -> PromptTensors:
     """Scale prompts from the image's pixels to the frame's."""
     factors = np.array([frame.resized[1] / frame.original[1], frame.resized[0] / frame.original[0]])

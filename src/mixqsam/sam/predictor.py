@@ -5,17 +5,27 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
+from mixqsam.arguments import check_prompts
 from mixqsam.families.family import Maps
 from mixqsam.files import write_bytes
 from mixqsam.numeric.memory import aligned
-from mixqsam.prediction import MASK_THRESHOLD, Prediction, Predictor, check_prompts
+from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor
 from mixqsam.prompts import Prompts
-from mixqsam.sam.forward import Frame, decode, encode, full_logits, make_frame, prompt_tensors, visible
+from mixqsam.sam.forward import (
+    Frame,
+    decode,
+    encode,
+    frame_of_resized,
+    full_logits,
+    make_frame,
+    prompt_tensors,
+    visible,
+)
 from mixqsam.sam.load import Sam
 
 # Masks are made from logits some at a time: 16 masks of a 12-megapixel photograph take 0.8 GB as floats.
@@ -36,13 +46,32 @@ class SamPredictor(Predictor):
         self._frame: Frame | None = None
         self._maps: Maps | None = None
 
-    def set_image(self, image: Image.Image | NDArray[np.uint8]) -> None:
-        """Encode an RGB image (Pillow, or uint8 [height, width, 3])."""
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(image)
-        image = image.convert("RGB")
-        self._frame = make_frame(self.sam, image)
-        self._maps = self._kept_maps(image, self._frame)
+    @property
+    def frame_side(self) -> int:
+        """Side of the square that the encoder takes, in pixels."""
+        return self.sam.image_size
+
+    @property
+    def original_size(self) -> tuple[int, int] | None:
+        """Height and width of the image; None where none is set."""
+        return None if self._frame is None else self._frame.original
+
+    @property
+    def features(self) -> Tensor | None:
+        """The image's embedding [1, C, h, w]; None where no image is set."""
+        return None if self._maps is None else self._maps["embedding"]
+
+    def encode_image(self, image: Image.Image) -> None:
+        """Encode an RGB image."""
+        frame = make_frame(self.sam, image)
+        self._maps = self._kept_maps(image, frame)
+        self._frame = frame
+
+    def encode_resized(self, pixels: Floats, *, original: tuple[int, int]) -> None:
+        """Encode pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
+        frame = frame_of_resized(self.sam, pixels, original=original)
+        self._maps = encode(self.sam, frame)
+        self._frame = frame
 
     def _kept_maps(self, image: Image.Image, frame: Frame) -> Maps:
         if self.embeddings is None:
@@ -71,7 +100,7 @@ class SamPredictor(Predictor):
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels; see `Predictor.segment`."""
-        check_prompts(prompts, image_is_set=self._frame is not None)
+        check_prompts(prompts, mask_side=None if self.features is None else 4 * self.features.shape[-1])
         assert self._frame is not None  # noqa: S101
         assert self._maps is not None  # noqa: S101
         tensors = prompt_tensors(self.sam, prompts, self._frame)

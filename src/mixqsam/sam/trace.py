@@ -105,7 +105,8 @@ def _describe(family: Family, module: nn.Module, name: str, multiply_adds: int) 
 
 def _role(family: Family, module: nn.Module, name: str) -> Role:
     if isinstance(module, nn.Conv2d):
-        return "depthwise" if module.groups == module.in_channels > 1 else "convolution"
+        single = module.groups == module.in_channels == module.out_channels > 1
+        return "depthwise" if single else "convolution"
     tail = name.rpartition(".")[2]
     if tail not in family.roles:
         raise ModelError(f"The family {family.name!r} does not say the role of the unit {name}.")

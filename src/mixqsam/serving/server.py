@@ -7,9 +7,12 @@ from pathlib import Path
 
 import uvicorn
 
+from mixqsam.artifact.store import is_quantized
 from mixqsam.data.demo import EVALUATION, demo_samples
 from mixqsam.data.images import list_images
 from mixqsam.errors import ImageError, OutputError
+from mixqsam.options.names import DEMO_FOLDER
+from mixqsam.sam.load import EMBEDDED
 from mixqsam.serving.app import make_app
 from mixqsam.serving.limits import Limits
 from mixqsam.serving.timeouts import HeadTimeoutProtocol
@@ -73,7 +76,7 @@ def serve_models(
     """Serve models, and the float model of the first, until Ctrl-C.
 
     Args:
-        sources: float models, quantized directories, exported directories.
+        sources: float models, quantized directories, exported directories; none for `default_models`.
         images: folder of images that visitors may choose; None for the demonstration's photographs.
         host: see `serve`.
         port: see `serve`.
@@ -83,8 +86,14 @@ def serve_models(
         MixqsamError: a model cannot be loaded, or the folder has no images.
         OutputError: the server cannot listen at the address.
     """
-    models = collect_models(sources)
+    models = collect_models(sources or default_models())
     serve(models, _samples(images), host=host, port=port, ready=lambda address: ready(address, list(models)))
+
+
+def default_models() -> list[str]:
+    """The demonstration's model where it lies in the working directory; otherwise the embedded model."""
+    demonstration = Path(DEMO_FOLDER) / "quantized"
+    return [str(demonstration) if is_quantized(demonstration) else EMBEDDED]
 
 
 # Maximum number of thumbnails on the page.

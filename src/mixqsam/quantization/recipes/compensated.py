@@ -1,4 +1,7 @@
-"""Compensated: weights are moved and rounded so that each layer's output errs less, in closed form (methods §6)."""
+"""Compensated: weights are moved and rounded in closed form, so that each layer's output errs less.
+
+See docs/method.md, “Compensation”.
+"""
 
 from mixqsam.quantization.compensation.method import Compensation
 from mixqsam.quantization.recipe import Recipe

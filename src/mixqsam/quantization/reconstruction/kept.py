@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, shortened
 from mixqsam.files import write_bytes
 from mixqsam.numeric.modules import Product, QuantizedLayer
 from mixqsam.numeric.tensor_file import TensorFile, kinds_of
@@ -56,7 +56,9 @@ def restore(path: Path, draft: Sam, units: Sequence[str], plan: BitPlan) -> list
                 _restore_bias(draft.model.get_submodule(name), f"{name}.bias", file)
         return [Log(**log) for log in logs]
     except (KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a finished piece of a reconstruction ({error!r}).") from error
+        raise ArtifactError(
+            f"{path} is not a finished piece of a reconstruction ({shortened(repr(error))})."
+        ) from error
 
 
 def _restore_bias(module: nn.Module, name: str, file: TensorFile) -> None:

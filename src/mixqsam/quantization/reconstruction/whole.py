@@ -51,7 +51,8 @@ def reconstruct(
         HonestyError: a module of the result is not what its bits claim.
         OutputError: another process reconstructs the same, or the disk is full.
     """
-    key = setting.key(_VERSION, name, setting.plan.to_json(), asdict(method), asdict(options))
+    parts = (_VERSION, name, setting.plan.to_json(), asdict(method), asdict(options))
+    key = setting.key(*parts, *sorted(setting.ranges.channels))
     folder = setting.cache.root / f"reconstruction-{key}"
     with setting.cache.lock("reconstruction", key):
         states = States(folder / "states", count=len(setting.samples), device=setting.sam.device)

@@ -1,0 +1,219 @@
+"""Fisher sensitivity: the KL divergence of every operand at every bit-width, from gradients of each image's output.
+
+See docs/method.md, “Fisher sensitivity”.
+
+With y drawn from the model's own output distribution, KL ≈ ½·E_y[⟨∂log p(y)/∂X, ΔX(b)⟩²] for the change ΔX(b) of an
+operand X at b bits. One forward and one backward pass for each draw serve all units, both operands and all bits.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixqsam.analysis.gradients import gradients_met, weight_gradient
+from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.data.samples import Sample
+from mixqsam.errors import NumericError
+from mixqsam.files import Cache, digest
+from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
+from mixqsam.numeric.weights import project_weight
+from mixqsam.parallel.engine import Engine, combine, take_share
+from mixqsam.plan import CANDIDATE_BITS, Operand, Unit, Vector
+from mixqsam.progress import Progress
+from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors, visible
+from mixqsam.sam.load import Sam
+
+# Raised when what a measurement means changes, so that old ones in the cache are not taken for new.
+_VERSION = 1
+# Draws of y for an image. Those of different images are averaged too.
+DRAWS = 1
+# Pixels that the `spatial` distribution draws for each mask; the scores' covariance does not depend on it.
+_PIXELS_DRAWN = 4096
+# Elements that are rounded at once, at all bit-widths; so they stay in the cache of the processor.
+_PIECE = 1 << 16
+
+# Logits [P, M, h, w] and random numbers → ∂log p(y)/∂logits.
+Score = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def bernoulli_score(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """∂log p(y)/∂logit = y − σ(logit), for a coin y of each pixel."""
+    p = torch.sigmoid(logits)
+    return torch.bernoulli(p, generator=generator) - p
+
+
+def spatial_score(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """The same for one pixel of each mask, drawn by σ(logit)/Σσ.
+
+    The scores of several draws are added and divided by the root of their number: the covariance is that of one draw,
+    without its heavy tail.
+    """
+    flat = logits.flatten(-2)
+    p = torch.softmax(torch.nn.functional.logsigmoid(flat), dim=-1)
+    drawn = torch.multinomial(p.flatten(0, -2), _PIXELS_DRAWN, replacement=True, generator=generator)
+    counts = torch.zeros_like(p).flatten(0, -2).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=p.dtype))
+    score = (counts.view_as(p) - _PIXELS_DRAWN * p) / _PIXELS_DRAWN**0.5
+    scores: Tensor = (score * (1 - torch.sigmoid(flat))).view_as(logits)
+    return scores
+
+
+SCORES: dict[str, Score] = {"bernoulli": bernoulli_score, "spatial": spatial_score}
+
+
+def fisher_sensitivity(
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    output: str,
+    ranges: Ranges,
+    weights: WeightGrids,
+    cache: Cache,
+    progress: Progress,
+    engine: Engine,
+) -> Vector:
+    """Mean KL of each operand of each unit alone at 2 to 8 bits, [units, 2, bits], operands as in `Unit.operands`.
+
+    Each image's values are kept; a group of processes shares the images.
+
+    Args:
+        sam: the float model.
+        samples: calibration images with prompts.
+        output: P_Y definition.
+        ranges: activations' ranges.
+        weights: weights' grids.
+        cache: keeps each image's values.
+        progress: is told about images.
+        engine: the group of processes.
+
+    Raises:
+        NumericError: a gradient is not finite.
+    """
+    meter = FisherMeter(sam, ranges, weights)
+    settings = digest(ranges.to_json())
+    own: dict[int, list[float]] = {}
+    label = f"Fisher sensitivity ({output})"
+    shared = take_share(engine, samples)
+    for index, sample in progress.track(shared, label=label, total=len(shared)):
+        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, DRAWS)
+        found: list[float] | None = cache.get("fisher", key)
+        if found is None or len(found) != meter.length:
+            values = meter.measure(sample, output=output, draws=DRAWS).mean(axis=0)
+            if not np.isfinite(values).all():
+                raise NumericError(f"The model's gradients on {sample.path} are not finite; the checkpoint is damaged.")
+            found = values.ravel().tolist()
+            cache.put("fisher", key, found)
+        own[index] = found
+    rows = combine(engine, own, count=len(samples))
+    mean: Vector = np.mean(rows, axis=0).reshape(-1, 2, len(CANDIDATE_BITS))
+    return mean
+
+
+class FisherMeter:
+    """Measures images one at a time; grids of weights are searched once for all of them."""
+
+    def __init__(self, sam: Sam, ranges: Ranges, weights: WeightGrids) -> None:
+        self._sam, self._weights = sam, weights
+        self._units = sam.costs().units
+        self._places = {unit.name: index for index, unit in enumerate(self._units)}
+        self._quantizers = {
+            (unit.name, operand): [
+                Quantizer(ranges.grid(unit.name, operand=operand, bits=b)).to(sam.device) for b in CANDIDATE_BITS
+            ]
+            for unit in self._units
+            for operand in unit.activations
+        }
+        self.length = len(self._units) * 2 * len(CANDIDATE_BITS)
+
+    def measure(self, sample: Sample, *, output: str, draws: int) -> Vector:
+        """KL estimates of an image, in nats as `analysis.outputs` has them: [draws, units, 2, bits].
+
+        The draws are the same whenever an image is measured.
+        """
+        sam = self._sam
+        frame = make_frame(sam, sample.open())
+        prompts = embed_prompts(sam, prompt_tensors(sam, sample.prompts, frame))
+        with torch.enable_grad(), gradients_met(sam, activation=self._meet_activation, weight=self._meet_weight):
+            maps = sam.family.encode(sam.model, frame.pixels)
+            logits, _ = sam.family.decode(sam.model, maps, prompts, multimask=False)
+            shown = visible(logits[0], frame)
+            found = []
+            for draw in range(draws):
+                score = self._score(shown.detach(), output, digest(sample.digest(), output, draw))
+                self._start(prompts=len(shown))
+                torch.autograd.backward(shown, score, retain_graph=draw + 1 < draws)
+                # KL is averaged over distributions: `spatial` has one for each mask, `bernoulli` one for each pixel.
+                distributions = shown[..., 0, 0] if output == "spatial" else shown
+                found.append(self._squares / (2 * distributions.numel()))
+        return np.stack(found)
+
+    def _score(self, logits: Tensor, output: str, seed: str) -> Tensor:
+        # On the CPU, so that the draws do not depend on the device.
+        generator = torch.Generator().manual_seed(int(seed, 16) % 2**63)
+        return SCORES[output](logits.cpu(), generator).to(logits.device)
+
+    def _start(self, *, prompts: int) -> None:
+        # A group is what has draws of its own: a prompt in the decoder, all of them in the encoder.
+        self._prompts = prompts
+        self._sums = np.zeros((len(self._units), 2, prompts, len(CANDIDATE_BITS)))
+
+    @property
+    def _squares(self) -> Vector:
+        """Squared inner products, summed over groups: [units, 2, bits]."""
+        squares: Vector = (self._sums**2).sum(axis=2)
+        return squares
+
+    def _groups(self, unit: Unit, values: Tensor) -> int:
+        """How many prompts lie apart on the first axes; in the encoder they share their values."""
+        apart = unit.part == "decoder" and (
+            len(values) == self._prompts or (len(values) == 1 and values.shape[1] == self._prompts)
+        )
+        return self._prompts if apart and unit.kind != "conv" else 1
+
+    def _add(self, unit: Unit, operand: Operand, products: Tensor) -> None:
+        place = self._places[unit.name], unit.operands.index(operand)
+        self._sums[place][: len(products)] += products.cpu().numpy()
+
+    @torch.no_grad()
+    def _meet_activation(self, unit: Unit, operand: Operand, values: Tensor, gradient: Tensor) -> None:
+        quantizers = self._quantizers[unit.name, operand]
+        self._add(unit, operand, error_products(quantizers, values, gradient, groups=self._groups(unit, values)))
+
+    @torch.no_grad()
+    def _meet_weight(self, unit: Unit, module: nn.Module, values: Tensor, gradient: Tensor) -> None:
+        slope = weight_gradient(module, values, gradient, groups=self._groups(unit, values))
+        weight = self._weights.weight(unit.name)
+        products = []
+        for bits in CANDIDATE_BITS:
+            error = project_weight(weight, self._weights.grid(unit.name, bits=bits)).sub_(weight)
+            products.append((slope @ error.reshape(-1)).double())
+        self._add(unit, "weight", torch.stack(products, dim=1))
+
+
+def error_products(
+    quantizers: Sequence[ActivationQuantizer], values: Tensor, gradient: Tensor, *, groups: int
+) -> Tensor:
+    """⟨gradient, Q(values) − values⟩ for each quantizer, in float64.
+
+    Args:
+        quantizers: one for each bit-width.
+        values: the operand.
+        gradient: of the same shape.
+        groups: parts of the first axes that are kept apart.
+
+    Returns:
+        [groups, quantizers].
+    """
+    found = torch.zeros(groups, len(quantizers), dtype=torch.float64, device=values.device)
+    if not all(isinstance(one, Quantizer) for one in quantizers):
+        for place, quantizer in enumerate(quantizers):
+            errors = (quantizer(values) - values).mul_(gradient)
+            found[:, place] = errors.reshape(groups, -1).sum(1, dtype=torch.float64)
+        return found
+    rows, slopes = values.reshape(groups, -1), gradient.reshape(groups, -1)
+    for group in range(groups):
+        for piece, slope in zip(rows[group].split(_PIECE), slopes[group].split(_PIECE), strict=True):
+            for place, quantizer in enumerate(quantizers):
+                found[group, place] += torch.dot(quantizer(piece).sub_(piece), slope)
+    return found

@@ -1,0 +1,169 @@
+"""Gradients of units' operands: each is shown once, when a backward pass comes to it, and is not kept.
+
+A block of the model is computed again in the backward pass (torch's checkpoints), so that what one block saves bounds
+the memory, whatever the number of blocks.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import Function
+from torch.utils.checkpoint import checkpoint
+
+from mixqsam.plan import Operand, Unit
+from mixqsam.sam.load import Sam
+from mixqsam.sam.replay import chain_of
+from mixqsam.sam.units import operand_taps
+
+# Given a unit and one of its activations: the values and their gradient.
+MeetActivation = Callable[[Unit, Operand, Tensor, Tensor], None]
+# Given a unit, its module, its input, and the gradient of its output.
+MeetWeight = Callable[[Unit, nn.Module, Tensor, Tensor], None]
+
+
+@contextmanager
+def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -> Iterator[None]:
+    """While this is open, a backward pass through the model shows the gradients of all operands of all units.
+
+    The model may have no parameter that wants a gradient. An operand's gradient is that of its own use: where several
+    units read one tensor, each sees its share. A product that is made in pieces shows each piece.
+
+    Args:
+        sam: a float model.
+        activation: is shown every activation with its gradient.
+        weight: is shown what a weight's gradient is made of; `weight_gradient` makes it.
+    """
+    anchor = torch.zeros((), requires_grad=True, device=sam.device)
+    with ExitStack() as stack:
+        for path in (call.path for part in ("encoder", "decoder") for call in chain_of(sam, part).calls):
+            block = sam.model.get_submodule(path)
+            _replace_forward(stack, block, partial(_recomputed, block.forward))
+        for unit in sam.costs().units:
+            for operand, path in operand_taps(unit):
+                module, meet = sam.model.get_submodule(path), partial(activation, unit, operand)
+                if unit.kind == "product":
+                    _replace_forward(stack, module, partial(_run_operand, anchor, meet))
+                else:
+                    meet_weight = partial(weight, unit, module)
+                    _replace_forward(stack, module, partial(_run_layer, module, anchor, meet, meet_weight))
+        yield
+
+
+def weight_gradient(module: nn.Module, values: Tensor, gradient: Tensor, *, groups: int) -> Tensor:
+    """The gradient of a layer's weight.
+
+    Args:
+        module: linear or convolution.
+        values: its input.
+        gradient: of its output.
+        groups: parts of the leading axes that are kept apart; 1 for a convolution.
+
+    Returns:
+        [groups, elements of the weight].
+    """
+    if isinstance(module, nn.Conv2d):
+        return _convolution_gradient(module, values, gradient, of_weight=True).reshape(1, -1)
+    inputs = values.reshape(groups, -1, values.shape[-1])
+    outputs = gradient.reshape(groups, -1, gradient.shape[-1])
+    return (outputs.transpose(1, 2) @ inputs).reshape(groups, -1)
+
+
+def _replace_forward(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
+    # An attribute of the instance comes before the method of its class, and is all that has to go again.
+    module.__dict__["forward"] = forward
+    stack.callback(module.__dict__.pop, "forward")
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
+def _run_operand(anchor: Tensor, meet: Callable[[Tensor, Tensor], None], values: Tensor) -> Tensor:
+    out: Tensor = _Operand.apply(values, anchor, meet)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _run_layer(
+    module: nn.Module,
+    anchor: Tensor,
+    meet: Callable[[Tensor, Tensor], None],
+    meet_weight: Callable[[Tensor, Tensor], None],
+    values: Tensor,
+) -> Tensor:
+    out: Tensor = _Layer.apply(values, anchor, module, meet, meet_weight)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Operand(Function):
+    """Hands an operand on, and shows its gradient on the way back. The anchor makes every result want a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, anchor: Tensor, meet: Callable[[Tensor, Tensor], None]) -> Tensor:
+        del anchor
+        ctx.save_for_backward(values)
+        ctx.meet = meet
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (values,) = ctx.saved_tensors
+        ctx.meet(values, gradient)
+        return gradient, None, None
+
+
+class _Layer(Function):
+    """A linear or convolution; shows the gradients of input and output on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        anchor: Tensor,
+        module: nn.Module,
+        meet: Callable[[Tensor, Tensor], None],
+        meet_weight: Callable[[Tensor, Tensor], None],
+    ) -> Tensor:
+        del anchor
+        ctx.save_for_backward(values)
+        ctx.module, ctx.meet, ctx.meet_weight = module, meet, meet_weight
+        # The class's own: the instance's is what called us.
+        out: Tensor = type(module).forward(module, values)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (values,) = ctx.saved_tensors
+        own = _input_gradient(ctx.module, values, gradient)
+        ctx.meet_weight(values, gradient)
+        ctx.meet(values, own)
+        return (own if ctx.needs_input_grad[0] else None), None, None, None, None
+
+
+def _input_gradient(module: nn.Module, values: Tensor, gradient: Tensor) -> Tensor:
+    if isinstance(module, nn.Conv2d):
+        return _convolution_gradient(module, values, gradient, of_weight=False)
+    weight = module.weight
+    assert isinstance(weight, Tensor)  # noqa: S101  (narrows the type of nn.Module's attribute)
+    return gradient @ weight
+
+
+def _convolution_gradient(module: nn.Conv2d, values: Tensor, gradient: Tensor, *, of_weight: bool) -> Tensor:
+    found = torch.ops.aten.convolution_backward(
+        gradient,
+        values,
+        module.weight,
+        None,
+        module.stride,
+        module.padding,
+        module.dilation,
+        False,
+        [0, 0],
+        module.groups,
+        [not of_weight, of_weight, False],
+    )
+    out: Tensor = found[1 if of_weight else 0]
+    return out

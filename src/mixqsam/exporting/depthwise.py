@@ -1,0 +1,234 @@
+"""Depthwise convolutions, whose input may have a grid for each channel.
+
+A channel of a depthwise convolution meets only its own weights. So with steps s_c the input x_c/s_c lies on one grid of
+step 1 for all channels, and s_c goes into the step of the channel's weight: the products are whole numbers of bytes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mixqsam.exporting.layers import Array, Layers, array
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.modules import StoredLayer
+from mixqsam.numeric.quantizers import AffineQuantizer, Quantizer
+from mixqsam.numeric.weights import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The grid of an input, as arrays of one or of [channels] values.
+
+    Attributes:
+        bits: bit-width.
+        scale: step of each channel.
+        zero: zero point of each channel.
+    """
+
+    bits: int
+    scale: Array
+    zero: Array
+
+    @classmethod
+    def of(cls, quantizer: AffineQuantizer) -> "_Steps":
+        grid = quantizer.grid
+        return cls(grid.bits, array(grid.scale).reshape(-1), array(grid.zero).reshape(-1))
+
+    @property
+    def shared_zero(self) -> float | None:
+        """The zero point of all channels; None where they have several."""
+        return float(self.zero[0]) if (self.zero == self.zero[0]).all() else None
+
+
+@dataclass(frozen=True)
+class OutputGrid:
+    """A range for the output of a convolution, which ONNX Runtime needs to compute it in whole numbers.
+
+    Attributes:
+        low: its lower end, negative.
+        high: its upper end, positive.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def before_gelu(cls, quantizer: nn.Module) -> "OutputGrid | None":
+        """What a GELU maps into the range of the quantizer behind it; None where that has no one range.
+
+        Above, GELU is the identity up to where that range ends. Below, it goes to zero: this range ends where what is
+        cut off is less than a quarter of that quantizer's step.
+        """
+        if not isinstance(quantizer, Quantizer):
+            return None
+        high = (2**quantizer.bits - 1 - float(quantizer.zero)) * quantizer.step
+        tail = np.arange(-8, -0.75, 0.01)
+        cut = tail[np.abs(_gelu(tail)) < quantizer.step / 4]
+        return cls(float(cut[-1]) if len(cut) else -8.0, max(high, quantizer.step))
+
+    @property
+    def zero(self) -> int:
+        """The byte that means zero."""
+        return min(254, max(1, round(-255 * self.low / (self.high - self.low))))
+
+    def steps(self, low: Array, high: Array) -> Array:
+        """A step for each channel: as fine as bytes allow, where a channel cannot leave [low, high].
+
+        Args:
+            low, high: [channels].
+        """
+        below = -np.clip(low, self.low, 0) / self.zero
+        above = np.clip(high, 0, self.high) / (255 - self.zero)
+        steps: Array = np.maximum(np.maximum(below, above), 1e-6).astype(np.float32)
+        return steps
+
+
+def write_depthwise(
+    layers: Layers, value: str, layer: Any, *, unit: str, channels_last: bool, then: OutputGrid | None = None
+) -> str:
+    """A depthwise convolution of a map.
+
+    Args:
+        layers: where it is written.
+        value: [1, h, w, C] where channels are last, otherwise [1, C, h, w].
+        layer: quantized or float.
+        unit: its name.
+        channels_last: whether they are, in the input and in the output.
+        then: where channels are last: a grid for the output.
+
+    Returns:
+        The output, its channels where the input has them.
+    """
+    graph = layers.graph
+    if not isinstance(layer, StoredLayer) or not isinstance(layer.input, AffineQuantizer):
+        maps = graph.transpose(value, 0, 3, 1, 2) if channels_last else value
+        maps = layers.convolution(maps, layer, unit=unit)
+        return graph.transpose(maps, 0, 2, 3, 1) if channels_last else maps
+    write = _write_last if channels_last else _write_first
+    return write(layers, value, layer, _Steps.of(layer.input), unit=unit, then=then)
+
+
+def _write_first(
+    layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str, then: OutputGrid | None = None
+) -> str:
+    """With a grid for each channel as ONNX has them, which OpenVINO computes in whole numbers."""
+    del then
+    graph = layers.graph
+    weight = layers.weight(layer.stored, unit=unit)
+    if steps.scale.size == 1:
+        return layers.convolved(layers.activation(value, layer.input, unit=unit), weight, layer)
+    if steps.bits < 8:
+        low, high = (((code - steps.zero) * steps.scale).reshape(1, -1, 1, 1) for code in (0, 2**steps.bits - 1))
+        value = graph.add("Min", graph.add("Max", value, graph.constant(low)), graph.constant(high))
+    grid = graph.constant(steps.scale), graph.constant(steps.zero, np.uint8)
+    codes = graph.add("QuantizeLinear", value, *grid, axis=1)
+    return layers.convolved(graph.add("DequantizeLinear", codes, *grid, axis=1), weight, layer)
+
+
+def _write_last(
+    layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str, then: OutputGrid | None = None
+) -> str:
+    """With one grid for all channels, which ONNX Runtime computes in whole numbers if the output has a grid too."""
+    graph, single = layers.graph, steps.scale.size == 1
+    codes, padded = _encode(layers, value, layer, steps)
+    scale, zero = _scalars(steps)
+    values = graph.add(
+        "DequantizeLinear", graph.transpose(codes, 0, 3, 1, 2), graph.constant(scale), graph.constant(zero, np.uint8)
+    )
+    factors = np.ones_like(steps.scale) if single else steps.scale
+    if then is None:
+        weight = layers.weight(layer.stored, unit=unit, times=factors)
+        bias = _bias(layer, steps) if padded else None
+        layers.float_units[unit] = "ONNX Runtime computes a convolution in whole numbers only if its output has a grid"
+        return graph.transpose(layers.convolved(values, weight, layer, bias=bias, padded=padded), 0, 2, 3, 1)
+    finest = then.steps(*_reach(layer, steps))
+    weight = layers.weight(_finer(layer.stored), unit=unit, times=factors / finest)
+    bias = (_bias(layer, steps) if padded else _plain_bias(layer)) / finest
+    maps = layers.convolved(values, weight, layer, bias=bias, padded=padded)
+    grid = graph.constant(1.0), graph.constant(then.zero, np.uint8)
+    codes = graph.transpose(graph.add("QuantizeLinear", maps, *grid), 0, 2, 3, 1)
+    return graph.add("Mul", graph.add("DequantizeLinear", codes, *grid), graph.constant(finest))
+
+
+def _reach(layer: StoredLayer, steps: _Steps) -> tuple[Array, Array]:
+    """The least and the largest output that each channel can have."""
+    weight = array(layer.stored.dequantize().flatten(1))
+    ends = [((code - steps.zero) * steps.scale).reshape(-1, 1) for code in (0, 2**steps.bits - 1)]
+    products = weight * ends[0], weight * ends[1]
+    bias = _plain_bias(layer)
+    # The border holds zeros, which lie within.
+    return np.minimum(*products).sum(1) + bias, np.maximum(*products).sum(1) + bias
+
+
+def _finer(stored: QuantizedTensor) -> QuantizedTensor:
+    """The same weight in smaller steps: ONNX Runtime rounds the bias to the step of the products."""
+    factor = 2 ** max(0, 7 - stored.grid.bits)
+    if factor == 1:
+        return stored
+    signed = (stored.codes.float() - stored.grid.zero) * factor
+    zero = torch.full_like(stored.grid.zero, 128)
+    grid = AffineGrid(8, stored.grid.scale / factor, zero)
+    return QuantizedTensor((signed + 128).to(torch.uint8), grid, stored.shape)
+
+
+def _scalars(steps: _Steps) -> tuple[float, int]:
+    """Step and zero point of the bytes that meet the weight."""
+    scale = float(steps.scale[0]) if steps.scale.size == 1 else 1.0
+    return scale, 0 if steps.shared_zero is None else int(steps.shared_zero)
+
+
+def _encode(layers: Layers, value: str, layer: Any, steps: _Steps) -> tuple[str, bool]:
+    """Bytes of a map whose channels are last, and whether they are padded.
+
+    Where channels have zero points of their own, bytes are counted from 0, so that the runtime's padding would be the
+    lowest value of a channel: the border is written with the code that means zero there.
+    """
+    graph = layers.graph
+    scale, zero = _scalars(steps)
+    if steps.scale.size > 1:
+        value = graph.add("Mul", value, graph.constant(1 / steps.scale))
+    if steps.shared_zero is None:
+        value = graph.add("Add", value, graph.constant(steps.zero))
+    if steps.bits < 8:
+        low, high = -zero * scale, (2**steps.bits - 1 - zero) * scale
+        value = graph.add("Clip", value, graph.constant(low), graph.constant(high))
+    codes = graph.add("QuantizeLinear", value, graph.constant(scale), graph.constant(zero, np.uint8))
+    if steps.shared_zero is not None:
+        return codes, False
+    for axis, wide in ((1, int(layer.padding[0])), (2, int(layer.padding[1]))):
+        codes = _bordered(layers, codes, steps, axis=axis, wide=wide)
+    return codes, True
+
+
+def _bordered(layers: Layers, codes: str, steps: _Steps, *, axis: int, wide: int) -> str:
+    """Bytes with a border at both ends of an axis of [1, h, w, C]."""
+    graph, ends = layers.graph, np.ones(4, np.int64)
+    ends[axis] = wide
+    other = 3 - axis
+    around = graph.add("Slice", graph.add("Shape", codes), *(graph.constant([v], np.int64) for v in (other, other + 1)))
+    parts = [graph.constant([v], np.int64) for v in ends]
+    parts[other] = around
+    zeros = graph.constant(steps.zero.reshape(1, 1, 1, -1), np.uint8)
+    border = graph.add("Expand", zeros, graph.add("Concat", *parts, axis=0))
+    return graph.add("Concat", border, codes, border, axis=axis)
+
+
+def _bias(layer: StoredLayer, steps: _Steps) -> Array:
+    """The bias less what the zero points add to every sum."""
+    stored = layer.stored
+    sums = array(stored.whole().flatten(1).sum(1)) * array(stored.grid.scale.reshape(-1))
+    less: Array = (_plain_bias(layer) - sums * steps.scale * steps.zero).astype(np.float32)
+    return less
+
+
+def _plain_bias(layer: StoredLayer) -> Array:
+    return np.zeros(layer.stored.shape[0], np.float32) if layer.bias is None else array(layer.bias)
+
+
+def _gelu(values: Any) -> Any:
+    from scipy.special import erf  # noqa: PLC0415
+
+    return values * (1 + erf(values / np.sqrt(2))) / 2

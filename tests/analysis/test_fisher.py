@@ -1,0 +1,239 @@
+"""Fisher sensitivity: what gradients say of the divergence, against what it is."""
+
+import gc
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mixqsam.allocation.budget import Budget
+from mixqsam.allocation.choose import allocate
+from mixqsam.allocation.program import Objective
+from mixqsam.analysis import fisher
+from mixqsam.analysis.fisher import SCORES, FisherMeter, error_products
+from mixqsam.analysis.gradients import gradients_met
+from mixqsam.analysis.measure import MeasurementOptions, analyze
+from mixqsam.analysis.outputs import OUTPUTS
+from mixqsam.analysis.sensitivity import QuantizedVariants
+from mixqsam.analysis.variants import run_prefix
+from mixqsam.calibrate import Ranges, WeightGrids, calibrate
+from mixqsam.data.samples import Sample
+from mixqsam.errors import ArtifactError, BudgetError
+from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.quantizers import Quantizer
+from mixqsam.numeric.weights import project_weight
+from mixqsam.pipeline.options import Session
+from mixqsam.plan import CANDIDATE_BITS, Analysis, Operand, Unit
+from mixqsam.progress import Silent
+from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors
+from mixqsam.sam.load import Sam
+from tests.oracles import logits_of
+
+_DRAWS = 40
+
+
+@pytest.fixture(scope="module")
+def ranges(sam: Sam, samples: list[Sample]) -> Ranges:
+    return calibrate(sam, samples, observer="omse", progress=Silent())
+
+
+@pytest.fixture(scope="module")
+def weights(sam: Sam) -> WeightGrids:
+    return WeightGrids(sam, observer="omse")
+
+
+@pytest.fixture(scope="module")
+def meter(sam: Sam, ranges: Ranges, weights: WeightGrids) -> FisherMeter:
+    return FisherMeter(sam, ranges, weights)
+
+
+@pytest.fixture(scope="module")
+def estimates(meter: FisherMeter, samples: list[Sample]) -> np.ndarray:
+    return meter.measure(samples[0], output="bernoulli", draws=_DRAWS)
+
+
+def second_order(sam: Sam, sample: Sample, ranges: Ranges, weights: WeightGrids, unit: Unit, operand: Operand) -> float:
+    """½·mean(p(1 − p)·(J·Δ)²) at 4 bits, the change J·Δ of the logits taken from a small step along the error Δ."""
+    step = 0.02
+    module = sam.model.get_submodule(unit.name if unit.kind != "product" else f"{unit.name}.{operand}")
+    plain = logits_of(sam, sample).double()
+    if operand == "weight":
+        assert isinstance(module.weight, Tensor)
+        kept = module.weight.data.clone()
+        module.weight.data += step * (project_weight(kept, weights.grid(unit.name, bits=4)) - kept)
+        moved = logits_of(sam, sample).double()
+        module.weight.data = kept
+    else:
+        quantizer = Quantizer(ranges.grid(unit.name, operand=operand, bits=4))
+
+        def move(_: object, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0] + step * (quantizer(inputs[0]) - inputs[0]),)
+
+        handle = module.register_forward_pre_hook(move)
+        moved = logits_of(sam, sample).double()
+        handle.remove()
+    p = torch.sigmoid(plain)
+    return float((p * (1 - p) * ((moved - plain) / step) ** 2).mean() / 2)
+
+
+def test_the_mean_of_many_draws_is_the_second_order_of_the_divergence(
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, estimates: np.ndarray
+) -> None:
+    mean, ratios = estimates.mean(axis=0), []
+    units = sam.costs().units
+    for index in range(0, len(units), 4):
+        for place, operand in enumerate(units[index].operands):
+            expected = second_order(sam, samples[0], ranges, weights, units[index], operand)
+            # Below this the logits' own rounding shows.
+            if expected > 1e-10:
+                ratios.append(mean[index, place, CANDIDATE_BITS.index(4)] / expected)
+    # A draw has the square of a normal variable: its relative deviation is √2, that of the mean √(2/40) = 0.22.
+    assert len(ratios) > 15
+    assert np.abs(np.log(ratios)).max() < 1
+    assert np.mean(ratios) == pytest.approx(1, abs=0.2)
+
+
+def test_at_eight_bits_it_is_what_is_measured(
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, estimates: np.ndarray
+) -> None:
+    variants = QuantizedVariants(sam, ranges, weights, bits=(8,))
+    flat = variants.measure(sam, run_prefix(sam, samples[0]), progress=Silent())["bernoulli"]
+    measured, estimated = np.array(flat), estimates.mean(axis=0)[..., CANDIDATE_BITS.index(8)].ravel()
+    clear = measured > 1e-11
+    assert clear.sum() > 20
+    ratio = np.log(estimated[clear] / measured[clear])
+    assert np.abs(np.median(ratio)) < 0.3
+    assert np.quantile(np.abs(ratio), 0.9) < np.log(2)
+
+
+def test_spatial_scores_give_the_spatial_divergence(
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, meter: FisherMeter
+) -> None:
+    values = meter.measure(samples[0], output="spatial", draws=20).mean(axis=0)[..., -1].ravel()
+    variants = QuantizedVariants(sam, ranges, weights, bits=(8,))
+    flat = variants.measure(sam, run_prefix(sam, samples[0]), progress=Silent())["spatial"]
+    clear = np.array(flat) > 1e-11
+    assert clear.sum() > 20
+    assert np.median(values[clear] / np.array(flat)[clear]) == pytest.approx(1, abs=0.4)
+
+
+@pytest.mark.parametrize("output", sorted(SCORES))
+def test_scores_have_the_covariance_of_the_distribution(output: str) -> None:
+    logits = torch.randn(1, 1, 2, 3, generator=torch.Generator().manual_seed(1))
+    drawn = torch.Generator().manual_seed(2)
+    scores = torch.stack([SCORES[output](logits, drawn).flatten() for _ in range(4000)]).double()
+    covariance = scores.t() @ scores / len(scores)
+    step = 1e-3
+    for direction in torch.eye(6).reshape(6, 1, 1, 2, 3):
+        divergence = float(OUTPUTS[output](logits, (logits.double() + step * direction)[None]))
+        scale = 6 if output == "bernoulli" else 1
+        curvature = 2 * divergence * scale / step**2
+        vector = direction.flatten().double()
+        assert float(vector @ covariance @ vector) == pytest.approx(curvature, rel=0.2)
+    assert scores.mean(0).abs().max() < 0.05
+
+
+def test_error_products_by_hand() -> None:
+    values, gradient = torch.randn(2, 3, 50_000), torch.randn(2, 3, 50_000)
+    quantizers = [Quantizer(AffineGrid(b, torch.tensor(8 / 2**b), torch.tensor(2.0 ** (b - 1)))) for b in (2, 5)]
+    found = error_products(quantizers, values, gradient, groups=2)
+    errors = [((one(values) - values).double() * gradient.double()).sum((1, 2)) for one in quantizers]
+    torch.testing.assert_close(found, torch.stack(errors, dim=1), rtol=1e-4, atol=1e-2)
+
+
+def test_draws_of_an_image_are_always_the_same(meter: FisherMeter, samples: list[Sample]) -> None:
+    one, two = (meter.measure(samples[0], output="bernoulli", draws=count) for count in (1, 2))
+    np.testing.assert_array_equal(one[0], two[0])
+    assert not np.allclose(two[0], two[1])
+
+
+def test_no_gradient_of_an_activation_is_kept(sam: Sam, samples: list[Sample], meter: FisherMeter) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def activation(unit: Unit, operand: Operand, values: Tensor, gradient: Tensor) -> None:
+        alive.append(sum(one() is not None for one in seen))
+        seen.append(weakref.ref(gradient))
+
+    frame = make_frame(sam, samples[0].open())
+    prompts = embed_prompts(sam, prompt_tensors(sam, samples[0].prompts, frame))
+    with torch.enable_grad(), gradients_met(sam, activation=activation, weight=lambda *_: None):
+        maps = sam.family.encode(sam.model, frame.pixels)
+        sam.family.decode(sam.model, maps, prompts, multimask=False)[0].sum().backward()
+    gc.collect()
+    assert len(seen) >= len(sam.costs().units)
+    # Few wait for their sum with another's at any time, whatever the number of units.
+    assert max(alive) < 12
+    assert not any(one() is not None for one in seen)
+
+
+def test_the_model_is_left_as_it_was(sam: Sam, samples: list[Sample], meter: FisherMeter) -> None:
+    before = logits_of(sam, samples[0])
+    meter.measure(samples[0], output="bernoulli", draws=1)
+    torch.testing.assert_close(logits_of(sam, samples[0]), before, rtol=0, atol=0)
+    assert not any("forward" in module.__dict__ for module in sam.model.modules())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in sam.model.parameters())
+
+
+def run(sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, session: Session) -> Analysis:
+    return analyze(
+        sam,
+        samples,
+        ranges=ranges,
+        weights=weights,
+        options=MeasurementOptions(importance=False, pairs=False, fisher=("bernoulli",)),
+        cache=session.cache,
+        progress=session.progress,
+    )
+
+
+def test_a_stopped_measurement_goes_on_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+    sam: Sam,
+    samples: list[Sample],
+    ranges: Ranges,
+    weights: WeightGrids,
+    session: Session,
+) -> None:
+    plain, calls = FisherMeter.measure, []
+
+    def counted(self: FisherMeter, sample: Sample, *, output: str, draws: int) -> np.ndarray:
+        calls.append(sample.image_id)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return plain(self, sample, output=output, draws=draws)
+
+    monkeypatch.setattr(fisher.FisherMeter, "measure", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(sam, samples, ranges, weights, session)
+    resumed = run(sam, samples, ranges, weights, session)
+    assert calls == [1, 2, 2]
+    fresh = run(sam, samples, ranges, weights, replace(session, cache=type(session.cache)(session.cache.root / "b")))
+    assert resumed.to_json() == fresh.to_json()
+
+
+def test_the_file_is_read_again_and_allocates(
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, session: Session
+) -> None:
+    analysis = run(sam, samples[:1], ranges, weights, session)
+    assert not analysis.importance
+    assert not analysis.synergy
+    written = analysis.to_json()
+    again = Analysis.from_json(written, source="x")
+    np.testing.assert_allclose(again.fisher["bernoulli"], analysis.fisher["bernoulli"], rtol=1e-8)
+    objective = Objective("bernoulli", "fisher", "proximity", 0.0)
+    budget = Budget.parse("W4A4")
+    found = allocate(again, budget, objective=objective, tied=False)
+    assert found.gap == 0
+    assert found.size <= allocate(again, Budget.parse("uniform:W4A4"), objective=objective).size
+    older = {key: value for key, value in written.items() if key != "fisher"}
+    without = Analysis.from_json(older, source="x")
+    others = Objective("bernoulli", "exponential", "x", 0.0), Objective("bernoulli", "measured", "x", 0.0)
+    for one, option in zip((objective, *others), ("--fisher bernoulli", "--importance", "2,4,8"), strict=True):
+        with pytest.raises(BudgetError, match=f"run `mixqsam analyze.*{option}"):
+            allocate(without, budget, objective=one)
+    with pytest.raises(ArtifactError, match="x is malformed"):
+        Analysis.from_json(written | {"fisher": {"bernoulli": {}}}, source="x")
