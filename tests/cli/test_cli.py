@@ -235,7 +235,7 @@ def test_bad_input_is_one_clear_paragraph(
         (["--box", "1,2,3"], "x1,y1,x2,y2"),
         (["--box", "500,500,600,600"], "no area inside"),
         (["--point", "999,5"], "outside the image"),
-        (["--point", "5,5,7"], "label is neither 1"),
+        (["--point", "5,5,7"], "label is 1"),
         (["--point", "a,b"], "x,y or x,y,label"),
         (["--box", "1,2,30,30", "--point", "5,5"], "not both"),
     ],
