@@ -70,7 +70,7 @@ def parse_json(text: str) -> Any:
     """
 
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not a number of JSON")
+        raise ValueError(f"{word} is not a JSON number")
 
     return json.loads(text, parse_constant=refuse)
 

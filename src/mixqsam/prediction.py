@@ -50,13 +50,13 @@ class Predictor(ABC):
     """Encodes an image once for many prompts.
 
     Methods with a name of segment-anything's `SamPredictor` have its arguments and results. The rest of mixqsam uses
-    `segment`. With every backend, wrong arguments raise an `InputError`.
+    `segment`. Wrong arguments raise an `InputError`, the same with every runtime.
     """
 
     mask_threshold = MASK_THRESHOLD
     image_format = "RGB"
 
-    # A backend implements these.
+    # Each runtime implements these.
 
     @property
     @abstractmethod
@@ -83,7 +83,7 @@ class Predictor(ABC):
 
         Args:
             pixels: [height, width, 3], values of 0 to 255; the longer side is `frame_side`.
-            original: height and width of the original image.
+            original: the image's height and width before the resize.
         """
 
     @abstractmethod
@@ -149,8 +149,8 @@ class Predictor(ABC):
             image_format: order of the channels, `RGB` or `BGR`.
 
         Raises:
-            InputError: the image has another type or shape; the message says what to do.
-            ImageError: the pixels cannot be decoded, or their range is unknown.
+            InputError: it is not such an image; the message says what to do.
+            ImageError: its pixels cannot be decoded, or their range is unknown.
         """
         self.encode_image(from_input(image, image_format=image_format))
 

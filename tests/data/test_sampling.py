@@ -133,7 +133,7 @@ def test_the_summary_says_which_images_and_on_what_quality_was_measured(
     looked_at = {Path(one.path) for one in result.check["mixed"].by_image}
     assert {path.parent.name for path in looked_at} >= {"cats", "dogs"}
     summary = (tmp_path / "q/summary.md").read_text()
-    assert "Calibrated on 4 images, a sample with seed 7" in summary
+    assert "Calibrated on the 4 images below, drawn with seed 7" in summary
     assert (
         "Quality is measured on 8 images with 32 prompts (grid points), that the calibration has not seen." in summary
     )

@@ -19,7 +19,7 @@ from mixqsam.calibrate import Ranges, WeightGrids, cached_ranges, calibrate, dep
 from mixqsam.data.samples import Sample
 from mixqsam.families.mobile_sam_model import MobileSamModel
 from mixqsam.files import Cache
-from mixqsam.numeric.modules import StoredLayer
+from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import ChannelQuantizer, Quantizer
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
@@ -132,7 +132,7 @@ def test_integer_is_what_is_simulated(
     model = nearest(mobile, uniform(mobile, bits, bits), ranges)
     integer = integer_model(model)
     assert same(integer, model, samples)
-    convolutions = {name for name, module in model.model.named_modules() if isinstance(module, packed.QuantizedConv2d)}
+    convolutions = {name for name, module in model.model.named_modules() if isinstance(module, QuantizedConv2d)}
     told = {name for name, why in simulated_units(integer.model) if "products are small" not in why}
     assert told == (convolutions if narrow else set(depthwise_units(mobile)))
 

@@ -145,19 +145,19 @@ def _utility(
     analysis: Analysis, objective: Objective, states: Sequence[NDArray[np.int64]], candidates: Sequence[int]
 ) -> tuple[Vector, ...]:
     if objective.utility in {"linear", "exponential"}:
-        omega = _select_measurement(analysis.importance, objective, what="importance", option="--importance")
+        omega = _select_measured(analysis.importance, objective, what="importance", option="--importance")
         if objective.utility == "linear":
             return tuple(w * _as_float(s).mean(axis=1) for w, s in zip(omega, states, strict=True))
         return tuple(-w * (4.0 ** -_as_float(s)).mean(axis=1) for w, s in zip(omega, states, strict=True))
     bits = sorted(set(candidates) | {int(b) for s in states for b in s.ravel()})
     if objective.utility == "fisher":
         option = f"--fisher {objective.output}"
-        measurement = _select_measurement(analysis.fisher, objective, what="Fisher sensitivity", option=option)
-        divergence = interpolate(measurement, CANDIDATE_BITS, bits)
+        measured = _select_measured(analysis.fisher, objective, what="Fisher sensitivity", option=option)
+        divergence = interpolate(measured, CANDIDATE_BITS, bits)
     else:
         option = "--sensitivity-bits 2,4,8"
-        measurement = _select_measurement(analysis.sensitivity, objective, what="measured sensitivity", option=option)
-        divergence = interpolate(measurement, analysis.sensitivity_bits, bits)
+        measured = _select_measured(analysis.sensitivity, objective, what="measured sensitivity", option=option)
+        divergence = interpolate(measured, analysis.sensitivity_bits, bits)
     column = {b: i for i, b in enumerate(bits)}
     return tuple(
         -np.array([divergence[i, 0, column[w]] + divergence[i, 1, column[a]] for w, a in s])
@@ -165,14 +165,14 @@ def _utility(
     )
 
 
-def _select_measurement(by_output: Mapping[str, Vector], objective: Objective, *, what: str, option: str) -> Vector:
-    """Select the measurement of the objective's output distribution.
+def _select_measured(measurements: Mapping[str, Vector], objective: Objective, *, what: str, option: str) -> Vector:
+    """Select the measurement under the objective's output distribution.
 
     Raises:
-        BudgetError: the analysis has none.
+        BudgetError: the analysis does not hold it.
     """
-    if objective.output in by_output:
-        return by_output[objective.output]
+    if objective.output in measurements:
+        return measurements[objective.output]
     others = [name for name in UTILITIES if name != objective.utility]
     raise BudgetError(
         f"The analysis holds no {what} for P_Y {objective.output!r}; run `mixqsam analyze {option}`, "

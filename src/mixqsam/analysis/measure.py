@@ -57,12 +57,12 @@ def analyze(
     progress: Progress,
     engine: Engine | None = None,
 ) -> Analysis:
-    """Measure the requested quantities of all units: importance, synergy and sensitivities.
+    """Measure the requested importance, synergy and sensitivities of all units.
 
     Args:
         sam: the float model.
         samples: calibration images with prompts.
-        ranges: ranges of the activations, for the sensitivities; None without them.
+        ranges: ranges of the activations, for the sensitivities; None without sensitivities.
         weights: grids of the weights, for the sensitivities.
         options: quantities to measure.
         cache: stores each image's measurements.
@@ -120,7 +120,7 @@ def analyze(
 
 
 def _summarize(ablated: dict[str, Vector], *, count: int) -> tuple[dict[str, Vector], dict[str, Vector]]:
-    """Summarize the KLs of `count` units, and of pairs if present, as importance and synergy."""
+    """Compute importance and synergy from the KLs of `count` units, followed by those of pairs, if measured."""
     divergences = {output: values[:, :count] for output, values in ablated.items()}
     omegas = {output: importance(values) for output, values in divergences.items()}
     synergies = {f"proximity/{output}": proximity(values) for output, values in divergences.items()}

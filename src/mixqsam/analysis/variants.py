@@ -28,8 +28,8 @@ Change = Alteration
 # Indices of variants, and their logits [len(indices), P, M, h, w].
 Results = Iterator[tuple[list[int], Tensor]]
 
-# Maximum tokens of a batch of variants, prompt-token pairs of a batch of decoders, and elements of the widest output
-# of any unit (256 MB): they limit the memory.
+# Maximum tokens of a batch of variants, prompt-token pairs of a batch of decoders, and elements of the widest output of
+# any unit (256 MB): they limit the memory.
 _MAX_TOKENS = 1 << 14
 _MAX_PROMPT_TOKENS = 1 << 16
 _MAX_ELEMENTS = 1 << 26
@@ -86,7 +86,7 @@ def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Resul
     block_paths = [call.path for call in chain_of(sam, "encoder").calls]
     starts = [_first_block(variant, block_paths) for variant in variants]
     tokens = max(tensor.shape[-2] * tensor.shape[-1] for tensor in prefix.maps.values())
-    widths = _widths(sam, block_paths)
+    widths = _widest_outputs(sam, block_paths)
     for start in sorted(set(starts)):
         same_start = [index for index, variant_start in enumerate(starts) if variant_start == start]
         in_encoder = start < len(block_paths)
@@ -108,7 +108,7 @@ def _batch_size(tokens: int, *, prompts: int, in_encoder: bool) -> int:
     return min(decoder, max(1, _MAX_TOKENS // tokens)) if in_encoder else decoder
 
 
-def _widths(sam: Sam, block_paths: Sequence[str]) -> list[int]:
+def _widest_outputs(sam: Sam, block_paths: Sequence[str]) -> list[int]:
     """Elements of the widest output of a unit with a weight, in each block of the encoder; 1 in one without units."""
     widths = [1] * len(block_paths)
     for unit in sam.costs().units:
@@ -120,10 +120,9 @@ def _widths(sam: Sam, block_paths: Sequence[str]) -> list[int]:
 
 
 def _find_block(path: str, block_paths: Sequence[str]) -> int:
-    """Find the block of the encoder that contains a module; len(block_paths) is the decoder."""
-    return next(
-        (i for i, block_path in enumerate(block_paths) if f"{path}.".startswith(f"{block_path}.")), len(block_paths)
-    )
+    """The encoder's block with a module; len(block_paths) is the decoder."""
+    blocks = (i for i, block_path in enumerate(block_paths) if f"{path}.".startswith(f"{block_path}."))
+    return next(blocks, len(block_paths))
 
 
 def _first_block(variant: Variant, block_paths: Sequence[str]) -> int:

@@ -68,8 +68,8 @@ def serve(
     """Serve a page for the browser until Ctrl-C: two models side by side, and a slider for the budget.
 
     Args:
-        models: quantized or exported directories, float models; the float model of the first is added. Without
-            any, the demonstration's model, or `sam-tiny` where there is none.
+        models: quantized or exported directories, float models; the float model of the first is added. Without any,
+            the demonstration's model, or `sam-tiny` if there is none.
         images: folder of images for the page; None for the demonstration's photographs.
         host: address to listen at; 0.0.0.0 makes the page public on the network.
         port: port to listen at; 0 for any free one.

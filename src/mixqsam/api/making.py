@@ -33,7 +33,7 @@ def demo(
 
     Args:
         output: folder to write into.
-        model: float checkpoint; None for MobileSAM, or `sam-tiny` if MobileSAM is not in the cache.
+        model: float checkpoint; None for MobileSAM, or `sam-tiny` without a checkpoint of MobileSAM.
         budget: limits of size and BitOps.
         cache: folder of the cache; None for the user's.
         progress: receives the progress.

@@ -38,7 +38,7 @@ from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.run import Quantized, check_recipe
 from mixqsam.reporting.page import ReportContent, write_page
-from mixqsam.reporting.record import NAME, Calibration, EvaluationImages, Figures, Piece, Run
+from mixqsam.reporting.record import NAME, CalibrationImages, EvaluationImages, Figures, Piece, Run
 from mixqsam.reporting.summary import write_summary
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -87,7 +87,7 @@ class _Finished:
     uniform: Allocation | None
     checked: _Checked
     recipe: Recipe
-    calibration: Calibration
+    calibration: CalibrationImages
 
 
 def run_quantization(
@@ -163,7 +163,7 @@ def _quantize(
             seed=measured.seed,
             session=session,
         )
-    calibration = Calibration(seed=measured.seed, images=short_names([one.path for one in samples]))
+    calibration = CalibrationImages(seed=measured.seed, images=short_names([one.path for one in samples]))
     return _Finished(quantized, analysis, allocation, uniform, checked, recipe, calibration)
 
 

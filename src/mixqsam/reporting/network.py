@@ -36,7 +36,7 @@ class _Lane:
 def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Facts of every unit, in the order of execution: bits, parameters, multiply-adds, importance and its rank.
 
-    Without a measured importance, another share of `unit_shares` replaces it; `measure` names it.
+    Without a measured importance, `importance` holds the shares of `unit_shares`; `measure` names the quantity.
 
     Args:
         analysis: importance, synergy and sensitivities of the units.
@@ -67,14 +67,14 @@ def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] |
 
 
 def rank_units(share: Vector) -> NDArray[np.int64]:
-    """Rank the units, the largest share first."""
+    """The rank of each unit; the largest share has rank 1."""
     rank = np.empty(len(share), dtype=np.int64)
     rank[np.argsort(-share, kind="stable")] = np.arange(1, len(share) + 1)
     return rank
 
 
 def select_synergy(analysis: Analysis, objective: Mapping[str, Any] | None) -> Vector:
-    """Select the synergy of an objective, [units - 1]; empty without a measured synergy."""
+    """Select the synergy of an objective, [units - 1]; empty if the analysis has none."""
     synergy_name = f"{(objective or {}).get('synergy')}/{(objective or {}).get('output')}"
     empty: Vector = np.zeros(0)
     return analysis.synergy.get(synergy_name, next(iter(analysis.synergy.values()), empty))
@@ -85,7 +85,7 @@ def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
     bits_height = 8 * _BIT_HEIGHT
     weights = _Lane("weights", _TOP, bits_height)
     activations = _Lane("activations", weights.bottom + _GAP, bits_height)
-    importance, synergy = _make_lanes(facts, top=activations.bottom + _GAP)
+    importance, synergy = _make_measure_lanes(facts, top=activations.bottom + _GAP)
     width, height = _LEFT + _COLUMN * len(facts) + 8, synergy.bottom + 8
     parts = [
         f'<svg class="network" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
@@ -118,10 +118,10 @@ def network_svg(facts: Sequence[Mapping[str, Any]]) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _make_lanes(facts: Sequence[Mapping[str, Any]], *, top: float) -> tuple[_Lane, _Lane]:
-    """Make the lanes of importance and synergy; a lane without measurements has height 0."""
+def _make_measure_lanes(facts: Sequence[Mapping[str, Any]], *, top: float) -> tuple[_Lane, _Lane]:
+    """Lanes of the units' measure and of the synergy; a lane without measurements has height 0."""
     measure = facts[0]["measure"] if facts else None
-    # The margin has room for one word; the tooltip shows the full name.
+    # The margin has room for one word; the tooltip has the whole name.
     share = _Lane((measure or "").split(" at ")[0], top, 56 if measure else 0)
     has_synergy = any(fact["synergy"] is not None for fact in facts)
     return share, _Lane("synergy", share.bottom + (_GAP if has_synergy else 0), 32 if has_synergy else 0)

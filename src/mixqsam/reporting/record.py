@@ -56,12 +56,12 @@ class EvaluationImages(_Strict):
     digest: str
 
 
-class Calibration(_Strict):
-    """The calibration images.
+class CalibrationImages(_Strict):
+    """The images that a model was calibrated on.
 
     Attributes:
         seed: of the sample.
-        images: their files, without the folders that all share.
+        images: names of the files, without their common folders.
     """
 
     seed: int
@@ -135,7 +135,7 @@ class Run(_Strict):
     seconds: dict[str, float]
     models: dict[str, Figures]
     check: EvaluationImages | None = None
-    calibration: Calibration | None = None
+    calibration: CalibrationImages | None = None
     file_bytes: int = Field(ge=0)
     reconstruction: list[Piece] = Field(default_factory=list)
     examples: list[Example] = Field(default_factory=list)
@@ -154,5 +154,5 @@ class Run(_Strict):
         except ValidationError as error:
             detail = error.errors()[0]
             place = ".".join(str(part) for part in detail["loc"])
-            wrong = shortened(f"{place}: {detail['msg']}")
-            raise ArtifactError(f"{source}: {wrong}; run `mixqsam quantize` again.") from error
+            problem = shortened(f"{place}: {detail['msg']}")
+            raise ArtifactError(f"{source}: {problem}; run `mixqsam quantize` again.") from error

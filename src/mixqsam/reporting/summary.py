@@ -8,7 +8,7 @@ import numpy as np
 
 from mixqsam.plan import Analysis, BitPlan
 from mixqsam.reporting.network import rank_units
-from mixqsam.reporting.record import Calibration, EvaluationImages, Figures, Piece, Run
+from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Piece, Run
 from mixqsam.reporting.shares import unit_shares
 
 
@@ -24,10 +24,10 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
     lines = [
         f"# {analysis.model}, quantized by mixqsam",
         "",
-        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. {_calibrated(analysis, run)}",
+        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. {_describe_calibration(analysis, run)}",
         "",
         *_models(run.models),
-        *_measured(run.check),
+        *_describe_evaluation(run.check),
         "",
         f"`model.safetensors` has {run.file_bytes:,} bytes. The bits above, with all scales and float tensors, have "
         f"{allocation['size']:,.0f} bytes; the file adds a header and padding.",
@@ -52,22 +52,24 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
     return "\n".join(lines)
 
 
-def _calibrated(analysis: Analysis, run: Run) -> str:
+def _describe_calibration(analysis: Analysis, run: Run) -> str:
     if run.calibration is None:
         return f"Calibrated on {analysis.images} images."
-    return f"Calibrated on {analysis.images} images, a sample with seed {run.calibration.seed}, listed below."
+    return f"Calibrated on the {analysis.images} images below, drawn with seed {run.calibration.seed}."
 
 
-def _measured(check: EvaluationImages | None) -> list[str]:
-    """On what quality was measured."""
+def _describe_evaluation(check: EvaluationImages | None) -> list[str]:
     if check is None:
         return []
     of_kind = f" ({check.kind})" if check.kind else ""
-    seen = "that the calibration has seen too" if check.seen else "that the calibration has not seen"
-    return ["", f"Quality is measured on {check.images} images with {check.prompts} prompts{of_kind}, {seen}."]
+    usage = "used them, too" if check.seen else "did not use them"
+    return [
+        "",
+        f"Quality is measured on {check.images} images with {check.prompts} prompts{of_kind}; the calibration {usage}.",
+    ]
 
 
-def _calibration_images(calibration: Calibration | None) -> list[str]:
+def _calibration_images(calibration: CalibrationImages | None) -> list[str]:
     if calibration is None:
         return []
     return ["## Calibration images", "", ", ".join(f"`{name}`" for name in calibration.images), ""]

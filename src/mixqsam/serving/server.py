@@ -91,7 +91,7 @@ def serve_models(
 
 
 def default_models() -> list[str]:
-    """The demonstration's model where it lies in the working directory; otherwise the embedded model."""
+    """The demonstration's model from the working directory; without it the embedded model."""
     demonstration = Path(DEMO_FOLDER) / "quantized"
     return [str(demonstration) if is_quantized(demonstration) else EMBEDDED]
 
