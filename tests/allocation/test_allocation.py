@@ -12,10 +12,10 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.choose import allocate as allocate_within
 from mixqsam.allocation.lagrange import relax, survivors
 from mixqsam.allocation.linear import LinearProgram
-from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program
+from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program, interpolate
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError
-from mixqsam.plan import FLOAT, Analysis, Costs, Unit, UnitBits, Vector
+from mixqsam.plan import CANDIDATE_BITS, FLOAT, Analysis, Costs, Unit, UnitBits, Vector
 from tests.oracles import best_choice
 
 BITS = (2, 3, 4, 6, 8)
@@ -49,6 +49,7 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
         {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")},
         {"bernoulli": sensitivity},
         BITS,
+        {"bernoulli": interpolate(sensitivity, BITS, CANDIDATE_BITS)},
     )
 
 
