@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.cli.console import ProgressBars
-from mixqsam.evaluation.run import evaluate
+from mixqsam.evaluation.evaluate import evaluate
 from mixqsam.files import Cache, digest, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
 from mixqsam.pipeline.stages import analyze_model, calibration_samples, find_ranges, quantize_model, run_allocation

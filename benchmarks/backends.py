@@ -36,8 +36,8 @@ from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import Data
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.forward import decode as decode_prompts
 from mixqsam.sam.forward import encode, full_logits, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, default_processor, load_sam

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from mixqsam.cli.console import ProgressBars
-from mixqsam.evaluation.run import evaluate
+from mixqsam.evaluation.evaluate import evaluate
 from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import AnalysisOptions, Data, Session
 from mixqsam.pipeline.stages import calibration_samples
 from mixqsam.plan import BitPlan, UnitBits
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import BRECQ
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.load import load_sam
 from mixqsam.sam.predictor import SamPredictor
 

@@ -24,8 +24,8 @@ from mixqsam.pipeline.options import AnalysisOptions, Data, Session
 from mixqsam.pipeline.stages import calibration_samples
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.quantization.compensation.method import Compensation
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.forward import decode, encode, full_logits, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, load_sam
 

@@ -49,7 +49,7 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
         {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")},
         {"bernoulli": sensitivity},
         BITS,
-        {"bernoulli": interpolate(sensitivity, BITS, CANDIDATE_BITS)},
+        {"bernoulli": sensitivity[..., :1] * 4.0 ** (BITS[0] - np.array(CANDIDATE_BITS))},
     )
 
 

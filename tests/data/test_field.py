@@ -14,7 +14,7 @@ from mixqsam.data.dota import read_labels
 from mixqsam.data.records import own_ids, read_annotations, whole_number
 from mixqsam.errors import AnnotationError, ImageError, MixqsamError
 from mixqsam.evaluation.coco import Truth, mask_results
-from mixqsam.evaluation.run import Report, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
 from mixqsam.files import read_json
 from mixqsam.pipeline.options import Data
 from mixqsam.prediction import Prediction
@@ -87,7 +87,7 @@ class Oracle:
         )
 
 
-def judged(content: Content, pictures: Path, folder: Path, **options: Any) -> tuple[Report, list[str]]:
+def judged(content: Content, pictures: Path, folder: Path, **options: Any) -> tuple[EvaluationResult, list[str]]:
     """What a perfect model scores, and what was noted."""
     path = folder / "annotations.json"
     path.write_text(json.dumps(content))

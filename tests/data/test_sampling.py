@@ -134,9 +134,7 @@ def test_the_summary_says_which_images_and_on_what_quality_was_measured(
     assert {path.parent.name for path in looked_at} >= {"cats", "dogs"}
     summary = (tmp_path / "q/summary.md").read_text()
     assert "Calibrated on the 4 images below, drawn with seed 7" in summary
-    assert (
-        "Quality is measured on 8 images with 32 prompts (grid points), that the calibration has not seen." in summary
-    )
+    assert "Quality is measured on 8 images with 32 prompts (grid points); the calibration did not use them." in summary
     assert all(f"`{name}`" in summary for name in calibration.images)
     assert "(grid points)" in (tmp_path / "q/report.html").read_text()
 

@@ -119,7 +119,7 @@ def test_a_model_that_is_sure_of_nothing_is_told(picture_folder: Path, session: 
     )
     assert found["float"].masks == 0
     assert isinstance(session.progress, Silent)
-    assert any("finds no mask at all" in note for note in session.progress.notes)
+    assert any("finds no mask with" in note for note in session.progress.notes)
 
 
 def test_annotated_masks_are_recalled(coco: Path, session: Session) -> None:

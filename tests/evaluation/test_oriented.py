@@ -19,9 +19,9 @@ from mixqsam.errors import AnnotationError, OutputError
 from mixqsam.evaluation.oriented import (
     OrientedResult,
     mask_rectangle,
-    oriented_scores,
     rotated_ious,
-    rotated_suppression,
+    score_oriented,
+    suppress_rotated,
 )
 from mixqsam.pipeline import oriented
 from mixqsam.pipeline.options import OrientedData, Session
@@ -125,40 +125,40 @@ def result(x: float, score: float, *, image: str = "a", category: str = "ship") 
 def test_perfect_results_score_100_and_none_score_0() -> None:
     truth = {"a": [thing(20), thing(60, category="plane")], "b": [thing(30)], "c": []}
     perfect = [result(20, 0.9), result(60, 0.8, category="plane"), result(30, 0.7, image="b")]
-    scores = oriented_scores(truth, perfect)
+    scores = score_oriented(truth, perfect)
     assert (scores.map50_voc07, scores.map50, scores.map) == (100, 100, 100)
     assert scores.categories == {"plane": 100, "ship": 100}
-    assert oriented_scores(truth, []).map50 == 0
-    assert oriented_scores({"a": []}, perfect).map50 == 0
+    assert score_oriented(truth, []).map50 == 0
+    assert score_oriented({"a": []}, perfect).map50 == 0
 
 
 def test_average_precision_by_hand() -> None:
     # Found, false, found; two of three objects: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3.
     truth = {"a": [thing(20), thing(60), thing(100)]}
     found = [result(20, 0.9), result(500, 0.8), result(60, 0.7)]
-    scores = oriented_scores(truth, found)
+    scores = score_oriented(truth, found)
     assert scores.map50 == pytest.approx(100 * (1 / 3 + 1 / 3 * 2 / 3))
     # Recalls 0, 0.1, 0.2, 0.3 have precision 1; 0.4, 0.5, 0.6 have 2/3.
     assert scores.map50_voc07 == pytest.approx(100 * (4 + 3 * 2 / 3) / 11)
     # The same object found twice is found once and once false.
-    twice = oriented_scores({"a": [thing(20)]}, [result(20, 0.9), result(20, 0.8)])
+    twice = score_oriented({"a": [thing(20)]}, [result(20, 0.9), result(20, 0.8)])
     assert twice.map50 == 100
-    first_false = oriented_scores({"a": [thing(20)]}, [result(500, 0.9), result(20, 0.8)])
+    first_false = score_oriented({"a": [thing(20)]}, [result(500, 0.9), result(20, 0.8)])
     assert first_false.map50 == 50
 
 
 def test_difficult_objects_count_neither_way() -> None:
     truth = {"a": [thing(20), thing(60, difficult=True)]}
-    assert oriented_scores(truth, [result(60, 0.9), result(20, 0.8)]).map50 == 100
-    assert oriented_scores(truth, [result(20, 0.8)]).map50 == 100
-    assert oriented_scores({"a": [thing(60, difficult=True)]}, [result(60, 0.9)]).categories == {}
+    assert score_oriented(truth, [result(60, 0.9), result(20, 0.8)]).map50 == 100
+    assert score_oriented(truth, [result(20, 0.8)]).map50 == 100
+    assert score_oriented({"a": [thing(60, difficult=True)]}, [result(60, 0.9)]).categories == {}
 
 
 def test_suppression_is_within_a_category() -> None:
     found = [result(20, 0.5), result(21, 0.9), result(20, 0.4, category="plane"), result(80, 0.1)]
-    kept = rotated_suppression(found, limit=0.1)
+    kept = suppress_rotated(found, limit=0.1)
     assert [(one.category, one.score) for one in kept] == [("ship", 0.9), ("ship", 0.1), ("plane", 0.4)]
-    assert rotated_suppression([], limit=0.1) == []
+    assert suppress_rotated([], limit=0.1) == []
 
 
 # Files

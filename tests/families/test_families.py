@@ -26,9 +26,9 @@ from mixqsam.numeric.attention import DecoderAttention, VisionAttention
 from mixqsam.numeric.modules import Mlp
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.replay import blocks_of, chain_of, stages
 from tests.oracles import logits_of

@@ -23,9 +23,9 @@ from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import ChannelQuantizer, Quantizer
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.runtime import packed
 from mixqsam.runtime.build import integer_model, simulated_units
 from mixqsam.runtime.kernels import missing_kernels

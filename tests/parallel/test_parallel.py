@@ -15,7 +15,7 @@ from benchmarks.tiny import random_model, tiny_config
 from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ParallelError
-from mixqsam.evaluation.run import evaluate
+from mixqsam.evaluation.evaluate import evaluate
 from mixqsam.numeric.observers import OBSERVERS
 from mixqsam.parallel.engine import SingleProcess, combine, join_group, take_share
 from mixqsam.progress import Silent

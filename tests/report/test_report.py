@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.cli.main import app
-from mixqsam.evaluation.run import ImageScore
-from mixqsam.pipeline.examples import choose
+from mixqsam.evaluation.evaluate import ImageScore
+from mixqsam.pipeline.examples import choose_images
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.plan import Analysis, BitPlan
@@ -212,10 +212,10 @@ def test_examples_are_the_worst_the_median_and_the_best() -> None:
     def scores(*values: float) -> list[ImageScore]:
         return [ImageScore(index, f"{index}.png", value) for index, value in enumerate(values)]
 
-    assert choose([]) == {}
-    assert {which: one.index for which, one in choose(scores(0.5)).items()} == {"median": 0}
-    assert {which: one.index for which, one in choose(scores(0.5, 0.2)).items()} == {"worst": 1, "best": 0}
-    chosen = choose(scores(0.5, 0.9, 0.2, 0.7, 0.6))
+    assert choose_images([]) == {}
+    assert {which: one.index for which, one in choose_images(scores(0.5)).items()} == {"median": 0}
+    assert {which: one.index for which, one in choose_images(scores(0.5, 0.2)).items()} == {"worst": 1, "best": 0}
+    chosen = choose_images(scores(0.5, 0.9, 0.2, 0.7, 0.6))
     assert {which: one.index for which, one in chosen.items()} == {"worst": 2, "median": 4, "best": 1}
 
 

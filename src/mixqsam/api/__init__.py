@@ -23,8 +23,8 @@ from mixqsam.errors import (
     ParallelError,
 )
 from mixqsam.evaluation.automatic import AutomaticScores
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.evaluation.oriented import OrientedScores
-from mixqsam.evaluation.run import Report
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.pipeline.benchmark import Benchmark
 from mixqsam.pipeline.demo import DemoResult
@@ -71,6 +71,7 @@ __all__ = [
     "DemoResult",
     "DetectionOptions",
     "Evaluation",
+    "EvaluationResult",
     "ExportedPredictor",
     "HonestyError",
     "ImageError",
@@ -90,7 +91,6 @@ __all__ = [
     "QuantizationOptions",
     "Recipe",
     "ReconstructionOptions",
-    "Report",
     "Result",
     "Sam",
     "SemanticData",

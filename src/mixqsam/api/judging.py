@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from mixqsam.api.shared import as_data, start_session, write_output
 from mixqsam.errors import InputError
 from mixqsam.evaluation.automatic import AutomaticScores
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.evaluation.oriented import OrientedScores
-from mixqsam.evaluation.run import Report
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.options.fields import Nested
 from mixqsam.pipeline.automatic import run_automatic
@@ -80,7 +80,7 @@ def evaluate(
     device: str = "cpu",
     processes: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Report]:
+) -> dict[str, EvaluationResult]:
     """Evaluate models side by side: COCO mask AP with annotations, and fidelity to the reference.
 
     Args:
@@ -100,7 +100,7 @@ def evaluate(
         MixqsamError: any of its kinds; the message says what to do.
     """
     session = start_session(cache, progress, device=device, processes=processes, is_group=True)
-    reports = run_evaluation(
+    results = run_evaluation(
         _put_reference_first(models, reference),
         as_data(images),
         limit=limit,
@@ -109,8 +109,8 @@ def evaluate(
         keep_embeddings=keep_embeddings,
     )
     if not session.engine.rank:
-        write_output(output, {name: report.to_json() for name, report in reports.items()})
-    return reports
+        write_output(output, {name: result.to_json() for name, result in results.items()})
+    return results
 
 
 def evaluate_oriented(

@@ -92,7 +92,7 @@ def evaluate(
 
     sources = with_reference(models, reference)
     session = open_session(cache, device, processes=processes, is_group=True)
-    reports = run_evaluation(
+    results = run_evaluation(
         sources,
         images,
         limit=limit,
@@ -102,11 +102,11 @@ def evaluate(
     )
     if session.engine.rank:
         return None
-    rows = {name: stored_costs(Path(sources[name])) | quality(report) for name, report in reports.items()}
+    rows = {name: stored_costs(Path(sources[name])) | quality(result) for name, result in results.items()}
     quantized = [model for model in models if stored_costs(Path(model))]
     rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
-    basis = next(iter(reports.values())).basis
-    outcome = _scores(basis, rows, {name: report.to_json() for name, report in reports.items()}, output)
+    basis = next(iter(results.values())).basis
+    outcome = _scores(basis, rows, {name: result.to_json() for name, result in results.items()}, output)
     asked = {"directories": quantized, "output": "report.html", "reference": reference, "limit": limit}
     following = {line("report", asked | flat_values(images)): "see the masks that differ most"} if quantized else {}
     return replace(outcome, next=following)

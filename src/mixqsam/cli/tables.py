@@ -6,12 +6,14 @@ from typing import Any
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.cli.console import Table, models_table
-from mixqsam.evaluation.run import Report
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.pipeline.stages import nearest_uniform
 from mixqsam.plan import Analysis
 
 
-def allocation_table(title: str, analysis: Analysis, allocation: Allocation, reports: Mapping[str, Report]) -> Table:
+def allocation_table(
+    title: str, analysis: Analysis, allocation: Allocation, results: Mapping[str, EvaluationResult]
+) -> Table:
     """Make a table of the float model, the nearest uniform model and the allocation."""
     costs = analysis.costs
     rows: dict[str, dict[str, Any]] = {
@@ -21,12 +23,12 @@ def allocation_table(title: str, analysis: Analysis, allocation: Allocation, rep
     if uniform is not None:
         label = f"uniform {uniform.budget.text}"
         rows[label] = {"size": uniform.size, "bitops": uniform.bitops}
-        if "uniform" in reports:
-            rows[label] |= quality(reports["uniform"])
+        if "uniform" in results:
+            rows[label] |= quality(results["uniform"])
     rows["mixed"] = {"size": allocation.size, "bitops": allocation.bitops}
     for name in ("float", "mixed"):
-        if name in reports:
-            rows[name] |= quality(reports[name])
+        if name in results:
+            rows[name] |= quality(results[name])
     return models_table(title, rows)
 
 
@@ -41,10 +43,10 @@ def proof(allocation: Allocation) -> list[str]:
     ]
 
 
-def quality(report: Report) -> dict[str, Any]:
-    """The figures of a report, by the keys of the tables."""
-    scores: dict[str, Any] = {} if report.coco is None else asdict(report.coco)
-    scores["truth_iou"] = report.truth_iou
-    if report.fidelity is not None:
-        scores |= {"mean_iou": report.fidelity.mean_iou, "kl": report.fidelity.kl["bernoulli"]}
+def quality(result: EvaluationResult) -> dict[str, Any]:
+    """Figures of an evaluation result, by the keys of the tables."""
+    scores: dict[str, Any] = {} if result.coco is None else asdict(result.coco)
+    scores["truth_iou"] = result.truth_iou
+    if result.fidelity is not None:
+        scores |= {"mean_iou": result.fidelity.mean_iou, "kl": result.fidelity.kl["bernoulli"]}
     return scores

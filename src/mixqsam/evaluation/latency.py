@@ -36,10 +36,10 @@ def measure_latency(
 
     Args:
         predictors: name → model.
-        image: what is encoded.
-        prompts: what the decoder is asked.
+        image: image for the encoder.
+        prompts: prompts of the decoder.
         runs: how often each is timed.
-        progress: is told about runs.
+        progress: receives the progress of the runs.
     """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in predictors}
     for run in progress.track(range(runs + 1), label="Timing", total=runs + 1):
@@ -61,12 +61,12 @@ def _timed(action: Callable[[], object]) -> float:
 
 
 def peak_memory(make: Callable[[], Predictor], image: Image.Image, prompts: Prompts) -> int:
-    """Bytes that a process of its own needs at most to load a predictor and use it once.
+    """Measure the maximum bytes that a separate process needs to load a predictor and use it once.
 
     Args:
-        make: loads it; can be pickled.
-        image: what is encoded.
-        prompts: what the decoder is asked.
+        make: loads the predictor; it can be pickled.
+        image: image for the encoder.
+        prompts: prompts of the decoder.
 
     Raises:
         MixqsamError: the process failed.
@@ -77,18 +77,18 @@ def peak_memory(make: Callable[[], Predictor], image: Image.Image, prompts: Prom
     process.start()
     sender.close()
     try:
-        found: int | str = receiver.recv()
+        outcome: int | str = receiver.recv()
     except EOFError:
-        found = f"it ended with exit code {process.exitcode}; is there enough memory?"
+        outcome = f"it ended with exit code {process.exitcode}; is there enough memory?"
     finally:
         process.join()
-    if isinstance(found, str):
-        raise MixqsamError(f"Memory could not be measured: {found}")
-    return found
+    if isinstance(outcome, str):
+        raise MixqsamError(f"Memory could not be measured: {outcome}")
+    return outcome
 
 
 def _high_water() -> int:
-    """The largest resident size so far, in bytes; what `getrusage` tells includes the process that started this one."""
+    """The largest resident size so far, in bytes; `getrusage` would include the parent process."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 

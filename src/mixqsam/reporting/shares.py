@@ -17,8 +17,7 @@ def unit_shares(analysis: Analysis, objective: Mapping[str, Any] | None) -> tupl
 
     Args:
         analysis: measurements of the units.
-        objective: objective of the allocation, which selects the output distribution; None selects the
-            first.
+        objective: objective of the allocation, for its output distribution; None for the first in the analysis.
     """
     output = str((objective or {}).get("output"))
     if analysis.importance:
