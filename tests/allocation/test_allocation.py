@@ -12,7 +12,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.choose import allocate as allocate_within
 from mixqsam.allocation.lagrange import relax, survivors
 from mixqsam.allocation.linear import LinearProgram
-from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program, interpolate
+from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError
 from mixqsam.plan import CANDIDATE_BITS, FLOAT, Analysis, Costs, Unit, UnitBits, Vector
