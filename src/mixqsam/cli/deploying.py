@@ -167,13 +167,13 @@ def export(
     for reason, count in Counter(exported.float_units.values()).items():
         first = next(name for name, why in exported.float_units.items() if why == reason)
         lines.append(f"{count} units compute with their quantized values in float arithmetic ({reason}), e.g. {first}")
-    asked = {"image": "IMAGE", "model": str(output), "boxes": ["x1,y1,x2,y2"]}
+    next_options = {"image": "IMAGE", "model": str(output), "boxes": ["x1,y1,x2,y2"]}
     return Outcome(
         data={"directory": str(output), "files": dict(exported.files), "float_units": dict(exported.float_units)},
         lines=lines,
         made={output / name: f"{size / 1e6:.2f} MB" for name, size in exported.files.items()},
         next={
-            line("predict", asked): "run it",
+            line("predict", next_options): "run it",
             line("benchmark", {"model": str(model)}): "see how fast it is here",
         },
     )
@@ -221,13 +221,13 @@ def benchmark(
     columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
     if output is not None:
         write_json(output, times.to_json())
-    asked = {"model": str(model), "format": "openvino", "output": f"{model}-openvino"}
+    next_options = {"model": str(model), "format": "openvino", "output": f"{model}-openvino"}
     return Outcome(
         data=times.to_json(),
         tables=[Table(title, columns, rows)],
         lines=[f"In theory {times.size / 1e6:.2f} MB, {times.bitops / 1e9:,.0f} GBitOps per image"],
         made={} if output is None else {output: "these figures as JSON"},
-        next={line("export", asked): "files for a faster backend (or onnx)"},
+        next={line("export", next_options): "files for a faster backend (or onnx)"},
     )
 
 

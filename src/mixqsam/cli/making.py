@@ -93,11 +93,16 @@ def recipes() -> Outcome:
     """List the recipes: the ways to quantize, for --recipe and `compare`."""
     from mixqsam.quantization.recipes import RECIPES
 
-    rows = [[one.name, one.summary, one.source, str(one.least_images)] for one in RECIPES.values()]
+    rows = [[recipe.name, recipe.summary, recipe.source, str(recipe.least_images)] for recipe in RECIPES.values()]
     columns = ["name", "what it does", "source", "images, at least"]
     known = [
-        {"name": one.name, "summary": one.summary, "source": one.source, "least_images": one.least_images}
-        for one in RECIPES.values()
+        {
+            "name": recipe.name,
+            "summary": recipe.summary,
+            "source": recipe.source,
+            "least_images": recipe.least_images,
+        }
+        for recipe in RECIPES.values()
     ]
     return Outcome(
         data={"recipes": known},
@@ -146,9 +151,9 @@ def compare(
     rows = {"float": asdict(comparison.float_row)}
     rows |= {f"{row.recipe}, {row.budget}, {row.mode}": asdict(row) for row in comparison.rows}
     best = max(comparison.rows, key=lambda row: (row.ap or 0.0, row.mean_iou))
-    asked: dict[str, Any] = {"images": "FOLDER", "model": model, "output": "out", **flat_values(request.options)}
-    asked |= flat_values(images) if images else {}
-    asked |= {"recipe": best.recipe, "budget": (best.bits and f"uniform:{best.bits}") or best.budget}
+    next_options: dict[str, Any] = {"images": "FOLDER", "model": model, "output": "out", **flat_values(request.options)}
+    next_options |= flat_values(images) if images else {}
+    next_options |= {"recipe": best.recipe, "budget": (best.bits and f"uniform:{best.bits}") or best.budget}
     return Outcome(
         data=comparison.to_json(),
         tables=[rows_table(f"{comparison.evaluation} images", rows)],
@@ -156,7 +161,7 @@ def compare(
             output / "comparison.md": "tables (also .csv and .json)",
             output / "comparison.svg": "quality against size and BitOps (also .png)",
         },
-        next={line("quantize", asked): "the best of these"},
+        next={line("quantize", next_options): "the best of these"},
     )
 
 
@@ -206,13 +211,13 @@ def allocate(
     measured = with_prompts(read_analysis(analysis), options)
     allocation = run_allocation(measured, budget, options=options, session=open_session())
     write_json(output, allocation.to_json())
-    asked = {"images": "FOLDER", "output": "out", "model": measured.model, "budget": budget.text}
+    next_options = {"images": "FOLDER", "output": "out", "model": measured.model, "budget": budget.text}
     return Outcome(
         data={"allocation": allocation.to_json()},
         tables=[allocation_table(f"Budget {budget}", measured, allocation, {})],
         lines=proof(allocation),
         made={output: "the bits of every unit"},
-        next={line("quantize", asked | flat_values(options)): "a model with these bits"},
+        next={line("quantize", next_options | flat_values(options)): "a model with these bits"},
     )
 
 

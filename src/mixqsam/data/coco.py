@@ -53,7 +53,7 @@ def annotated_samples(
         annotations: the COCO file.
         images: the folder that its file names are relative to.
         detections: a COCO-results file whose boxes take the place of the ground truth's.
-        skip_missing: leave out images that the folder does not hold, and count them.
+        skip_missing: skip images that the folder does not hold, and count them.
         progress: is told what was left out.
 
     Raises:

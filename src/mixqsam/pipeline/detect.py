@@ -40,7 +40,7 @@ def run_detection(
         output: the JSON file.
         session: cache, progress, device.
         options: selection of boxes; by default that of the published evaluations with this detector.
-        skip_missing: leave out images that the folder does not hold.
+        skip_missing: skip images that the folder does not hold.
 
     Returns:
         The results, as written.
