@@ -1,4 +1,4 @@
-"""The commands that make models. Their bodies load torch, so they import what they need when they run."""
+"""Commands that make models. Only their bodies import modules that load torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +25,7 @@ from mixqsam.pipeline.options import (
     BudgetValue,
     CompareRequest,
     Data,
-    EvaluationImages,
+    EvaluationOptions,
     JobOptions,
 )
 
@@ -44,12 +44,12 @@ def demo(
     budget: BudgetValue = "W4A4",
     cache: Cache = None,
 ) -> Outcome:
-    """See it work: MobileSAM on photographs that come with Python packages, in a few minutes."""
+    """Run a demonstration: MobileSAM on photographs of installed Python packages, in a few minutes."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.demo import run_demo
 
     demonstration = run_demo(output, budget=budget, session=open_session(cache), model=model)
-    outcome = _describe("Demonstration", demonstration.result)
+    outcome = _make_outcome("Demonstration", demonstration.result)
     following = {
         "mixqsam quantize --model YOUR_SAM --images YOUR_FOLDER --budget W4A4 -o out": "the same with your model",
         line("serve", {"models": [str(demonstration.result.directory)]}): "try it in the browser",
@@ -66,12 +66,12 @@ def quantize(
     model: Model = "sam-tiny",
     budget: BudgetValue = "W4A4",
     options: JobOptions,
-    evaluation: EvaluationImages,
+    evaluation: EvaluationOptions,
     overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "cpu",
 ) -> Outcome:
-    """Do it all: analyse a model on images, choose bits under a budget, quantize, and write a directory."""
+    """Quantize a model: analyse it on images, choose bits under a budget, and write a directory."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.quantize import run_quantization
 
@@ -85,7 +85,7 @@ def quantize(
         overwrite=overwrite,
         evaluation=evaluation,
     )
-    return _describe(f"Budget {budget}", result)
+    return _make_outcome(f"Budget {budget}", result)
 
 
 @command()
@@ -121,13 +121,13 @@ def compare(
     request: CompareRequest,
     model: Model = "sam-tiny",
     images: OptionalData = None,
-    evaluation: EvaluationImages,
+    evaluation: EvaluationOptions,
     overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "cpu",
     processes: Processes = None,
 ) -> Outcome | None:
-    """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. Resumes where it stopped."""
+    """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. A stopped run resumes."""
     from dataclasses import asdict, replace
 
     from mixqsam.cli.session import open_session
@@ -202,7 +202,7 @@ def allocate(
     budget: BudgetValue = "W4A4",
     options: AllocationOptions,
 ) -> Outcome:
-    """Choose bits under a budget from a stored analysis; needs no model, takes seconds."""
+    """Choose bits under a budget from a stored analysis, in seconds and without the model."""
     from mixqsam.cli.session import open_session
     from mixqsam.cli.tables import allocation_table, proof
     from mixqsam.files import write_json
@@ -221,13 +221,13 @@ def allocate(
     )
 
 
-def _measured_on(title: str, result: "Result") -> str:
-    """A title with what quality was measured on."""
+def _title_with_basis(title: str, result: "Result") -> str:
+    """Add the images and prompts of the evaluation to a title."""
     return f"{title}; quality on {next(iter(result.check.values())).basis}" if result.check else title
 
 
-def _describe(title: str, result: "Result") -> Outcome:
-    """The outcome of a quantization."""
+def _make_outcome(title: str, result: "Result") -> Outcome:
+    """Make the outcome of a quantization."""
     from mixqsam.cli.tables import allocation_table, proof
     from mixqsam.pipeline.quantize import PAGE
 
@@ -235,7 +235,7 @@ def _describe(title: str, result: "Result") -> Outcome:
     facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}
     return Outcome(
         data={"directory": str(folder), "run": result.run.model_dump(), "allocation": facts},
-        tables=[allocation_table(_measured_on(title, result), result.analysis, result.allocation, result.check)],
+        tables=[allocation_table(_title_with_basis(title, result), result.analysis, result.allocation, result.check)],
         lines=[
             *proof(result.allocation),
             "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),
