@@ -144,20 +144,14 @@ def unit_states(
 def _utility(
     analysis: Analysis, objective: Objective, states: Sequence[NDArray[np.int64]], candidates: Sequence[int]
 ) -> tuple[Vector, ...]:
-    if objective.utility in {"linear", "exponential"}:
-        omega = _select_measured(analysis.importance, objective, what="importance", option="--importance")
-        if objective.utility == "linear":
-            return tuple(w * _as_float(s).mean(axis=1) for w, s in zip(omega, states, strict=True))
-        return tuple(-w * (4.0 ** -_as_float(s)).mean(axis=1) for w, s in zip(omega, states, strict=True))
+    values = _select_measured(analysis, objective)
+    if objective.utility == "linear":
+        return tuple(w * _as_float(s).mean(axis=1) for w, s in zip(values, states, strict=True))
+    if objective.utility == "exponential":
+        return tuple(-w * (4.0 ** -_as_float(s)).mean(axis=1) for w, s in zip(values, states, strict=True))
     bits = sorted(set(candidates) | {int(b) for s in states for b in s.ravel()})
-    if objective.utility == "fisher":
-        option = f"--fisher {objective.output}"
-        measured = _select_measured(analysis.fisher, objective, what="Fisher sensitivity", option=option)
-        divergence = interpolate(measured, CANDIDATE_BITS, bits)
-    else:
-        option = "--sensitivity-bits 2,4,8"
-        measured = _select_measured(analysis.sensitivity, objective, what="measured sensitivity", option=option)
-        divergence = interpolate(measured, analysis.sensitivity_bits, bits)
+    measured_at = CANDIDATE_BITS if objective.utility == "fisher" else analysis.sensitivity_bits
+    divergence = interpolate(values, measured_at, bits)
     column = {b: i for i, b in enumerate(bits)}
     return tuple(
         -np.array([divergence[i, 0, column[w]] + divergence[i, 1, column[a]] for w, a in s])
@@ -165,18 +159,25 @@ def _utility(
     )
 
 
-def _select_measured(measurements: Mapping[str, Vector], objective: Objective, *, what: str, option: str) -> Vector:
-    """Select the measurement under the objective's output distribution.
+def _select_measured(analysis: Analysis, objective: Objective) -> Vector:
+    """Select what a utility needs, under the objective's output distribution.
 
     Raises:
-        BudgetError: the analysis does not hold it.
+        BudgetError: it was not measured; the message says how to measure it, and which utilities need no more.
     """
-    if objective.output in measurements:
-        return measurements[objective.output]
-    others = [name for name in UTILITIES if name != objective.utility]
+    measurements: dict[Utility, tuple[Mapping[str, Vector], str, str]] = {
+        "linear": (analysis.importance, "importance", "--importance"),
+        "exponential": (analysis.importance, "importance", "--importance"),
+        "measured": (analysis.sensitivity, "measured sensitivity", "--sensitivity-bits 2,4,8"),
+        "fisher": (analysis.fisher, "Fisher sensitivity", f"--fisher {objective.output}"),
+    }
+    values, what, option = measurements[objective.utility]
+    if objective.output in values:
+        return values[objective.output]
+    held = [name for name, (others, _, _) in measurements.items() if objective.output in others]
+    choice = f", or choose --utility {' or '.join(held)}" if held else ""
     raise BudgetError(
-        f"The analysis holds no {what} for P_Y {objective.output!r}; run `mixqsam analyze {option}`, "
-        f"or choose another --utility ({', '.join(others)})."
+        f"The analysis holds no {what} for P_Y {objective.output!r}; run `mixqsam analyze {option}`{choice}."
     )
 
 

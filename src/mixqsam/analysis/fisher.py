@@ -27,8 +27,9 @@ from mixqsam.sam.load import Sam
 
 # Increase it when measurements change their meaning, so that old ones in the cache are not used.
 _VERSION = 1
-# Draws of y for each image. The mean over images averages them, too.
-DRAWS = 1
+# Draws of y that are averaged, over all images: their mean has the relative deviation √(2/32) = 0.25. With few draws
+# some operand looks far too cheap by chance, and gets too few bits.
+_DRAWS = 32
 # Pixels that the `spatial` distribution draws for each mask; the scores' covariance does not depend on it.
 _PIXELS_DRAWN = 4096
 # Elements that are rounded at once, at all bit-widths; this many stay in the processor's cache.
@@ -93,13 +94,14 @@ def fisher_sensitivity(
     meter = FisherMeter(sam, ranges, weights)
     settings = digest(ranges.to_json())
     divergences: dict[int, list[float]] = {}
+    draws = draws_of(len(samples))
     label = f"Fisher sensitivity ({output})"
     share = take_share(engine, samples)
     for index, sample in progress.track(share, label=label, total=len(share)):
-        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, DRAWS)
+        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws)
         values: list[float] | None = cache.get("fisher", key)
         if values is None or len(values) != meter.length:
-            estimates = meter.measure(sample, output=output, draws=DRAWS).mean(axis=0)
+            estimates = meter.measure(sample, output=output, draws=draws).mean(axis=0)
             if not np.isfinite(estimates).all():
                 raise NumericError(f"The model's gradients on {sample.path} are not finite; the checkpoint is damaged.")
             values = estimates.ravel().tolist()
@@ -108,6 +110,11 @@ def fisher_sensitivity(
     rows = combine(engine, divergences, count=len(samples))
     mean: Vector = np.mean(rows, axis=0).reshape(-1, 2, len(CANDIDATE_BITS))
     return mean
+
+
+def draws_of(images: int) -> int:
+    """How often y is drawn for each of so many images."""
+    return -(-_DRAWS // images)
 
 
 class FisherMeter:

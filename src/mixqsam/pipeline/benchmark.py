@@ -1,6 +1,7 @@
 """The job that times a quantized model on every backend beside the float one."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from mixqsam.pipeline.options import Session
 from mixqsam.pipeline.stages import TORCH, check_backend, make_predictor
 from mixqsam.prediction import Predictor
 from mixqsam.prompts import Prompts
+from mixqsam.runtime.build import simulated_units
 from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.predictor import SamPredictor
 
@@ -76,6 +78,13 @@ def installed_backends() -> list[str]:
     return [TORCH, *(name for name, backend in BACKENDS.items() if backend.is_installed)]
 
 
+def _note_units_in_float(sam: Sam, session: Session) -> None:
+    """Say which units PyTorch does not compute in integers."""
+    reasons = Counter(why for _, why in simulated_units(sam.model))
+    for why, count in reasons.most_common():
+        session.progress.note(f"PyTorch computes {count} quantized units in float: {why}.")
+
+
 def run_benchmark(
     source: Path,
     *,
@@ -111,6 +120,8 @@ def run_benchmark(
     plan = manifest.plan(costs)
     picture = image or _picture(sam.image_size)
     prompts = _middle(picture)
+    if TORCH in backends:
+        _note_units_in_float(sam, session)
     del sam
     with tempfile.TemporaryDirectory() as folder:
         places = {name: source if name == TORCH else Path(folder) / name for name in backends}

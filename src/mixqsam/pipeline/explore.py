@@ -92,8 +92,8 @@ def _stored_options(directory: Path) -> tuple[AllocationOptions, str]:
     path = directory / NAME
     stored = read_run(directory).options if path.is_file() else {}
     if not stored:
-        # An earlier version wrote it.
-        return AllocationOptions(), "--model YOUR_SAM --images YOUR_FOLDER"
+        # An earlier version wrote it, which measured importance.
+        return AllocationOptions(utility="exponential"), "--model YOUR_SAM --images YOUR_FOLDER"
     entries = [entry for entry in flatten(AllocationOptions) if entry.name in stored]
     values = {entry.name: convert(entry, stored[entry.name], label=f"{path}: {entry.name}") for entry in entries}
     return AllocationOptions(**values), f"--config {shlex.quote(str(path))}"
