@@ -28,7 +28,7 @@ from benchmarks.importance_cost import SIZES, photograph, random_sam
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import load_model, save_model
 from mixqsam.calibrate import GridLibrary
-from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.exporting.files import ExportOptions, encoder_model, save_onnx
 from mixqsam.families import prepare
 from mixqsam.families.family import Maps
@@ -257,7 +257,9 @@ def fidelity(coco: Path, runs: int) -> dict[str, Any]:
     plain = SamModel.from_pretrained(Path(sam_path()), attn_implementation="sdpa").eval().requires_grad_(False)
     train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")
     val = Data(coco / "val2017", coco / "annotations/instances_val2017.json")
-    samples = for_calibration(train.samples(count=32, progress=Silent()), count=32, prompts=8, progress=Silent())
+    samples = draw_calibration_samples(
+        train.samples(count=32, progress=Silent()), count=32, prompts=8, progress=Silent()
+    )
     frames = [make_frame(sam, sample.open()).pixels.numpy() for sample in samples]
     judged = [sample for sample in val.samples(count=100, progress=Silent())[:100] if len(sample.prompts)]
     with tempfile.TemporaryDirectory() as place:

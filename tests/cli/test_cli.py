@@ -593,7 +593,7 @@ def test_export_refuses_what_it_cannot_write(quantized: Path, model_directory: P
     assert "choose onnx, openvino" in wrong.output
     result = run("export", model_directory, "-o", tmp_path / "x")
     assert result.exit_code == 2
-    assert "is no quantized directory" in " ".join(result.output.split())
+    assert "is not a quantized directory" in " ".join(result.output.split())
     assert leftovers(tmp_path) == ["out"]
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from mixqsam.cli.main import app
-from mixqsam.data.dota import OrientedObject, Tile, read_dota, read_labels, read_task2, tiles, tiles_of_box
+from mixqsam.data.dota import OrientedObject, Tile, find_tiles, make_tiles, read_dota, read_labels, read_task2
 from mixqsam.errors import AnnotationError, OutputError
 from mixqsam.evaluation.oriented import (
     OrientedResult,
@@ -247,7 +247,7 @@ def test_a_detectors_boxes_are_read_or_refused(tmp_path: Path) -> None:
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(20, 120), st.integers(0, 19))
 def test_tiles_cover_the_image_and_overlap(width: int, height: int, size: int, overlap: int) -> None:
-    parts = tiles(width, height, size=size, overlap=overlap)
+    parts = make_tiles(width, height, size=size, overlap=overlap)
     covered = np.zeros((height, width), dtype=bool)
     for part in parts:
         assert 0 <= part.x <= part.x + part.width <= width
@@ -262,11 +262,11 @@ def test_tiles_cover_the_image_and_overlap(width: int, height: int, size: int, o
 
 def test_a_box_goes_to_every_tile_that_holds_most_of_it() -> None:
     parts = [Tile(0, 0, 100, 100), Tile(80, 0, 100, 100)]
-    assert tiles_of_box(np.array([82.0, 10, 98, 20]), parts) == [0, 1]
-    assert tiles_of_box(np.array([10.0, 10, 30, 20]), parts) == [0]
-    assert tiles_of_box(np.array([0.0, 0, 170, 90]), parts) == [0]
+    assert find_tiles(np.array([82.0, 10, 98, 20]), parts) == [0, 1]
+    assert find_tiles(np.array([10.0, 10, 30, 20]), parts) == [0]
+    assert find_tiles(np.array([0.0, 0, 170, 90]), parts) == [0]
     with pytest.raises(ValueError, match="overlap"):
-        tiles(100, 100, size=50, overlap=50)
+        make_tiles(100, 100, size=50, overlap=50)
 
 
 # The whole, on a drawn aerial picture

@@ -45,7 +45,7 @@ def detect(
         annotations: a COCO file with images and categories.
         output: JSON file to write.
         options: selection of boxes.
-        skip_missing: leave out images that the folder does not hold, and count them.
+        skip_missing: skip images that the folder does not hold, and count them.
         cache: folder of the cache; None for the user's.
         device: device for the computation, e.g. `cpu` or `cuda`.
         progress: receives the progress.

@@ -16,13 +16,13 @@ from mixqsam.errors import AnnotationError, shortened
 from mixqsam.evaluation.segmentations import checked_segmentation, encoded
 from mixqsam.prediction import Prediction
 
-# What the evaluator makes of records that it cannot use.
+# Exceptions of the evaluator for malformed records.
 _FAULTS = (KeyError, TypeError, ValueError, IndexError, AssertionError, RuntimeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class CocoScores:
-    """Average precision of masks, in percent; −1 where there is nothing to measure.
+    """Average precision of masks, in percent; −1 without objects to measure.
 
     Attributes:
         ap: mean over IoU 0.50 … 0.95.
@@ -41,7 +41,7 @@ class CocoScores:
 class Truth:
     """An annotation file to score against, read once.
 
-    The evaluator gets numbers of ours: it takes ids of 0 and below for "unmatched", and ids above 2⁶³ not at all.
+    Ids are renumbered for the evaluator: it takes ids of 0 and below for "unmatched", and refuses ids above 2⁶³.
 
     Attributes:
         unmasked: annotations without a mask, by id. They are not scored: their prompts' masks are left out, and what

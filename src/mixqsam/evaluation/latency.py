@@ -21,8 +21,8 @@ class Latency:
     """Median seconds.
 
     Attributes:
-        encoder: of `set_image`: preparing the image, and the encoder.
-        decoder: of `segment`: one prompt, to masks at the image's size.
+        encoder: seconds of `set_image`: preparation of the image, and the encoder.
+        decoder: seconds of `segment`: one prompt, to masks at the image's resolution.
     """
 
     encoder: float
@@ -32,20 +32,20 @@ class Latency:
 def measure_latency(
     predictors: Mapping[str, Predictor], image: Image.Image, prompts: Prompts, *, runs: int, progress: Progress
 ) -> dict[str, Latency]:
-    """Time predictors in turns, so that what else the machine does is shared by all; one run before does not count.
+    """Time predictors in turns, so that other load of the machine affects all of them. The first run is not counted.
 
     Args:
         predictors: name → model.
         image: image for the encoder.
         prompts: prompts of the decoder.
-        runs: how often each is timed.
+        runs: number of timed runs of each.
         progress: receives the progress of the runs.
     """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in predictors}
     for run in progress.track(range(runs + 1), label="Timing", total=runs + 1):
         for name, predictor in predictors.items():
-            encoder = _timed(lambda predictor=predictor: predictor.set_image(image))  # type: ignore[misc]
-            decoder = _timed(lambda predictor=predictor: predictor.segment(prompts))  # type: ignore[misc]
+            encoder = _measure_seconds(lambda predictor=predictor: predictor.set_image(image))  # type: ignore[misc]
+            decoder = _measure_seconds(lambda predictor=predictor: predictor.segment(prompts))  # type: ignore[misc]
             if run:
                 seconds[name].append((encoder, decoder))
     return {
@@ -54,7 +54,7 @@ def measure_latency(
     }
 
 
-def _timed(action: Callable[[], object]) -> float:
+def _measure_seconds(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started

@@ -29,9 +29,9 @@ class OrientedResult:
     """One rotated box of one image.
 
     Attributes:
-        image: its name.
-        corners: [4, 2].
-        category: its name.
+        image: name of the image.
+        corners: [4, 2], in pixels.
+        category: name of the category.
         score: the detector's, or the predicted IoU.
     """
 

@@ -100,18 +100,19 @@ def run_benchmark(
     PyTorch's fused attention. Where a backend needs files, they are made for the occasion.
 
     Args:
-        source: what `quantize` wrote.
-        backends: of `stages.BACKEND_NAMES`.
-        image: what to encode; None for a made one with the encoder's own size.
-        runs: how often each is timed.
-        memory: measure memory too, in a process of its own for each.
-        session: is told about steps.
+        source: a directory that `quantize` wrote.
+        backends: backends of `stages.BACKEND_NAMES`.
+        image: image for the encoder; None for a synthetic one of the encoder's resolution.
+        runs: number of timed runs of each backend.
+        memory: also measure memory, each backend in a separate process.
+        session: receives the progress.
 
     Raises:
-        InputError: the source is no quantized directory, or a backend is unknown or not installed.
+        ArtifactError: the source is not a quantized directory.
+        InputError: a backend is unknown or not installed.
     """
     if not is_quantized(source):
-        raise ArtifactError(f"{source} is no quantized directory; make one with `mixqsam quantize`.")
+        raise ArtifactError(f"{source} is not a quantized directory; make one with `mixqsam quantize`.")
     for name in backends:
         check_backend(name)
     sam, manifest = load_model(source, integer=True)
@@ -130,7 +131,7 @@ def run_benchmark(
         makers = {FLOAT: partial(float_predictor, source)}
         makers |= {name: partial(make_predictor, place, backend=name) for name, place in places.items()}
         predictors: dict[str, Predictor] = {name: make() for name, make in makers.items()}
-        found = measure_latency(predictors, picture, prompts, runs=runs, progress=session.progress)
+        latencies = measure_latency(predictors, picture, prompts, runs=runs, progress=session.progress)
         del predictors
         peaks: dict[str, int | None] = dict.fromkeys(makers)
         if memory:
@@ -138,8 +139,15 @@ def run_benchmark(
             peaks = {name: peak_memory(make, picture, prompts) for name, make in tracked}
         sizes = {FLOAT: int(costs.size(costs.float_plan))} | {name: _bytes(place) for name, place in places.items()}
     rows = [
-        Row(name, one.encoder, one.decoder, found[FLOAT].encoder / one.encoder, peaks[name], sizes[name])
-        for name, one in found.items()
+        Row(
+            name,
+            latency.encoder,
+            latency.decoder,
+            latencies[FLOAT].encoder / latency.encoder,
+            peaks[name],
+            sizes[name],
+        )
+        for name, latency in latencies.items()
     ]
     return Benchmark(
         rows, costs.size(plan), costs.bitops(plan), torch.get_num_threads(), (picture.width, picture.height)

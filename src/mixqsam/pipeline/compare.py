@@ -8,7 +8,7 @@ from typing import Any
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
-from mixqsam.data.samples import Sample, drawn_samples, for_calibration
+from mixqsam.data.samples import Sample, draw_calibration_samples, draw_samples
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import InputError
 from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
@@ -100,7 +100,7 @@ def _compare(
     for budget in request.budgets:
         check_budget(sam, budget, request.options)
     everything = calibration.samples(count=None, progress=session.progress)
-    samples = for_calibration(
+    samples = draw_calibration_samples(
         everything, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
     )
     for recipe in recipes.values():
@@ -111,7 +111,7 @@ def _compare(
         check_truth(evaluation.data)
     evaluated = _all(evaluation.data, session) if evaluation.data else select_left_over(everything, samples, session)
     evaluated = (
-        evaluated if evaluation.limit is None else drawn_samples(evaluated, count=evaluation.limit, seed=options.seed)
+        evaluated if evaluation.limit is None else draw_samples(evaluated, count=evaluation.limit, seed=options.seed)
     )
     analysis = with_prompts(analyze_model(sam, samples, options=options, session=session), request.options.allocation)
     engine = session.engine

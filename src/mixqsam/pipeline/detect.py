@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mixqsam.boxes import Detections, Selection, SelectionOverrides, select
-from mixqsam.data.coco import annotated_samples, category_names
+from mixqsam.data.coco import annotated_samples, read_category_names
 from mixqsam.data.images import note_skipped
-from mixqsam.data.records import own_ids
+from mixqsam.data.records import read_file_ids
 from mixqsam.data.samples import Sample
 from mixqsam.detection.detector import Detector, load_detector, match_categories
 from mixqsam.errors import AnnotationError, ImageError
@@ -40,7 +40,7 @@ def run_detection(
         output: the JSON file.
         session: cache, progress, device.
         options: selection of boxes; by default that of the published evaluations with this detector.
-        skip_missing: leave out images that the folder does not hold.
+        skip_missing: skip images that the folder does not hold.
 
     Returns:
         The results, as written.
@@ -50,7 +50,7 @@ def run_detection(
         AnnotationError: detector and annotations have no category in common, or no box is found.
     """
     samples = annotated_samples(annotations, images=images, skip_missing=skip_missing, progress=session.progress)
-    names = category_names(annotations)
+    names = read_category_names(annotations)
     detector = load_detector(source, device=session.device)
     categories = match_categories(detector.names, names, source=str(source))
     selection = SelectionOverrides(options.score, options.top, options.nms).apply(detector.selection)
@@ -71,7 +71,7 @@ def run_detection(
             f"{source} finds no box with a score of at least {selection.score:g} on any of {len(samples)} images; "
             "lower the score, or choose another detector."
         )
-    results = own_ids(annotations).restore(results)
+    results = read_file_ids(annotations).restore(results)
     write_json(output, results)
     return results
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mixqsam.data.dota import DotaImage, HorizontalBox, Tile, read_dota, read_task2, tiles, tiles_of_box
+from mixqsam.data.dota import DotaImage, HorizontalBox, Tile, find_tiles, make_tiles, read_dota, read_task2
 from mixqsam.data.images import open_image
 from mixqsam.directories import new_directory
 from mixqsam.evaluation.oriented import (
@@ -82,14 +82,14 @@ def predict_rotated_boxes(
 
     The score is the detector's, or the predicted IoU if the boxes are ground truth.
     """
-    parts = tiles(picture.width, picture.height, size=data.tile, overlap=data.overlap)
+    tiles = make_tiles(picture.width, picture.height, size=data.tile, overlap=data.overlap)
     by_tile: dict[int, list[HorizontalBox]] = {}
     for box in (box for box in boxes if _area_inside(box, picture) > 0):
-        for index in tiles_of_box(box.box, parts):
+        for index in find_tiles(box.box, tiles):
             by_tile.setdefault(index, []).append(box)
     results: list[OrientedResult] = []
     for index, tile_boxes in sorted(by_tile.items()):
-        results += _predict_tile(predictor, picture, parts[index], tile_boxes, name=image.name)
+        results += _predict_tile(predictor, picture, tiles[index], tile_boxes, name=image.name)
     return results
 
 

@@ -10,8 +10,8 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, check_request
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
-from mixqsam.data.images import short_names
-from mixqsam.data.samples import Sample, drawn_samples
+from mixqsam.data.images import shorten_paths
+from mixqsam.data.samples import Sample, draw_samples
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import BudgetError
 from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
@@ -170,7 +170,7 @@ def _quantize(
             seed=measurements.seed,
             session=session,
         )
-    calibration = CalibrationImages(seed=measurements.seed, images=short_names([sample.path for sample in samples]))
+    calibration = CalibrationImages(seed=measurements.seed, images=shorten_paths([sample.path for sample in samples]))
     return _QuantizedModel(quantized, analysis, allocation, uniform, comparison, recipe, calibration)
 
 
@@ -236,7 +236,7 @@ def _compare(
         enough = None if limit is None else limit + (0 if is_new else len(used))
         samples = source.samples(count=enough, progress=session.progress, seed=seed)
         samples = samples if is_new else select_left_over(samples, used, session)
-        samples = drawn_samples([sample for sample in samples if len(sample.prompts)], count=limit, seed=seed)
+        samples = draw_samples([sample for sample in samples if len(sample.prompts)], count=limit, seed=seed)
         annotations = select_annotations(source, named=is_new, session=session)
         truth = None if annotations is None else digest_file(annotations)
         predictors = {name: SamPredictor(sam) for name, sam in models.items()}

@@ -9,7 +9,7 @@ from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
 from mixqsam.data.records import holds_masks
-from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.deployed.backends import BACKENDS, backend_of
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
@@ -81,7 +81,7 @@ def check_backend(name: str) -> None:
 def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:
     """Select the images of calibration and analysis: a seeded sample, spread over folders."""
     samples = data.samples(count=options.count, progress=session.progress, seed=options.seed)
-    return for_calibration(
+    return draw_calibration_samples(
         samples, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
     )
 
