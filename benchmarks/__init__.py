@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat; none of them is a test."""
+"""Measurements that can be repeated; they are not tests."""

@@ -1,10 +1,10 @@
-"""How far the runtimes agree with each other, and each with the float model, on photographs.
+"""Measure how well the runtimes agree with each other and with the float model, on photographs.
 
     python -m benchmarks.agreement --coco COCO_FOLDER --output docs/data/agreement.json
 
-Mixed models of `sam-tiny` at two budgets: integer PyTorch (the reference), its simulation, ONNX Runtime, OpenVINO in
-float32 and bfloat16, and, as a measure of what any difference grows to, the simulation with weights moved by 2e-7 of
-themselves. About 5 minutes on 2 cores.
+Compares mixed models of `sam-tiny` at two budgets: integer PyTorch (the reference), its simulation, ONNX Runtime, and
+OpenVINO in float32 and bfloat16. The simulation with weights changed by a factor of 1 ± 2e-7 shows the effect of
+rounding errors. Takes about 5 minutes on 2 cores.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def masks_of(predictor: Predictor, samples: Sequence[Sample]) -> Masks:
 
 
 def compare(found: Masks, reference: Masks) -> dict[str, float]:
-    """IoU of masks: mean and median over masks, and of all their pixels together."""
+    """IoU of masks: mean and median over masks, and over all pixels together."""
     parts = np.array([((a & b).sum(), (a | b).sum()) for a, b in zip(found, reference, strict=True)])
     ious = np.where(parts[:, 1] == 0, 1.0, parts[:, 0] / np.maximum(parts[:, 1], 1))
     whole = parts.sum(axis=0)

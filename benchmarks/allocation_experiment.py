@@ -1,9 +1,9 @@
-"""Float, uniform and mixed on real photographs, for every way to value bits: the tables of docs/experiments.md.
+"""Evaluate float, uniform and mixed models on photographs, for every objective: the tables of docs/experiments.md.
 
     python -m benchmarks.allocation_experiment --coco ../shared/data/coco-mini --output docs/data/allocation.json
 
-Calibrates on train2017, evaluates on val2017 with ground-truth boxes. Every plan's evaluation is kept, so that a
-stopped run goes on where it was. About 50 minutes on 2 cores.
+Calibrates on train2017, evaluates on val2017 with ground-truth boxes. Every plan's evaluation is cached, so that
+a stopped run resumes. Takes about 50 minutes on 2 cores.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixqsam.allocation.budget import Budget
-from mixqsam.cli.console import Bars
-from mixqsam.evaluation.run import evaluate
+from mixqsam.cli.console import ProgressBars
+from mixqsam.evaluation.evaluate import evaluate
 from mixqsam.files import Cache, digest, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
 from mixqsam.pipeline.stages import analyze_model, calibration_samples, find_ranges, quantize_model, run_allocation
@@ -33,13 +33,13 @@ TOGETHER = 12
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: how bits were valued; None for uniform.
+    """One line of the table.
 
     Attributes:
-        label: what the table says of it.
-        options: how bits were chosen.
-        images: the analysis used so many images; None for all.
-        measured_at: the sensitivity was measured at these bits only.
+        label: label in the table.
+        options: options of the allocation; None for uniform bits.
+        images: number of images of the analysis; None for all.
+        measured_at: bit-widths at which the sensitivity was measured.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """All ways to value bits that are compared."""
+    """All objectives that are compared."""
     yield Row("uniform", None)
     for output in ("bernoulli", "spatial"):
         for utility in ("linear", "exponential", "measured"):
@@ -62,7 +62,7 @@ def rows() -> Iterator[Row]:
 
 
 def paper_rows(budget: str) -> Iterator[Row]:
-    """The paper's own reading: u(b) = b, proximity, bits within two of the target."""
+    """The paper's definition: u(b) = b, proximity, bits within two of the target."""
     target = int(budget[1])
     near = tuple(b for b in CANDIDATE_BITS if abs(b - target) <= 2)
     for output in ("bernoulli", "spatial"):
@@ -82,7 +82,7 @@ def cheap_rows() -> Iterator[Row]:
 
 
 class Experiment:
-    """Data, model and what was measured of it."""
+    """Data, model and its analysis."""
 
     def __init__(self, coco: Path, *, images: int, session: Session, limit: int | None) -> None:
         self.session = session
@@ -98,7 +98,7 @@ class Experiment:
         self._key = digest(2, self.sam.fingerprint, digest(ranges.to_json()), [s.digest() for s in self.samples])
 
     def analysis(self, *, images: int | None, measured_at: tuple[int, ...] = CANDIDATE_BITS) -> Analysis:
-        """What was measured on the first `images` images, with the sensitivity at some bits only."""
+        """The analysis of the first `images` images, with the sensitivity at these bits only."""
         samples = self._calibration[:images]
         full = analyze_model(self.sam, samples, options=self._options, session=self.session)
         columns = [full.sensitivity_bits.index(b) for b in measured_at]
@@ -112,7 +112,7 @@ class Experiment:
         ).sam
 
     def evaluate(self, plans: Sequence[BitPlan]) -> list[dict[str, Any]]:
-        """Scores of plans, from the cache where they are known; the float model is the reference."""
+        """Scores of plans, from the cache if possible; the float model is the reference."""
         keys = [digest(self._key, plan.to_json()) for plan in plans]
         cache = self.session.cache
         new = [i for i, key in enumerate(keys) if cache.get("scores", key) is None]
@@ -172,10 +172,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/data/allocation.json"))
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--limit", type=int, default=None, help="evaluate on so many images only")
+    parser.add_argument("--limit", type=int, default=None, help="maximum number of images for the evaluation")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     arguments = parser.parse_args()
-    session = Session(Cache(arguments.cache), Bars())
+    session = Session(Cache(arguments.cache), ProgressBars())
     experiment = Experiment(arguments.coco, images=arguments.images, session=session, limit=arguments.limit)
     write_json(arguments.output.with_name("analysis.json"), experiment.analysis(images=None).to_json())
     write_json(arguments.output, run(experiment, arguments.budgets))

@@ -1,9 +1,9 @@
-"""How much of a difference in AP is chance: images of coco-mini drawn again and again (a paired bootstrap).
+"""Estimate the random share of differences in AP with a paired bootstrap over the images of coco-mini.
 
     python -m benchmarks.ap_noise --coco ../shared/data/coco-mini --output docs/data/ap_noise.json
 
-Float, uniform and mixed (the tool's defaults) at four budgets; 200 draws of 100 images. About 6 minutes on 2 cores,
-with the cache of benchmarks.allocation_experiment.
+Compares float, uniform and mixed models (defaults) at four budgets; 200 draws of 100 images. Takes about 6 minutes on
+2 cores with the cache of benchmarks.allocation_experiment.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.allocation_experiment import BUDGETS, Experiment
 from mixqsam.allocation.budget import Budget
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.evaluation.coco import Truth, mask_results
 from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import AllocationOptions, Session
@@ -39,7 +39,7 @@ def results_of(experiment: Experiment, plan: BitPlan) -> Results:
 
 
 def drawn(content: dict[str, Any], images: list[int]) -> dict[str, Any]:
-    """An annotation file of the drawn images, each draw an image of its own."""
+    """Make the annotations of the drawn images; each draw is a separate image."""
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         by_image[annotation["image_id"]].append(annotation)
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
     parser.add_argument("--draws", type=int, default=200)
     arguments = parser.parse_args()
-    session = Session(Cache(arguments.cache), Bars())
+    session = Session(Cache(arguments.cache), ProgressBars())
     experiment = Experiment(arguments.coco, images=32, session=session, limit=None)
     analysis = experiment.analysis(images=None)
     found = {"float": results_of(experiment, analysis.costs.float_plan)}

@@ -1,13 +1,13 @@
-"""Ours and others' quantized image encoders: how fast, how large, how true to the float model.
+"""Compare mixqsam's and other quantized image encoders: speed, size and fidelity to the float model.
 
     python -m benchmarks.backends --size b --output docs/data/backends.json            # speed, random weights
     python -m benchmarks.backends --coco COCO_FOLDER --output docs/data/fidelity.json  # sam-tiny, real photographs
 
 Others: ONNX Runtime's and OpenVINO's own float, ONNX Runtime's static quantization, NNCF's default post-training
-quantization, torchao's int8 (dynamic activations). All of them are given the same float encoder, and the decoder stays
-float for all, ours too. Needs `pip install nncf torchao` beside the extras; a peer that is missing is left out.
+quantization, torchao's int8 (dynamic activations). All start from the same float encoder, and all use the float
+decoder. Needs `pip install nncf torchao` in addition to the extras; missing libraries are skipped.
 
-Encoders take turns in one process. ViT-B takes about 10 minutes on 2 cores, the photographs about 5.
+Encoders alternate in one process. ViT-B takes about 10 minutes on 2 cores, the photographs about 5.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks.importance_cost import SIZES, photograph, random_sam
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import load_model, save_model
 from mixqsam.calibrate import GridLibrary
-from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.exporting.files import ExportOptions, encoder_model, save_onnx
 from mixqsam.families import prepare
 from mixqsam.families.family import Maps
@@ -36,8 +36,8 @@ from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import Data
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.forward import decode as decode_prompts
 from mixqsam.sam.forward import encode, full_logits, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, default_processor, load_sam
@@ -83,7 +83,7 @@ def torch_encoder(model: SamModel) -> Encoder:
 
 
 def onnx_encoder(path: Path) -> Encoder:
-    """An encoder in ONNX Runtime, as many threads as PyTorch has."""
+    """An encoder in ONNX Runtime, with the number of threads of PyTorch."""
     import onnxruntime  # noqa: PLC0415
 
     options = onnxruntime.SessionOptions()
@@ -94,7 +94,7 @@ def onnx_encoder(path: Path) -> Encoder:
 
 
 def openvino_encoder(model: Any, *, precision: str | None = None) -> Encoder:
-    """An encoder in OpenVINO (a model or a path), as many threads as PyTorch has."""
+    """An encoder in OpenVINO (a model or a path), with the number of threads of PyTorch."""
     import openvino  # noqa: PLC0415
 
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
@@ -117,7 +117,7 @@ def ours(directory: Path, folder: Path, label: str) -> dict[str, Encoder]:
 
 
 def peers(plain: SamModel, sam: Sam, frames: Sequence[Array], folder: Path) -> dict[str, Encoder]:
-    """Others' encoders, those whose libraries are installed and whose calibration this machine's memory allows."""
+    """Other encoders, if their libraries are installed and their calibration fits in memory."""
     np.save(folder / "frames.npy", np.concatenate(frames))
     float_openvino = _converted(plain, frames[0], folder / "float.xml")
     static, nncf = folder / "static.onnx", folder / "nncf.xml"
@@ -144,17 +144,17 @@ def peers(plain: SamModel, sam: Sam, frames: Sequence[Array], folder: Path) -> d
         try:
             found[name] = make()
         except ImportError as error:
-            print(f"{name} is left out: {error}")
+            print(f"{name} is skipped: {error}")
     return found
 
 
 def _apart(make: Callable[[Path, Path, Path], None], source: Path, frames: Path, target: Path) -> None:
-    """Run in a process of its own: a calibration that needs more memory than there is must not end all."""
+    """Run in a separate process, because a calibration may run out of memory."""
     process = multiprocessing.get_context("spawn").Process(target=make, args=(source, frames, target))
     process.start()
     process.join()
     if process.exitcode:
-        print(f"{target.name} could not be made (exit code {process.exitcode}; -9 is out of memory)")
+        print(f"{target.name} was not made (exit code {process.exitcode}; -9 is out of memory)")
 
 
 def _static(source: Path, frames: Path, target: Path) -> None:
@@ -232,7 +232,7 @@ def write_float(sam: Sam, path: Path, *, sliced: bool) -> Path:
 
 
 def speed(size: str, runs: int) -> dict[str, Any]:
-    """Encoder times on a random model of full size, in turns."""
+    """Encoder times on a random model of full size, alternating."""
     config = SamConfig(vision_config=SIZES[size])
     plain = random_sam(config, implementation="sdpa")
     sam = Sam(prepare(random_sam(config, implementation="eager")), default_processor(config), f"vit-{size}")
@@ -257,7 +257,9 @@ def fidelity(coco: Path, runs: int) -> dict[str, Any]:
     plain = SamModel.from_pretrained(Path(sam_path()), attn_implementation="sdpa").eval().requires_grad_(False)
     train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")
     val = Data(coco / "val2017", coco / "annotations/instances_val2017.json")
-    samples = for_calibration(train.samples(count=32, progress=Silent()), count=32, prompts=8, progress=Silent())
+    samples = draw_calibration_samples(
+        train.samples(count=32, progress=Silent()), count=32, prompts=8, progress=Silent()
+    )
     frames = [make_frame(sam, sample.open()).pixels.numpy() for sample in samples]
     judged = [sample for sample in val.samples(count=100, progress=Silent())[:100] if len(sample.prompts)]
     with tempfile.TemporaryDirectory() as place:
@@ -282,7 +284,7 @@ def fidelity(coco: Path, runs: int) -> dict[str, Any]:
 
 
 def sam_path() -> str:
-    """Where the embedded model lies."""
+    """Directory of the embedded model."""
     from importlib import resources  # noqa: PLC0415
 
     return str(resources.files("mixqsam") / "assets" / "sam-tiny")

@@ -1,10 +1,9 @@
-"""Is BRECQ's loss at W4A4 a fault of ours? Two checks on sam-tiny and coco-mini.
+"""Check whether BRECQ's loss at W4A4 is a bug of mixqsam, on sam-tiny and coco-mini.
 
     python -m benchmarks.brecq_check --coco ../shared/data/coco-mini --output docs/data/brecq_check.json
 
-With 8-bit activations its learned rounding has to be worth something (W3A8, beside OMSE, AdaRound and QDrop); and
-learning the rounding with quantized activations instead of float ones, all else equal, has to mend W4A4. About 8
-minutes on 2 cores.
+First, with 8-bit activations its learned rounding must help (W3A8, compared with OMSE, AdaRound and QDrop). Second,
+learning the rounding with quantized instead of float activations must improve W4A4. Takes about 8 minutes on 2 cores.
 """
 
 import argparse
@@ -12,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mixqsam.cli.console import Bars
-from mixqsam.evaluation.run import evaluate
+from mixqsam.cli.console import ProgressBars
+from mixqsam.evaluation.evaluate import evaluate
 from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import AnalysisOptions, Data, Session
 from mixqsam.pipeline.stages import calibration_samples
 from mixqsam.plan import BitPlan, UnitBits
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import BRECQ
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.load import load_sam
 from mixqsam.sam.predictor import SamPredictor
 
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/data/brecq_check.json"))
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
     arguments = parser.parse_args()
-    session = Session(Cache(arguments.cache, patient=True), Bars())
+    session = Session(Cache(arguments.cache, wait_for_locks=True), ProgressBars())
     sam = load_sam("sam-tiny")
     coco = arguments.coco
     train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")

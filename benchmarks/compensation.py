@@ -1,10 +1,10 @@
-"""Compensation in closed form against rounding to nearest: which ways, λ, rows and inputs are worth it.
+"""Compare closed-form compensation with rounding to nearest, for several methods, λ, rows and inputs.
 
     python -m benchmarks.compensation --model ../shared/models/sam-tiny --coco ../shared/data/coco-mini
-    python -m benchmarks.compensation --table     # what docs/recipes/compensated.md shows
+    python -m benchmarks.compensation --table     # the table of docs/recipes/compensated.md
 
-Calibrates on train2017. Everything is chosen on images 1–50 of val2017 (ground-truth boxes); the others are not looked
-at. Each row is kept, so that a stopped run goes on where it was. A row of sam-tiny takes about a minute on a free core.
+Calibrates on train2017. Images 1–50 of val2017 with ground-truth boxes select the options; others are
+not used. Each row is stored, so that a stopped run resumes. A row of sam-tiny takes about a minute on a free core.
 """
 
 import argparse
@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from benchmarks.harness import machine
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AnalysisOptions, Data, Session
 from mixqsam.pipeline.stages import calibration_samples
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.quantization.compensation.method import Compensation
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.forward import decode, encode, full_logits, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, load_sam
 
@@ -40,9 +40,9 @@ class Row:
     """One way to quantize.
 
     Attributes:
-        label: what the table says of it.
-        method: how it compensates; None for rounding to nearest.
-        bits: of all units.
+        label: label in the table.
+        method: method of compensation; None for rounding to nearest.
+        bits: bits of all units.
     """
 
     label: str
@@ -96,7 +96,7 @@ def plan_of(sam: Sam, text: str) -> BitPlan:
 
 
 class Judge:
-    """How near a model is to the float one on the images that choices are made on."""
+    """Measures the distance of a model to the float one on the selection images."""
 
     def __init__(self, sam: Sam, samples: Sequence[Sample]) -> None:
         self.samples = samples
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--model", type=Path, default=Path("../shared/models/sam-tiny"))
     parser.add_argument("--coco", type=Path, default=Path("../shared/data/coco-mini"))
-    parser.add_argument("--table", action="store_true", help="print what is known, and measure nothing")
+    parser.add_argument("--table", action="store_true", help="only print the stored rows")
     parser.add_argument("--output", type=Path, default=Path("docs/data/compensation.json"))
     parser.add_argument("--cache", type=Path, default=Path("out/experiment-cache"))
     parser.add_argument("--bits", nargs="+", default=list(BITS))
@@ -156,8 +156,8 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure the rows that are not known yet."""
-    session = Session(Cache(arguments.cache, patient=True), Bars())
+    """Measure the missing rows."""
+    session = Session(Cache(arguments.cache, wait_for_locks=True), ProgressBars())
     sam = load_sam(arguments.model)
     coco = arguments.coco
     train = Data(coco / "train2017", coco / "annotations/instances_train2017.json")
@@ -192,7 +192,7 @@ def table(path: Path, bits: Sequence[str], *, labels: Sequence[str] | None = Non
 
 
 def record(path: Path, sam: Sam, found: dict[str, Any]) -> None:
-    """Put one row into the file of results, in the place of an older one of the same name."""
+    """Write one row into the file of results; it replaces a row of the same name."""
     known = read_json(path, what="results of this script") if path.exists() else {"models": {}}
     name = Path(sam.source).name
     kept = [r for r in known["models"].get(name, []) if (r["bits"], r["label"]) != (found["bits"], found["label"])]

@@ -17,7 +17,7 @@ FILES = ("SAM-B W2A2", "SAM-B W4A4", "SAM-B W6A6", "SAM-B W8A8", "SAM-B mixture 
 
 
 def backends() -> str:
-    """Encoders of ours and of others."""
+    """Encoders of mixqsam and others."""
     speed, fidelity = load("backends"), load("backends_fidelity")
     columns = ["encoder", "SAM-B, 1024 pixels", "against float32", "IoU to float, sam-tiny W8A8"]
     lines = [line(columns), line(["---", *["---:"] * 3])]
@@ -30,7 +30,7 @@ def backends() -> str:
 
 
 def agreement() -> str:
-    """What runtimes make of the same model."""
+    """Agreement of the runtimes."""
     data = load("agreement")
     columns = [f"{budget}: IoU to {reference}" for budget in ("W4A4", "W8A8") for reference in ("ours", "float")]
     lines = [line(["runtime", *columns]), line(["---", *["---:"] * 4])]
@@ -41,7 +41,7 @@ def agreement() -> str:
 
 
 def files() -> str:
-    """Bytes of files against theory."""
+    """Sizes of files and their theoretical sizes."""
     data = load("files")
     lines = [line(["model", "file", "theory", "header", "file / theory"]), line(["---", *["---:"] * 4])]
     for name in FILES:
@@ -52,7 +52,7 @@ def files() -> str:
 
 
 def loading() -> str:
-    """What `from_pretrained` takes."""
+    """Time and memory of `from_pretrained`."""
     data = load("files")
     lines = [line(["W4A4", "time", "peak memory of the process"]), line(["---", "---:", "---:"])]
     for name, one in data["loading"].items():
@@ -61,7 +61,7 @@ def loading() -> str:
 
 
 def speed() -> str:
-    """The README's few figures: SAM-B on every backend."""
+    """The figures of the README: SAM-B on every backend."""
     data = load("benchmark")
     columns = ["SAM-B, 1024 × 768 pixels, W4A4", "image", "speed", "box", "memory", "files"]
     lines = [line(columns), line(["---", *["---:"] * 5])]

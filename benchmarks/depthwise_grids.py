@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.harness import machine
 from mixqsam.calibrate import Ranges, WeightGrids, cached_ranges, depthwise_units
-from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.files import Cache, default_cache, write_json
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
 from mixqsam.numeric.weights import quantize_weight
@@ -94,7 +94,7 @@ def main() -> None:
     sam, quiet = load("mobile-sam"), Silent()
     train = Data(arguments.coco / "train2017", arguments.coco / "annotations/instances_train2017.json")
     val = Data(arguments.coco / "val2017", arguments.coco / "annotations/instances_val2017.json")
-    seen = for_calibration(
+    seen = draw_calibration_samples(
         train.samples(count=None, progress=quiet), count=arguments.calibration, prompts=1, progress=quiet
     )
     ranges = cached_ranges(sam, seen, observer="omse", cache=Cache(default_cache()), progress=quiet)

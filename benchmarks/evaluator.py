@@ -1,9 +1,9 @@
-"""Time and memory of COCO's evaluation at full size: 5,000 images, some 36,000 boxes of real masks.
+"""Measure time and memory of COCO's evaluation at full size: 5,000 images, about 36,000 boxes of real masks.
 
     python -m benchmarks.evaluator --coco ../shared/data/coco-mini --output docs/data/evaluator.json
 
-The masks are those of sam-tiny on the 100 images of coco-mini, repeated 50 times under new numbers. pycocotools is run
-on the same; both must agree. About 3 minutes on 2 cores.
+The masks are those of sam-tiny on the 100 images of coco-mini, repeated 50 times under new numbers. pycocotools
+evaluates the same masks; both must agree. Takes about 3 minutes on 2 cores.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def predictions(coco: Path) -> Records:
 
 
 def repeated(content: dict[str, Any], results: Records, times: int) -> tuple[dict[str, Any], Records]:
-    """The data set, so many times over, and its results."""
+    """Repeat the data set and its results."""
     step = max(image["id"] for image in content["images"]) + 1
     images = [{**image, "id": image["id"] + k * step} for k in range(times) for image in content["images"]]
     annotations = [

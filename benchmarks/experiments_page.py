@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def wins(data: Any) -> str:
-    """For each budget, how many of the mixed rows beat uniform, by each figure."""
+    """For each budget, the number of mixed rows that beat uniform, by each figure."""
     lines = [line(["figure", *BUDGETS]), line(["---", *["---:"] * len(BUDGETS)])]
     figures: dict[str, Callable[[Row], float]] = {
         "AP": lambda r: float(r["coco"]["ap"]),
@@ -51,7 +51,7 @@ def wins(data: Any) -> str:
 
 
 def parts() -> str:
-    """What encoder and decoder have of weights, multiply-adds and importance."""
+    """Shares of encoder and decoder in weights, multiply-adds and importance."""
     analysis = Analysis.from_json(load("analysis"), source="docs/data/analysis.json")
     columns = {
         "units": [1.0] * len(analysis.units),
@@ -80,7 +80,7 @@ def noise() -> str:
 
 
 def fill(page: Path, tables: dict[str, str]) -> None:
-    """Replace what stands between `<!-- table NAME -->` and `<!-- end -->`."""
+    """Replace the text between `<!-- table NAME -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
     for name, content in tables.items():
         pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)

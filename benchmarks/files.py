@@ -1,9 +1,9 @@
-"""How large the files of full-size models are against theory, and what loading them in transformers takes.
+"""Compare file sizes of full-size models with theory, and measure loading them in transformers.
 
     python -m benchmarks.files --output docs/data/files.json
 
-Random weights of the architectures B, L and H; sizes do not depend on values. Loading is timed in a process of its own,
-which knows nothing but the directory. About 5 minutes on 2 cores, and 6 GB of memory to make SAM-H.
+Random weights of the architectures B, L and H; sizes do not depend on values. A separate process measures
+loading, from the directory alone. Takes about 5 minutes on 2 cores, and 6 GB of memory for SAM-H.
 """
 
 import argparse
@@ -43,7 +43,7 @@ print(json.dumps({"seconds": seconds, "peak_gigabytes": peak * 1024 / 1e9}))
 
 
 def make(sam: Sam, plan: BitPlan, folder: Path) -> dict[str, Any]:
-    """Write a directory; returns its bytes, and those of theory and header."""
+    """Write a directory; return the bytes of the file, of theory and of the header."""
     costs = sam.costs()
     span = dict.fromkeys(CANDIDATE_BITS, (-1.0, 1.0))
     values = {unit.name: dict.fromkeys(unit.activations, span) for unit in costs.units}

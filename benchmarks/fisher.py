@@ -25,8 +25,8 @@ from mixqsam.analysis.ablation import ablate
 from mixqsam.analysis.fisher import FisherMeter
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import run_prefix
-from mixqsam.cli.console import Bars
-from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.cli.console import ProgressBars
+from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
 from mixqsam.pipeline.stages import analyze_model, find_ranges, quantize_model, run_allocation
@@ -61,7 +61,7 @@ class Experiment:
         self._key = digest(_VERSION, self.sam.fingerprint, images, [sample.digest() for sample in self.judged])
 
     def _some(self, samples: Sequence[Sample], count: int) -> list[Sample]:
-        return for_calibration(samples, count=count, prompts=4, progress=self.session.progress)
+        return draw_calibration_samples(samples, count=count, prompts=4, progress=self.session.progress)
 
     def analysis(self) -> Analysis:
         """Importance and measured sensitivity, as far as the utilities that are compared need them."""
@@ -172,7 +172,7 @@ def _cpu(action: Callable[[], object]) -> float:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure what is not known yet; write after each step."""
-    session = Session(Cache(arguments.cache, patient=True), Bars())
+    session = Session(Cache(arguments.cache, wait_for_locks=True), ProgressBars())
     experiment = Experiment(arguments, session)
     draws = experiment.draws()
     result: dict[str, Any] = {"images": len(experiment.samples), "judged": len(experiment.judged)}

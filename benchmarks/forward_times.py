@@ -1,4 +1,4 @@
-"""Seconds of encoder and decoder of full-size SAMs (random weights), and what COCO val2017 would take.
+"""Measure encoder and decoder of full-size SAMs (random weights), and estimate the time for COCO val2017.
 
 python -m benchmarks.forward_times --output docs/data/forward_times.json            # SAM-B, L, H on CPUs: 4 minutes
 python -m benchmarks.forward_times --device cuda --output out/forward_times.json

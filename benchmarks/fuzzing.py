@@ -1,12 +1,12 @@
-"""Give every reader spoiled files; all that may come of it is a result or an error of ours.
+"""Give corrupted files to every reader; each must return a result or raise an error of mixqsam.
 
     python -m benchmarks.fuzzing [--count 100000] [--readers images "COCO annotations"] [--seed 0] [--workers 2]
 
-Files that a reader accepts are spoiled: bits, slices, numbers in headers, and of JSON single values. Each reader runs
-in a process of its own with its address space limited to 3 GB more than it begins with: a file that asks for more is a
-fault, and so are a crash, any exception that is not an error of ours, and ten seconds spent on one file. Faults are
-kept in out/findings with the input; the numbers go to docs/data/fuzzing.json. Each reader's first inputs are files that
-it accepts, or it would be no test. `benchmarks.guided` does the same guided by coverage.
+Valid files are corrupted: bits, slices, numbers in headers, and single values of JSON. Each reader runs in a separate
+process that may allocate 3 GB. Faults are larger allocations, crashes, exceptions that are not errors of mixqsam, and
+ten seconds for one file. Faults and their inputs are written to out/findings, the numbers to docs/data/fuzzing.json.
+The first inputs of each reader are valid files, which check the test itself. `benchmarks.guided` does the same, guided
+by coverage.
 """
 
 import argparse
@@ -38,16 +38,16 @@ SECONDS = 10
 
 
 class TookTooLong(Exception):  # noqa: N818  (it is no error of the reader's)
-    """One file has taken too many seconds."""
+    """A file has taken too long."""
 
 
 def give_up(*_: object) -> None:
-    """The alarm's answer."""
+    """Handle the alarm."""
     raise TookTooLong
 
 
 def attempt(reader: Reader, path: Path, content: bytes) -> str:
-    """What came of one content: `read`, `refused`, or the fault's last frame of ours."""
+    """Read one content: `read`, `refused`, or the last frame of mixqsam in a fault."""
     path.write_bytes(content)
     signal.signal(signal.SIGPROF, give_up)
     # Of processor time: a process that others keep waiting is not at fault.
@@ -70,7 +70,7 @@ def _place(error: BaseException) -> str:
 
 
 def work(name: str, folder: Path, *, seed: int, start: int, count: int, channel: Any) -> None:
-    """One process: tells the counts of every hundred contents, every fault, and its end."""
+    """Run one process; report the counts of every hundred contents, every fault, and the end."""
     sys.stderr = open("/dev/null", "w")  # noqa: PTH123, SIM115
     reader = make_readers(folder / "seeds")[name]
     place = folder / "place"
@@ -96,7 +96,7 @@ def work(name: str, folder: Path, *, seed: int, start: int, count: int, channel:
 
 
 class Tally:
-    """What has come of one reader's contents so far."""
+    """Counts of one reader's results."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -106,7 +106,7 @@ class Tally:
         self.finished = False
 
     def hear(self, kind: str, value: Any) -> None:
-        """Take one message of the working process."""
+        """Handle one message of the worker."""
         if kind == "at":
             self.at, counts = value
             self.totals.update(counts)
@@ -120,14 +120,14 @@ class Tally:
             self.finished = True
 
     def fault(self, outcome: str, content: bytes) -> None:
-        """Count a fault; the first of its kind is kept."""
+        """Count a fault; store the first of its kind."""
         if self.faults[outcome] == 0:
             keep(self.name, self.at, outcome, content)
         self.faults[outcome] += 1
 
 
 def fuzz(name: str, *, seed: int, count: int) -> dict[str, Any]:
-    """All contents of one reader, going on after crashes."""
+    """Try all contents of one reader; continue after crashes."""
     started, start, tally = time.monotonic(), 0, Tally(name)
     while not tally.finished and start < count:
         folder = Path(tempfile.mkdtemp(prefix="mixqsam-fuzzing-", dir=fast_folder()))
@@ -148,7 +148,7 @@ def fuzz(name: str, *, seed: int, count: int) -> dict[str, Any]:
 
 
 def _listen(tally: Tally, folder: Path, *, seed: int, start: int, count: int) -> int | None:
-    """Run one working process to its end, or its crash; its exit code."""
+    """Run one worker to its end or crash, and return its exit code."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe(duplex=False)
     settings = {"seed": seed, "start": start, "count": count, "channel": theirs}
@@ -163,12 +163,12 @@ def _listen(tally: Tally, folder: Path, *, seed: int, start: int, count: int) ->
 
 
 def fast_folder() -> str | None:
-    """Where files are written fastest, if there is such a place."""
+    """A folder in memory, if there is one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
 
 def keep(name: str, index: int, outcome: str, content: bytes) -> None:
-    """Put a fault and its input into out/findings."""
+    """Write a fault and its input to out/findings."""
     FINDINGS.mkdir(parents=True, exist_ok=True)
     stem = f"{name.replace(' ', '-').replace('/', '')}-{index}"
     (FINDINGS / f"{stem}.bin").write_bytes(content)
@@ -176,7 +176,7 @@ def keep(name: str, index: int, outcome: str, content: bytes) -> None:
 
 
 def main() -> None:
-    """All readers, some at a time."""
+    """Run all readers, several at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--readers", nargs="*", default=None)

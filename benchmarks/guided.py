@@ -1,9 +1,9 @@
-"""Spoiled files for one reader, guided by coverage: inputs that reach new code are kept and spoiled further.
+"""Corrupt files for one reader, guided by coverage: inputs that reach new code are corrupted further.
 
     pip install atheris
     python -m benchmarks.guided "DOTA labels" [--count 100000]
 
-Stops at the first fault (see `benchmarks.fuzzing`), which is then in out/findings. How many files were tried goes to
+Stops at the first fault (see `benchmarks.fuzzing`) and writes it to out/findings. The number of files goes to
 docs/data/guided.json.
 """
 

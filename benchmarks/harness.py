@@ -1,4 +1,4 @@
-"""A small harness: interleaved runs, medians, the machine, peak memory."""
+"""Helpers of measurements: alternating runs, medians, the machine, peak memory."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from mixqsam.pipeline import provenance
 
 
 def machine() -> dict[str, Any]:
-    """What a reader needs to know of the computer."""
+    """Description of the computer."""
     return {
         "cpu": provenance.machine()["cpu"],
         "threads": torch.get_num_threads(),
@@ -30,7 +30,7 @@ def peak_gigabytes() -> float:
 
 
 def medians(actions: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
-    """Median seconds of each action; the actions take turns."""
+    """Median seconds of each action; the actions alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(repeats):
         for name, action in actions.items():

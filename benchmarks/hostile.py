@@ -1,4 +1,4 @@
-"""The readers that spoiled files are given to, each with files that it accepts."""
+"""The readers of the fuzzing tests, each with valid files."""
 
 import io
 import json
@@ -35,7 +35,7 @@ from mixqsam.sam.load import load_sam
 
 @dataclass(frozen=True)
 class Reader:
-    """One thing that we read.
+    """A reader of one kind of file.
 
     Attributes:
         seeds: contents that are accepted.
@@ -51,7 +51,7 @@ class Reader:
 
 
 def make_readers(folder: Path) -> dict[str, Reader]:
-    """All of them; `folder` holds what their files refer to."""
+    """Make all readers; `folder` contains the files that they need."""
     model, pictures = make_model(folder / "model"), make_pictures(folder / "pictures", count=3)
     out = quantize(model, pictures, folder / "out", check=1)
     return {

@@ -1,4 +1,4 @@
-"""What importance costs, in plain encoder passes of transformers' own SAM (with SDPA) on the same image.
+"""Measure the cost of importance in encoder passes of transformers' SAM (with SDPA) on the same image.
 
     python -m benchmarks.importance_cost --size b --output docs/data/importance_cost.json
 
@@ -92,8 +92,8 @@ def measure(size: str) -> dict[str, object]:
     one = statistics.median([*before, *after])
     return {
         "units": len(names),
-        "distinct_ablations": len({effects.of([name]) for name in names}),
-        "distinct_with_pairs": len({effects.of(group) for group in [*((n,) for n in names), *pairs]}),
+        "distinct_ablations": len({effects.reduce([name]) for name in names}),
+        "distinct_with_pairs": len({effects.reduce(group) for group in [*((n,) for n in names), *pairs]}),
         "plain_pass_seconds": one,
         "plain_passes": [*before, *after],
         "importance_seconds": seconds,

@@ -1,4 +1,4 @@
-"""Kill `mixqsam quantize` at random moments; each rerun has to end as if nothing had happened.
+"""Kill `mixqsam quantize` at random moments; each rerun must give the result of an undisturbed run.
 
     python -m benchmarks.kill_anywhere [--count 50] [--seed 0] [--workers 2]
 
@@ -8,8 +8,8 @@ runs the same command again, unless the directory was complete already. It count
 - the rerun exits with 0 and everything in the directory is byte for byte that of an undisturbed run (times, date and
   command apart);
 - no file of a finished stage that the first run left in the cache was written again;
-- nothing else lies beside the directory (but an empty lock file, if the kill came after the directory was complete).
-Prints what happened, and writes docs/data/kills.json.
+- no other file is beside the directory, except an empty lock file if the kill came after the directory was complete.
+Prints the trials and writes docs/data/kills.json.
 """
 
 import argparse
@@ -38,7 +38,7 @@ _CLOCKS = ("seconds", "finished", "command")
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run works."""
+    """Folders of one run."""
 
     folder: Path
     model: Path
@@ -64,7 +64,7 @@ class Place:
 
 
 def without_clocks(value: Any) -> Any:
-    """JSON without what is another every time."""
+    """JSON without values that differ in every run."""
     if isinstance(value, dict):
         return {name: without_clocks(one) for name, one in value.items() if name not in _CLOCKS}
     return [without_clocks(one) for one in value] if isinstance(value, list) else value
@@ -90,7 +90,7 @@ def finished(cache: Path) -> dict[Path, int]:
 
 
 def streams(cache: Path) -> list[Path]:
-    """Activations that a reconstruction has left on disk."""
+    """Activation files that a reconstruction left on disk."""
     return [one for one in cache.rglob("*.safetensors") if one.stem.isdigit()]
 
 

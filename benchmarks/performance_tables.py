@@ -89,7 +89,7 @@ def evaluator() -> str:
 
 
 def forward() -> str:
-    """Forward times, and what COCO val2017 takes."""
+    """Forward times, and the time for COCO val2017."""
     data = load("forward_times")
     columns = ["model", "encoder, an image", "decoder, a box", "COCO val2017, one process"]
     lines = [line(columns), line(["---", *["---:"] * 3])]
@@ -117,6 +117,6 @@ def processes() -> str:
 
 
 def machine_line(data: Any) -> str:
-    """What the figures were measured on."""
+    """Description of the machine."""
     one = data["machine"]
     return f"({one['cpu']}, {one['threads']} {'thread' if one['threads'] == 1 else 'threads'}, torch {one['torch']})"

@@ -1,4 +1,4 @@
-"""Evaluation of coco-mini with one process and with two: the same figures, and how long each takes.
+"""Evaluate coco-mini with one process and with two; compare figures and times.
 
     python -m benchmarks.processes --coco ../shared/data/coco-mini --output docs/data/processes.json
 
@@ -21,7 +21,7 @@ from mixqsam.files import write_json
 
 
 def run(arguments: list[str], *, world: int, cache: Path) -> float:
-    """Seconds of a command in so many processes."""
+    """Seconds of a command in a number of processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)] if world > 1 else []
     command = [sys.executable, *launcher, "-m", "mixqsam", *arguments]
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Tables of faults that were survived, from docs/data/*.json."""
+"""Tables of reliability, from docs/data/*.json."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ ANSWERS = {
 
 
 def kills() -> str:
-    """What became of commands that were killed."""
+    """Results of killed commands."""
     data = load("kills")
     rows = [
         line(["signal", "commands killed", "of them with finished stages", "survived"]),
@@ -42,7 +42,7 @@ def kills() -> str:
 
 
 def fuzzing() -> str:
-    """What became of spoiled files."""
+    """Results of corrupted files."""
     data, guided = load("fuzzing"), load("guided")
     columns = ["reader", "files", "read", "refused", "faults", "files, guided by coverage", "faults"]
     rows = [line(columns), line(["---", *["---:"] * 6])]
@@ -64,7 +64,7 @@ def _counts(counts: dict[str, Any]) -> list[str]:
 
 
 def threads() -> str:
-    """What differs between runs with other numbers of threads."""
+    """Differences between numbers of threads."""
     data = load("threads")
     rows = [line(["run", "rounding to nearest", "reconstruction"]), line(["---", "---", "---"])]
     differing = data["differing_files"]
@@ -91,13 +91,13 @@ def _singular(run: str) -> str:
 
 
 def _names(files: Sequence[str]) -> str:
-    """Files that differ; pictures, which follow from them, are left out."""
+    """Files that differ, without pictures, which depend on them."""
     told = [name.rsplit("/", maxsplit=1)[-1] for name in files if name.endswith((".json", ".safetensors"))]
     return ", ".join(f"`{name}`" for name in told) if told else "the same"
 
 
 def server() -> str:
-    """What a crowd of clients got."""
+    """Responses under load."""
     data = load("server_load")
     rows = [line(["answer", "requests", "meaning"]), line(["---", "---:", "---"])]
     rows += [line([answer, f"{data['by_status'][answer]:,}", meaning]) for answer, meaning in ANSWERS.items()]

@@ -1,11 +1,11 @@
-"""`mixqsam serve` under load on loopback: parallel clients, good and bad, for a while.
+"""Test `mixqsam serve` under load on loopback, with valid and invalid requests of parallel clients.
 
     python -m benchmarks.server_load [--clients 200] [--seconds 120]
 
-A tiny model is served. Most clients ask for masks, allocations and images and check what they get; some send nonsense,
-files that are no images, requests that are too large, heads and bodies that never end, or go away in the middle.
-Counted are answers by kind and status, wrong masks, answers of 500, how long slow clients were kept, and the memory
-of the server every second. Writes docs/data/server_load.json.
+Serves a tiny model. Most clients request masks, allocations and images and check the responses. Others send invalid
+JSON, files that are not images, large requests, endless heads and bodies, or disconnect. The benchmark counts responses
+by kind and status, wrong masks, responses with status 500, times of slow clients, and the server's memory every second.
+Writes docs/data/server_load.json.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SLOW = ("slow head", "slow body")
 
 
 class Load:
-    """The clients, and what they have seen."""
+    """The clients and their results."""
 
     def __init__(self, address: str, port: int, pictures: Path) -> None:
         self.address, self.port = address, port
@@ -46,7 +46,7 @@ class Load:
         self.expected: dict[str, Any] = {}
 
     async def prepare(self) -> None:
-        """The right answers, asked for alone."""
+        """Request the right responses, without load."""
         async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
             for name in self.names:
                 answer = await client.post("/api/segment", json=self.prompt(name), headers=OWN)
@@ -150,7 +150,7 @@ class Load:
         return await self._slowly(head)
 
     async def _slowly(self, head: bytes) -> str:
-        """A byte a second, until the server has had enough."""
+        """Send a byte per second until the server disconnects."""
         started = time.monotonic()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(head)
@@ -169,13 +169,13 @@ class Load:
 
 
 def resident(process: int) -> float:
-    """Megabytes that a process has in memory."""
+    """Resident memory of a process in megabytes."""
     pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
     return pages * 4096 / 1e6
 
 
 async def watch(process: int, until: float) -> list[float]:
-    """Memory, every second."""
+    """Record the memory every second."""
     found = []
     while time.monotonic() < until:
         found.append(resident(process))
@@ -184,7 +184,7 @@ async def watch(process: int, until: float) -> list[float]:
 
 
 async def run(load: Load, process: int, *, clients: int, seconds: float) -> list[float]:
-    """All clients at once."""
+    """Run all clients in parallel."""
     await load.prepare()
     until = time.monotonic() + seconds
     watching = asyncio.create_task(watch(process, until))

@@ -1,9 +1,9 @@
-"""How long a proven optimum takes for SAM-H's 240 units, tied and free bits.
+"""Measure the time to a proven optimum for SAM-H's 240 units, with tied and free bits.
 
     python -m benchmarks.solver --output docs/data/solver.json
 
-Units, parameters and multiply-adds are SAM-H's; importance, synergy and sensitivity are random (log-normal),
-so that no lucky structure helps. About 6 minutes on 2 cores.
+Units, parameters and multiply-adds are SAM-H's. Importance, synergy and sensitivity are random (log-normal), without a
+helpful structure. About 6 minutes on 2 cores.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Ways to spoil a file: its bytes, and if it is JSON, its values."""
+"""Corrupt files: their bytes, and the values of JSON."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def spoiled(seeds: Sequence[bytes], *, text: bool, seed: int, start: int = 0) ->
 
 
 def spoil(content: bytes, draw: random.Random, *, others: Sequence[bytes], text: bool) -> bytes:
-    """A content that is probably no longer good."""
+    """Corrupt a content; the result is probably not valid."""
     if text and draw.random() < 0.7:
         return _spoil_values(content, draw)
     result = bytearray(content)

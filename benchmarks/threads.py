@@ -1,4 +1,4 @@
-"""Is the result the same, bit for bit: twice, and with 1, 2 and 4 threads?
+"""Check that results are bit-identical in two runs, and with 1, 2 and 4 threads.
 
     python -m benchmarks.threads
 
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _differing(runs: dict[str, dict[str, str]]) -> dict[str, list[str]]:
-    """Run → files that are not those of the first."""
+    """Run → files that differ from the first run."""
     first = next(iter(runs.values()))
     return {key: sorted(name for name in first if files.get(name) != first[name]) for key, files in runs.items()}
 

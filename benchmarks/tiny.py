@@ -1,4 +1,4 @@
-"""A SAM with random weights that is quantized in seconds, and pictures for it: what faults are tried on."""
+"""A SAM with random weights that is quantized in seconds, and pictures for it."""
 
 import os
 import re
@@ -69,7 +69,7 @@ def tiny_config() -> SamConfig:
 
 
 def random_model(config: SamConfig, *, seed: int = 0) -> SamModel:
-    """Weights of a size that makes every unit matter."""
+    """Random weights that give every unit an effect."""
     torch.manual_seed(seed)
     model = SamModel(config).eval()
     with torch.no_grad():

@@ -1,9 +1,8 @@
-"""Bring a quantized SAM to ONNX Runtime, and use it there without PyTorch.
+"""Export a quantized SAM to ONNX Runtime, and use it there without PyTorch.
 
     python examples/deploy_onnxruntime.py out/ out-onnx/ photo.jpg --box 40 30 400 380 --mask mask.png
 
-`out/` is a directory that `mixqsam quantize` wrote. What is copied to the device is `out-onnx/`, and what runs there is
-`segment`.
+`out/` is a quantized directory. Copy `out-onnx/` to the device, and call `segment` there.
 """
 
 import argparse
@@ -16,7 +15,7 @@ import mixqsam
 
 
 def segment(directory: str, image: str, box: list[float]) -> tuple[np.ndarray, float]:
-    """The device's part: needs mixqsam, numpy, Pillow and onnxruntime, neither PyTorch nor transformers."""
+    """Run on the device, with mixqsam, numpy, Pillow and onnxruntime, but without PyTorch and transformers."""
     predictor = mixqsam.ExportedPredictor(directory, backend="onnx")
     predictor.set_image(Image.open(image))
     masks, scores, _ = predictor.predict(box=box, multimask_output=True)
@@ -25,11 +24,11 @@ def segment(directory: str, image: str, box: list[float]) -> tuple[np.ndarray, f
 
 
 def main() -> None:
-    """From the command line's words to a mask."""
+    """Parse the command line, export, and write a mask."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory that quantize wrote")
     parser.add_argument("output", help="directory to write")
-    parser.add_argument("image", help="photograph to try it on")
+    parser.add_argument("image", help="photograph to segment")
     parser.add_argument("--box", type=float, nargs=4, required=True, metavar=("X1", "Y1", "X2", "Y2"))
     parser.add_argument("--mask", default="mask.png", help="picture to write")
     chosen = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Shrink a fine-tuned SAM to a size, and see what it costs.
+"""Shrink a fine-tuned SAM to a given size, and measure the loss of quality.
 
     python examples/shrink_finetuned.py my-sam/ photos/ 45MB out/
 
@@ -12,21 +12,21 @@ import mixqsam
 
 
 def main() -> None:
-    """From the command line's words to a quantized directory."""
+    """Parse the command line and quantize."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="the fine-tuned SAM")
     parser.add_argument("images", help="folder of images like those that it will see")
-    parser.add_argument("size", help="of the model, e.g. 45MB or 0.15x")
+    parser.add_argument("size", help="size of the model, e.g. 45MB or 0.15x")
     parser.add_argument("output", help="directory to write")
     parser.add_argument("--recipe", default="omse", help="qdrop learns the rounding: slower, better below 4 bits")
     chosen = parser.parse_args()
 
-    # The encoder's neck feeds everything after it; whoever is wary keeps it at 8 bits.
+    # The whole decoder depends on the encoder's neck, so this example keeps it at 8 bits.
     options = mixqsam.Options(
         allocation=mixqsam.AllocationOptions(keep=("neck.*=8",)),
         quantization=mixqsam.QuantizationOptions(recipe=chosen.recipe),
     )
-    # The size alone would leave all activations at 8 bits; that is what integer kernels compute with anyway.
+    # A size alone leaves all activations at 8 bits, which integer kernels use anyway.
     result = mixqsam.quantize(
         chosen.model, chosen.images, budget=f"size={chosen.size}", output=chosen.output, options=options
     )

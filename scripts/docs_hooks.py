@@ -1,4 +1,4 @@
-"""What mkdocs asks of us: the page of the command line is written from the command line itself."""
+"""Hooks of mkdocs: generate the page of the command line from its help."""
 
 import html
 import os
@@ -6,18 +6,18 @@ import subprocess
 import sys
 from typing import Any
 
-_PLACE = "<!-- the command line -->"
+_PLACEHOLDER = "<!-- the command line -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill the page that asks for it."""
-    return markdown.replace(_PLACE, _reference()) if _PLACE in markdown else markdown
+    """Fill the page with the placeholder."""
+    return markdown.replace(_PLACEHOLDER, _reference()) if _PLACEHOLDER in markdown else markdown
 
 
 def _reference() -> str:
-    """What `--help-all` says of every command, as Markdown; without the title, which the page has."""
+    """The text of `--help-all` for every command, as Markdown without a title."""
     command = [sys.executable, "-m", "typer", "mixqsam.cli.main", "utils", "docs", "--name", "mixqsam"]
-    everything = {**os.environ, "MIXQSAM_HELP_ALL": "1"}
-    text = subprocess.run(command, check=True, capture_output=True, text=True, env=everything).stdout  # noqa: S603
+    environment = {**os.environ, "MIXQSAM_HELP_ALL": "1"}
+    text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout  # noqa: S603
     text = text.replace('<span style="font-weight: bold">', "**").replace("</span>", "**")
     return html.unescape(text.split("\n", 1)[1])

@@ -30,7 +30,7 @@ def best_choice(program: Program) -> float | None:
     values = [
         program.value(np.array(choice))
         for choice in product(*(range(len(s)) for s in program.states))
-        if program.feasible(np.array(choice))
+        if program.is_feasible(np.array(choice))
     ]
     return max(values, default=None)
 

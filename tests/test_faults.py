@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mixqsam.directories import claimed, new_directory
+from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import OutputError
 from mixqsam.files import Cache
 from tests.conftest import draw
@@ -20,7 +20,7 @@ MARKER = "ours.json"
 
 def write(target: Path, words: str, *, overwrite: bool = True) -> None:
     with (
-        claimed(target, overwrite=overwrite, marker=MARKER),
+        claim_directory(target, overwrite=overwrite, marker=MARKER),
         new_directory(target, overwrite=overwrite, marker=MARKER) as folder,
     ):
         (folder / MARKER).write_text(words)
@@ -33,8 +33,8 @@ def names(folder: Path) -> list[str]:
 def test_one_process_at_a_time_holds_an_output(tmp_path: Path) -> None:
     target = tmp_path / "out"
     code = (
-        "import sys, time; from pathlib import Path; from mixqsam.directories import claimed\n"
-        f"with claimed(Path({str(target)!r}), overwrite=False, marker='x'):\n"
+        "import sys, time; from pathlib import Path; from mixqsam.directories import claim_directory\n"
+        f"with claim_directory(Path({str(target)!r}), overwrite=False, marker='x'):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
@@ -58,7 +58,7 @@ def test_holders_follow_each_other(tmp_path: Path) -> None:
     def work() -> None:
         for _ in range(60):
             try:
-                with claimed(target, overwrite=True, marker=MARKER):
+                with claim_directory(target, overwrite=True, marker=MARKER):
                     with guard:
                         inside[0] += 1
                         most[0] = max(most[0], inside[0])
@@ -117,7 +117,7 @@ def test_only_old_temporary_files_are_swept_from_a_cache(tmp_path: Path) -> None
 # Signals are sent to a process of their own: in this one other tests may have left handlers and threads.
 _UNWINDS = """
 import os, signal, time
-from mixqsam.cli.console import guarded
+from mixqsam.cli.console import run_guarded
 before = signal.getsignal(signal.SIGTERM)
 def work():
     try:
@@ -125,12 +125,12 @@ def work():
         time.sleep(5)
     finally:
         print("cleaned")
-print(guarded(work, debug=False), signal.getsignal(signal.SIGTERM) == before)
+print(run_guarded(work, debug=False), signal.getsignal(signal.SIGTERM) == before)
 """
 _SOLVES = """
 import os, signal, highspy
-from mixqsam.allocation.solve import _finish
-from mixqsam.cli.console import guarded
+from mixqsam.allocation.solve import _solve_interruptibly
+from mixqsam.cli.console import run_guarded
 start = highspy.Highs.startSolve
 def interrupted(self):
     thread = start(self)
@@ -141,9 +141,9 @@ solver = highspy.Highs()
 solver.setOptionValue("output_flag", False)
 solver.addVar(0.0, 1.0)
 def work():
-    _finish(solver)
+    _solve_interruptibly(solver)
     print("went on")
-print(guarded(work, debug=False))
+print(run_guarded(work, debug=False))
 """
 
 

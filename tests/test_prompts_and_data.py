@@ -9,7 +9,7 @@ from mixqsam.data.coco import annotated_samples
 from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
 from mixqsam.data.images import list_images, open_image
 from mixqsam.data.records import read_annotations, read_detections
-from mixqsam.data.samples import folder_samples, for_calibration
+from mixqsam.data.samples import draw_calibration_samples, folder_samples
 from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts, clip_boxes, point_grid, point_prompt
@@ -51,7 +51,7 @@ def test_broken_images_are_named_skipped_and_counted(tmp_path: Path) -> None:
     assert [s.path.name for s in samples] == ["cut.jpg", "good.png"]
     assert "Skipped 1 of 3 images" in progress.notes[0]
     assert "text.png" in progress.notes[0]
-    (sample,) = for_calibration(samples, count=2, prompts=1, progress=progress)
+    (sample,) = draw_calibration_samples(samples, count=2, prompts=1, progress=progress)
     assert sample.path.name == "good.png"
     assert "Skipped 1 of 2 images" in progress.notes[1]
     assert "cut.jpg" in progress.notes[1]
@@ -59,7 +59,7 @@ def test_broken_images_are_named_skipped_and_counted(tmp_path: Path) -> None:
     assert sample.path.name == "good.png"
     (tmp_path / "good.png").unlink()
     with pytest.raises(ImageError, match="None of the images can be read"):
-        for_calibration(samples, count=2, prompts=1, progress=progress)
+        draw_calibration_samples(samples, count=2, prompts=1, progress=progress)
 
 
 def test_no_folder_and_no_images(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_malformed_detections(tmp_path: Path, text: str) -> None:
 def test_calibration_needs_prompts(tmp_path: Path) -> None:
     samples = annotated_samples(coco_file(tmp_path, annotations=[]), images=tmp_path)
     with pytest.raises(AnnotationError, match="No image has a box"):
-        for_calibration(samples, count=1, prompts=1, progress=Silent())
+        draw_calibration_samples(samples, count=1, prompts=1, progress=Silent())
 
 
 def test_the_shared_set_reads(coco: Path) -> None:
@@ -211,7 +211,7 @@ def test_points_are_checked_at_one_place() -> None:
     for point, words in (
         ([21.0, 5, 1], "x: a point lies outside the image of 20×10"),
         ([1.0, -1, 1], "outside the image"),
-        ([1.0, 1, 0.5], "x: the label is 1 .* or 0"),
+        ([1.0, 1, 0.5], "x: a label is neither 1 .* nor 0"),
         ([float("nan"), 1, 1], "x: a point holds NaN"),
     ):
         with pytest.raises(AnnotationError, match=words):

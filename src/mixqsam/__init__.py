@@ -5,13 +5,13 @@
     result = mixqsam.quantize("sam-tiny", "photos/", budget="W4A4", output="out/")
     predictor = mixqsam.predictor("out/")
 
-Names are loaded when first used: importing mixqsam loads neither torch nor transformers.
+Names are loaded at their first use: importing mixqsam loads neither torch nor transformers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mixqsam.registration import register
+from mixqsam.transformers_hook import register
 
 if TYPE_CHECKING:
     from mixqsam.api import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         DemoResult,
         DetectionOptions,
         Evaluation,
+        EvaluationResult,
         ExportedPredictor,
         HonestyError,
         ImageError,
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
         QuantizationOptions,
         Recipe,
         ReconstructionOptions,
-        Report,
         Result,
         Sam,
         SemanticData,
@@ -102,6 +102,7 @@ __all__ = [
     "DemoResult",
     "DetectionOptions",
     "Evaluation",
+    "EvaluationResult",
     "ExportedPredictor",
     "HonestyError",
     "ImageError",
@@ -121,7 +122,6 @@ __all__ = [
     "QuantizationOptions",
     "Recipe",
     "ReconstructionOptions",
-    "Report",
     "Result",
     "Sam",
     "SemanticData",
@@ -149,13 +149,13 @@ __all__ = [
     "serve",
 ]
 
-# Names that do not need torch, which the rest of the interface loads: exported models run without it.
+# Names that load without torch: exported models run without it.
 _LIGHT = {
     "ExportedPredictor": "mixqsam.deployed.predictor",
     "Prompts": "mixqsam.prompts",
 }
 
-# From here on transformers loads what mixqsam wrote.
+# transformers can load quantized directories from here on.
 register()
 
 

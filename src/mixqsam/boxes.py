@@ -1,4 +1,4 @@
-"""Boxes of one image: thresholds, class-wise suppression, limits.
+"""Boxes of one image: thresholds, class-wise suppression, maximum number.
 
 See docs/method.md, “Instance segmentation”.
 """
@@ -20,7 +20,7 @@ class Detections:
     Attributes:
         boxes: [n, 4] float64, x1, y1, x2, y2 in pixels.
         scores: [n] float64.
-        labels: [n] whole numbers: the detector's own, or categories.
+        labels: [n] whole numbers: labels of the detector, or categories.
     """
 
     boxes: Array
@@ -29,7 +29,7 @@ class Detections:
 
     @classmethod
     def of(cls, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> "Detections":
-        """From lists; without boxes too."""
+        """Make detections from lists, which may be empty."""
         corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         return cls(corners, np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64))
 
@@ -37,7 +37,7 @@ class Detections:
         return len(self.scores)
 
     def pick(self, index: NDArray[Any] | Sequence[bool]) -> "Detections":
-        """Some of them, by index or by a boolean for each."""
+        """Select detections by index, or by a boolean for each."""
         chosen = np.asarray(index, dtype=bool) if isinstance(index, list) else index
         return Detections(self.boxes[chosen], self.scores[chosen], self.labels[chosen])
 
@@ -47,9 +47,9 @@ class Selection:
     """Which boxes of a detector become prompts.
 
     Attributes:
-        score: least score.
-        top: at most so many for each image, the best.
-        nms: IoU above which the weaker of two boxes of one class goes; 1 keeps all.
+        score: minimum score.
+        top: maximum number for each image; the best are kept.
+        nms: IoU above which the weaker of two boxes of one class is removed; 1 keeps all.
     """
 
     score: float = 0.05
@@ -58,56 +58,56 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a user wants of a selection; None for what is usual for the detector."""
+class SelectionOverrides:
+    """Values that replace those of a selection; None keeps the detector's default."""
 
     score: float | None = None
     top: int | None = None
     nms: float | None = None
 
-    def over(self, usual: Selection) -> Selection:
-        """The usual selection with what is wanted in its place."""
+    def apply(self, defaults: Selection) -> Selection:
+        """Replace values of a selection."""
         return Selection(
-            usual.score if self.score is None else self.score,
-            usual.top if self.top is None else self.top,
-            usual.nms if self.nms is None else self.nms,
+            defaults.score if self.score is None else self.score,
+            defaults.top if self.top is None else self.top,
+            defaults.nms if self.nms is None else self.nms,
         )
 
 
-def select(found: Detections, selection: Selection, *, width: int, height: int) -> Detections:
-    """Boxes clipped to the image, without empty ones, filtered, strongest first."""
-    boxes = found.boxes.clip(0, np.tile([width, height], 2))
-    keep = (found.scores >= selection.score) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    kept = Detections(boxes, found.scores, found.labels).pick(keep)
-    kept = kept.pick(np.argsort(-kept.scores, kind="stable"))
+def select(detections: Detections, selection: Selection, *, width: int, height: int) -> Detections:
+    """Clip boxes to the image, remove empty and weak ones, and sort them by score."""
+    boxes = detections.boxes.clip(0, np.tile([width, height], 2))
+    is_selected = (detections.scores >= selection.score) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    selected = Detections(boxes, detections.scores, detections.labels).pick(is_selected)
+    selected = selected.pick(np.argsort(-selected.scores, kind="stable"))
     if selection.nms < 1:
-        kept = kept.pick(suppress(kept, selection.nms))
-    return kept.pick(np.arange(min(len(kept), selection.top)))
+        selected = selected.pick(suppress(selected, selection.nms))
+    return selected.pick(np.arange(min(len(selected), selection.top)))
 
 
-def suppress(found: Detections, limit: float) -> NDArray[np.int64]:
-    """Class-wise greedy non-maximum suppression: indices of what stays, strongest first.
+def suppress(detections: Detections, limit: float) -> NDArray[np.int64]:
+    """Class-wise greedy non-maximum suppression: indices of the remaining boxes, strongest first.
 
     Args:
-        found: boxes.
-        limit: a box goes if its IoU with a stronger one of its class is above this.
+        detections: boxes, scores and labels.
+        limit: a box is removed if its IoU with a stronger one of its class is above this.
     """
-    order = np.argsort(-found.scores, kind="stable")
-    ious = box_ious(found.boxes, found.boxes)
-    alike = found.labels[:, None] == found.labels[None, :]
-    stays: list[int] = []
+    order = np.argsort(-detections.scores, kind="stable")
+    ious = box_ious(detections.boxes, detections.boxes)
+    same_label = detections.labels[:, None] == detections.labels[None, :]
+    survivors: list[int] = []
     for index in order.tolist():
-        if not any(alike[index, other] and ious[index, other] > limit for other in stays):
-            stays.append(index)
-    return np.array(stays, dtype=np.int64)
+        if not any(same_label[index, stronger] and ious[index, stronger] > limit for stronger in survivors):
+            survivors.append(index)
+    return np.array(survivors, dtype=np.int64)
 
 
 def box_ious(first: Array, second: Array) -> Array:
-    """IoU of every box [n, 4] with every other [m, 4]: [n, m]; boxes without area have none."""
+    """IoU of every box [n, 4] with every other [m, 4]: [n, m]; 0 for boxes without area."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    both = (high - low).clip(min=0).prod(axis=2)
+    intersection = (high - low).clip(min=0).prod(axis=2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1) for boxes in (first, second)]
-    either = areas[0][:, None] + areas[1][None, :] - both
-    ious: Array = np.where(either > 0, both / np.maximum(either, 1e-12), 0.0)
+    union = areas[0][:, None] + areas[1][None, :] - intersection
+    ious: Array = np.where(union > 0, intersection / np.maximum(union, 1e-12), 0.0)
     return ious

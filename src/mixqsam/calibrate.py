@@ -21,7 +21,7 @@ from mixqsam.numeric.channel_statistics import ChannelStatistics
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
 from mixqsam.numeric.quantizers import ActivationQuantizer, ChannelQuantizer, Quantizer
 from mixqsam.numeric.weights import weight_grid
-from mixqsam.parallel.engine import Alone, Engine, share
+from mixqsam.parallel.engine import Engine, SingleProcess, take_share
 from mixqsam.plan import CANDIDATE_BITS, Operand
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
@@ -166,7 +166,7 @@ def cached_ranges(
     engine: Engine | None = None,
 ) -> Ranges:
     """`calibrate`, or the finished calibration of the same model, samples and observer."""
-    engine = engine or Alone()
+    engine = engine or SingleProcess()
     # Models without depthwise convolutions find what was kept before there were ranges of channels.
     channels = ["channels"] if depthwise_units(sam) else []
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer, *channels)
@@ -174,7 +174,7 @@ def cached_ranges(
     found = engine.gather(cache.get("calibration", key))[0]
     if found is not None:
         return Ranges.from_json(found)
-    with cache.lock("calibration", key, wanted=engine.rank == 0):
+    with cache.lock("calibration", key, is_main_process=engine.rank == 0):
         found = engine.gather(cache.get("calibration", key))[0]
         if found is not None:  # a process that we waited for has done it
             return Ranges.from_json(found)
@@ -196,7 +196,7 @@ def calibrate(
         NumericError: an activation is not finite.
         ImageError: an image cannot be read.
     """
-    seen, seen_channels = _gathered(sam, samples, progress, engine or Alone())
+    seen, seen_channels = _gathered(sam, samples, progress, engine or SingleProcess())
     choose, label = OBSERVERS[observer], f"Ranges ({observer})"
     values: dict[str, dict[Operand, dict[int, Range]]] = {}
     for (unit, operand), one in progress.track(seen.items(), label=label, total=len(seen)):
@@ -212,7 +212,7 @@ def _gathered(sam: Sam, samples: Sequence[Sample], progress: Progress, engine: E
     """Statistics of all samples; each process runs its share, and the first sample's ranges are everyone's base."""
     seen: _Seen = {}
     channels: _SeenChannels = {}
-    own = [sample for _, sample in share(engine, samples)]
+    own = [sample for _, sample in take_share(engine, samples)]
     tracked = progress.track(own, label="Calibrating", total=len(own))
     with _observed(sam, seen, channels):
         for index, sample in enumerate(tracked):

@@ -1,4 +1,4 @@
-"""Output directories: held by one process, written whole or not at all, and tidied after one that was killed."""
+"""Output directories: locked by one process, written completely or not at all, cleaned after a killed process."""
 
 import contextlib
 import os
@@ -9,30 +9,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixqsam.errors import OutputError
-from mixqsam.files import is_locked, named_failures
+from mixqsam.files import explain_write_errors, try_lock
 
 
 @contextlib.contextmanager
-def claimed(target: Path, *, overwrite: bool, marker: str, wanted: bool = True) -> Iterator[None]:
-    """Hold an output directory from before the long work until it is written.
+def claim_directory(target: Path, *, overwrite: bool, marker: str, is_main_process: bool = True) -> Iterator[None]:
+    """Lock an output directory from before the long work until it is written.
 
-    What a process that was killed left beside it is removed; a directory that it was about to replace is put back.
+    Temporary directories of a killed process are removed. A directory that it was replacing is put back.
 
     Args:
-        target: where the directory shall be.
-        overwrite: replace what is there, if it holds the file `marker` (that is: if it is ours).
-        marker: the name of a file that tells a directory made by mixqsam from any other.
-        wanted: of a group of processes one holds it for all; for the others this is false, and nothing is held.
+        target: path of the directory.
+        overwrite: replace an existing directory that contains the file `marker`.
+        marker: name of a file that every directory of mixqsam contains.
+        is_main_process: in a group of processes only the main one locks the directory.
 
     Raises:
-        OutputError: the target may not be replaced, cannot be written, or another process holds it.
+        OutputError: the target may not be replaced, cannot be written, or is locked by another process.
     """
-    if not wanted:
+    if not is_main_process:
         check_new_directory(target, overwrite=overwrite, marker=marker)
         yield
         return
     path = target.parent / f".{target.name}.lock"
-    with named_failures(target):
+    with explain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle = _lock(path)
     if handle is None:
@@ -50,13 +50,13 @@ def claimed(target: Path, *, overwrite: bool, marker: str, wanted: bool = True) 
 
 
 def _lock(path: Path) -> int | None:
-    """A handle that holds the lock file, or None where another process does."""
+    """Lock the file and return its handle; None if another process has locked it."""
     while True:
         handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        if not is_locked(handle):
+        if not try_lock(handle):
             os.close(handle)
             return None
-        # Whoever held it before has removed it when it was done: then this is no longer the file that others see.
+        # The last process may have removed the file after we opened it; then other processes lock a new file.
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(handle).st_ino:
                 return handle
@@ -64,14 +64,14 @@ def _lock(path: Path) -> int | None:
 
 
 def _tidy(target: Path) -> None:
-    """Remove temporary directories of a target that nobody holds, and put back what was being replaced."""
-    own = re.compile(rf"\.{re.escape(target.name)}\.(old\.)?[a-z0-9_]{{8}}")
+    """Remove the target's temporary directories, and put back a directory that was being replaced."""
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.(old\.)?[a-z0-9_]{{8}}")
     for path in target.parent.iterdir():
-        if not own.fullmatch(path.name) or not path.is_dir() or path.is_symlink():
+        if not leftover.fullmatch(path.name) or not path.is_dir() or path.is_symlink():
             continue
-        kept = path / target.name
-        if path.name.startswith(f".{target.name}.old.") and kept.is_dir() and not target.exists():
-            kept.rename(target)
+        previous = path / target.name
+        if path.name.startswith(f".{target.name}.old.") and previous.is_dir() and not target.exists():
+            previous.rename(target)
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -80,15 +80,15 @@ def new_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[Pat
     """Yield a temporary directory that becomes `target` when the block ends without an error.
 
     Args:
-        target: where the directory shall be.
-        overwrite: replace what is there, if it holds the file `marker` (that is: if it is ours).
-        marker: the name of a file that tells a directory made by mixqsam from any other.
+        target: path of the directory.
+        overwrite: replace an existing directory that contains the file `marker`.
+        marker: name of a file that every directory of mixqsam contains.
 
     Raises:
         OutputError: the target exists and may not be replaced, or cannot be written.
     """
     check_new_directory(target, overwrite=overwrite, marker=marker)
-    with named_failures(target):
+    with explain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
@@ -101,10 +101,10 @@ def new_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[Pat
 
 
 def check_new_directory(target: Path, *, overwrite: bool, marker: str) -> None:
-    """Refuse a target that exists and may not be replaced; called before long work begins.
+    """Check that the target may be written; called before long work begins.
 
     Raises:
-        OutputError: it exists and is not ours, or `overwrite` is false.
+        OutputError: the target exists, and mixqsam did not make it or `overwrite` is false.
     """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return

@@ -1,17 +1,18 @@
 """The exceptions that mixqsam raises for reasons a user can act on.
 
     MixqsamError                exit code 1
-    ├── InputError              exit code 2   what was given cannot be used as it is
-    │   ├── ModelError                        a checkpoint is missing, foreign, cut or malformed
+    ├── InputError              exit code 2   an input cannot be used
+    │   ├── ModelError                        a checkpoint is missing, unsupported, truncated or malformed
     │   ├── ImageError                        images are missing or unreadable
     │   ├── AnnotationError                   annotations, detections or prompts do not fit
     │   └── ArtifactError                     a quantized directory, analysis or allocation cannot be read
     ├── BudgetError             exit code 3   the budget cannot be met or cannot be understood
     ├── OutputError             exit code 4   a result cannot be written (full disk, permissions, in use)
-    ├── NumericError            exit code 5   NaN or infinity where numbers are needed
-    └── HonestyError            exit code 6   a model is not what its bit-widths claim
+    ├── NumericError            exit code 5   NaN or infinity where finite numbers are needed
+    ├── HonestyError            exit code 6   a model's values do not fit its bit-widths
+    └── ParallelError           exit code 7   a group of processes is incomplete
 
-Messages say what happened, to which file, and what to do about it.
+A message says what happened, names the file, and says what to do.
 """
 
 
@@ -22,13 +23,13 @@ class MixqsamError(Exception):
 
 
 class InputError(MixqsamError):
-    """Something that was given cannot be used as it is."""
+    """An input cannot be used."""
 
     exit_code = 2
 
 
 class ModelError(InputError):
-    """A checkpoint is missing, of another architecture, cut or malformed."""
+    """A checkpoint is missing, of another architecture, truncated or malformed."""
 
 
 class ImageError(InputError):
@@ -56,19 +57,19 @@ class OutputError(MixqsamError):
 
 
 class NumericError(MixqsamError):
-    """NaN or infinity turned up where numbers are needed."""
+    """NaN or infinity occurred where finite numbers are needed."""
 
     exit_code = 5
 
 
 class HonestyError(MixqsamError):
-    """A model is not what its bit-widths claim; it must not be saved."""
+    """A model's values do not fit its bit-widths; it must not be saved."""
 
     exit_code = 6
 
 
 class ParallelError(MixqsamError):
-    """A group of processes is not the one asked for, or has lost one."""
+    """A group has another number of processes than requested, or a process was lost."""
 
     exit_code = 7
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, locks, hashes and the cache of finished stages."""
+"""Atomic writes, locks, hashes, and the cache of finished stages."""
 
 import contextlib
 import fcntl
@@ -13,18 +13,18 @@ from typing import Any, TextIO
 
 from mixqsam.errors import ArtifactError, OutputError, shortened
 
-# Seconds that a process waits for another one's stage.
-_GRACE = 2.0
-# Seconds after which nobody is writing a temporary file any more.
-_STALE = 3600.0
+# Seconds that a process waits for a stage that another one has locked.
+_LOCK_SECONDS = 2.0
+# Seconds after which a temporary file belongs to a killed process.
+_STALE_SECONDS = 3600.0
 
 
 @contextlib.contextmanager
-def named_failures(target: Path) -> Iterator[None]:
-    """Turn what the system says of a file that cannot be written into an error that names `target`.
+def explain_write_errors(target: Path) -> Iterator[None]:
+    """Turn the system's write errors into an error that names `target`.
 
     Raises:
-        OutputError: the disk is full, the place is read-only, …
+        OutputError: the disk is full, the folder is read-only, …
     """
     try:
         yield
@@ -39,9 +39,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that readers see the old file or the new one, never a part.
 
     Raises:
-        OutputError: the disk is full, or the place cannot be written.
+        OutputError: the disk is full, or the folder is not writable.
     """
-    with named_failures(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -57,20 +57,20 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON, atomically."""
+    """Write `value` as indented JSON, atomically."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def parse_json(text: str) -> Any:
-    """A JSON text's value. `NaN` and `Infinity`, which Python would take and JSON has not, are refused.
+    """Parse JSON. `NaN` and `Infinity` are errors; Python would accept them, but they are not JSON.
 
     Raises:
-        ValueError: it is not JSON, or holds a number of more digits than anybody writes.
-        RecursionError: it is nested too deeply.
+        ValueError: the text is not JSON, or a number has too many digits.
+        RecursionError: the text is nested too deeply.
     """
 
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not a number of JSON")
+        raise ValueError(f"{word} is not a JSON number")
 
     return json.loads(text, parse_constant=refuse)
 
@@ -103,7 +103,7 @@ def read_json(path: Path, *, what: str) -> Any:
 
 
 def digest(*parts: object) -> str:
-    """A short hash of JSON-able values, for naming results after their inputs."""
+    """A short hash of JSON values, which names results by their inputs."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -115,14 +115,14 @@ def digest_file(path: Path) -> str:
 
 
 def default_cache() -> Path:
-    """Where finished stages are kept: `$MIXQSAM_CACHE`, else the user's cache folder."""
-    if own := os.environ.get("MIXQSAM_CACHE"):
-        return Path(own)
+    """The folder of the cache: `$MIXQSAM_CACHE`, or `mixqsam` in the user's cache folder."""
+    if folder := os.environ.get("MIXQSAM_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixqsam"
 
 
-def is_locked(file: int | TextIO) -> bool:
-    """Whether this process now holds the lock of an open file; it goes with the process."""
+def try_lock(file: int | TextIO) -> bool:
+    """Lock an open file and return whether that worked; the lock ends with the process."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -133,27 +133,27 @@ def is_locked(file: int | TextIO) -> bool:
 class Cache:
     """Finished stages, each a JSON file named after the hash of its inputs.
 
-    One process at a time works on one stage. A second one waits a moment, for the first may only be reading what is
-    finished, and is refused then; or it waits as long as it takes, if the cache is patient (as that of a group of
-    processes is, which work on the same thing on purpose).
+    One process at a time works on one stage. A second one waits for a moment, because the first may only be reading a
+    finished stage; then it raises an error. With `wait_for_locks` it waits until the stage is free, because a group's
+    processes work on the same stage on purpose.
     """
 
-    def __init__(self, root: Path, *, patient: bool = False) -> None:
-        self.root, self.patient = root, patient
+    def __init__(self, root: Path, *, wait_for_locks: bool = False) -> None:
+        self.root, self.wait_for_locks = root, wait_for_locks
 
     def sweep(self) -> None:
-        """Remove what writers that were killed have left: temporary files of more than an hour ago."""
+        """Remove temporary files of killed processes: those older than an hour."""
         with contextlib.suppress(OSError):
             for path in self.root.glob(".*"):
-                if path.is_file() and time.time() - path.stat().st_mtime > _STALE:
+                if path.is_file() and time.time() - path.stat().st_mtime > _STALE_SECONDS:
                     path.unlink()
 
     def path(self, stage: str, key: str) -> Path:
-        """The file in which the result of `stage` for inputs `key` is kept."""
+        """The file with the result of `stage` for inputs `key`."""
         return self.root / f"{stage}-{key}.json"
 
     def get(self, stage: str, key: str) -> Any | None:
-        """The result of a finished stage, or None. A file that cannot be read counts as absent."""
+        """Read the result of a finished stage, or None. A file that cannot be read counts as missing."""
         path = self.path(stage, key)
         if not path.exists():
             return None
@@ -163,29 +163,29 @@ class Cache:
             return None
 
     def put(self, stage: str, key: str, value: Any) -> None:
-        """Keep the result of a finished stage."""
+        """Store the result of a finished stage."""
         write_json(self.path(stage, key), value)
 
     @contextlib.contextmanager
-    def lock(self, stage: str, key: str, *, wanted: bool = True) -> Iterator[None]:
-        """Hold a stage, so that no other process works on the same inputs.
+    def lock(self, stage: str, key: str, *, is_main_process: bool = True) -> Iterator[None]:
+        """Lock a stage, so that only this process works on the same inputs.
 
-        Of a group of processes one holds it for all; for the others `wanted` is false, and nothing is held.
+        In a group of processes only the main one locks the stage.
 
         Raises:
-            OutputError: another process holds it.
+            OutputError: another process has locked it.
         """
-        if not wanted:
+        if not is_main_process:
             yield
             return
         path = self.path(stage, key).with_suffix(".lock")
-        with named_failures(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             stream = path.open("w")
         with stream:
-            given_up = float("inf") if self.patient else time.monotonic() + _GRACE
-            while not is_locked(stream):
-                if time.monotonic() > given_up:
+            deadline = float("inf") if self.wait_for_locks else time.monotonic() + _LOCK_SECONDS
+            while not try_lock(stream):
+                if time.monotonic() > deadline:
                     raise OutputError(
                         f"Another mixqsam process is working on the same {stage} (lock {path}); "
                         "wait for it, or stop it, and run the command again."

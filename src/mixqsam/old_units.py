@@ -1,6 +1,6 @@
-"""Role, block and attention of units in analyses that were written before units had them.
+"""Role, block and attention of units in old analyses, which lack them.
 
-All of those are of SAM, whose names say what a unit is. New files say it themselves; nothing else may use this.
+All of those are of SAM, whose unit names imply the role. New files store it, so only readers of old files use this.
 """
 
 from typing import Any
@@ -23,10 +23,10 @@ _OUTSIDE = ("mlp-in", "mlp-out", "convolution")
 
 
 def describe_old_unit(name: str) -> dict[str, Any]:
-    """What an old file leaves out of a unit.
+    """Find the fields of a unit that an old file lacks.
 
     Raises:
-        KeyError: no unit of SAM is called so.
+        KeyError: SAM has no unit of this name.
     """
     parent, _, tail = name.rpartition(".")
     role = _ROLES[tail]

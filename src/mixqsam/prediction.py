@@ -1,4 +1,4 @@
-"""What a model says of an image, and what a predictor is, whatever runs it."""
+"""Predictions for an image, and the interface of all predictors."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mixqsam.pixels import from_input
 from mixqsam.prompts import Prompts
 from mixqsam.resize import Resize, resized_pixels
 
-# Logits above this are the object.
+# Pixels with logits above this belong to the object.
 MASK_THRESHOLD = 0.0
 
 Floats = NDArray[np.float32]
@@ -27,10 +27,10 @@ class Prediction:
 
     Attributes:
         masks: [P, M, height, width], of the original image.
-        scores: [P, M], the IoU that the model predicts for its own mask.
+        scores: [P, M], the IoU that the model predicts for each mask.
         logits: [P, M, 4h, 4w], low resolution, padding included.
         visible: height and width of the part of `logits` that shows the image.
-        full: [P, M, height, width], the logits that `masks` were cut from, if they were asked for.
+        full: [P, M, height, width], the logits of `masks` at the image's resolution, if requested.
     """
 
     masks: NDArray[np.bool_]
@@ -40,23 +40,23 @@ class Prediction:
     full: Floats | None = None
 
     def best(self) -> "Prediction":
-        """Of each prompt's masks the one with the highest predicted IoU: M becomes 1."""
+        """Keep each prompt's mask with the highest predicted IoU: M becomes 1."""
         rows, best = np.arange(len(self.scores)), self.scores.argmax(axis=1)
-        masks, scores, logits = (one[rows, best][:, None] for one in (self.masks, self.scores, self.logits))
+        masks, scores, logits = (values[rows, best][:, None] for values in (self.masks, self.scores, self.logits))
         return Prediction(masks, scores, logits, self.visible)
 
 
 class Predictor(ABC):
-    """Encode an image once, prompt it often.
+    """Encodes an image once for many prompts.
 
-    What has a name of segment-anything's `SamPredictor` takes the same arguments and gives the same results; `segment`
-    is what the rest of mixqsam uses. Wrong arguments are an `InputError` here, whatever runs the model.
+    Methods with a name of segment-anything's `SamPredictor` have its arguments and results. The rest of mixqsam uses
+    `segment`. Wrong arguments raise an `InputError`, the same with every runtime.
     """
 
     mask_threshold = MASK_THRESHOLD
     image_format = "RGB"
 
-    # What runs a model has to say.
+    # Each runtime implements these.
 
     @property
     @abstractmethod
@@ -66,34 +66,34 @@ class Predictor(ABC):
     @property
     @abstractmethod
     def original_size(self) -> tuple[int, int] | None:
-        """Height and width of the image; None where none is set."""
+        """Height and width of the image; None without an image."""
 
     @property
     @abstractmethod
     def features(self) -> Any:
-        """The image's embedding [1, C, h, w], as a tensor; None where no image is set."""
+        """The image's embedding [1, C, h, w], as a tensor; None without an image."""
 
     @abstractmethod
     def encode_image(self, image: Image.Image) -> None:
-        """Encode an RGB image; later prompts are about it."""
+        """Encode an RGB image for the next prompts."""
 
     @abstractmethod
     def encode_resized(self, pixels: Floats, *, original: tuple[int, int]) -> None:
-        """Encode an image that is as large as the frame already.
+        """Encode an image that already has the size of the frame.
 
         Args:
             pixels: [height, width, 3], values of 0 to 255; the longer side is `frame_side`.
-            original: height and width of the image before.
+            original: the image's height and width before the resize.
         """
 
     @abstractmethod
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
-        """Masks for prompts in the image's pixels.
+        """Segment an image with prompts in its pixels.
 
         Args:
             prompts: boxes or points, and masks to start from.
             multimask: three masks for each prompt instead of one.
-            full: keep the logits at the image's size too (4 bytes for each pixel of each mask).
+            full: also return the logits at the image's resolution (4 bytes for each pixel of each mask).
 
         Raises:
             InputError: no image has been set, there are no prompts, or they cannot be used.
@@ -105,32 +105,32 @@ class Predictor(ABC):
 
     @abstractmethod
     def keep(self) -> object:
-        """What `set_image` has computed, for `restore`; None where no image is set."""
+        """Return the encoding that `set_image` computed, for `restore`; None without an image."""
 
     @abstractmethod
-    def restore(self, kept: object) -> None:
-        """Go back to an image that was set before, without encoding it again."""
+    def restore(self, encoding: object) -> None:
+        """Set an image again from its encoding, without encoding it again."""
 
-    # What segment-anything's predictor has.
+    # The interface of segment-anything's predictor.
 
     @property
     def is_image_set(self) -> bool:
-        """Whether prompts can be given."""
+        """Whether an image is set."""
         return self.original_size is not None
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """Height and width of the image within the frame; None where none is set."""
+        """Height and width of the image within the frame; None without an image."""
         return None if self.original_size is None else self.transform.size(*self.original_size)
 
     @property
     def device(self) -> str:
-        """Where clients put their tensors."""
+        """Device for the clients' tensors."""
         return "cpu"
 
     @property
     def model(self) -> SimpleNamespace:
-        """Properties of the model that clients ask for, such as segment-anything's SamAutomaticMaskGenerator."""
+        """Properties of the model that clients read, such as segment-anything's SamAutomaticMaskGenerator."""
         encoder = SimpleNamespace(img_size=self.frame_side)
         return SimpleNamespace(
             mask_threshold=MASK_THRESHOLD, image_format=self.image_format, device="cpu", image_encoder=encoder
@@ -138,18 +138,18 @@ class Predictor(ABC):
 
     @property
     def transform(self) -> Resize:
-        """What brings images and coordinates to the frame for `set_torch_image` and `predict_torch`."""
+        """Transform of images and coordinates to the frame, for `set_torch_image` and `predict_torch`."""
         return Resize(self.frame_side)
 
     def set_image(self, image: Image.Image | NDArray[Any], image_format: str = "RGB") -> None:
-        """Encode an image; later prompts are about it.
+        """Encode an image for the next prompts.
 
         Args:
             image: a Pillow image, or uint8 [height, width, 3].
             image_format: order of the channels, `RGB` or `BGR`.
 
         Raises:
-            InputError: it is something else; the message says what to do.
+            InputError: it is not such an image; the message says what to do.
             ImageError: its pixels cannot be decoded, or their range is unknown.
         """
         self.encode_image(from_input(image, image_format=image_format))
@@ -159,10 +159,10 @@ class Predictor(ABC):
 
         Args:
             transformed_image: tensor [1, 3, height, width], values of 0 to 255, its longer side that of the frame.
-            original_image_size: height and width before.
+            original_image_size: height and width of the original image.
 
         Raises:
-            InputError: another shape, or values that are not finite.
+            InputError: the tensor has another shape, or values that are not finite.
         """
         pixels, original = resized_pixels(transformed_image, original_image_size, side=self.frame_side)
         self.reset_image()
@@ -187,13 +187,13 @@ class Predictor(ABC):
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[NDArray[np.bool_] | Floats, Floats, Floats]:
-        """Masks for one prompt, or for several boxes at once.
+        """Segment an image with one prompt, or with several boxes at once.
 
         Args:
             point_coords: [N, 2], x and y in the image's pixels.
-            point_labels: [N], 1 for the object and 0 for the background; −1 for a point that does not count.
+            point_labels: [N], 1 for the object and 0 for the background; −1 for a point that is ignored.
             box: [4] or [1, 4] as x1, y1, x2, y2; or [P, 4] for P prompts (without points and mask then).
-            mask_input: [1, 4h, 4w], low-resolution logits of an earlier prediction; alone it is a prompt too.
+            mask_input: [1, 4h, 4w], low-resolution logits of an earlier prediction; it is a prompt on its own, too.
             multimask_output: three masks instead of one.
             return_logits: logits instead of booleans.
 
@@ -204,12 +204,12 @@ class Predictor(ABC):
         Raises:
             InputError: no image has been set, there is no prompt, or shapes do not fit.
         """
-        prompts, several = one_prompt(point_coords, point_labels, box, mask_input)
-        found = self.segment(prompts, multimask=multimask_output, full=return_logits)
-        masks = found.masks if found.full is None else found.full
-        if several:
-            return masks, found.scores, found.logits
-        return masks[0], found.scores[0], found.logits[0]
+        prompts, has_many_boxes = one_prompt(point_coords, point_labels, box, mask_input)
+        prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)
+        masks = prediction.masks if prediction.full is None else prediction.full
+        if has_many_boxes:
+            return masks, prediction.scores, prediction.logits
+        return masks[0], prediction.scores[0], prediction.logits[0]
 
     def predict_torch(
         self,
@@ -220,7 +220,7 @@ class Predictor(ABC):
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[Any, Any, Any]:
-        """P prompts as tensors.
+        """Segment an image with P prompts as tensors.
 
         Args:
             point_coords: [P, N, 2] in the frame's pixels (see `transform`), or None.
@@ -241,6 +241,6 @@ class Predictor(ABC):
         prompts = many_prompts(point_coords, point_labels, boxes, mask_input)
         if self.original_size is not None:
             prompts = self.transform.undo(prompts, self.original_size)
-        found = self.segment(prompts, multimask=multimask_output, full=return_logits)
-        masks = found.masks if found.full is None else found.full
-        return torch.from_numpy(masks), torch.from_numpy(found.scores), torch.from_numpy(found.logits)
+        prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)
+        masks = prediction.masks if prediction.full is None else prediction.full
+        return torch.from_numpy(masks), torch.from_numpy(prediction.scores), torch.from_numpy(prediction.logits)

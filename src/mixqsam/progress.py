@@ -1,4 +1,4 @@
-"""How long work says where it is, without knowing who listens."""
+"""Progress of long work, reported without knowing who displays it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
@@ -7,21 +7,21 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Something that is told about steps of long work."""
+    """Receives the steps of long work."""
 
     def track(
         self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
     ) -> Iterator[T]:
-        """Yield `items`, counting towards `total` under `label`; an item is `steps(item)` steps, or one."""
+        """Yield `items` and count them up to `total` under `label`; an item counts `steps(item)` steps, or one."""
         ...
 
     def note(self, message: str) -> None:
-        """Tell the user one thing worth knowing."""
+        """Report one fact to the user."""
         ...
 
 
 class Silent:
-    """Progress that nobody watches; notes are kept for whoever asks."""
+    """Progress without a display; notes are stored in `notes`."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -29,10 +29,10 @@ class Silent:
     def track(
         self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
     ) -> Iterator[T]:
-        """Yield `items` as they are."""
+        """Yield `items` unchanged."""
         del label, total, steps
         yield from items
 
     def note(self, message: str) -> None:
-        """Keep the message."""
+        """Store the message."""
         self.notes.append(message)

@@ -1,4 +1,4 @@
-"""Prompts of one image, in pixels of the image as a person sees it."""
+"""Prompts of one image, in pixels of the image as it is displayed."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Prompts:
         return 0
 
     def take(self, indices: NDArray[np.int64]) -> "Prompts":
-        """Some of the prompts, in the order of `indices`."""
+        """Select prompts, in the order of `indices`."""
         return Prompts(
             boxes=None if self.boxes is None else self.boxes[indices],
             points=None if self.points is None else self.points[indices],
@@ -42,7 +42,7 @@ class Prompts:
         )
 
     def at_most(self, count: int, *, seed: int) -> "Prompts":
-        """These prompts, or a random choice of `count` of them that `seed` decides."""
+        """At most `count` prompts; `seed` decides a random choice of more."""
         if len(self) <= count:
             return self
         chosen = np.random.default_rng(seed).permutation(len(self))[:count]
@@ -50,7 +50,7 @@ class Prompts:
 
 
 def point_grid(*, width: int, height: int, side: int) -> Prompts:
-    """Side × side points at the centres of equal cells, each a prompt of its own."""
+    """Side × side points at the centres of equal cells, one prompt each."""
     x = (np.arange(side) + 0.5) / side * width
     y = (np.arange(side) + 0.5) / side * height
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 1, 2)
@@ -58,26 +58,27 @@ def point_grid(*, width: int, height: int, side: int) -> Prompts:
 
 
 def point_prompt(points: Array, *, width: int, height: int, source: str) -> Prompts:
-    """One prompt of K points, each x, y, label: shape [K, 3].
+    """Make one prompt of K points, each x, y, label: shape [K, 3].
 
     Raises:
         AnnotationError: a number is not finite, a point lies outside the image, or a label is neither 1 nor 0; `source`
-            says whose.
+            names the points in the message.
     """
     if not np.isfinite(points).all():
         raise AnnotationError(f"{source}: a point holds NaN or infinity.")
     if not ((points[:, :2] >= 0) & (points[:, :2] <= (width, height))).all():
         raise AnnotationError(f"{source}: a point lies outside the image of {width}×{height} pixels.")
     if not np.isin(points[:, 2], (0, 1)).all():
-        raise AnnotationError(f"{source}: the label is 1 (object) or 0 (background).")
+        raise AnnotationError(f"{source}: a label is neither 1 (object) nor 0 (background).")
     return Prompts(points=points[None, :, :2], labels=points[None, :, 2].astype(np.int64))
 
 
 def clip_boxes(boxes: Array, *, width: int, height: int, source: str) -> Array:
-    """Boxes cut to the image.
+    """Clip boxes to the image.
 
     Raises:
-        AnnotationError: a box has no number in it, no area, or lies wholly outside the image; `source` says whose.
+        AnnotationError: a box is not finite, has no area, or lies outside the image; `source` names the boxes in the
+            message.
     """
     if not np.isfinite(boxes).all():
         raise AnnotationError(f"{source}: a box holds NaN or infinity.")

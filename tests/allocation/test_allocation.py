@@ -11,11 +11,11 @@ from mixqsam.allocation.budget import Budget, Limits, parse_bits, parse_keep
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.choose import allocate as allocate_within
 from mixqsam.allocation.lagrange import relax, survivors
-from mixqsam.allocation.linear import Linear
+from mixqsam.allocation.linear import LinearProgram
 from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError
-from mixqsam.plan import FLOAT, Analysis, Costs, Unit, UnitBits, Vector
+from mixqsam.plan import CANDIDATE_BITS, FLOAT, Analysis, Costs, Unit, UnitBits, Vector
 from tests.oracles import best_choice
 
 BITS = (2, 3, 4, 6, 8)
@@ -49,6 +49,7 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
         {f"{e}/bernoulli": rng.uniform(1, 9, count - 1) for e in ("proximity", "interaction")},
         {"bernoulli": sensitivity},
         BITS,
+        {"bernoulli": sensitivity[..., :1] * 4.0 ** (BITS[0] - np.array(CANDIDATE_BITS))},
     )
 
 
@@ -87,11 +88,11 @@ def test_solution_equals_brute_force_and_its_bound_is_true(program: Program) -> 
     assert best is not None
     solution = solve(program)
     span = sum(float(np.ptp(u)) for u in program.utility)
-    assert program.feasible(solution.choice)
+    assert program.is_feasible(solution.choice)
     assert solution.objective == pytest.approx(program.value(solution.choice))
     assert solution.objective == pytest.approx(best, abs=1e-7 * span)
     assert solution.bound >= best - 1e-7 * span
-    assert solution.optimal
+    assert solution.is_optimal
 
 
 def test_a_solution_that_rounds_over_the_budget_is_solved_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +100,9 @@ def test_a_solution_that_rounds_over_the_budget_is_solved_for_again(monkeypatch:
     limits = limits_of("W4A4", toy.costs)
     program = build_program(toy, limits, objective(coupling=0.02), candidates=range(2, 9), tied=True, fixed={})
     plain = solve(program)
-    inner, calls = solve_module._run, []
+    inner, calls = solve_module._solve_linear, []
 
-    def over_budget_at_first(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, float]:
+    def over_budget_at_first(linear: LinearProgram, warm: Choice, *, time_limit: float) -> tuple[Vector, float]:
         values, bound = inner(linear, warm, time_limit=time_limit)
         calls.append(bound)
         if len(calls) == 1:
@@ -109,7 +110,7 @@ def test_a_solution_that_rounds_over_the_budget_is_solved_for_again(monkeypatch:
             values[np.append(linear.starts[1:], linear.binaries) - 1] = 1.0
         return values, bound
 
-    monkeypatch.setattr(solve_module, "_run", over_budget_at_first)
+    monkeypatch.setattr(solve_module, "_solve_linear", over_budget_at_first)
     solution = solve(program)
     assert len(calls) == 2
     assert solution.objective == pytest.approx(plain.objective, rel=1e-6)
@@ -123,7 +124,7 @@ def test_relaxation_bounds_the_optimum_and_spares_it(program: Program) -> None:
     assert best is not None
     relaxed = relax(program)
     span = sum(float(np.ptp(u)) for u in program.utility)
-    assert program.feasible(relaxed.choice)
+    assert program.is_feasible(relaxed.choice)
     assert program.value(relaxed.choice) <= best + 1e-9 * span
     assert relaxed.bound >= best - 1e-9 * span
     spared = best_choice(program.restrict(survivors(program, relaxed)))
@@ -148,7 +149,7 @@ def test_within_budget_proven_and_no_worse_than_uniform(utility: str, tied: bool
     program = build_program(toy, limits, objective(utility), candidates=range(2, 9), tied=tied, fixed={})
     uniform = build_program(toy, limits, objective(utility), candidates=range(2, 9), tied=tied, fixed=fixed)
     at = np.array([int(np.flatnonzero((s == b).all(axis=1))[0]) for s in program.states])
-    assert uniform.feasible(np.zeros(20, dtype=np.int64))
+    assert uniform.is_feasible(np.zeros(20, dtype=np.int64))
     assert found.value >= program.value(at) - 1e-12
 
 
@@ -269,7 +270,7 @@ def test_a_uniform_budget_is_a_kind_of_budget_and_honours_fixed_units() -> None:
     assert (found.size, found.bitops) == (toy.costs.size(found.plan), toy.costs.bitops(found.plan))
     assert (found.budget.size, found.budget.bitops) == (found.size, found.bitops)
     assert allocate(toy, "Uniform:w4a4", objective=objective()).size < found.size
-    with pytest.raises(BudgetError, match="no unit fits"):
+    with pytest.raises(BudgetError, match="no unit matches"):
         allocate(toy, "uniform:W4A4", objective=objective(), keep=["nothing=8"])
     with pytest.raises(BudgetError, match="is not uniform"):
         Budget.parse("W4A4").uniform_plan(toy.costs)
@@ -291,7 +292,7 @@ def test_an_impossible_budget_names_the_smallest_feasible_one() -> None:
     toy = analysis(9)
     with pytest.raises(BudgetError, match="smallest feasible budget") as caught:
         allocate(toy, "size=1kB", objective=objective())
-    smallest = str(caught.value).split("bits, is ")[1].split(" (asked")[0]
+    smallest = str(caught.value).split("bits, is ")[1].split(" (requested")[0]
     found = allocate(toy, smallest, objective=objective())
     assert set(found.plan.bits.values()) == {UnitBits(2, 2)}
     with pytest.raises(BudgetError, match="smallest feasible budget"):

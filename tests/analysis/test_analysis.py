@@ -8,8 +8,8 @@ import torch
 
 from mixqsam.analysis import variants
 from mixqsam.analysis.ablation import Effects, ablate, importance, interaction, proximity, zero
+from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.analysis.outputs import OUTPUTS
-from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import Variant, run_prefix, run_variants
 from mixqsam.calibrate import Ranges, WeightGrids, calibrate
@@ -32,8 +32,8 @@ def ranges(sam: Sam, samples: list[Sample]) -> Ranges:
 def test_variants_equal_whole_passes_with_that_unit_zeroed(
     monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], tokens: int
 ) -> None:
-    monkeypatch.setattr(variants, "_TOKENS", tokens)
-    monkeypatch.setattr(variants, "_PROMPT_TOKENS", 2 * tokens)
+    monkeypatch.setattr(variants, "_MAX_TOKENS", tokens)
+    monkeypatch.setattr(variants, "_MAX_PROMPT_TOKENS", 2 * tokens)
     names = unit_names(sam.config)
     found = run_variants(sam, run_prefix(sam, samples[0]), [Variant({name: zero}) for name in names])
     seen = {i: one for indices, logits in found for i, one in zip(indices, logits, strict=True)}
@@ -47,7 +47,7 @@ def test_shared_effects_are_exact(sam: Sam, samples: list[Sample]) -> None:
     names, effects = unit_names(sam.config), Effects(sam.costs().units)
     shared = 0
     for group in [(n,) for n in names] + list(pairwise(names)):
-        short = tuple(sorted(effects.of(group)))
+        short = tuple(sorted(effects.reduce(group)))
         if short != tuple(sorted(group)):
             shared += 1
             expected = logits_of(sam, samples[0], zeroed=group)
@@ -73,14 +73,14 @@ def test_effects_go_by_roles_and_not_by_names() -> None:
         unit("n.two", "convolution"),
     ]
     effects = Effects(units)
-    assert effects.of(["a.joint"]) == {"a.second"}
-    assert effects.of(["a.joint", "a.first"]) == {"a.second"}
-    assert effects.of(["a.second", "a.last"]) == {"a.last"}
-    assert effects.of(["m.wide", "m.narrow"]) == {"m.narrow"}
-    assert effects.of(["m.narrow", "b.wide"]) == {"m.narrow", "b.wide"}
+    assert effects.reduce(["a.joint"]) == {"a.second"}
+    assert effects.reduce(["a.joint", "a.first"]) == {"a.second"}
+    assert effects.reduce(["a.second", "a.last"]) == {"a.last"}
+    assert effects.reduce(["m.wide", "m.narrow"]) == {"m.narrow"}
+    assert effects.reduce(["m.narrow", "b.wide"]) == {"m.narrow", "b.wide"}
     # Its attention has no scores of its own, and two convolutions of a block are two things.
-    assert effects.of(["c.key"]) == {"c.key"}
-    assert effects.of(["n.one", "n.two"]) == {"n.one", "n.two"}
+    assert effects.reduce(["c.key"]) == {"c.key"}
+    assert effects.reduce(["n.one", "n.two"]) == {"n.one", "n.two"}
 
 
 def test_divergences_equal_the_oracles(sam: Sam, samples: list[Sample]) -> None:
@@ -140,13 +140,13 @@ def test_more_bits_mean_less_divergence_on_average(sam: Sam, samples: list[Sampl
         assert mean[0] > 2 * mean[1] > 20 * mean[2]
 
 
-def run(sam: Sam, samples: list[Sample], ranges: Ranges, session: Session, wanted: Measurements) -> Analysis:
+def run(sam: Sam, samples: list[Sample], ranges: Ranges, session: Session, options: MeasurementOptions) -> Analysis:
     return analyze(
         sam,
         samples,
         ranges=ranges,
         weights=WeightGrids(sam, observer="omse"),
-        wanted=wanted,
+        options=options,
         cache=session.cache,
         progress=session.progress,
     )
@@ -155,7 +155,7 @@ def run(sam: Sam, samples: list[Sample], ranges: Ranges, session: Session, wante
 def test_sensitivities_of_older_files_are_read(
     sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
 ) -> None:
-    analysis = run(sam, samples[:1], ranges, session, Measurements(pairs=False, sensitivity_bits=(2, 8)))
+    analysis = run(sam, samples[:1], ranges, session, MeasurementOptions(pairs=False, sensitivity_bits=(2, 8)))
     written = analysis.to_json()
     assert set(written["sensitivity"]["spatial"][sam.costs().units[0].name]) == {"weight", "input"}
     older = {
@@ -175,7 +175,7 @@ def test_sensitivities_of_older_files_are_read(
 def test_analysis_is_readable_and_round_trips(
     sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
 ) -> None:
-    analysis = run(sam, samples, ranges, session, Measurements(pairs=True, sensitivity_bits=(2, 8)))
+    analysis = run(sam, samples, ranges, session, MeasurementOptions(pairs=True, sensitivity_bits=(2, 8)))
     for omega in analysis.importance.values():
         assert omega.sum() == pytest.approx(1)
     assert set(analysis.synergy) == {f"{e}/{o}" for e in ("proximity", "interaction") for o in OUTPUTS}
@@ -190,7 +190,7 @@ def test_analysis_is_readable_and_round_trips(
 def test_importance_is_not_measured_again_without_pairs(
     monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
 ) -> None:
-    import mixqsam.analysis.run as module
+    import mixqsam.analysis.measure as module
 
     calls: list[Sample] = []
 
@@ -199,11 +199,11 @@ def test_importance_is_not_measured_again_without_pairs(
         return run_prefix(model, sample)
 
     monkeypatch.setattr(module, "run_prefix", counted)
-    alone = run(sam, samples[:1], ranges, session, Measurements(pairs=False))
-    both = run(sam, samples, ranges, session, Measurements(pairs=True))
+    alone = run(sam, samples[:1], ranges, session, MeasurementOptions(pairs=False))
+    both = run(sam, samples, ranges, session, MeasurementOptions(pairs=True))
     assert len(calls) == 3
-    again = run(sam, samples[:1], ranges, session, Measurements(pairs=False))
-    run(sam, samples, ranges, session, Measurements(pairs=True))
+    again = run(sam, samples[:1], ranges, session, MeasurementOptions(pairs=False))
+    run(sam, samples, ranges, session, MeasurementOptions(pairs=True))
     assert len(calls) == 3
     assert set(again.synergy) < set(both.synergy)
     np.testing.assert_allclose(again.importance["spatial"], alone.importance["spatial"], rtol=1e-3)
@@ -212,7 +212,7 @@ def test_importance_is_not_measured_again_without_pairs(
 def test_a_stopped_analysis_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, sam: Sam, samples: list[Sample], ranges: Ranges, session: Session
 ) -> None:
-    import mixqsam.analysis.run as module
+    import mixqsam.analysis.measure as module
 
     calls: list[Sample] = []
 
@@ -225,8 +225,8 @@ def test_a_stopped_analysis_goes_on_where_it_was(
 
     monkeypatch.setattr(module, "run_prefix", counted)
     with pytest.raises(KeyboardInterrupt):
-        run(sam, samples, ranges, session, Measurements(pairs=False))
-    resumed = run(sam, samples, ranges, session, Measurements(pairs=False))
+        run(sam, samples, ranges, session, MeasurementOptions(pairs=False))
+    resumed = run(sam, samples, ranges, session, MeasurementOptions(pairs=False))
     assert [s.image_id for s in calls] == [1, 2, 2]
     monkeypatch.setattr(module, "run_prefix", run_prefix)
     fresh = run(
@@ -234,6 +234,6 @@ def test_a_stopped_analysis_goes_on_where_it_was(
         samples,
         ranges,
         replace(session, cache=type(session.cache)(session.cache.root / "b")),
-        Measurements(pairs=False),
+        MeasurementOptions(pairs=False),
     )
     assert resumed.to_json() == fresh.to_json()

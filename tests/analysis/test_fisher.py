@@ -15,8 +15,8 @@ from mixqsam.allocation.program import Objective
 from mixqsam.analysis import fisher
 from mixqsam.analysis.fisher import SCORES, FisherMeter, error_products
 from mixqsam.analysis.gradients import gradients_met
+from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.analysis.outputs import OUTPUTS
-from mixqsam.analysis.run import Measurements, analyze
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import run_prefix
 from mixqsam.calibrate import Ranges, WeightGrids, calibrate
@@ -150,6 +150,10 @@ def test_draws_of_an_image_are_always_the_same(meter: FisherMeter, samples: list
     assert not np.allclose(two[0], two[1])
 
 
+def test_few_images_have_more_draws_each() -> None:
+    assert [fisher.draws_of(images) for images in (1, 4, 20, 32, 100)] == [32, 8, 2, 1, 1]
+
+
 def test_no_gradient_of_an_activation_is_kept(sam: Sam, samples: list[Sample], meter: FisherMeter) -> None:
     seen: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
@@ -184,7 +188,7 @@ def run(sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, s
         samples,
         ranges=ranges,
         weights=weights,
-        wanted=Measurements(importance=False, pairs=False, fisher=("bernoulli",)),
+        options=MeasurementOptions(importance=False, pairs=False, fisher=("bernoulli",)),
         cache=session.cache,
         progress=session.progress,
     )
@@ -206,6 +210,7 @@ def test_a_stopped_measurement_goes_on_where_it_was(
             raise KeyboardInterrupt
         return plain(self, sample, output=output, draws=draws)
 
+    monkeypatch.setattr(fisher, "_DRAWS", 2)
     monkeypatch.setattr(fisher.FisherMeter, "measure", counted)
     with pytest.raises(KeyboardInterrupt):
         run(sam, samples, ranges, weights, session)
@@ -235,5 +240,8 @@ def test_the_file_is_read_again_and_allocates(
     for one, option in zip((objective, *others), ("--fisher bernoulli", "--importance", "2,4,8"), strict=True):
         with pytest.raises(BudgetError, match=f"run `mixqsam analyze.*{option}"):
             allocate(without, budget, objective=one)
+    # What it does hold is offered.
+    with pytest.raises(BudgetError, match=r"or choose --utility fisher\.$"):
+        allocate(again, budget, objective=others[0])
     with pytest.raises(ArtifactError, match="x is malformed"):
         Analysis.from_json(written | {"fisher": {"bernoulli": {}}}, source="x")

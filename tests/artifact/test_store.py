@@ -14,8 +14,8 @@ from mixqsam.errors import ArtifactError, HonestyError, MixqsamError
 from mixqsam.files import Cache
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.load import Sam, load_sam
 from tests.oracles import logits_of, mixture, nearest
 

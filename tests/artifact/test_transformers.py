@@ -19,9 +19,9 @@ from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
 from mixqsam.progress import Silent
-from mixqsam.registration import register
 from mixqsam.runtime.packed import PackedLayer
 from mixqsam.sam.load import Sam
+from mixqsam.transformers_hook import register
 from tests.artifact.test_store import change_config, flip_a_byte
 from tests.oracles import mixture, nearest
 

@@ -23,7 +23,7 @@ from mixqsam.artifact.store import load_model
 from mixqsam.cli.main import app
 from mixqsam.data.images import open_image
 from mixqsam.errors import BudgetError
-from mixqsam.options.parse import parse_candidates, parse_measured_bits
+from mixqsam.options.bit_widths import parse_candidates, parse_measured_bits
 from mixqsam.plan import Analysis
 from tests.conftest import draw
 
@@ -202,7 +202,7 @@ def bad_places(tmp_path: Path) -> Path:
         pytest.param("-i HERE --annotations HERE/outside.json", 2, "No image has a box", id="box outside"),
         pytest.param("-i PICTURES --budget W9A9", 3, "bit-widths go from 2 to 8", id="bits"),
         pytest.param("-i PICTURES --budget size=1kB", 3, "smallest feasible budget", id="budget too small"),
-        pytest.param("-i PICTURES --keep nothing=8", 3, "no unit fits", id="unknown unit"),
+        pytest.param("-i PICTURES --keep nothing=8", 3, "no unit matches", id="unknown unit"),
         pytest.param(
             "-i PICTURES --utility measured --sensitivity-bits=", 3, "needs --sensitivity-bits", id="no sensitivity"
         ),
@@ -279,7 +279,7 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Finished stages are kept" in errors
+    assert "Finished stages are cached" in errors
     assert leftovers(tmp_path) == ["images"]
     kept = {p: p.stat().st_mtime_ns for p in own_cache.glob("*.json")}
     assert any(p.name.startswith("ablation-") for p in kept)
@@ -383,7 +383,7 @@ def test_a_stage_that_is_held_for_a_moment_is_waited_for(tmp_path: Path, patient
     taken, done, holder = threading.Event(), threading.Event(), threading.Thread(target=hold)
     holder.start()
     assert taken.wait(timeout=10)
-    with Cache(tmp_path, patient=patient).lock("analysis", "k"):
+    with Cache(tmp_path, wait_for_locks=patient).lock("analysis", "k"):
         assert done.is_set()
     holder.join()
 
@@ -593,7 +593,7 @@ def test_export_refuses_what_it_cannot_write(quantized: Path, model_directory: P
     assert "choose onnx, openvino" in wrong.output
     result = run("export", model_directory, "-o", tmp_path / "x")
     assert result.exit_code == 2
-    assert "is no quantized directory" in " ".join(result.output.split())
+    assert "is not a quantized directory" in " ".join(result.output.split())
     assert leftovers(tmp_path) == ["out"]
 
 

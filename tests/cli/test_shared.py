@@ -87,7 +87,7 @@ def test_a_fault_of_ours_is_a_paragraph_too(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(SPECS, "recipes", replace(SPECS["recipes"], body=broken))
     result = run("recipes")
     assert result.exit_code == 70
-    assert "Something unforeseen: KeyError: 'x'" in result.output
+    assert "Internal error: KeyError: 'x'" in result.output
     assert "--debug" in result.output
     assert "Traceback" not in result.output
 

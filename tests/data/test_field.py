@@ -11,10 +11,10 @@ from faster_coco_eval.core import mask as rle
 
 from mixqsam.data.coco import annotated_samples
 from mixqsam.data.dota import read_labels
-from mixqsam.data.records import own_ids, read_annotations, whole_number
+from mixqsam.data.records import read_annotations, read_file_ids, whole_number
 from mixqsam.errors import AnnotationError, ImageError, MixqsamError
 from mixqsam.evaluation.coco import Truth, mask_results
-from mixqsam.evaluation.run import Report, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
 from mixqsam.files import read_json
 from mixqsam.pipeline.options import Data
 from mixqsam.prediction import Prediction
@@ -87,7 +87,7 @@ class Oracle:
         )
 
 
-def judged(content: Content, pictures: Path, folder: Path, **options: Any) -> tuple[Report, list[str]]:
+def judged(content: Content, pictures: Path, folder: Path, **options: Any) -> tuple[EvaluationResult, list[str]]:
     """What a perfect model scores, and what was noted."""
     path = folder / "annotations.json"
     path.write_text(json.dumps(content))
@@ -387,8 +387,8 @@ def test_results_carry_the_users_own_ids(pictures: Path, tmp_path: Path) -> None
     samples = annotated_samples(path, images=pictures)
     found = Oracle().segment(samples[0].prompts)
     results = mask_results(samples[0], found)
-    assert [one["image_id"] for one in own_ids(path).restore(results)] == ["01", "01"]
-    assert [one["category_id"] for one in own_ids(path).restore(results)] == [1, 2]
+    assert [one["image_id"] for one in read_file_ids(path).restore(results)] == ["01", "01"]
+    assert [one["category_id"] for one in read_file_ids(path).restore(results)] == [1, 2]
 
 
 @pytest.mark.parametrize("kind", ["annotations", "detections", "dota", "json"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from mixqsam.data.images import decode_image, image_digest, image_size, open_image, short_names
+from mixqsam.data.images import decode_image, image_digest, image_size, open_image, shorten_paths
 from mixqsam.errors import ImageError
 from mixqsam.pixels import from_input
 
@@ -189,6 +189,6 @@ def test_only_pictures_that_are_decoded_otherwise_than_before_have_another_hash(
 
 
 def test_names_without_what_they_share() -> None:
-    assert short_names([Path("/a/b/c/x.png"), Path("/a/b/d/y.png")]) == ["c/x.png", "d/y.png"]
-    assert short_names([Path("/a/b/x.png")]) == ["x.png"]
-    assert short_names([]) == []
+    assert shorten_paths([Path("/a/b/c/x.png"), Path("/a/b/d/y.png")]) == ["c/x.png", "d/y.png"]
+    assert shorten_paths([Path("/a/b/x.png")]) == ["x.png"]
+    assert shorten_paths([]) == []

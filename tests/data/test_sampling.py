@@ -10,7 +10,7 @@ from PIL import Image
 from mixqsam.allocation.budget import Budget
 from mixqsam.data import images as reading
 from mixqsam.data.coco import annotated_samples
-from mixqsam.data.samples import Sample, drawn_samples, folder_samples, for_calibration, spread
+from mixqsam.data.samples import Sample, draw_calibration_samples, draw_samples, folder_samples, spread
 from mixqsam.errors import AnnotationError
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
@@ -92,12 +92,12 @@ def test_annotated_images_are_sampled_too(zoo: Path) -> None:
     path = zoo / "a.json"
     path.write_text(json.dumps(content))
     samples = annotated_samples(path, images=zoo)
-    found = for_calibration(samples, count=10, prompts=1, progress=Silent(), seed=5)
+    found = draw_calibration_samples(samples, count=10, prompts=1, progress=Silent(), seed=5)
     assert kinds(found) == {"cats": 5, "dogs": 5}
     assert all(one.image_id % 4 for one in found)
     assert [one.image_id for one in found] == sorted(one.image_id for one in found)
-    assert kinds(drawn_samples(samples, count=4, seed=5)) == {"cats": 2, "dogs": 2}
-    assert drawn_samples(samples, count=None, seed=5) == samples
+    assert kinds(draw_samples(samples, count=4, seed=5)) == {"cats": 2, "dogs": 2}
+    assert draw_samples(samples, count=None, seed=5) == samples
 
 
 def test_images_with_numbers_below_zero_have_their_prompts(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_images_with_numbers_below_zero_have_their_prompts(tmp_path: Path) -> No
     content = {"images": [{"id": -7, "file_name": "a.png", "width": 40, "height": 30}], "annotations": boxes}
     (tmp_path / "a.json").write_text(json.dumps(content))
     samples = annotated_samples(tmp_path / "a.json", images=tmp_path)
-    (sample,) = for_calibration(samples, count=1, prompts=3, progress=Silent())
+    (sample,) = draw_calibration_samples(samples, count=1, prompts=3, progress=Silent())
     assert len(sample.prompts) == 3
 
 
@@ -133,10 +133,8 @@ def test_the_summary_says_which_images_and_on_what_quality_was_measured(
     looked_at = {Path(one.path) for one in result.check["mixed"].by_image}
     assert {path.parent.name for path in looked_at} >= {"cats", "dogs"}
     summary = (tmp_path / "q/summary.md").read_text()
-    assert "Calibrated on 4 images, a sample with seed 7" in summary
-    assert (
-        "Quality is measured on 8 images with 32 prompts (grid points), that the calibration has not seen." in summary
-    )
+    assert "Calibrated on the 4 images below, drawn with seed 7" in summary
+    assert "Quality is measured on 8 images with 32 prompts (grid points); the calibration did not use them." in summary
     assert all(f"`{name}`" in summary for name in calibration.images)
     assert "(grid points)" in (tmp_path / "q/report.html").read_text()
 

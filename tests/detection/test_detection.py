@@ -121,7 +121,7 @@ def test_what_is_no_detector_is_refused(tmp_path: Path, model_directory: Path) -
 
 def test_labels_meet_categories_by_name() -> None:
     assert match_categories(NAMES, {7: "Disc", 9: "hot dog", 11: "cat"}, source="d") == {0: 7, 2: 9}
-    with pytest.raises(AnnotationError, match="no category in common: the detector knows N/A, disc, hot_dog"):
+    with pytest.raises(AnnotationError, match="no category in common: the detector has N/A, disc, hot_dog"):
         match_categories(NAMES, {1: "ship"}, source="d")
 
 

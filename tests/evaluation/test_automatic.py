@@ -119,7 +119,7 @@ def test_a_model_that_is_sure_of_nothing_is_told(picture_folder: Path, session: 
     )
     assert found["float"].masks == 0
     assert isinstance(session.progress, Silent)
-    assert any("finds no mask at all" in note for note in session.progress.notes)
+    assert any("finds no mask with" in note for note in session.progress.notes)
 
 
 def test_annotated_masks_are_recalled(coco: Path, session: Session) -> None:
@@ -158,5 +158,5 @@ def test_from_the_command_line(picture_folder: Path, tmp_path: Path) -> None:
     command = ["evaluate-automatic", "sam-tiny", "-i", str(picture_folder), "--side", "3", "--limit", "1"]
     done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "s.json")])
     assert done.exit_code == 0, done.output
-    assert "masks of an image" in done.output
+    assert "masks per image" in done.output
     assert json.loads((tmp_path / "s.json").read_text())["float"]["images"] == 1

@@ -13,8 +13,8 @@ from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, InputError
 from mixqsam.evaluation.coco import Truth, mask_results
+from mixqsam.evaluation.evaluate import RecordCache, evaluate
 from mixqsam.evaluation.record import mask_ious
-from mixqsam.evaluation.run import Kept, evaluate
 from mixqsam.files import Cache
 from mixqsam.prediction import Prediction
 from mixqsam.progress import Silent
@@ -185,10 +185,10 @@ def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: ob
 
 def test_kept_records_do_not_serve_other_scores_or_categories(sam: Sam, tmp_path: Path) -> None:
     path, sample = one_annotation(tmp_path, GOOD)
-    kept = Kept(Cache(tmp_path / "cache"), {"float": "k"})
+    kept = RecordCache(Cache(tmp_path / "cache"), {"float": "k"})
 
     def results_of(one: Sample) -> list[dict[str, Any]]:
-        evaluate({"float": SamPredictor(sam)}, [one], annotations=path, progress=Silent(), kept=kept)
+        evaluate({"float": SamPredictor(sam)}, [one], annotations=path, progress=Silent(), record_cache=kept)
         record = kept.get("float", one)
         assert record is not None
         return list(record["results"])

@@ -14,14 +14,14 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from mixqsam.cli.main import app
-from mixqsam.data.dota import OrientedObject, Tile, read_dota, read_labels, read_task2, tiles, tiles_of_box
+from mixqsam.data.dota import OrientedObject, Tile, find_tiles, make_tiles, read_dota, read_labels, read_task2
 from mixqsam.errors import AnnotationError, OutputError
 from mixqsam.evaluation.oriented import (
     OrientedResult,
     mask_rectangle,
-    oriented_scores,
     rotated_ious,
-    rotated_suppression,
+    score_oriented,
+    suppress_rotated,
 )
 from mixqsam.pipeline import oriented
 from mixqsam.pipeline.options import OrientedData, Session
@@ -125,40 +125,40 @@ def result(x: float, score: float, *, image: str = "a", category: str = "ship") 
 def test_perfect_results_score_100_and_none_score_0() -> None:
     truth = {"a": [thing(20), thing(60, category="plane")], "b": [thing(30)], "c": []}
     perfect = [result(20, 0.9), result(60, 0.8, category="plane"), result(30, 0.7, image="b")]
-    scores = oriented_scores(truth, perfect)
+    scores = score_oriented(truth, perfect)
     assert (scores.map50_voc07, scores.map50, scores.map) == (100, 100, 100)
     assert scores.categories == {"plane": 100, "ship": 100}
-    assert oriented_scores(truth, []).map50 == 0
-    assert oriented_scores({"a": []}, perfect).map50 == 0
+    assert score_oriented(truth, []).map50 == 0
+    assert score_oriented({"a": []}, perfect).map50 == 0
 
 
 def test_average_precision_by_hand() -> None:
     # Found, false, found; two of three objects: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3.
     truth = {"a": [thing(20), thing(60), thing(100)]}
     found = [result(20, 0.9), result(500, 0.8), result(60, 0.7)]
-    scores = oriented_scores(truth, found)
+    scores = score_oriented(truth, found)
     assert scores.map50 == pytest.approx(100 * (1 / 3 + 1 / 3 * 2 / 3))
     # Recalls 0, 0.1, 0.2, 0.3 have precision 1; 0.4, 0.5, 0.6 have 2/3.
     assert scores.map50_voc07 == pytest.approx(100 * (4 + 3 * 2 / 3) / 11)
     # The same object found twice is found once and once false.
-    twice = oriented_scores({"a": [thing(20)]}, [result(20, 0.9), result(20, 0.8)])
+    twice = score_oriented({"a": [thing(20)]}, [result(20, 0.9), result(20, 0.8)])
     assert twice.map50 == 100
-    first_false = oriented_scores({"a": [thing(20)]}, [result(500, 0.9), result(20, 0.8)])
+    first_false = score_oriented({"a": [thing(20)]}, [result(500, 0.9), result(20, 0.8)])
     assert first_false.map50 == 50
 
 
 def test_difficult_objects_count_neither_way() -> None:
     truth = {"a": [thing(20), thing(60, difficult=True)]}
-    assert oriented_scores(truth, [result(60, 0.9), result(20, 0.8)]).map50 == 100
-    assert oriented_scores(truth, [result(20, 0.8)]).map50 == 100
-    assert oriented_scores({"a": [thing(60, difficult=True)]}, [result(60, 0.9)]).categories == {}
+    assert score_oriented(truth, [result(60, 0.9), result(20, 0.8)]).map50 == 100
+    assert score_oriented(truth, [result(20, 0.8)]).map50 == 100
+    assert score_oriented({"a": [thing(60, difficult=True)]}, [result(60, 0.9)]).categories == {}
 
 
 def test_suppression_is_within_a_category() -> None:
     found = [result(20, 0.5), result(21, 0.9), result(20, 0.4, category="plane"), result(80, 0.1)]
-    kept = rotated_suppression(found, limit=0.1)
+    kept = suppress_rotated(found, limit=0.1)
     assert [(one.category, one.score) for one in kept] == [("ship", 0.9), ("ship", 0.1), ("plane", 0.4)]
-    assert rotated_suppression([], limit=0.1) == []
+    assert suppress_rotated([], limit=0.1) == []
 
 
 # Files
@@ -247,7 +247,7 @@ def test_a_detectors_boxes_are_read_or_refused(tmp_path: Path) -> None:
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(20, 120), st.integers(0, 19))
 def test_tiles_cover_the_image_and_overlap(width: int, height: int, size: int, overlap: int) -> None:
-    parts = tiles(width, height, size=size, overlap=overlap)
+    parts = make_tiles(width, height, size=size, overlap=overlap)
     covered = np.zeros((height, width), dtype=bool)
     for part in parts:
         assert 0 <= part.x <= part.x + part.width <= width
@@ -262,11 +262,11 @@ def test_tiles_cover_the_image_and_overlap(width: int, height: int, size: int, o
 
 def test_a_box_goes_to_every_tile_that_holds_most_of_it() -> None:
     parts = [Tile(0, 0, 100, 100), Tile(80, 0, 100, 100)]
-    assert tiles_of_box(np.array([82.0, 10, 98, 20]), parts) == [0, 1]
-    assert tiles_of_box(np.array([10.0, 10, 30, 20]), parts) == [0]
-    assert tiles_of_box(np.array([0.0, 0, 170, 90]), parts) == [0]
+    assert find_tiles(np.array([82.0, 10, 98, 20]), parts) == [0, 1]
+    assert find_tiles(np.array([10.0, 10, 30, 20]), parts) == [0]
+    assert find_tiles(np.array([0.0, 0, 170, 90]), parts) == [0]
     with pytest.raises(ValueError, match="overlap"):
-        tiles(100, 100, size=50, overlap=50)
+        make_tiles(100, 100, size=50, overlap=50)
 
 
 # The whole, on a drawn aerial picture

@@ -18,9 +18,9 @@ from mixqsam.files import Cache
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.quantization.run import quantize
 from mixqsam.runtime.build import integer_model
 from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor

@@ -26,9 +26,9 @@ from mixqsam.numeric.attention import DecoderAttention, VisionAttention
 from mixqsam.numeric.modules import Mlp
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.quantization.run import quantize
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.replay import blocks_of, chain_of, stages
 from tests.oracles import logits_of
@@ -166,7 +166,7 @@ def glued(monkeypatch: pytest.MonkeyPatch, sam: Sam) -> Sam:
 def test_variants_are_right_where_blocks_are_glued(
     monkeypatch: pytest.MonkeyPatch, glued: Sam, samples: list[Sample], tokens: int
 ) -> None:
-    monkeypatch.setattr(variants, "_TOKENS", tokens)
+    monkeypatch.setattr(variants, "_MAX_TOKENS", tokens)
     names = [unit.name for unit in glued.costs().units[:16]]
     prefix = run_prefix(glued, samples[0])
     for indices, logits in run_variants(glued, prefix, [Variant({name: zero}) for name in names]):

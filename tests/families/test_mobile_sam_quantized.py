@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from mixqsam.analysis import variants
 from mixqsam.analysis.ablation import zero
-from mixqsam.analysis.run import Measurements, analyze
+from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.analysis.variants import Variant, run_prefix, run_variants
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.packed import stored_tensors
@@ -19,13 +19,13 @@ from mixqsam.calibrate import Ranges, WeightGrids, cached_ranges, calibrate, dep
 from mixqsam.data.samples import Sample
 from mixqsam.families.mobile_sam_model import MobileSamModel
 from mixqsam.files import Cache
-from mixqsam.numeric.modules import StoredLayer
+from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import ChannelQuantizer, Quantizer
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.runtime import packed
 from mixqsam.runtime.build import integer_model, simulated_units
 from mixqsam.runtime.kernels import missing_kernels
@@ -132,7 +132,7 @@ def test_integer_is_what_is_simulated(
     model = nearest(mobile, uniform(mobile, bits, bits), ranges)
     integer = integer_model(model)
     assert same(integer, model, samples)
-    convolutions = {name for name, module in model.model.named_modules() if isinstance(module, packed.QuantizedConv2d)}
+    convolutions = {name for name, module in model.model.named_modules() if isinstance(module, QuantizedConv2d)}
     told = {name for name, why in simulated_units(integer.model) if "products are small" not in why}
     assert told == (convolutions if narrow else set(depthwise_units(mobile)))
 
@@ -201,7 +201,7 @@ def test_a_depthwise_unit_left_in_float_stays_so(mobile: Sam, samples: list[Samp
 def test_variants_are_right_whatever_the_batch(
     mobile: Sam, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, elements: int
 ) -> None:
-    monkeypatch.setattr(variants, "_ELEMENTS", elements)
+    monkeypatch.setattr(variants, "_MAX_ELEMENTS", elements)
     names = [unit.name for unit in mobile.costs().units if unit.part == "encoder"][:12]
     prefix = run_prefix(mobile, samples[0])
     sizes = []
@@ -225,7 +225,7 @@ def test_sensitivity_is_measured_on_the_grids_of_channels(
             samples[:1],
             ranges=some,
             weights=WeightGrids(mobile, observer="omse"),
-            wanted=Measurements(False, (3,)),
+            options=MeasurementOptions(pairs=False, sensitivity_bits=(3,)),
             cache=Cache(tmp_path),
             progress=Silent(),
         )

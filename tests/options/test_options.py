@@ -18,9 +18,9 @@ from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.errors import BudgetError, InputError
 from mixqsam.numeric.observers import OBSERVERS
 from mixqsam.options import names
+from mixqsam.options.bit_widths import parse_measured_bits, write_bits
 from mixqsam.options.fields import Nested, Option
 from mixqsam.options.flat import assemble, flat_values, flatten
-from mixqsam.options.parse import parse_measured_bits, write_bits
 from mixqsam.options.values import OptionClass
 from mixqsam.pipeline.options import (
     AllocationOptions,
@@ -158,7 +158,7 @@ def made(owner: Callable[..., Any], *given: Any, **options: Any) -> Any:
         (lambda: made(AllocationOptions, utility="best"), InputError, "utility 'best' is unknown; choose linear"),
         (lambda: made(AllocationOptions, synergy_weight=-1), InputError, "synergy_weight -1: at least 0"),
         (lambda: made(AllocationOptions, synergy_weight=float("nan")), InputError, "a number is expected"),
-        (lambda: made(AllocationOptions, candidates=()), BudgetError, "names no bit-width"),
+        (lambda: made(AllocationOptions, candidates=()), BudgetError, "is empty"),
         (lambda: made(AllocationOptions, candidates=(9,)), BudgetError, "go from 2 to 8"),
         (lambda: made(AllocationOptions, keep=("neck",)), BudgetError, "write PATTERN=BITS"),
         (lambda: made(AllocationOptions, keep="neck.*=9"), BudgetError, "go from 2 to 8"),

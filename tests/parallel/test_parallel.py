@@ -15,9 +15,9 @@ from benchmarks.tiny import random_model, tiny_config
 from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ParallelError
-from mixqsam.evaluation.run import evaluate
+from mixqsam.evaluation.evaluate import evaluate
 from mixqsam.numeric.observers import OBSERVERS
-from mixqsam.parallel.engine import Alone, combine, share, start
+from mixqsam.parallel.engine import SingleProcess, combine, join_group, take_share
 from mixqsam.progress import Silent
 from mixqsam.sam.load import Sam, default_processor, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -65,7 +65,7 @@ def test_shares_put_together_are_the_whole(world: int) -> None:
     items = list("abcde")
 
     def work(engine: Played) -> list[str]:
-        own = {index: item.upper() for index, item in share(engine, items)}
+        own = {index: item.upper() for index, item in take_share(engine, items)}
         return combine(engine, own, count=len(items))
 
     assert played(world, work) == [list("ABCDE")] * world
@@ -73,7 +73,7 @@ def test_shares_put_together_are_the_whole(world: int) -> None:
 
 def test_an_item_that_nobody_delivers_is_named() -> None:
     with pytest.raises(ParallelError, match="No process delivered item 1 of 3"):
-        combine(Alone(), {0: "a", 2: "c"}, count=3)
+        combine(SingleProcess(), {0: "a", 2: "c"}, count=3)
 
 
 def second_model(folder: Path) -> Path:
@@ -115,16 +115,16 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(sam: Sam, samples
         return evaluate(predictors, some, annotations=None, progress=Silent(), engine=engine)
 
     for world in (2, 4):
-        assert played(world, work) == [work(Alone())] * world
+        assert played(world, work) == [work(SingleProcess())] * world
 
 
 def test_a_world_of_another_size_is_refused() -> None:
-    assert isinstance(start(processes=None, device="cpu", environment={}), Alone)
-    assert isinstance(start(processes=1, device="cpu", environment={}), Alone)
-    with pytest.raises(ParallelError, match="2 processes were asked for, but 1 were started"):
-        start(processes=2, device="cpu", environment={})
-    with pytest.raises(ParallelError, match="2 processes were asked for, but 4 were started"):
-        start(processes=2, device="cpu", environment={"WORLD_SIZE": "4"})
+    assert isinstance(join_group(processes=None, device="cpu", environment={}), SingleProcess)
+    assert isinstance(join_group(processes=1, device="cpu", environment={}), SingleProcess)
+    with pytest.raises(ParallelError, match="2 processes were requested, but 1 were started"):
+        join_group(processes=2, device="cpu", environment={})
+    with pytest.raises(ParallelError, match="2 processes were requested, but 4 were started"):
+        join_group(processes=2, device="cpu", environment={"WORLD_SIZE": "4"})
 
 
 # Two real processes

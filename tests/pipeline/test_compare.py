@@ -197,4 +197,4 @@ def test_where_no_image_is_left_over_the_report_says_so(
     found = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], options=options)
     assert found.evaluation == 6
     assert isinstance(session.progress, Silent)
-    assert any("on images that it has seen" in note for note in session.progress.notes)
+    assert any("so the evaluation uses them, too" in note for note in session.progress.notes)

@@ -20,9 +20,9 @@ from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.compensation.choose import Layer, _candidates, _Judge, choose, refit
 from mixqsam.quantization.compensation.method import WAYS, Compensation
+from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES
-from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.sam.forward import encode, make_frame
 from mixqsam.sam.load import Sam

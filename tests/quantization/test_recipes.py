@@ -19,10 +19,10 @@ from mixqsam.numeric.modules import Product, QuantizedLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer, GroupedQuantizer
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES, find_recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.quantization.run import quantize
 from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.sam.load import Sam, load_sam
 from tests.oracles import logits_of, mixture

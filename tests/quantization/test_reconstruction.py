@@ -16,11 +16,11 @@ from mixqsam.numeric.quantizers import GroupedQuantizer, LogQuantizer, Quantizer
 from mixqsam.numeric.weights import weight_grid
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.fit import _merge_targets
 from mixqsam.quantization.reconstruction.learnable import LearnableQuantizer, SoftWeight, coins
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.sam.load import Sam
 from tests.oracles import logits_of
 

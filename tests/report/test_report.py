@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.cli.main import app
-from mixqsam.evaluation.run import ImageScore
-from mixqsam.pipeline.examples import choose
+from mixqsam.evaluation.evaluate import ImageScore
+from mixqsam.pipeline.examples import choose_images
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.plan import Analysis, BitPlan
@@ -89,9 +89,9 @@ def test_quantize_writes_a_report_that_stands_alone(workplace: Path) -> None:
         "Budget W4A4",
         "uniform W4A4",
         "Proven optimal",
-        "Quality was measured on 3 images with 12 prompts (grid points), which the calibration has seen too",
+        "Quality was measured on 3 images with 12 prompts (grid points); the calibration used them, too",
         "mixqsam quantize --budget W4A4 <&>",
-        "The image on which it does worst",
+        "Worst image",
     ):
         assert words in page.text
     for rule in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem", 'name="viewport"'):
@@ -126,7 +126,7 @@ def test_several_budgets_are_drawn_by_size(workplace: Path, tmp_path: Path) -> N
     done = run("report", workplace / "first", workplace / "second", "-o", tmp_path / "both.html")
     assert done.exit_code == 0, done.output
     page = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
-    for words in ("Quality against size", "second", "uniform W6A6", "beaten by none"):
+    for words in ("Quality against size", "second", "uniform W6A6", "Pareto-optimal"):
         assert words in page.text
     assert "Quality against size" not in Page((workplace / "first/report.html").read_text(encoding="utf-8")).text
 
@@ -153,7 +153,7 @@ def test_a_report_on_images_of_ones_own(workplace: Path, picture_folder: Path, t
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["report"] == str(report)
     text = Page(report.read_text(encoding="utf-8")).text
-    for words in ("Evaluation on your images", "1 image with 4 prompts", "the median: mine.png", "beaten by none"):
+    for words in ("Evaluation on your images", "1 image with 4 prompts", "Median image: mine.png", "Pareto-optimal"):
         assert words in text
 
 
@@ -212,10 +212,10 @@ def test_examples_are_the_worst_the_median_and_the_best() -> None:
     def scores(*values: float) -> list[ImageScore]:
         return [ImageScore(index, f"{index}.png", value) for index, value in enumerate(values)]
 
-    assert choose([]) == {}
-    assert {which: one.index for which, one in choose(scores(0.5)).items()} == {"median": 0}
-    assert {which: one.index for which, one in choose(scores(0.5, 0.2)).items()} == {"worst": 1, "best": 0}
-    chosen = choose(scores(0.5, 0.9, 0.2, 0.7, 0.6))
+    assert choose_images([]) == {}
+    assert {which: one.index for which, one in choose_images(scores(0.5)).items()} == {"median": 0}
+    assert {which: one.index for which, one in choose_images(scores(0.5, 0.2)).items()} == {"worst": 1, "best": 0}
+    chosen = choose_images(scores(0.5, 0.9, 0.2, 0.7, 0.6))
     assert {which: one.index for which, one in chosen.items()} == {"worst": 2, "median": 4, "best": 1}
 
 

@@ -18,9 +18,9 @@ from mixqsam.numeric.weights import quantize_weight, weight_grid
 from mixqsam.pipeline.options import Data
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.quantization.run import quantize
 from mixqsam.runtime import attention, kernels, packed
 from mixqsam.runtime.attention import IntegerMlp, IntegerVisionAttention
 from mixqsam.runtime.build import integer_model, simulated_units

@@ -24,7 +24,7 @@ from mixqsam.sam.predictor import SamPredictor
 from mixqsam.serving.app import Worker, make_app
 from mixqsam.serving.limits import Limits
 from mixqsam.serving.server import serve
-from mixqsam.serving.studio import Recent, Studio, gather
+from mixqsam.serving.workspace import LruCache, Workspace, collect_models
 
 OWN = {"x-mixqsam": "1"}
 LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, seconds=0.3)
@@ -33,8 +33,8 @@ LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, sec
 @pytest.fixture(scope="module")
 def client(quantized: Path, picture_folder: Path) -> Iterator[TestClient]:
     samples = {"a.png": picture_folder / "a.png", "b.jpg": picture_folder / "b.jpg"}
-    studio = Studio(gather([str(quantized)]), samples, limits=LIMITS)
-    with TestClient(make_app(studio, hosts=["testserver"])) as one:
+    workspace = Workspace(collect_models([str(quantized)]), samples, limits=LIMITS)
+    with TestClient(make_app(workspace, hosts=["testserver"])) as one:
         yield one
 
 
@@ -119,13 +119,13 @@ def test_bad_uploads_get_a_message(client: TestClient, content: bytes, code: int
         ({"models": []}, "one to 2 names"),
         ({"models": ["float"] * 3}, "one to 2 names"),
         ({"models": 7}, "one to 2 names"),
-        ({"image": "../a.png"}, "is not here"),
+        ({"image": "../a.png"}, "is not on the server"),
         ({"image": None}, "one to 1 names"),
         ({"box": None}, "Draw a box or click"),
         ({"box": [1, 2, 3]}, "x1, y1, x2, y2"),
         ({"box": "abcd"}, "x1, y1, x2, y2"),
         ({"box": [500, 500, 600, 600]}, "no area inside"),
-        ({"points": [[1, 1, 7]]}, "label is 1 (object) or 0"),
+        ({"points": [[1, 1, 7]]}, "label is neither 1 (object) nor 0"),
         ({"points": [[900, 1, 1]]}, "outside the image of"),
         ({"points": [[1, 1, 1]] * 5}, "at most 4"),
         ({"points": {"a": 1}}, "a point x, y, label"),
@@ -216,7 +216,7 @@ def test_a_full_queue_says_so_and_a_slow_client_is_cut_off(client: TestClient) -
 
 
 def test_only_the_recent_is_kept() -> None:
-    recent: Recent[int] = Recent(2)
+    recent: LruCache[int] = LruCache(2)
     recent.put("a", 1)
     recent.put("b", 2)
     assert recent.get("a") == 1
@@ -225,16 +225,16 @@ def test_only_the_recent_is_kept() -> None:
 
 
 def test_names_of_models(quantized: Path, model_directory: Path) -> None:
-    assert gather([str(quantized)]) == {"float": str(model_directory), "out": str(quantized)}
-    assert gather(["sam-tiny"]) == {"sam-tiny": "sam-tiny"}
-    assert list(gather([str(quantized), str(model_directory)])) == ["float", "out"]
+    assert collect_models([str(quantized)]) == {"float": str(model_directory), "out": str(quantized)}
+    assert collect_models(["sam-tiny"]) == {"sam-tiny": "sam-tiny"}
+    assert list(collect_models([str(quantized), str(model_directory)])) == ["float", "out"]
 
 
 def test_an_address_in_use_is_told(quantized: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OutputError, match="choose another --port"):
-        serve(gather([str(quantized)]), {}, host="127.0.0.1", port=taken.getsockname()[1], ready=print)
+        serve(collect_models([str(quantized)]), {}, host="127.0.0.1", port=taken.getsockname()[1], ready=print)
 
 
 def test_a_predictor_goes_back_to_an_image(sam: Sam, picture_folder: Path) -> None:

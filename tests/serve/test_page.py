@@ -114,13 +114,13 @@ def test_a_box_gives_masks_side_by_side(page: Any, request: pytest.FixtureReques
 
 
 def test_the_slider_changes_the_allocation(page: Any) -> None:
-    until(page.locator("#solved"), "bits a weight; the largest uniform model within it is W4A4")
+    until(page.locator("#solved"), "bits per weight; the largest uniform model within the budget is W4A4")
     before = page.inner_html("#network")
     page.evaluate(
         "for (const name of ['size', 'bitops']) { const one = document.getElementById(name); one.value = 900;"
         "one.dispatchEvent(new Event('input')); }"
     )
-    until(page.locator("#solved"), "bits a weight; the largest uniform model within it is W6A6")
+    until(page.locator("#solved"), "bits per weight; the largest uniform model within the budget is W6A6")
     assert page.inner_html("#network") != before
     page.locator("#network .unit").first.hover()
     assert page.inner_text("#told").startswith("vision_encoder.layers.0.attn.qkv")

@@ -1,1 +1,1 @@
-"""Bits for every unit: an integer quadratic program under size and BitOps budgets. Knows no torch."""
+"""Choose the bits of every unit: an integer quadratic program with limits of size and BitOps. Never imports torch."""

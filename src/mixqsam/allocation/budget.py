@@ -1,4 +1,4 @@
-"""Budgets and fixed bits: a user's text is parsed once into values; a model's costs turn these into numbers."""
+"""Parse budgets and fixed bits; turn them into limits of one model."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from mixqsam.plan import CANDIDATE_BITS, FLOAT, BitPlan, Costs, UnitBits, matche
 
 HELP = (
     "W4A4 (as large and as costly as that uniform model), 12.5MB or size=12.5MB, bitops=3.2T, "
-    "0.2x or size=0.2x (of the float model's size), bitops=0.03x; several, separated by commas, hold together; "
+    "0.2x or size=0.2x (of the float model's size), bitops=0.03x; several limits, separated by commas, hold together; "
     "uniform:W4A4 gives all units the same bits"
 )
 _UNIFORM = "uniform:"
-_POWERS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
-_UNITS = {"size": "b|bytes?", "bitops": "bitops|bops"}
-# A bare number below this is not meant as BitOps.
+_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
+_UNIT_NAMES = {"size": "b|bytes?", "bitops": "bitops|bops"}
+# A number without a unit below this cannot mean BitOps.
 _FEWEST_BITOPS = 1e6
 
 Quantity = Literal["size", "bitops"]
@@ -24,7 +24,7 @@ Quantity = Literal["size", "bitops"]
 
 @dataclass(frozen=True)
 class Limits:
-    """A budget in numbers of one model.
+    """The limits that a budget sets for one model.
 
     Attributes:
         text: the budget as the user wrote it, or the bits of a uniform model.
@@ -42,9 +42,9 @@ class Amount:
     """A limit of one quantity.
 
     Attributes:
-        quantity: what is limited.
+        quantity: limited quantity.
         value: bytes or BitOps, or a share of the float model's.
-        is_share: which of the two.
+        is_share: whether `value` is such a share.
     """
 
     quantity: Quantity
@@ -52,20 +52,20 @@ class Amount:
     is_share: bool = False
 
     def limits(self, costs: Costs, fixed: Mapping[str, UnitBits]) -> tuple[float | None, float | None]:
-        """Bytes and BitOps of a model; None for what is not limited."""
+        """Maximum bytes and BitOps; None for a quantity without a limit."""
         del fixed
         plan = costs.float_plan
-        whole = costs.size(plan) if self.quantity == "size" else float(costs.bitops(plan))
-        value = self.value * whole if self.is_share else self.value
+        float_cost = costs.size(plan) if self.quantity == "size" else float(costs.bitops(plan))
+        value = self.value * float_cost if self.is_share else self.value
         return (value, None) if self.quantity == "size" else (None, value)
 
 
 @dataclass(frozen=True)
-class AsUniform:
-    """A limit of both quantities: what a uniform model has.
+class UniformCosts:
+    """A limit of both quantities: the costs of a uniform model.
 
     Attributes:
-        bits: of that model. Units that are kept float are float in it too; units that are kept at other bits are not.
+        bits: of that model. Units that are kept in float are float in it too. Other kept bits do not count.
     """
 
     bits: UnitBits
@@ -79,16 +79,16 @@ class AsUniform:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a quantized model may cost.
+    """Limits of a quantized model's costs.
 
     Attributes:
         text: as the user wrote it.
         terms: limits that hold together; empty for a uniform budget.
-        uniform: the bits that all units get; None where they are chosen.
+        uniform: the bits of all units; None where the bits are chosen.
     """
 
     text: str
-    terms: tuple[Amount | AsUniform, ...] = ()
+    terms: tuple[Amount | UniformCosts, ...] = ()
     uniform: UnitBits | None = None
 
     def __str__(self) -> str:
@@ -96,22 +96,22 @@ class Budget:
 
     @classmethod
     def parse(cls, text: "str | Budget") -> "Budget":
-        """A budget from a user's text (see `HELP`); a budget is returned as it is.
+        """Parse a user's text (see `HELP`); a budget is returned unchanged.
 
         Raises:
-            BudgetError: the text cannot be understood; the message says what may be meant.
+            BudgetError: the text cannot be understood; the message suggests what may be meant.
         """
         if isinstance(text, Budget):
             return text
         written = text.strip()
         if written.lower().startswith(_UNIFORM):
             return cls(written, uniform=parse_bits(written[len(_UNIFORM) :]))
-        return cls(written, terms=tuple(_term(part.strip()) for part in written.split(",")))
+        return cls(written, terms=tuple(_parse_term(part.strip()) for part in written.split(",")))
 
     def limits(self, costs: Costs, *, fixed: Mapping[str, UnitBits] | None = None) -> Limits:
-        """Bytes and BitOps of one model; `fixed` are the bits of units that are not chosen.
+        """Limits of one model; `fixed` holds the bits of units whose bits are not chosen.
 
-        The limits of a uniform budget are what its model costs, fixed units included.
+        The limits of a uniform budget are the costs of its model, fixed units included.
         """
         if self.uniform is not None:
             plan = self.uniform_plan(costs, fixed=fixed)
@@ -122,15 +122,15 @@ class Budget:
     def uniform_plan(self, costs: Costs, *, fixed: Mapping[str, UnitBits] | None = None) -> BitPlan:
         """The plan of a uniform budget, in which fixed units keep their own bits."""
         if self.uniform is None:
-            raise BudgetError(f"The budget {self.text!r} leaves bits to be chosen; it is not uniform.")
+            raise BudgetError(f"The budget {self.text!r} is not uniform; give uniform:W4A4, for example.")
         return BitPlan({**BitPlan.uniform(costs.units, self.uniform).bits, **(fixed or {})})
 
 
 def parse_bits(text: str) -> UnitBits:
-    """`W4A6`, `8` (both), or `float`.
+    """Parse `W4A6`, `8` (both), or `float`.
 
     Raises:
-        BudgetError: none of these, or bits outside 2–8.
+        BudgetError: the text is none of these, or the bits are outside 2–8.
     """
     cleaned = text.strip().lower()
     if cleaned in {"float", "32", "w32a32"}:
@@ -138,7 +138,7 @@ def parse_bits(text: str) -> UnitBits:
     match = re.fullmatch(r"w(\d{1,3})[\s/_-]*a(\d{1,3})|(\d{1,3})", cleaned)
     if not match:
         raise BudgetError(
-            f"{text!r:.60} is not a bit-width; {_meant_bits(cleaned) or 'write W4A6, 8 (both) or float.'}"
+            f"{text!r:.60} is not a bit-width; {_suggest_bits(cleaned) or 'write W4A6, 8 (both) or float.'}"
         )
     bits = UnitBits(int(match[1] or match[3]), int(match[2] or match[3]))
     if not {bits.weight, bits.activation} <= set(CANDIDATE_BITS):
@@ -147,7 +147,7 @@ def parse_bits(text: str) -> UnitBits:
 
 
 def split_rule(rule: str) -> tuple[str, UnitBits]:
-    """`PATTERN=BITS` → the pattern and the bits.
+    """Split `PATTERN=BITS` into the pattern and the bits.
 
     Raises:
         BudgetError: the rule is malformed.
@@ -159,21 +159,21 @@ def split_rule(rule: str) -> tuple[str, UnitBits]:
 
 
 def parse_keep(rules: Sequence[str], *, names: Sequence[str]) -> dict[str, UnitBits]:
-    """Fixed bits by pattern, e.g. `neck.*=8`, `*.av=W8A8`, `layers.0.*=float`; later rules win.
+    """Parse rules such as `neck.*=8`, `*.av=W8A8` or `layers.0.*=float`; later rules win.
 
     Returns:
-        unit name → its bits, for the units that a rule fits.
+        unit name → its bits, for the units that a rule matches.
 
     Raises:
-        BudgetError: a rule is malformed, or fits no unit.
+        BudgetError: a rule is malformed, or matches no unit.
     """
     fixed: dict[str, UnitBits] = {}
     for rule in rules:
         pattern, bits = split_rule(rule)
-        fitting = [name for name in names if matches(name, pattern)]
-        if not fitting:
-            raise BudgetError(f"--keep {rule!r:.60}: no unit fits {pattern!r:.60}; units are named like {names[0]}.")
-        fixed.update(dict.fromkeys(fitting, bits))
+        matching = [name for name in names if matches(name, pattern)]
+        if not matching:
+            raise BudgetError(f"--keep {rule!r:.60}: no unit matches {pattern!r:.60}; a unit name is {names[0]}.")
+        fixed.update(dict.fromkeys(matching, bits))
     return fixed
 
 
@@ -181,37 +181,38 @@ def _tightest(values: Sequence[float | None]) -> float | None:
     return min((value for value in values if value is not None), default=None)
 
 
-def _term(text: str) -> Amount | AsUniform:
+def _parse_term(text: str) -> Amount | UniformCosts:
     if re.fullmatch(r"(?i)w\d+[\s/_-]*a\d+", text):
-        return AsUniform(parse_bits(text))
+        return UniformCosts(parse_bits(text))
     quantity, equals, amount = text.rpartition("=")
     quantity = quantity.strip().lower() if equals else "size"
     if quantity == "size":
-        return _amount(amount, text, quantity="size")
+        return _parse_amount(amount, text, quantity="size")
     if quantity == "bitops":
-        return _amount(amount, text, quantity="bitops")
+        return _parse_amount(amount, text, quantity="bitops")
     raise BudgetError(f"Budget {text!r:.60} cannot be understood; write {HELP}.")
 
 
-def _amount(text: str, whole: str, *, quantity: Quantity) -> Amount:
+def _parse_amount(text: str, term: str, *, quantity: Quantity) -> Amount:
     cleaned = text.strip().lower()
-    pattern = (
-        rf"(\d+(?:\.\d+)?|\.\d+)(e\d+)?\s*(?:(x)|(%)|(ki|mi|gi|[kmgtp])(?:{_UNITS[quantity]})?|({_UNITS[quantity]}))?"
-    )
+    unit = _UNIT_NAMES[quantity]
+    pattern = rf"(\d+(?:\.\d+)?|\.\d+)(e\d+)?\s*(?:(x)|(%)|(ki|mi|gi|[kmgtp])(?:{unit})?|({unit}))?"
     match = re.fullmatch(pattern, cleaned)
     value = float(match[1] + (match[2] or "")) if match else 0.0
     if not match or not 0 < value < float("inf"):
-        likely = _meant_bits(cleaned) or f"write {HELP}."
-        raise BudgetError(f"Budget {whole!r:.60} cannot be understood; {likely}")
+        suggestion = _suggest_bits(cleaned) or f"write {HELP}."
+        raise BudgetError(f"Budget {term!r:.60} cannot be understood; {suggestion}")
     if not any(match.groups()[2:]) and (quantity == "size" or value < _FEWEST_BITOPS):
-        raise BudgetError(f"Budget {whole!r:.60} is a number without a unit; did you mean {_meant(value, quantity)}?")
+        raise BudgetError(
+            f"Budget {term!r:.60} is a number without a unit; did you mean {_suggest_amount(value, quantity)}?"
+        )
     if match[3] or match[4]:
         return Amount(quantity, value / (100 if match[4] else 1), is_share=True)
-    return Amount(quantity, value * _POWERS[match[5] or ""])
+    return Amount(quantity, value * _PREFIXES[match[5] or ""])
 
 
-def _meant(value: float, quantity: Quantity) -> str:
-    """What a bare number is likely to mean."""
+def _suggest_amount(value: float, quantity: Quantity) -> str:
+    """What a number without a unit is likely to mean."""
     if value <= 1:
         prefix = "" if quantity == "size" else "bitops="
         return f"{prefix}{value:g}x (of the float model's)"
@@ -222,7 +223,7 @@ def _meant(value: float, quantity: Quantity) -> str:
     return f"{value:g}MB" if value < _FEWEST_BITOPS else f"{value / 1e6:g}MB"
 
 
-def _meant_bits(text: str) -> str:
+def _suggest_bits(text: str) -> str:
     """What `w4`, `4bit` or `int8` is likely to mean; empty for other texts."""
     match = re.fullmatch(r"(?:w|a|u?int)\s*-?(\d{1,2})|(\d{1,2})\s*-?\s*bits?", text)
     bits = int(match[1] or match[2]) if match else 0

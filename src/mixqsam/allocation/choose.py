@@ -1,4 +1,4 @@
-"""Allocation: an analysis and a budget in, bits with a proof out."""
+"""Choose the bits of all units from an analysis and a budget, with a proof."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,18 +13,18 @@ from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs
 
 @dataclass(frozen=True)
 class Allocation:
-    """Bits for every unit, and what is known of them.
+    """The bits of every unit, their costs and their proof.
 
     Attributes:
         plan: the bits.
-        budget: the limits that they fit.
+        budget: the limits that they meet.
         objective: how bits were valued; None for a uniform plan.
         size: bytes of the whole model.
         bitops: BitOps per image.
         value: the objective's value.
-        bound: no allocation has more.
-        gap: their relative difference; 0 is proven optimal.
-        seconds: of solving.
+        bound: an upper bound of the objective over all allocations.
+        gap: relative difference of value and bound; 0 is proven optimal.
+        seconds: solving time.
     """
 
     plan: BitPlan
@@ -38,15 +38,15 @@ class Allocation:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able form."""
+        """The allocation as JSON values."""
         return {"format": "mixqsam-allocation", "version": 1, **asdict(self), "plan": self.plan.to_json()}
 
     @classmethod
     def from_json(cls, value: Any, *, source: str) -> "Allocation":
-        """The inverse of `to_json`; `source` names the file in errors.
+        """Read what `to_json` wrote; `source` names the file in errors.
 
         Raises:
-            ArtifactError: it is not an allocation, is of a newer version, or malformed.
+            ArtifactError: it is not an allocation, has another version, or is malformed.
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-allocation":
             raise ArtifactError(f"{source} is not an allocation; make one with `mixqsam allocate`.")
@@ -56,8 +56,8 @@ class Allocation:
             objective = value["objective"]
             return cls(
                 plan=BitPlan.from_json(value["plan"]),
-                budget=_limits(value["budget"]),
-                objective=None if objective is None else _objective(objective),
+                budget=_parse_limits(value["budget"]),
+                objective=None if objective is None else _parse_objective(objective),
                 **{name: float(value[name]) for name in ("size", "bitops", "value", "bound", "gap", "seconds")},
             )
         except (KeyError, OverflowError, StopIteration, TypeError, ValueError) as error:
@@ -66,15 +66,15 @@ class Allocation:
             ) from error
 
 
-def _limits(entry: Mapping[str, Any]) -> Limits:
-    """Limits from a file, with their types checked."""
+def _parse_limits(entry: Mapping[str, Any]) -> Limits:
+    """Read limits from a file and check their types."""
     numbers = {name: None if entry[name] is None else float(entry[name]) for name in ("size", "bitops")}
     return Limits(str(entry["text"]), **numbers)
 
 
-def _objective(entry: Mapping[str, Any]) -> Objective:
-    """An objective from a file, with its types checked."""
-    utility = next(known for known in get_args(Utility) if known == entry["utility"])
+def _parse_objective(entry: Mapping[str, Any]) -> Objective:
+    """Read an objective from a file and check its types."""
+    utility = next(name for name in get_args(Utility) if name == entry["utility"])
     return Objective(str(entry["output"]), utility, str(entry["synergy"]), float(entry["coupling"]))
 
 
@@ -86,10 +86,10 @@ def check_request(
     tied: bool = True,
     keep: Sequence[str] = (),
 ) -> None:
-    """Refuse what `allocate` would refuse, before anything has been measured.
+    """Raise what `allocate` would raise, before anything is measured.
 
     Raises:
-        BudgetError: a rule of `keep` cannot be understood, or no choice fits.
+        BudgetError: a rule of `keep` cannot be understood, or the budget is too small.
     """
     fixed = parse_keep(keep, names=[unit.name for unit in costs.units])
     if budget.uniform is not None:
@@ -110,20 +110,20 @@ def allocate(
 ) -> Allocation:
     """Choose the bits of all units under a budget (the paper's integer quadratic program).
 
-    A uniform budget leaves nothing to choose: all units get its bits, but for those that are kept at others.
+    With a uniform budget all units get its bits, except those that `keep` fixes.
 
     Args:
-        analysis: what `analyze` measured.
-        budget: what the model may cost.
+        analysis: result of `analyze`.
+        budget: limits of size and BitOps.
         objective: how bits are valued.
         candidates: bit-widths to choose from.
         tied: weight and activation of a unit share one bit-width, as in the paper.
         keep: fixed bits by pattern, `PATTERN=BITS`.
-        time_limit: seconds for solving.
+        time_limit: maximum solving time in seconds.
 
     Raises:
-        BudgetError: a rule of `keep` cannot be understood, or no choice fits; the message names the smallest feasible
-            budget.
+        BudgetError: a rule of `keep` cannot be understood, or the budget is too small; the message names the smallest
+            feasible budget.
     """
     fixed = parse_keep(keep, names=[unit.name for unit in analysis.units])
     limits = budget.limits(analysis.costs, fixed=fixed)

@@ -1,7 +1,7 @@
-"""A bound and a good start: budgets priced by Lagrange multipliers, the chain solved by dynamic programming.
+"""Bound the program with Lagrange multipliers, and find a good first choice.
 
-For prices μ ≥ 0, g(μ) = max_s [objective(s) + μ·(room − used(s))] is never below the optimum, and is exact to
-compute because the units form a chain. Kelley's cutting planes find the prices with the least bound.
+For prices μ ≥ 0, g(μ) = max_s [objective(s) + μ·(capacity − usage(s))] is never below the optimum. The units form a
+chain, so dynamic programming computes g exactly. Kelley's cutting planes find the prices with the lowest bound.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from scipy.optimize import linprog
 from mixqsam.allocation.program import Choice, Program
 from mixqsam.plan import Vector
 
-_ROUNDS = 120
+_MAX_ROUNDS = 120
 _PRECISION = 1e-9
 
 
 @dataclass(frozen=True)
-class Relaxed:
-    """What the relaxation tells.
+class Relaxation:
+    """The result of the relaxation.
 
     Attributes:
-        bound: no feasible choice is better.
+        bound: an upper bound of the objective over all feasible choices.
         prices: the multipliers of that bound, [K].
-        choice: the best feasible choice that came up.
+        choice: the best feasible choice that was found.
     """
 
     bound: float
@@ -33,31 +33,31 @@ class Relaxed:
     choice: Choice
 
 
-def relax(program: Program) -> Relaxed:
+def relax(program: Program) -> Relaxation:
     """Bound a program whose cheapest choice is feasible."""
     cheapest = np.array([int(s.sum(axis=1).argmin()) for s in program.states])
     best = improve(program, cheapest)
     limit = 1e4 * max(1e-12, sum(float(np.ptp(u)) for u in program.utility))
-    cuts = [(program.value(cheapest), program.room - program.used(cheapest))]
-    prices = at = np.zeros(len(program.room))
+    cuts = [(program.value(cheapest), program.capacity - program.usage(cheapest))]
+    prices = best_prices = np.zeros(len(program.capacity))
     bound = np.inf
-    for _ in range(_ROUNDS):
-        forward, choice = _forward(program, prices)
-        total = float(forward[-1].max() + prices @ program.room)
-        slack = program.room - program.used(choice)
+    for _ in range(_MAX_ROUNDS):
+        forward, choice = _solve_forward(program, prices)
+        total = float(forward[-1].max() + prices @ program.capacity)
+        slack = program.capacity - program.usage(choice)
         if total < bound:
-            bound, at = total, prices
+            bound, best_prices = total, prices
         if (slack >= 0).all():
             best = max(best, improve(program, choice), key=program.value)
         cuts.append((program.value(choice), slack))
-        floor, prices = _cheapest_prices(cuts, limit)
-        if bound - max(floor, program.value(best)) <= _PRECISION * limit * 1e-4:
+        lower, prices = _minimize_bound(cuts, limit)
+        if bound - max(lower, program.value(best)) <= _PRECISION * limit * 1e-4:
             break
-    return Relaxed(float(bound), at, best)
+    return Relaxation(float(bound), best_prices, best)
 
 
-def _cheapest_prices(cuts: Sequence[tuple[float, Vector]], limit: float) -> tuple[float, Vector]:
-    """Min θ subject to θ ≥ value_k + μ·slack_k and 0 ≤ μ ≤ limit: a lower estimate of the least bound, and μ."""
+def _minimize_bound(cuts: Sequence[tuple[float, Vector]], limit: float) -> tuple[float, Vector]:
+    """Minimize θ subject to θ ≥ value_k + μ·slack_k and 0 ≤ μ ≤ limit: a lower estimate of the lowest bound, and μ."""
     width = len(cuts[0][1])
     if width == 0:
         return max(value for value, _ in cuts), np.zeros(0)
@@ -67,91 +67,92 @@ def _cheapest_prices(cuts: Sequence[tuple[float, Vector]], limit: float) -> tupl
     return float(solved.fun), np.asarray(solved.x[1:], float)
 
 
-def survivors(program: Program, relaxed: Relaxed) -> list[NDArray[np.bool_]]:
-    """States that a choice better than the best known one may still use.
+def survivors(program: Program, relaxation: Relaxation) -> list[NDArray[np.bool_]]:
+    """States that a better choice than the best known one may still use.
 
-    A state whose best chain, at the bound's prices, is not above the best known value cannot be in a better choice.
+    Each state has a best chain at the bound's prices. If that is not above the best known value, no better choice uses
+    the state.
     """
-    forward, _ = _forward(program, relaxed.prices)
-    backward = _backward(program, relaxed.prices)
-    offset = float(relaxed.prices @ program.room)
-    own = _priced(program, relaxed.prices)
-    best = program.value(relaxed.choice)
+    forward, _ = _solve_forward(program, relaxation.prices)
+    backward = _solve_backward(program, relaxation.prices)
+    offset = float(relaxation.prices @ program.capacity)
+    utility = _priced_utility(program, relaxation.prices)
+    best = program.value(relaxation.choice)
     margin = 1e-12 * max(1.0, abs(best)) + 1e-9 * sum(float(np.ptp(u)) for u in program.utility)
-    keep = []
-    for i, chosen in enumerate(relaxed.choice):
-        alive = forward[i] + backward[i] - own[i] + offset > best - margin
+    survives = []
+    for i, chosen in enumerate(relaxation.choice):
+        alive = forward[i] + backward[i] - utility[i] + offset > best - margin
         alive[chosen] = True
-        keep.append(alive)
-    return keep
+        survives.append(alive)
+    return survives
 
 
 def improve(program: Program, choice: Choice) -> Choice:
-    """Change one unit at a time to the state that gains most within the budgets, until none gains."""
+    """Change one unit at a time to the state that gains most within the budgets, until no change gains."""
     choice = choice.copy()
-    used = program.used(choice)
+    usage = program.usage(choice)
     while True:
-        gain, unit, state = max(_best_moves(program, choice, used), default=(0.0, 0, 0))
+        gain, unit, state = max(_best_moves(program, choice, usage), default=(0.0, 0, 0))
         if gain <= 0:
             return choice
         choice[unit] = state
-        used = program.used(choice)
+        usage = program.usage(choice)
 
 
-def _best_moves(program: Program, choice: Choice, used: Vector) -> list[tuple[float, int, int]]:
+def _best_moves(program: Program, choice: Choice, usage: Vector) -> list[tuple[float, int, int]]:
     moves = []
-    for i, now in enumerate(choice):
+    for i, current in enumerate(choice):
         value = program.utility[i].copy()
         for j, edge in ((i - 1, i - 1), (i + 1, i)):
             if 0 <= j < len(choice) and program.coupling[edge]:
                 gaps = program.states[i] - program.states[j][choice[j]]
                 value -= program.coupling[edge] * (gaps**2).mean(axis=1)
-        fits = (used - program.costs[i][now] + program.costs[i] <= program.room).all(axis=1)
+        fits = (usage - program.costs[i][current] + program.costs[i] <= program.capacity).all(axis=1)
         value = np.where(fits, value, -np.inf)
         best = int(value.argmax())
-        threshold = 1e-12 * max(1.0, abs(float(value[now])))
-        if best != now and value[best] - value[now] > threshold:
-            moves.append((float(value[best] - value[now]), i, best))
+        threshold = 1e-12 * max(1.0, abs(float(value[current])))
+        if best != current and value[best] - value[current] > threshold:
+            moves.append((float(value[best] - value[current]), i, best))
     return moves
 
 
-def _priced(program: Program, prices: Vector) -> list[Vector]:
+def _priced_utility(program: Program, prices: Vector) -> list[Vector]:
     return [u - c @ prices for u, c in zip(program.utility, program.costs, strict=True)]
 
 
-def _edge(program: Program, index: int) -> Vector:
+def _pair_costs(program: Program, index: int) -> Vector:
     """Cost of every pair of states of units index and index + 1."""
     gaps = program.states[index][:, None, :] - program.states[index + 1][None, :, :]
     cost: Vector = program.coupling[index] * (gaps**2).mean(axis=2)
     return cost
 
 
-def _forward(program: Program, prices: Vector) -> tuple[list[Vector], Choice]:
+def _solve_forward(program: Program, prices: Vector) -> tuple[list[Vector], Choice]:
     """Best value of chains that end in each state, and the best chain."""
-    own = _priced(program, prices)
-    totals, origins = [own[0]], []
-    for i in range(1, len(own)):
+    utility = _priced_utility(program, prices)
+    totals, origins = [utility[0]], []
+    for i in range(1, len(utility)):
         if program.coupling[i - 1]:
-            through = totals[-1][:, None] - _edge(program, i - 1)
+            through = totals[-1][:, None] - _pair_costs(program, i - 1)
             origin = through.argmax(axis=0)
-            arrived = through[origin, np.arange(len(own[i]))]
+            arrived = through[origin, np.arange(len(utility[i]))]
         else:
-            origin = np.full(len(own[i]), totals[-1].argmax())
-            arrived = np.full(len(own[i]), totals[-1].max())
+            origin = np.full(len(utility[i]), totals[-1].argmax())
+            arrived = np.full(len(utility[i]), totals[-1].max())
         origins.append(origin)
-        totals.append(arrived + own[i])
-    choice = np.zeros(len(own), dtype=np.int64)
+        totals.append(arrived + utility[i])
+    choice = np.zeros(len(utility), dtype=np.int64)
     choice[-1] = totals[-1].argmax()
-    for i in range(len(own) - 2, -1, -1):
+    for i in range(len(utility) - 2, -1, -1):
         choice[i] = origins[i][choice[i + 1]]
     return totals, choice
 
 
-def _backward(program: Program, prices: Vector) -> list[Vector]:
+def _solve_backward(program: Program, prices: Vector) -> list[Vector]:
     """Best value of chains that begin in each state."""
-    own = _priced(program, prices)
-    totals = [own[-1]]
-    for i in range(len(own) - 2, -1, -1):
-        reached = (totals[-1][None, :] - _edge(program, i)).max(axis=1)
-        totals.append(reached + own[i])
+    utility = _priced_utility(program, prices)
+    totals = [utility[-1]]
+    for i in range(len(utility) - 2, -1, -1):
+        reached = (totals[-1][None, :] - _pair_costs(program, i)).max(axis=1)
+        totals.append(reached + utility[i])
     return totals[::-1]

@@ -2,7 +2,7 @@
 
 See docs/method.md, “Bit allocation”.
 
-maximise Σ_i U_i(s_i) − Σ_i c_i·d(s_i, s_{i+1})   subject to   Σ size_i(s_i) ≤ S,  Σ bitops_i(s_i) ≤ O
+Maximise Σ_i U_i(s_i) − Σ_i c_i·d(s_i, s_{i+1})   subject to   Σ size_i(s_i) ≤ S,  Σ bitops_i(s_i) ≤ O
 
 A state s of a unit is a pair of bit-widths (weight, activation), and d is the mean of their squared differences,
 which is (b_l − b_m)² when both are equal.
@@ -32,8 +32,8 @@ class Objective:
 
     Attributes:
         output: P_Y definition, `bernoulli` or `spatial`.
-        utility: u(b): `linear` is b, `exponential` is −4^(−b), both weighted by Ω; `measured` is minus the KL seen
-            with that unit alone at b bits, which needs no weight; `fisher` is minus its estimate from gradients.
+        utility: u(b): `linear` is b, `exponential` is −4^(−b), both weighted by Ω; `measured` is minus the KL
+            divergence with that unit alone at b bits, without a weight; `fisher` is minus its estimate from gradients.
         synergy: estimator, `proximity` or `interaction`.
         coupling: λ; 1 makes the synergy term as strong as the utility term.
     """
@@ -46,14 +46,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class Program:
-    """One program, in numbers scaled for solvers.
+    """One program, scaled for solvers.
 
     Attributes:
         names: of the units.
         states: per unit [S, 2], bits of weight and activation.
         utility: per unit [S].
         costs: per unit [S, K], each column in shares of one budget (K is 0, 1 or 2).
-        room: [K], what the units may use of each budget; 1 where float tensors take nothing of it.
+        capacity: [K], the share of each budget that the units may use; 1 where float tensors use nothing of it.
         coupling: [units − 1], c ≥ 0.
     """
 
@@ -61,32 +61,32 @@ class Program:
     states: tuple[NDArray[np.int64], ...]
     utility: tuple[Vector, ...]
     costs: tuple[Vector, ...]
-    room: Vector
+    capacity: Vector
     coupling: Vector
 
     def value(self, choice: Choice) -> float:
-        """The objective of one state for each unit."""
+        """The objective of a choice of states."""
         chosen = np.array([s[c] for s, c in zip(self.states, choice, strict=True)], dtype=np.float64)
-        own = sum(float(u[c]) for u, c in zip(self.utility, choice, strict=True))
+        utility = sum(float(u[c]) for u, c in zip(self.utility, choice, strict=True))
         distances = ((chosen[1:] - chosen[:-1]) ** 2).mean(axis=1)
-        return own - float(self.coupling @ distances)
+        return utility - float(self.coupling @ distances)
 
-    def used(self, choice: Choice) -> Vector:
-        """[K], what a choice uses of each budget."""
-        used: Vector = np.sum([c[i] for c, i in zip(self.costs, choice, strict=True)], axis=0)
-        return used
+    def usage(self, choice: Choice) -> Vector:
+        """The share of each budget that a choice uses: [K]."""
+        usage: Vector = np.sum([c[i] for c, i in zip(self.costs, choice, strict=True)], axis=0)
+        return usage
 
-    def feasible(self, choice: Choice) -> bool:
+    def is_feasible(self, choice: Choice) -> bool:
         """Whether a choice is within all budgets."""
-        return bool((self.used(choice) <= self.room).all())
+        return bool((self.usage(choice) <= self.capacity).all())
 
     def plan(self, choice: Choice) -> BitPlan:
-        """The bits that a choice stands for."""
+        """The bits of a choice."""
         rows = zip(self.names, self.states, choice, strict=True)
         return BitPlan({name: UnitBits(int(s[c, 0]), int(s[c, 1])) for name, s, c in rows})
 
     def restrict(self, keep: Sequence[NDArray[np.bool_]]) -> "Program":
-        """The program without the states that `keep` leaves out."""
+        """The program with only the states that `keep` marks."""
         return replace(
             self,
             states=tuple(s[k] for s, k in zip(self.states, keep, strict=True)),
@@ -104,29 +104,29 @@ def build_program(
     tied: bool,
     fixed: Mapping[str, UnitBits],
 ) -> Program:
-    """Write down the program for a model and a budget.
+    """Build the program of a model and a budget.
 
     Args:
-        analysis: what was measured.
-        budget: its limits.
+        analysis: importance, synergy and sensitivity of the units.
+        budget: limits of size and BitOps.
         objective: how bits are valued.
         candidates: bit-widths to choose from.
         tied: the weight and the activation of a unit share one bit-width.
-        fixed: unit name → bits that are not to be chosen.
+        fixed: unit name → bits, for units whose bits are not chosen.
 
     Raises:
-        BudgetError: what the objective needs was not measured, or no choice fits the budget.
+        BudgetError: the analysis lacks a measurement that the objective needs, or the budget is too small.
     """
     states = unit_states(analysis.costs, candidates=candidates, tied=tied, fixed=fixed)
     check_feasible(analysis.costs, budget, states)
     utility = _utility(analysis, objective, states, candidates)
-    costs, room = _costs(analysis.costs, budget, states)
+    costs, capacity = _costs(analysis.costs, budget, states)
     return Program(
         names=tuple(u.name for u in analysis.units),
         states=states,
         utility=utility,
         costs=costs,
-        room=room,
+        capacity=capacity,
         coupling=_coupling(analysis, objective, states, utility, candidates),
     )
 
@@ -134,30 +134,24 @@ def build_program(
 def unit_states(
     costs: Costs, *, candidates: Sequence[int], tied: bool, fixed: Mapping[str, UnitBits]
 ) -> tuple[NDArray[np.int64], ...]:
-    """What each unit may be: [S, 2], bits of weight and activation."""
-    own = [(b, b) for b in candidates] if tied else list(product(candidates, candidates))
+    """The states that each unit may have: [S, 2], bits of weight and activation."""
+    free = [(b, b) for b in candidates] if tied else list(product(candidates, candidates))
     return tuple(
-        np.array([(f.weight, f.activation)] if (f := fixed.get(u.name)) else own, dtype=np.int64) for u in costs.units
+        np.array([(f.weight, f.activation)] if (f := fixed.get(u.name)) else free, dtype=np.int64) for u in costs.units
     )
 
 
 def _utility(
     analysis: Analysis, objective: Objective, states: Sequence[NDArray[np.int64]], candidates: Sequence[int]
 ) -> tuple[Vector, ...]:
-    if objective.utility in {"linear", "exponential"}:
-        omega = _measured(analysis.importance, objective, what="importance", option="--importance")
-        if objective.utility == "linear":
-            return tuple(w * _quantized(s).mean(axis=1) for w, s in zip(omega, states, strict=True))
-        return tuple(-w * (4.0 ** -_quantized(s)).mean(axis=1) for w, s in zip(omega, states, strict=True))
+    values = _select_measured(analysis, objective)
+    if objective.utility == "linear":
+        return tuple(w * _as_float(s).mean(axis=1) for w, s in zip(values, states, strict=True))
+    if objective.utility == "exponential":
+        return tuple(-w * (4.0 ** -_as_float(s)).mean(axis=1) for w, s in zip(values, states, strict=True))
     bits = sorted(set(candidates) | {int(b) for s in states for b in s.ravel()})
-    if objective.utility == "fisher":
-        option = f"--fisher {objective.output}"
-        known = _measured(analysis.fisher, objective, what="Fisher sensitivity", option=option)
-        divergence = interpolate(known, CANDIDATE_BITS, bits)
-    else:
-        option = "--sensitivity-bits 2,4,8"
-        known = _measured(analysis.sensitivity, objective, what="measured sensitivity", option=option)
-        divergence = interpolate(known, analysis.sensitivity_bits, bits)
+    measured_at = CANDIDATE_BITS if objective.utility == "fisher" else analysis.sensitivity_bits
+    divergence = interpolate(values, measured_at, bits)
     column = {b: i for i, b in enumerate(bits)}
     return tuple(
         -np.array([divergence[i, 0, column[w]] + divergence[i, 1, column[a]] for w, a in s])
@@ -165,56 +159,63 @@ def _utility(
     )
 
 
-def _measured(found: Mapping[str, Vector], objective: Objective, *, what: str, option: str) -> Vector:
-    """What was measured under the objective's output distribution.
+def _select_measured(analysis: Analysis, objective: Objective) -> Vector:
+    """Select what a utility needs, under the objective's output distribution.
 
     Raises:
-        BudgetError: nothing was.
+        BudgetError: it was not measured; the message says how to measure it, and which utilities need no more.
     """
-    if objective.output in found:
-        return found[objective.output]
-    others = [name for name in UTILITIES if name != objective.utility]
+    measurements: dict[Utility, tuple[Mapping[str, Vector], str, str]] = {
+        "linear": (analysis.importance, "importance", "--importance"),
+        "exponential": (analysis.importance, "importance", "--importance"),
+        "measured": (analysis.sensitivity, "measured sensitivity", "--sensitivity-bits 2,4,8"),
+        "fisher": (analysis.fisher, "Fisher sensitivity", f"--fisher {objective.output}"),
+    }
+    values, what, option = measurements[objective.utility]
+    if objective.output in values:
+        return values[objective.output]
+    held = [name for name, (others, _, _) in measurements.items() if objective.output in others]
+    choice = f", or choose --utility {' or '.join(held)}" if held else ""
     raise BudgetError(
-        f"The analysis holds no {what} for P_Y {objective.output!r}; run `mixqsam analyze {option}`, "
-        f"or choose another --utility ({', '.join(others)})."
+        f"The analysis holds no {what} for P_Y {objective.output!r}; run `mixqsam analyze {option}`{choice}."
     )
 
 
-def _quantized(states: NDArray[np.int64]) -> Vector:
+def _as_float(states: NDArray[np.int64]) -> Vector:
     return states.astype(np.float64)
 
 
 def interpolate(divergence: Vector, measured_at: Sequence[int], bits: Sequence[int]) -> Vector:
-    """KL at any bit-widths, from those that were measured: [units, 2, bits], operands as in `Unit.operands`.
+    """Interpolate the measured KL at any bit-widths: [units, 2, bits], operands as in `Unit.operands`.
 
-    Quantization noise falls as 4^(−b), so log KL is nearly linear in b and is interpolated so; beyond the measured
-    bits it falls by 4 per bit, and in float it is 0.
+    Quantization noise falls as 4^(−b), so log KL is nearly linear in b and is interpolated linearly. Beyond the
+    measured bits it falls by a factor of 4 per bit; in float it is 0.
     """
-    known, asked = np.array(measured_at, float), np.array(bits, float)
-    # More bits never hurt but for measurement noise, which must not be mistaken for a gain.
-    falling = np.minimum.accumulate(divergence, axis=-1)
-    logs = np.log(np.maximum(falling, 1e-30))
-    inside = np.apply_along_axis(lambda row: np.interp(asked, known, row), -1, logs)
-    beyond = (asked - np.clip(asked, known[0], known[-1])) * np.log(4)
-    result: Vector = np.where(asked >= 32, 0.0, np.exp(inside - beyond))
+    measured_bits, requested_bits = np.array(measured_at, float), np.array(bits, float)
+    # More bits increase KL only by measurement noise; without this the solver would take noise for a gain.
+    decreasing = np.minimum.accumulate(divergence, axis=-1)
+    logs = np.log(np.maximum(decreasing, 1e-30))
+    inside = np.apply_along_axis(lambda row: np.interp(requested_bits, measured_bits, row), -1, logs)
+    beyond = (requested_bits - np.clip(requested_bits, measured_bits[0], measured_bits[-1])) * np.log(4)
+    result: Vector = np.where(requested_bits >= 32, 0.0, np.exp(inside - beyond))
     return result
 
 
 def _costs(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
     columns = []
-    for unit, own in zip(costs.units, states, strict=True):
-        choices = [UnitBits(int(w), int(a)) for w, a in own]
-        kinds = []
+    for unit, allowed in zip(costs.units, states, strict=True):
+        choices = [UnitBits(int(w), int(a)) for w, a in allowed]
+        shares = []
         if budget.size is not None:
-            kinds.append([costs.unit_size_bits(unit, choice) / 8 / budget.size for choice in choices])
+            shares.append([costs.unit_size_bits(unit, choice) / 8 / budget.size for choice in choices])
         if budget.bitops is not None:
-            kinds.append([costs.unit_bitops(unit, choice) / budget.bitops for choice in choices])
-        columns.append(np.array(kinds, float).reshape(len(kinds), len(choices)).T)
-    room = [] if budget.size is None else [1 - costs.compact_bytes / budget.size]
-    room += [] if budget.bitops is None else [1.0]
-    # The budgets of uniform models are met to the last bit; sums of shares round.
+            shares.append([costs.unit_bitops(unit, choice) / budget.bitops for choice in choices])
+        columns.append(np.array(shares, float).reshape(len(shares), len(choices)).T)
+    capacity = [] if budget.size is None else [1 - costs.compact_bytes / budget.size]
+    capacity += [] if budget.bitops is None else [1.0]
+    # Uniform models meet their budgets exactly, but sums of shares have rounding errors.
     tolerance = 1e-12
-    return tuple(columns), np.array(room) + tolerance
+    return tuple(columns), np.array(capacity) + tolerance
 
 
 def _coupling(
@@ -224,7 +225,7 @@ def _coupling(
     utility: Sequence[Vector],
     candidates: Sequence[int],
 ) -> Vector:
-    """λ·Ŝ/mean(Ŝ), times the mean utility of one bit: so λ = 1 is as strong as the utility, whatever its scale."""
+    """λ·Ŝ/mean(Ŝ), times the mean utility of one bit: λ = 1 is as strong as the utility at any scale."""
     count = len(states)
     if objective.coupling == 0 or len(candidates) < 2:
         return np.zeros(count - 1)
@@ -234,17 +235,17 @@ def _coupling(
     strength = analysis.synergy[name]
     slope = float(np.mean([u.max() - u.min() for u in utility])) / (max(candidates) - min(candidates))
     coupling = objective.coupling * slope * strength / max(float(strength.mean()), 1e-30)
-    # A unit left in float has no bit-width to be near to.
+    # A float unit has no bit-width that its neighbours could be near to.
     is_float = np.array([bool((s == 32).all()) for s in states])
     result: Vector = np.where(is_float[1:] | is_float[:-1], 0.0, coupling)
     return result
 
 
 def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> None:
-    """Refuse a budget that even the fewest bits exceed; more bits never cost less, so one plan tells.
+    """Check that the fewest bits meet the budget; more bits never cost less, so one plan is enough.
 
     Raises:
-        BudgetError: names the smallest feasible budget.
+        BudgetError: the budget is too small; the message names the smallest feasible one.
     """
     fewest = [s[int(s.sum(axis=1).argmin())] for s in states]
     plan = BitPlan({u.name: UnitBits(int(s[0]), int(s[1])) for u, s in zip(costs.units, fewest, strict=True)})
@@ -252,11 +253,11 @@ def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int
     if (budget.size is None or size <= budget.size) and (budget.bitops is None or bitops <= budget.bitops):
         return
     raise BudgetError(
-        f"No choice of bits fits the budget {budget.text!r}. The smallest feasible budget, with every free unit at "
+        f"No choice of bits meets the budget {budget.text!r}. The smallest feasible budget, with every free unit at "
         f"{min(min(s.ravel()) for s in states)} bits, is size={math.ceil(size)}B,bitops={bitops} "
-        f"(asked: {_limit(budget.size, 'bytes')}, {_limit(budget.bitops, 'BitOps')})."
+        f"(requested: {_format_limit(budget.size, 'bytes')}, {_format_limit(budget.bitops, 'BitOps')})."
     )
 
 
-def _limit(value: float | None, name: str) -> str:
+def _format_limit(value: float | None, name: str) -> str:
     return f"any {name}" if value is None else f"{value:.0f} {name}"

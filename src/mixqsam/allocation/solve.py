@@ -1,4 +1,4 @@
-"""Solve the program to proven optimality with HiGHS, from the relaxation's start, on the states it left alive."""
+"""Solve the program to proven optimality with HiGHS, starting from the relaxation's choice and states."""
 
 import contextlib
 import os
@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.allocation.lagrange import improve, relax, survivors
-from mixqsam.allocation.linear import Linear, linearise
+from mixqsam.allocation.linear import LinearProgram, linearise
 from mixqsam.allocation.program import Choice, Program
 from mixqsam.errors import MixqsamError
 from mixqsam.plan import Vector
 
-# HiGHS works to absolute tolerances of 1e-6; objective and budgets are scaled so that these mean nothing.
+# HiGHS uses absolute tolerances of 1e-6; this scaling makes them negligible for objective and budgets.
 _OBJECTIVE_SCALE = 1e4
 _COST_SCALE = 1e4
-# What is whole to the solver's tolerance may, once rounded, be over a budget by a hair: then a hair less is asked for.
+# Rounding the solver's solution may exceed a budget slightly; then the next margin tightens the budget.
 _MARGINS = (0.0, 1e-8, 1e-6)
 # Gaps below this share of the utility's whole span are rounding.
 _ROUNDING = 1e-9
@@ -29,12 +29,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Solution:
-    """An allocation and how good it is known to be.
+    """The best known choice and a bound of its objective.
 
     Attributes:
         choice: the state of each unit.
         objective: its value.
-        bound: no feasible choice has more.
+        bound: an upper bound of the objective over all feasible choices.
         seconds: wall time.
     """
 
@@ -49,35 +49,37 @@ class Solution:
         return max(0.0, self.bound - self.objective) / max(abs(self.objective), 1e-12)
 
     @property
-    def optimal(self) -> bool:
+    def is_optimal(self) -> bool:
         """Whether optimality is proven."""
         return self.bound <= self.objective
 
 
 def solve(program: Program, *, time_limit: float = 50.0) -> Solution:
-    """Find the best choice within the budgets, or the best that the time allows, with a bound.
+    """Find the best choice within the budgets and the time, with a bound.
 
     Args:
         program: feasible, as `build_program` checks.
-        time_limit: seconds for everything.
+        time_limit: maximum time in seconds.
 
     Raises:
         MixqsamError: the solver failed.
     """
     started = time.monotonic()
-    relaxed = relax(program)
+    relaxation = relax(program)
     span = max(sum(float(np.ptp(u)) for u in program.utility), 1e-300)
-    best, bound = relaxed.choice, relaxed.bound
+    best, bound = relaxation.choice, relaxation.bound
     if bound - program.value(best) > _ROUNDING * span:
-        left = max(1.0, time_limit - (time.monotonic() - started))
-        best, bound = _branch(program, best, survivors(program, relaxed), bound=bound, span=span, time_limit=left)
+        remaining = max(1.0, time_limit - (time.monotonic() - started))
+        best, bound = _branch_and_cut(
+            program, best, survivors(program, relaxation), bound=bound, span=span, time_limit=remaining
+        )
     value = program.value(best)
     if bound - value <= _ROUNDING * span:
         bound = value
     return Solution(best, value, bound, time.monotonic() - started)
 
 
-def _branch(
+def _branch_and_cut(
     program: Program,
     start: Choice,
     keep: list[NDArray[np.bool_]],
@@ -86,30 +88,30 @@ def _branch(
     span: float,
     time_limit: float,
 ) -> tuple[Choice, float]:
-    """Branch and cut on the surviving states: the better of `start` and what is found, and the better bound."""
+    """Branch and cut on the surviving states; returns the better choice and the better bound."""
     reduced = program.restrict(keep)
-    index = [np.flatnonzero(alive) for alive in keep]
-    warm = np.array([int(np.searchsorted(i, s)) for i, s in zip(index, start, strict=True)])
+    survivor_indices = [np.flatnonzero(alive) for alive in keep]
+    reduced_start = np.array([int(np.searchsorted(i, s)) for i, s in zip(survivor_indices, start, strict=True)])
     scale = _OBJECTIVE_SCALE / span
-    best, solver_bound, stop = warm, np.inf, time.monotonic() + time_limit
+    best, solver_bound, deadline = reduced_start, np.inf, time.monotonic() + time_limit
     for margin in _MARGINS:
-        tightened = replace(reduced, room=reduced.room - margin)
+        tightened = replace(reduced, capacity=reduced.capacity - margin)
         linear = linearise(tightened, scale=scale, cost_scale=_COST_SCALE)
-        values, one_bound = _run(linear, warm, time_limit=max(1.0, stop - time.monotonic()))
-        # Only the program with the whole budget bounds the one that was asked for.
-        solver_bound = one_bound if margin == 0 else solver_bound
-        found = linear.invert(values)
-        if reduced.feasible(found):
-            best = max(improve(reduced, found), warm, key=reduced.value)
+        values, margin_bound = _solve_linear(linear, reduced_start, time_limit=max(1.0, deadline - time.monotonic()))
+        # A tightened budget gives no bound for the original program.
+        solver_bound = margin_bound if margin == 0 else solver_bound
+        candidate = linear.invert(values)
+        if reduced.is_feasible(candidate):
+            best = max(improve(reduced, candidate), reduced_start, key=reduced.value)
             break
-    # States were left out because nothing above the start's value uses them.
+    # The reduced program lacks states that no choice better than the start uses.
     reachable = max(solver_bound / scale, reduced.value(best))
-    chosen = np.array([int(i[s]) for i, s in zip(index, best, strict=True)])
+    chosen = np.array([int(i[s]) for i, s in zip(survivor_indices, best, strict=True)])
     return chosen, min(bound, reachable)
 
 
-def _run(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, float]:
-    with _no_banner():
+def _solve_linear(linear: LinearProgram, start: Choice, *, time_limit: float) -> tuple[Vector, float]:
+    with _silence_banner():
         solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
     for option in ("mip_feasibility_tolerance", "primal_feasibility_tolerance", "dual_feasibility_tolerance"):
@@ -117,9 +119,9 @@ def _run(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, fl
     solver.setOptionValue("mip_rel_gap", 0.0)
     solver.setOptionValue("mip_abs_gap", _OBJECTIVE_SCALE * _ROUNDING)
     solver.setOptionValue("time_limit", time_limit)
-    solver.passModel(_model(linear))
-    solver.setSolution(len(linear.starts), (linear.starts + warm).astype(np.int32), np.ones(len(warm)))
-    _finish(solver)
+    solver.passModel(_to_highs(linear))
+    solver.setSolution(len(linear.starts), (linear.starts + start).astype(np.int32), np.ones(len(start)))
+    _solve_interruptibly(solver)
     info = solver.getInfo()
     if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
         status = solver.modelStatusToString(solver.getModelStatus())
@@ -130,8 +132,8 @@ def _run(linear: Linear, warm: Choice, *, time_limit: float) -> tuple[Vector, fl
 
 
 @contextlib.contextmanager
-def _no_banner() -> Iterator[None]:
-    """HiGHS greets on the process's standard output when first made, before any option can silence it."""
+def _silence_banner() -> Iterator[None]:
+    """Hide the banner that HiGHS prints to standard output when first created, before options take effect."""
     sys.stdout.flush()
     saved = os.dup(1)
     try:
@@ -143,10 +145,10 @@ def _no_banner() -> Iterator[None]:
         os.close(saved)
 
 
-def _finish(solver: highspy.Highs) -> None:
-    """Solve in a thread, so that Ctrl-C and SIGTERM stop it at once.
+def _solve_interruptibly(solver: highspy.Highs) -> None:
+    """Solve in a thread, so that Ctrl-C and SIGTERM stop the command at once.
 
-    Its own way of handling them would end the search, and let the command go on with whatever had been found.
+    HiGHS handles Ctrl-C by ending the search; the command would then go on with an unfinished solution.
     """
     solver.HandleKeyboardInterrupt = True
     thread = solver.startSolve()
@@ -159,7 +161,7 @@ def _finish(solver: highspy.Highs) -> None:
         raise
 
 
-def _model(linear: Linear) -> highspy.HighsLp:
+def _to_highs(linear: LinearProgram) -> highspy.HighsLp:
     model = highspy.HighsLp()
     count = len(linear.objective)
     model.num_col_, model.num_row_ = count, len(linear.low)

@@ -1,1 +1,1 @@
-"""What each unit means for the output: importance, synergy of neighbours, sensitivity to few bits."""
+"""Measure each unit's effect on the output: importance, synergy of neighbours, sensitivity to few bits."""

@@ -19,19 +19,20 @@ from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
 from mixqsam.numeric.weights import project_weight
-from mixqsam.parallel.engine import Engine, combine, share
+from mixqsam.parallel.engine import Engine, combine, take_share
 from mixqsam.plan import CANDIDATE_BITS, Operand, Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
 
-# Raised when what a measurement means changes, so that old ones in the cache are not taken for new.
+# Increase it when measurements change their meaning, so that old ones in the cache are not used.
 _VERSION = 1
-# Draws of y for an image. Those of different images are averaged too.
-DRAWS = 1
+# Draws of y that are averaged, over all images: their mean has the relative deviation √(2/32) = 0.25. With few draws
+# some operand looks far too cheap by chance, and gets too few bits.
+_DRAWS = 32
 # Pixels that the `spatial` distribution draws for each mask; the scores' covariance does not depend on it.
 _PIXELS_DRAWN = 4096
-# Elements that are rounded at once, at all bit-widths; so they stay in the cache of the processor.
+# Elements that are rounded at once, at all bit-widths; this many stay in the processor's cache.
 _PIECE = 1 << 16
 
 # Logits [P, M, h, w] and random numbers → ∂log p(y)/∂logits.
@@ -45,7 +46,7 @@ def bernoulli_score(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def spatial_score(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """The same for one pixel of each mask, drawn by σ(logit)/Σσ.
+    """∂log p(y)/∂logit for one pixel y of each mask, drawn by σ(logit)/Σσ.
 
     The scores of several draws are added and divided by the root of their number: the covariance is that of one draw,
     without its heavy tail.
@@ -75,16 +76,16 @@ def fisher_sensitivity(
 ) -> Vector:
     """Mean KL of each operand of each unit alone at 2 to 8 bits, [units, 2, bits], operands as in `Unit.operands`.
 
-    Each image's values are kept; a group of processes shares the images.
+    The cache stores each image's values; a group of processes shares the images.
 
     Args:
         sam: the float model.
         samples: calibration images with prompts.
         output: P_Y definition.
-        ranges: activations' ranges.
-        weights: weights' grids.
-        cache: keeps each image's values.
-        progress: is told about images.
+        ranges: ranges of the activations.
+        weights: grids of the weights.
+        cache: stores each image's values.
+        progress: receives the progress of each image.
         engine: the group of processes.
 
     Raises:
@@ -92,22 +93,28 @@ def fisher_sensitivity(
     """
     meter = FisherMeter(sam, ranges, weights)
     settings = digest(ranges.to_json())
-    own: dict[int, list[float]] = {}
+    divergences: dict[int, list[float]] = {}
+    draws = draws_of(len(samples))
     label = f"Fisher sensitivity ({output})"
-    shared = share(engine, samples)
-    for index, sample in progress.track(shared, label=label, total=len(shared)):
-        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, DRAWS)
-        found: list[float] | None = cache.get("fisher", key)
-        if found is None or len(found) != meter.length:
-            values = meter.measure(sample, output=output, draws=DRAWS).mean(axis=0)
-            if not np.isfinite(values).all():
+    share = take_share(engine, samples)
+    for index, sample in progress.track(share, label=label, total=len(share)):
+        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws)
+        values: list[float] | None = cache.get("fisher", key)
+        if values is None or len(values) != meter.length:
+            estimates = meter.measure(sample, output=output, draws=draws).mean(axis=0)
+            if not np.isfinite(estimates).all():
                 raise NumericError(f"The model's gradients on {sample.path} are not finite; the checkpoint is damaged.")
-            found = values.ravel().tolist()
-            cache.put("fisher", key, found)
-        own[index] = found
-    rows = combine(engine, own, count=len(samples))
+            values = estimates.ravel().tolist()
+            cache.put("fisher", key, values)
+        divergences[index] = values
+    rows = combine(engine, divergences, count=len(samples))
     mean: Vector = np.mean(rows, axis=0).reshape(-1, 2, len(CANDIDATE_BITS))
     return mean
+
+
+def draws_of(images: int) -> int:
+    """How often y is drawn for each of so many images."""
+    return -(-_DRAWS // images)
 
 
 class FisherMeter:
@@ -138,15 +145,15 @@ class FisherMeter:
             maps = sam.family.encode(sam.model, frame.pixels)
             logits, _ = sam.family.decode(sam.model, maps, prompts, multimask=False)
             shown = visible(logits[0], frame)
-            found = []
+            divergences = []
             for draw in range(draws):
                 score = self._score(shown.detach(), output, digest(sample.digest(), output, draw))
                 self._start(prompts=len(shown))
                 torch.autograd.backward(shown, score, retain_graph=draw + 1 < draws)
                 # KL is averaged over distributions: `spatial` has one for each mask, `bernoulli` one for each pixel.
                 distributions = shown[..., 0, 0] if output == "spatial" else shown
-                found.append(self._squares / (2 * distributions.numel()))
-        return np.stack(found)
+                divergences.append(self._squares / (2 * distributions.numel()))
+        return np.stack(divergences)
 
     def _score(self, logits: Tensor, output: str, seed: str) -> Tensor:
         # On the CPU, so that the draws do not depend on the device.
@@ -154,7 +161,7 @@ class FisherMeter:
         return SCORES[output](logits.cpu(), generator).to(logits.device)
 
     def _start(self, *, prompts: int) -> None:
-        # A group is what has draws of its own: a prompt in the decoder, all of them in the encoder.
+        # Each group has its own draws: one prompt in the decoder, all prompts in the encoder.
         self._prompts = prompts
         self._sums = np.zeros((len(self._units), 2, prompts, len(CANDIDATE_BITS)))
 
@@ -165,7 +172,7 @@ class FisherMeter:
         return squares
 
     def _groups(self, unit: Unit, values: Tensor) -> int:
-        """How many prompts lie apart on the first axes; in the encoder they share their values."""
+        """Number of groups on the first axes: the prompts in the decoder; in the encoder they share their values."""
         apart = unit.part == "decoder" and (
             len(values) == self._prompts or (len(values) == 1 and values.shape[1] == self._prompts)
         )
@@ -200,20 +207,20 @@ def error_products(
         quantizers: one for each bit-width.
         values: the operand.
         gradient: of the same shape.
-        groups: parts of the first axes that are kept apart.
+        groups: number of parts of the first axes, each with its own sum.
 
     Returns:
         [groups, quantizers].
     """
-    found = torch.zeros(groups, len(quantizers), dtype=torch.float64, device=values.device)
-    if not all(isinstance(one, Quantizer) for one in quantizers):
+    products = torch.zeros(groups, len(quantizers), dtype=torch.float64, device=values.device)
+    if not all(isinstance(quantizer, Quantizer) for quantizer in quantizers):
         for place, quantizer in enumerate(quantizers):
             errors = (quantizer(values) - values).mul_(gradient)
-            found[:, place] = errors.reshape(groups, -1).sum(1, dtype=torch.float64)
-        return found
+            products[:, place] = errors.reshape(groups, -1).sum(1, dtype=torch.float64)
+        return products
     rows, slopes = values.reshape(groups, -1), gradient.reshape(groups, -1)
     for group in range(groups):
         for piece, slope in zip(rows[group].split(_PIECE), slopes[group].split(_PIECE), strict=True):
             for place, quantizer in enumerate(quantizers):
-                found[group, place] += torch.dot(quantizer(piece).sub_(piece), slope)
-    return found
+                products[group, place] += torch.dot(quantizer(piece).sub_(piece), slope)
+    return products

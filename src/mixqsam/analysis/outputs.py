@@ -1,10 +1,10 @@
-"""The model's output as a distribution P_Y, and how far another output is from it.
+"""Definitions of the model's output as a distribution P_Y, and KL divergences between outputs.
 
 See docs/method.md, “Output distribution”.
 
 SAM's output is a map of mask logits for each prompt, so P_Y needs a definition:
 
-- `bernoulli`: each pixel is a coin with p = sigmoid(logit); the KL divergence is averaged over pixels.
+- `bernoulli`: each pixel is a Bernoulli variable with p = sigmoid(logit); the KL divergence is averaged over pixels.
 - `spatial`: sigmoid(logit), divided by its sum over the map, is one distribution over pixels.
 """
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 
 def bernoulli_kl(reference: Tensor, other: Tensor) -> Tensor:
-    """KL(P ‖ Q) in nats of coins, averaged over pixels and prompts.
+    """KL(P ‖ Q) in nats of Bernoulli pixels, averaged over pixels and prompts.
 
     With p = sigmoid(z): p·(z − z') − softplus(z) + softplus(z').
 

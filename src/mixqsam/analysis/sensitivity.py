@@ -1,4 +1,4 @@
-"""`measured` sensitivity: the KL divergence seen when one operand of one unit alone is at b bits.
+"""Measure the sensitivity: the KL divergence when only one operand of one unit is at b bits.
 
 See docs/method.md, “Utility of bits”.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixqsam.analysis.outputs import OUTPUTS
-from mixqsam.analysis.variants import Change, Prefix, Variant, tracked
+from mixqsam.analysis.variants import Change, Prefix, Variant, track_variants
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import ActivationQuantizer
@@ -21,11 +21,11 @@ from mixqsam.sam.load import Sam
 
 
 class QuantizedVariants:
-    """Variants in which one operand of one unit is quantized; grids of weights are searched once for all images."""
+    """Variants with one quantized operand of one unit; weight grids are searched once for all images."""
 
     def __init__(self, sam: Sam, ranges: Ranges, weights: WeightGrids, *, bits: Sequence[int]) -> None:
         self._variants = [
-            _variant(sam, ranges, weights, unit, operand=operand, bits=b)
+            _make_variant(sam, ranges, weights, unit, operand=operand, bits=b)
             for unit in sam.costs().units
             for operand in unit.operands
             for b in bits
@@ -34,29 +34,31 @@ class QuantizedVariants:
     def measure(
         self, sam: Sam, prefix: Prefix, *, progress: Progress, label: str = "Sensitivity"
     ) -> dict[str, list[float]]:
-        """KLs of all variants on one image: P_Y definition → flat list over units, operands and bits."""
-        found = {output: np.zeros(len(self._variants)) for output in OUTPUTS}
-        for indices, logits in tracked(sam, prefix, self._variants, progress=progress, label=label):
+        """Measure the KLs of all variants on one image: P_Y definition → flat list over units, operands and bits."""
+        divergences = {output: np.zeros(len(self._variants)) for output in OUTPUTS}
+        for indices, logits in track_variants(sam, prefix, self._variants, progress=progress, label=label):
             for output, divergence in OUTPUTS.items():
-                found[output][indices] = divergence(prefix.logits, logits).cpu().numpy()
-        return {output: values.tolist() for output, values in found.items()}
+                divergences[output][indices] = divergence(prefix.logits, logits).cpu().numpy()
+        return {output: values.tolist() for output, values in divergences.items()}
 
     @staticmethod
     def arrange(flat: Vector, *, bits: Sequence[int]) -> Vector:
-        """Mean KLs as `measure` orders them → [units, 2, bits], operands in the order of `Unit.operands`."""
+        """Reshape KLs in the order of `measure` to [units, 2, bits], operands in the order of `Unit.operands`."""
         return np.asarray(flat).reshape(-1, 2, len(bits))
 
 
-def _variant(sam: Sam, ranges: Ranges, weights: WeightGrids, unit: Unit, *, operand: Operand, bits: int) -> Variant:
+def _make_variant(
+    sam: Sam, ranges: Ranges, weights: WeightGrids, unit: Unit, *, operand: Operand, bits: int
+) -> Variant:
     if operand == "weight":
-        return Variant({unit.name: _with_weight(weights.grid(unit.name, bits=bits))})
+        return Variant({unit.name: _quantize_weight(weights.grid(unit.name, bits=bits))})
     quantizer = ranges.quantizer(unit.name, operand=operand, bits=bits).to(sam.device)
     if operand == "input":
-        return Variant({unit.name: _with_input(quantizer)})
-    return Variant({f"{unit.name}.{operand}": _through(quantizer)})
+        return Variant({unit.name: _quantize_input(quantizer)})
+    return Variant({f"{unit.name}.{operand}": _quantize_output(quantizer)})
 
 
-def _through(quantizer: ActivationQuantizer) -> Change:
+def _quantize_output(quantizer: ActivationQuantizer) -> Change:
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del module, inputs
         return quantizer(output)  # type: ignore[no-any-return]
@@ -64,16 +66,16 @@ def _through(quantizer: ActivationQuantizer) -> Change:
     return change
 
 
-def _with_input(quantizer: ActivationQuantizer) -> Change:
+def _quantize_input(quantizer: ActivationQuantizer) -> Change:
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del output
-        # `forward` itself, not a call: a call would come back to the hook that we are in.
+        # Calling the module would run this hook again, so `forward` is called directly.
         return module.forward(quantizer(inputs[0]))  # type: ignore[no-any-return]
 
     return change
 
 
-def _with_weight(grid: AffineGrid) -> Change:
+def _quantize_weight(grid: AffineGrid) -> Change:
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del output
         assert isinstance(module.weight, Tensor)  # noqa: S101

@@ -1,8 +1,8 @@
-"""Run many small changes of a model on one image, each from where it begins.
+"""Run many variants of a model on one image, each only from its first changed block.
 
-What flows between the encoder's blocks is kept. A change in block k runs blocks k, … and the decoder only; a change in
-the decoder runs the decoder only. Changes that begin at the same place run as one batch: each owns its share of the
-batch axis, and hooks alter only that share.
+The values between the encoder's blocks are stored. A change in block k runs only blocks k, … and the decoder; a change
+in the decoder runs only the decoder. Variants with the same first block run as one batch. Each has its share of the
+batch axis, and hooks change only that share.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,17 +22,17 @@ from mixqsam.sam.hooks import Alteration, altered
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import chain_of, output_maps, record
 
-# What a variant makes of a module's output; it sees its own share of the batch only.
+# Changes a module's output; receives only the variant's share of the batch.
 Change = Alteration
 
-# Indices of some variants, and their logits [len(indices), P, M, h, w].
+# Indices of variants, and their logits [len(indices), P, M, h, w].
 Results = Iterator[tuple[list[int], Tensor]]
 
-# Tokens of a batch of variants, prompt-token pairs of a batch of decoders, and elements of the widest output of any
-# unit (256 MB): they bound the memory.
-_TOKENS = 1 << 14
-_PROMPT_TOKENS = 1 << 16
-_ELEMENTS = 1 << 26
+# Maximum tokens of a batch of variants, prompt-token pairs of a batch of decoders, and elements of the widest output of
+# any unit (256 MB): they limit the memory.
+_MAX_TOKENS = 1 << 14
+_MAX_PROMPT_TOKENS = 1 << 16
+_MAX_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Variant:
     """A model with some modules changed.
 
     Attributes:
-        changes: dotted path of a module → what becomes of its output.
+        changes: dotted path of a module → the change of its output.
     """
 
     changes: Mapping[str, Change]
@@ -48,13 +48,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Prefix:
-    """What the unchanged model computed on one image.
+    """Values that the unchanged model computed on one image.
 
     Attributes:
         frame: the image.
-        values: what flows between the encoder's blocks, each [1, …].
-        maps: what the encoder gives.
-        prompts: as the decoder takes them.
+        values: inputs of the encoder's blocks, each [1, …].
+        maps: outputs of the encoder.
+        prompts: embedded prompts, inputs of the decoder.
         logits: the unchanged output, cut to the image: [P, M, h, w].
     """
 
@@ -67,7 +67,7 @@ class Prefix:
 
 @torch.no_grad()
 def run_prefix(sam: Sam, sample: Sample) -> Prefix:
-    """One plain pass over a sample, keeping what variants start from."""
+    """Run the unchanged model on a sample, and store the values that variants start from."""
     frame = make_frame(sam, sample.open())
     values, maps = record(sam.model, chain_of(sam, "encoder"), lambda: encode(sam, frame))
     prompts = embed_prompts(sam, prompt_tensors(sam, sample.prompts, frame))
@@ -80,69 +80,70 @@ def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Resul
     """Run variants on a prefix, a batch at a time.
 
     Yields:
-        indices into `variants`, and their logits [len(indices), P, M, h, w], cut to the image. Each variant comes
-        up once; the order is the runner's choice.
+        indices into `variants`, and their logits [len(indices), P, M, h, w], cut to the image. Each variant is
+        yielded once, in any order.
     """
-    places = [call.path for call in chain_of(sam, "encoder").calls]
-    starts = [_start(variant, places) for variant in variants]
+    block_paths = [call.path for call in chain_of(sam, "encoder").calls]
+    starts = [_first_block(variant, block_paths) for variant in variants]
     tokens = max(tensor.shape[-2] * tensor.shape[-1] for tensor in prefix.maps.values())
-    widths = _widths(sam, places)
+    widths = _widest_outputs(sam, block_paths)
     for start in sorted(set(starts)):
-        here = [index for index, place in enumerate(starts) if place == start]
-        in_encoder = start < len(places)
+        same_start = [index for index, variant_start in enumerate(starts) if variant_start == start]
+        in_encoder = start < len(block_paths)
         batch = _batch_size(tokens, prompts=len(prefix.logits), in_encoder=in_encoder)
-        batch = min(batch, max(1, _ELEMENTS // max(widths[start:], default=1)))
-        for first in range(0, len(here), batch):
-            some = here[first : first + batch]
-            yield some, _run_batch(sam, prefix, [variants[i] for i in some], start=start)
+        batch = min(batch, max(1, _MAX_ELEMENTS // max(widths[start:], default=1)))
+        for offset in range(0, len(same_start), batch):
+            chunk = same_start[offset : offset + batch]
+            yield chunk, _run_batch(sam, prefix, [variants[i] for i in chunk], start=start)
 
 
-def tracked(sam: Sam, prefix: Prefix, variants: Sequence[Variant], *, progress: Progress, label: str) -> Results:
-    """`run_variants`, with its steps told to whoever listens."""
+def track_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant], *, progress: Progress, label: str) -> Results:
+    """Run variants as `run_variants` does, and report the progress."""
     results = run_variants(sam, prefix, variants)
-    return progress.track(results, label=label, total=len(variants), steps=lambda found: len(found[0]))
+    return progress.track(results, label=label, total=len(variants), steps=lambda result: len(result[0]))
 
 
 def _batch_size(tokens: int, *, prompts: int, in_encoder: bool) -> int:
-    decoder = max(1, _PROMPT_TOKENS // (tokens * prompts))
-    return min(decoder, max(1, _TOKENS // tokens)) if in_encoder else decoder
+    decoder = max(1, _MAX_PROMPT_TOKENS // (tokens * prompts))
+    return min(decoder, max(1, _MAX_TOKENS // tokens)) if in_encoder else decoder
 
 
-def _widths(sam: Sam, places: Sequence[str]) -> list[int]:
+def _widest_outputs(sam: Sam, block_paths: Sequence[str]) -> list[int]:
     """Elements of the widest output of a unit with a weight, in each block of the encoder; 1 in one without units."""
-    widths = [1] * len(places)
+    widths = [1] * len(block_paths)
     for unit in sam.costs().units:
-        place = _place(unit.name, places)
-        if place < len(places) and unit.parameters:
+        block = _find_block(unit.name, block_paths)
+        if block < len(block_paths) and unit.parameters:
             # Multiply-adds are outputs × elements of a channel's weight.
-            widths[place] = max(widths[place], unit.multiply_adds * unit.channels // unit.parameters)
+            widths[block] = max(widths[block], unit.multiply_adds * unit.channels // unit.parameters)
     return widths
 
 
-def _place(path: str, places: Sequence[str]) -> int:
-    """The block of the encoder that a module lies in; len(places) is the decoder."""
-    return next((i for i, place in enumerate(places) if f"{path}.".startswith(f"{place}.")), len(places))
+def _find_block(path: str, block_paths: Sequence[str]) -> int:
+    """The encoder's block with a module; len(block_paths) is the decoder."""
+    blocks = (i for i, block_path in enumerate(block_paths) if f"{path}.".startswith(f"{block_path}."))
+    return next(blocks, len(block_paths))
 
 
-def _start(variant: Variant, places: Sequence[str]) -> int:
-    """The first block of the encoder that a variant changes; len(places) is the decoder."""
-    return min(_place(path, places) for path in variant.changes)
+def _first_block(variant: Variant, block_paths: Sequence[str]) -> int:
+    """The first block of the encoder that a variant changes; len(block_paths) is the decoder."""
+    return min(_find_block(path, block_paths) for path in variant.changes)
 
 
 def _run_batch(sam: Sam, prefix: Prefix, variants: Sequence[Variant], *, start: int) -> Tensor:
-    with _changed(sam, variants):
+    with _apply_changes(sam, variants):
         maps = _encode_batch(sam, prefix, start=start, count=len(variants))
         logits, _ = decode_batch(sam, maps, prefix.prompts)
     return visible(logits, prefix.frame)
 
 
 def _encode_batch(sam: Sam, prefix: Prefix, *, start: int, count: int) -> Maps:
-    """The maps of so many variants of one image, from the first block that one of them changes."""
+    """Compute the maps of `count` variants of one image, from the first block that one of them changes."""
     chain = chain_of(sam, "encoder")
     if start == len(chain.calls):
         return {name: _repeat(tensor, count) for name, tensor in prefix.maps.items()}
     if not chain.runs_through(start):
-        # Code between the blocks has to run too.
+        # The code between the blocks has to run, too.
         values = {value: _repeat(tensor, count) for value, tensor in prefix.values.items()}
         with skipped(sam.model, chain.calls[:start], values):
             return sam.family.encode(sam.model, _repeat(prefix.frame.pixels, count))
@@ -151,34 +152,36 @@ def _encode_batch(sam: Sam, prefix: Prefix, *, start: int, count: int) -> Maps:
         values |= call.run(sam.model, values)
     maps = output_maps(chain, values)
     if any(len(tensor) != count for tensor in maps.values()):
-        raise ModelError(f"The family {sam.family.name!r} has blocks that do not keep images apart on the first axis.")
+        raise ModelError(f"The family {sam.family.name!r} has blocks that mix images along the first axis.")
     return maps
 
 
 def _repeat(tensor: Tensor, count: int) -> Tensor:
-    """One image's values for each variant; what has no axis of images stays as it is."""
+    """Repeat one image's values for each variant; tensors without an image axis stay unchanged."""
     return tensor.expand(count, *tensor.shape[1:]) if tensor.shape[:1] == (1,) else tensor
 
 
 @contextmanager
-def _changed(sam: Sam, variants: Sequence[Variant]) -> Iterator[None]:
-    """While this is open, each variant's changes act on its share of the batch axis."""
+def _apply_changes(sam: Sam, variants: Sequence[Variant]) -> Iterator[None]:
+    """Within this block, apply each variant's changes to its share of the batch axis."""
     by_path: dict[str, list[tuple[int, Change]]] = {}
     for index, variant in enumerate(variants):
         for path, change in variant.changes.items():
             by_path.setdefault(path, []).append((index, change))
-    with altered(sam.model, {path: _alter(changes, shares=len(variants)) for path, changes in by_path.items()}):
+    with altered(
+        sam.model, {path: _combine_changes(changes, shares=len(variants)) for path, changes in by_path.items()}
+    ):
         yield
 
 
-def _alter(changes: Sequence[tuple[int, Change]], *, shares: int) -> Alteration:
+def _combine_changes(changes: Sequence[tuple[int, Change]], *, shares: int) -> Alteration:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        # An identity's output is its input, which others may hold.
+        # An identity returns its input, which other modules may still read.
         output = output.clone() if output is inputs[0] else output
         for index, change in changes:
-            own_inputs = tuple(_share(value, index, shares) for value in inputs)
-            own_output = _share(output, index, shares)
-            own_output.copy_(change(module, own_inputs, own_output))
+            variant_inputs = tuple(_share(value, index, shares) for value in inputs)
+            variant_output = _share(output, index, shares)
+            variant_output.copy_(change(module, variant_inputs, variant_output))
         return output
 
     return hook

@@ -1,6 +1,6 @@
 """The Python interface: a function for each command of the command line, with the same names for the same options.
 
-Errors are kinds of `MixqsamError`, whose messages say what happened and what to do. `progress` hears of steps.
+Errors are kinds of `MixqsamError`; their messages say what happened and what to do. `progress` receives the progress.
 """
 
 from mixqsam.allocation.budget import Budget
@@ -23,8 +23,8 @@ from mixqsam.errors import (
     ParallelError,
 )
 from mixqsam.evaluation.automatic import AutomaticScores
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.evaluation.oriented import OrientedScores
-from mixqsam.evaluation.run import Report
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.pipeline.benchmark import Benchmark
 from mixqsam.pipeline.demo import DemoResult
@@ -46,10 +46,10 @@ from mixqsam.prompts import Prompts
 from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.registration import register
 from mixqsam.reporting.comparison import Comparison
 from mixqsam.sam.automatic_options import Automatic
 from mixqsam.sam.load import Sam
+from mixqsam.transformers_hook import register
 
 __all__ = [
     "Allocation",
@@ -71,6 +71,7 @@ __all__ = [
     "DemoResult",
     "DetectionOptions",
     "Evaluation",
+    "EvaluationResult",
     "ExportedPredictor",
     "HonestyError",
     "ImageError",
@@ -90,7 +91,6 @@ __all__ = [
     "QuantizationOptions",
     "Recipe",
     "ReconstructionOptions",
-    "Report",
     "Result",
     "Sam",
     "SemanticData",

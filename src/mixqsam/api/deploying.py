@@ -1,10 +1,10 @@
-"""Functions that show quantized models, use them and bring them elsewhere."""
+"""Functions that show, use and export quantized models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mixqsam.api.shared import data_of, session_of, write_scores
+from mixqsam.api.shared import as_data, start_session, write_output
 from mixqsam.data.images import open_image
 from mixqsam.errors import InputError
 from mixqsam.pipeline.benchmark import Benchmark, installed_backends, run_benchmark
@@ -32,25 +32,25 @@ def report(
     """Write the report of a quantized model: one HTML file that opens offline.
 
     Args:
-        directories: what `quantize` wrote; those after the first are drawn beside it.
-        images: a folder, or `Data`, to compare all of them with the float model on; None for what `quantize` measured.
+        directories: quantized directories; the report of the first also shows the others.
+        images: a folder, or `Data`, on which all are compared with the float model; None for the stored figures.
         limit: maximum number of images.
-        reference: the float model; None for the one that the first directory was made from.
+        reference: the float model; None for the source of the first directory.
         output: HTML file to write; None for `report.html` in the first directory.
-        cache: folder of finished stages; None for the user's.
-        progress: hears of steps.
+        cache: folder of the cache; None for the user's.
+        progress: receives the progress.
 
     Returns:
         The file.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
-    several = [directories] if isinstance(directories, str | Path) else directories
+    paths = [directories] if isinstance(directories, str | Path) else directories
     return run_report(
-        [Path(one) for one in several],
-        None if images is None else data_of(images),
-        session=session_of(cache, progress),
+        [Path(path) for path in paths],
+        None if images is None else as_data(images),
+        session=start_session(cache, progress),
         limit=limit,
         reference=None if reference is None else str(reference),
         output=None if output is None else Path(output),
@@ -68,15 +68,15 @@ def serve(
     """Serve a page for the browser until Ctrl-C: two models side by side, and a slider for the budget.
 
     Args:
-        models: quantized or exported directories, float models; the float model of the first is served too. Without
-            any, the demonstration's model, or `sam-tiny` where there is none.
-        images: folder of images to choose from; None for the demonstration's photographs.
-        host: address to listen at; with 0.0.0.0 others can reach the page.
-        port: 0 for any that is free.
-        ready: is called with the page's address and the models' names; None prints them.
+        models: quantized or exported directories, float models; the float model of the first is added. Without any,
+            the demonstration's model, or `sam-tiny` if there is none.
+        images: folder of images for the page; None for the demonstration's photographs.
+        host: address to listen at; 0.0.0.0 makes the page public on the network.
+        port: port to listen at; 0 for any free one.
+        ready: receives the page's address and the models' names; None prints them.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
     try:
         from mixqsam.serving.server import serve_models  # noqa: PLC0415  (needs an extra)
@@ -84,7 +84,7 @@ def serve(
         raise InputError(f"The page needs {error.name}: pip install 'mixqsam[serve]'.") from error
     sources = [models] if isinstance(models, str | Path) else models
     serve_models(
-        [str(one) for one in sources],
+        [str(source) for source in sources],
         images=None if images is None else Path(images),
         host=host,
         port=port,
@@ -106,17 +106,17 @@ def predict(
     """Segment one image with boxes or points. For many prompts or images, `predictor` loads the model once.
 
     Args:
-        image: the file.
+        image: image file.
         model: float model, quantized directory, or exported directory.
         boxes: x1, y1, x2, y2 in pixels; each is a prompt.
         points: x, y or x, y, 0 (background); all of them are one prompt.
-        output: mask to write (PNG); None for none.
-        overlay: picture of the mask on the image to write (PNG); None for none.
-        backend: `torch`, `onnx` or `openvino`; None for what the model's files are for.
-        device: for `torch`.
+        output: mask to write (PNG); None writes nothing.
+        overlay: picture of the mask on the image (PNG); None writes nothing.
+        backend: `torch`, `onnx` or `openvino`; None for the backend of the model's files.
+        device: device for `torch`.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
     prediction, _ = run_prediction(
         Path(image),
@@ -131,15 +131,15 @@ def predict(
 
 
 def predictor(model: str | Path, *, backend: str | None = None, device: str = "cpu") -> Predictor:
-    """A predictor with the interface of segment-anything's (`set_image`, `predict`).
+    """Load a predictor with the interface of segment-anything's (`set_image`, `predict`).
 
     Args:
-        model: for `torch` a float model or a directory that `quantize` wrote; otherwise one that `export` wrote.
-        backend: `torch`, `onnx` or `openvino`; None for what the files are for.
-        device: for `torch`.
+        model: for `torch` a float model or a quantized directory; otherwise an exported directory.
+        backend: `torch`, `onnx` or `openvino`; None for the backend of the files.
+        device: device for `torch`.
 
     Raises:
-        InputError: of any kind; the message says what to do.
+        InputError: any of its kinds; the message says what to do.
     """
     return make_predictor(model, backend=backend, device=device)
 
@@ -154,28 +154,28 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Mapping[str, str]:
-    """Write encoder and decoder of a quantized directory as files of a format.
+    """Export encoder and decoder of a quantized directory.
 
     Args:
-        model: a directory that `quantize` wrote.
-        output: the directory to write, whole or not at all.
+        model: a quantized directory.
+        output: the directory to write; it is complete or absent.
         format: `onnx` or `openvino`.
         single_mask: the decoder gives one mask for each prompt instead of four.
-        raw_image: the encoder takes an image [height, width, 3] of 0 … 255 and prepares it itself.
+        raw_image: the encoder takes an image [height, width, 3] of 0 … 255 and preprocesses it.
         overwrite: replace a directory that mixqsam exported before.
-        progress: hears of steps.
+        progress: receives the progress.
 
     Returns:
-        Quantized units whose products stay in float arithmetic → why; their values are quantized all the same.
+        Units that compute in float → reason; their values are quantized nevertheless.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
     exported = run_export(
         Path(model),
         Path(output),
         kind=format,
-        session=session_of(None, progress),
+        session=start_session(None, progress),
         single=single_mask,
         raw_image=raw_image,
         overwrite=overwrite,
@@ -193,19 +193,19 @@ def benchmark(
     output: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
-    """Time encoder and decoder on every backend, in turns with the float model in PyTorch.
+    """Measure the time of encoder and decoder on every backend, alternating with the float model in PyTorch.
 
     Args:
-        model: a directory that `quantize` wrote.
+        model: a quantized directory.
         backends: of `torch`, `onnx`, `openvino`; empty for all that are installed.
-        image: image to encode; None for one of noise.
-        runs: how often each is timed; medians are reported.
-        memory: measure memory too.
-        output: JSON file to write; None for none.
-        progress: hears of steps.
+        image: image to encode; None for random noise.
+        runs: runs of each backend; the result has medians.
+        memory: also measure memory.
+        output: JSON file to write; None writes nothing.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
     times = run_benchmark(
         Path(model),
@@ -213,7 +213,7 @@ def benchmark(
         image=None if image is None else open_image(Path(image)),
         runs=runs,
         memory=memory,
-        session=session_of(None, progress),
+        session=start_session(None, progress),
     )
-    write_scores(output, times.to_json())
+    write_output(output, times.to_json())
     return times

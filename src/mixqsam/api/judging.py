@@ -1,15 +1,15 @@
-"""Functions that judge models."""
+"""Functions that evaluate models, and detectors that prompt them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from mixqsam.api.shared import data_of, session_of, write_scores
+from mixqsam.api.shared import as_data, start_session, write_output
 from mixqsam.errors import InputError
 from mixqsam.evaluation.automatic import AutomaticScores
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.evaluation.oriented import OrientedScores
-from mixqsam.evaluation.run import Report
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.options.fields import Nested
 from mixqsam.pipeline.automatic import run_automatic
@@ -21,7 +21,7 @@ from mixqsam.pipeline.tasks import DetectionOptions, OrientedData, SemanticData
 from mixqsam.progress import Progress
 from mixqsam.sam.automatic_options import Automatic
 
-# Names and sources, or sources that name themselves.
+# Sources by name, or sources alone.
 Models = Mapping[str, str | Path] | Sequence[str | Path] | str | Path
 
 
@@ -42,19 +42,19 @@ def detect(
     Args:
         detector: hub id or directory.
         images: the folder that the annotation file's names are relative to.
-        annotations: a COCO file: which images, which categories.
+        annotations: a COCO file with images and categories.
         output: JSON file to write.
-        options: which boxes are kept.
-        skip_missing: leave out images that the folder does not hold, and count them.
-        cache: folder of finished stages; None for the user's.
-        device: where to compute.
-        progress: hears of steps.
+        options: selection of boxes.
+        skip_missing: skip images that the folder does not hold, and count them.
+        cache: folder of the cache; None for the user's.
+        device: device for the computation, e.g. `cpu` or `cuda`.
+        progress: receives the progress.
 
     Returns:
-        The results, as written.
+        The results that were written.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
     return run_detection(
         detector,
@@ -63,7 +63,7 @@ def detect(
         output=Path(output),
         options=options or DetectionOptions(),
         skip_missing=skip_missing,
-        session=session_of(cache, progress, device=device),
+        session=start_session(cache, progress, device=device),
     )
 
 
@@ -80,38 +80,37 @@ def evaluate(
     device: str = "cpu",
     processes: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Report]:
+) -> dict[str, EvaluationResult]:
     """Evaluate models side by side: COCO mask AP with annotations, and fidelity to the reference.
 
     Args:
         models: name → model, of which the first is the reference; or models alone.
         images: a folder, or `Data` with annotations or boxes.
-        reference: the float model, under the name `float`; None for a mapping's first, else for the one that the first
-            model was made from.
+        reference: the float model, named `float`; None for a mapping's first, or for the source of the first model.
         limit: maximum number of images.
-        best_of_three: take the best of three masks per prompt, as the model rates them.
-        keep_embeddings: cache the reference's image embeddings for the next model.
-        output: JSON file to write; None for none.
-        cache: folder of finished stages; None for the user's.
-        device: where to compute.
-        processes: how many processes torchrun has to have launched.
-        progress: hears of steps.
+        best_of_three: use the best of three masks per prompt, by predicted IoU.
+        keep_embeddings: cache the reference's image embeddings for later evaluations.
+        output: JSON file to write; None writes nothing.
+        cache: folder of the cache; None for the user's.
+        device: device for the computation, e.g. `cpu` or `cuda`.
+        processes: expected number of processes from torchrun; None for any.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
-    session = session_of(cache, progress, device=device, processes=processes, is_group=True)
-    reports = run_evaluation(
-        _with_reference(models, reference),
-        data_of(images),
+    session = start_session(cache, progress, device=device, processes=processes, is_group=True)
+    results = run_evaluation(
+        _put_reference_first(models, reference),
+        as_data(images),
         limit=limit,
         session=session,
         best_of_three=best_of_three,
         keep_embeddings=keep_embeddings,
     )
     if not session.engine.rank:
-        write_scores(output, {name: report.to_json() for name, report in reports.items()})
-    return reports
+        write_output(output, {name: result.to_json() for name, result in results.items()})
+    return results
 
 
 def evaluate_oriented(
@@ -124,19 +123,19 @@ def evaluate_oriented(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, OrientedScores]:
-    """Oriented detection on DOTA-v1.0: boxes → masks → rotated boxes → mAP.
+    """Evaluate oriented detection on DOTA-v1.0: boxes → masks → rotated boxes → mAP.
 
     Args:
         models: name → model, or models alone.
         data: images, labels, boxes, tiles.
         limit: maximum number of images.
-        submission: folder to write the DOTA server's files into; None for none.
-        output: JSON file to write; None for none.
-        device: where to compute.
-        progress: hears of steps.
+        submission: folder for the files of the DOTA server; None writes nothing.
+        output: JSON file to write; None writes nothing.
+        device: device for the computation, e.g. `cpu` or `cuda`.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
     try:
         from mixqsam.pipeline.oriented import run_oriented  # noqa: PLC0415  (needs an extra)
@@ -144,13 +143,13 @@ def evaluate_oriented(
         raise InputError(f"Oriented boxes need {error.name}: pip install 'mixqsam[oriented]'.") from error
 
     scores = run_oriented(
-        _named(models),
+        _name_models(models),
         data,
-        session=session_of(None, progress, device=device),
+        session=start_session(None, progress, device=device),
         limit=limit,
         submission=None if submission is None else Path(submission),
     )
-    write_scores(output, {name: asdict(one) for name, one in scores.items()})
+    write_output(output, {name: asdict(model_scores) for name, model_scores in scores.items()})
     return scores
 
 
@@ -165,29 +164,29 @@ def evaluate_automatic(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, AutomaticScores]:
-    """Segment everything: how many of the reference's masks a model finds, and of the annotated ones.
+    """Evaluate automatic masks: the shares of the reference's and of the annotated masks that a model finds.
 
     Args:
         models: name → model, of which the first is the reference; or models alone.
         images: a folder, or `Data` with annotations.
-        options: how masks are made and chosen.
+        options: generation and selection of masks.
         reference: see `evaluate`.
         limit: maximum number of images.
-        output: JSON file to write; None for none.
-        device: where to compute.
-        progress: hears of steps.
+        output: JSON file to write; None writes nothing.
+        device: device for the computation, e.g. `cpu` or `cuda`.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
     scores = run_automatic(
-        _with_reference(models, reference),
-        data_of(images),
+        _put_reference_first(models, reference),
+        as_data(images),
         options=options or Automatic(),
-        session=session_of(None, progress, device=device),
+        session=start_session(None, progress, device=device),
         limit=limit,
     )
-    write_scores(output, {name: asdict(one) for name, one in scores.items()})
+    write_output(output, {name: asdict(model_scores) for name, model_scores in scores.items()})
     return scores
 
 
@@ -200,34 +199,34 @@ def evaluate_semantic(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, SemanticScores]:
-    """Semantic segmentation: regions of label maps prompt the model; mean IoU of the painted map.
+    """Evaluate semantic segmentation: regions of label maps prompt the model; the result is the mean IoU of its map.
 
     Args:
         models: name → model, or models alone.
         data: images, label maps, prompts.
         limit: maximum number of images.
-        output: JSON file to write; None for none.
-        device: where to compute.
-        progress: hears of steps.
+        output: JSON file to write; None writes nothing.
+        device: device for the computation, e.g. `cpu` or `cuda`.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
-    scores = run_semantic(_named(models), data, session=session_of(None, progress, device=device), limit=limit)
-    write_scores(output, {name: asdict(one) for name, one in scores.items()})
+    scores = run_semantic(_name_models(models), data, session=start_session(None, progress, device=device), limit=limit)
+    write_output(output, {name: asdict(model_scores) for name, model_scores in scores.items()})
     return scores
 
 
-def _named(models: Models) -> dict[str, str | Path]:
-    """Name → source; a source without a name is its own."""
+def _name_models(models: Models) -> dict[str, str | Path]:
+    """Give every model a name; a source alone is its own name."""
     if isinstance(models, Mapping):
         return dict(models)
     return {str(model): model for model in ([models] if isinstance(models, str | Path) else models)}
 
 
-def _with_reference(models: Models, reference: str | Path | None) -> dict[str, str | Path]:
-    """The same with the reference first."""
-    named = _named(models)
+def _put_reference_first(models: Models, reference: str | Path | None) -> dict[str, str | Path]:
+    """Name the models, with the reference first."""
+    named = _name_models(models)
     if not named:
         raise InputError("Name a model to evaluate.")
     if isinstance(models, Mapping):

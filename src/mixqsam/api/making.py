@@ -6,7 +6,7 @@ from typing import Annotated
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
-from mixqsam.api.shared import data_of, evaluation_of, session_of, write_scores
+from mixqsam.api.shared import as_data, as_evaluation, start_session, write_output
 from mixqsam.options.fields import Nested
 from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.compare import run_comparison
@@ -29,19 +29,19 @@ def demo(
     cache: Path | str | None = None,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Quantize MobileSAM on photographs that come with Python packages, and draw its masks.
+    """Quantize MobileSAM on photographs of installed Python packages, and draw its masks.
 
     Args:
         output: folder to write into.
-        model: float checkpoint; None for MobileSAM, or `sam-tiny` where MobileSAM is not at hand.
-        budget: what the model may cost.
-        cache: folder of finished stages; None for the user's.
-        progress: hears of steps.
+        model: float checkpoint; None for MobileSAM, or `sam-tiny` without a checkpoint of MobileSAM.
+        budget: limits of size and BitOps.
+        cache: folder of the cache; None for the user's.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
-    return run_demo(Path(output), budget=Budget.parse(budget), session=session_of(cache, progress), model=model)
+    return run_demo(Path(output), budget=Budget.parse(budget), session=start_session(cache, progress), model=model)
 
 
 def quantize(
@@ -57,37 +57,37 @@ def quantize(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Result:
-    """The main job: a float SAM, images and a budget in; a quantized directory out.
+    """Quantize a float SAM within a budget, and write a quantized directory.
 
     Args:
         model: `sam-tiny`, a directory, a `.pth`, or a hub id.
         images: a folder, or `Data` with annotations or boxes.
-        budget: what the model may cost (see `mixqsam.allocation.budget.HELP`).
-        output: the directory to write, whole or not at all.
-        options: how.
-        evaluation: images that the result is compared with the float model on.
-        overwrite: replace a directory that mixqsam wrote before.
-        cache: folder of finished stages; None for the user's.
-        device: where to compute.
-        progress: hears of steps.
+        budget: limits of size and BitOps (see `mixqsam.allocation.budget.HELP`).
+        output: the directory to write; it is complete or absent.
+        options: options of all stages.
+        evaluation: images on which the result is compared with the float model.
+        overwrite: replace an earlier directory of mixqsam.
+        cache: folder of the cache; None for the user's.
+        device: device for the computation, e.g. `cpu` or `cuda`.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do. Nothing half-written is left.
+        MixqsamError: any of its kinds; the message says what to do. No partial result remains.
     """
     return run_quantization(
         model,
-        data_of(images),
+        as_data(images),
         budget=Budget.parse(budget),
         output=Path(output),
         options=options or Options(),
-        session=session_of(cache, progress, device=device),
+        session=start_session(cache, progress, device=device),
         overwrite=overwrite,
-        evaluation=evaluation_of(evaluation),
+        evaluation=as_evaluation(evaluation),
     )
 
 
 def recipes() -> tuple[Recipe, ...]:
-    """The recipes: the ways to quantize."""
+    """List the recipes of quantization."""
     return tuple(RECIPES.values())
 
 
@@ -108,29 +108,29 @@ def compare(
 
     Args:
         model: `sam-tiny`, a directory, a `.pth`, or a hub id.
-        images: a folder, or `Data`, to calibrate on; None for the demonstration's photographs.
+        images: calibration images, a folder or `Data`; None for the demonstration's photographs.
         output: the directory to write.
         request: recipes, budgets, modes and options.
-        evaluation: images that models are compared on; None for those that the calibration leaves over.
-        overwrite: replace a comparison that mixqsam wrote before.
-        cache: folder of finished stages; None for the user's.
-        device: where to compute.
-        processes: how many processes torchrun has to have launched.
-        progress: hears of steps.
+        evaluation: images on which models are compared; None for images that do not calibrate.
+        overwrite: replace an earlier comparison of mixqsam.
+        cache: folder of the cache; None for the user's.
+        device: device for the computation, e.g. `cpu` or `cuda`.
+        processes: expected number of processes from torchrun; None for any.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
-    judged = evaluation_of(evaluation)
-    if images is None and judged.data is None:
-        judged = replace(judged, data=DemoEvaluation())
+    evaluation_options = as_evaluation(evaluation)
+    if images is None and evaluation_options.data is None:
+        evaluation_options = replace(evaluation_options, data=DemoEvaluation())
     return run_comparison(
         model,
-        DemoData() if images is None else data_of(images),
-        judged,
+        DemoData() if images is None else as_data(images),
+        evaluation_options,
         request=request or CompareRequest(),
         output=Path(output),
-        session=session_of(cache, progress, device=device, processes=processes, is_group=True),
+        session=start_session(cache, progress, device=device, processes=processes, is_group=True),
         overwrite=overwrite,
     )
 
@@ -151,19 +151,19 @@ def analyze(
     Args:
         model: `sam-tiny`, a directory, a `.pth`, or a hub id.
         images: a folder, or `Data` with annotations or boxes.
-        output: JSON file to write; None for none.
-        options: how to measure.
-        cache: folder of finished stages; None for the user's.
-        device: where to compute.
-        processes: how many processes torchrun has to have launched.
-        progress: hears of steps.
+        output: JSON file to write; None writes nothing.
+        options: options of the measurement.
+        cache: folder of the cache; None for the user's.
+        device: device for the computation, e.g. `cpu` or `cuda`.
+        processes: expected number of processes from torchrun; None for any.
+        progress: receives the progress.
 
     Raises:
-        MixqsamError: of any kind; the message says what to do.
+        MixqsamError: any of its kinds; the message says what to do.
     """
-    session = session_of(cache, progress, device=device, processes=processes, is_group=True)
-    analysis = run_analysis(model, data_of(images), options=options or AnalysisOptions(), session=session)
-    write_scores(None if session.engine.rank else output, analysis.to_json())
+    session = start_session(cache, progress, device=device, processes=processes, is_group=True)
+    analysis = run_analysis(model, as_data(images), options=options or AnalysisOptions(), session=session)
+    write_output(None if session.engine.rank else output, analysis.to_json())
     return analysis
 
 
@@ -175,23 +175,26 @@ def allocate(
     options: AllocationOptions | None = None,
     progress: Progress | None = None,
 ) -> Allocation:
-    """Choose the bits of all units under a budget; needs no model, takes seconds.
+    """Choose the bits of all units under a budget; this needs only seconds and does not load the model.
 
     Args:
-        analysis: what `analyze` returned or wrote, or a quantized directory.
-        budget: what the model may cost (see `mixqsam.allocation.budget.HELP`).
-        output: JSON file to write; None for none.
-        options: how bits are valued.
-        progress: hears of steps.
+        analysis: result or file of `analyze`, or a quantized directory.
+        budget: limits of size and BitOps (see `mixqsam.allocation.budget.HELP`).
+        output: JSON file to write; None writes nothing.
+        options: objective and constraints.
+        progress: receives the progress.
 
     Raises:
         BudgetError: the budget cannot be understood or met.
         ArtifactError: the analysis cannot be read.
     """
-    chosen = options or AllocationOptions()
-    measured = analysis if isinstance(analysis, Analysis) else read_analysis(Path(analysis))
+    allocation_options = options or AllocationOptions()
+    measured_analysis = analysis if isinstance(analysis, Analysis) else read_analysis(Path(analysis))
     allocation = run_allocation(
-        with_prompts(measured, chosen), Budget.parse(budget), options=chosen, session=session_of(None, progress)
+        with_prompts(measured_analysis, allocation_options),
+        Budget.parse(budget),
+        options=allocation_options,
+        session=start_session(None, progress),
     )
-    write_scores(output, allocation.to_json())
+    write_output(output, allocation.to_json())
     return allocation

@@ -1,4 +1,4 @@
-"""What the functions of the interface share: from what a caller may give to what jobs take."""
+"""Convert arguments of the interface to the values that the pipeline takes."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,11 @@ from mixqsam.pipeline.options import Data, Evaluation
 from mixqsam.pipeline.session import Session, open_session
 from mixqsam.progress import Progress
 
-# What `run.json` says of the command, where there was none.
+# The command in `run.json` of a call from Python.
 _COMMAND = "(called from Python)"
 
 
-def session_of(
+def start_session(
     cache: Path | str | None = None,
     progress: Progress | None = None,
     *,
@@ -20,25 +20,25 @@ def session_of(
     processes: int | None = None,
     is_group: bool = False,
 ) -> Session:
-    """The session of a call."""
+    """Start the session of a call."""
     return open_session(
         cache=cache, device=device, progress=progress, processes=processes, is_group=is_group, command=_COMMAND
     )
 
 
-def data_of(images: Data | Path | str) -> Data:
-    """Images and prompts; a folder alone is prompted with a grid of points."""
+def as_data(images: Data | Path | str) -> Data:
+    """Make `Data` of images; a folder alone gets a grid of points as prompts."""
     return images if isinstance(images, Data) else Data(Path(images))
 
 
-def evaluation_of(images: Evaluation | Data | Path | str | None) -> Evaluation:
-    """On what models are compared; None for images that the calibration leaves over."""
+def as_evaluation(images: Evaluation | Data | Path | str | None) -> Evaluation:
+    """Make `Evaluation` of images; None stands for images that do not calibrate."""
     if images is None or isinstance(images, Evaluation):
         return images or Evaluation()
-    return Evaluation(data_of(images))
+    return Evaluation(as_data(images))
 
 
-def write_scores(output: Path | str | None, scores: Any) -> None:
-    """Write figures as JSON, where the caller names a file."""
+def write_output(output: Path | str | None, result: Any) -> None:
+    """Write a result as JSON, if the caller names a file."""
     if output is not None:
-        write_json(Path(output), scores)
+        write_json(Path(output), result)

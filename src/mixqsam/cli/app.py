@@ -1,4 +1,4 @@
-"""The command `mixqsam` itself: what all its commands share."""
+"""The command `mixqsam`, and the options of all its commands."""
 
 import os
 from typing import Annotated
@@ -10,7 +10,7 @@ from mixqsam import __version__
 app = typer.Typer(
     name="mixqsam",
     help=(
-        "Quantize the Segment Anything Model with a bit-width of its own for every layer (Mix-QSAM).\n\n"
+        "Quantize the Segment Anything Model with a separate bit-width for every layer (Mix-QSAM).\n\n"
         "Start with [bold]mixqsam demo[/], then [bold]mixqsam quantize --images FOLDER --budget W4A4 -o out[/]."
     ),
     no_args_is_help=True,
@@ -20,8 +20,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(has_flag: bool) -> None:
+    if has_flag:
         typer.echo(f"mixqsam {__version__}")
         raise typer.Exit
 
@@ -33,7 +33,7 @@ def main(
     ] = False,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
 ) -> None:
-    """What all commands share."""
+    """Handle the options of all commands."""
     del version
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)

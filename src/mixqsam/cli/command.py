@@ -1,4 +1,4 @@
-"""What every command does: read options and a configuration file, answer for people or as JSON, end in an exit code."""
+"""Commands: read options and a configuration file, print a text or JSON, end with an exit code."""
 
 import inspect
 import os
@@ -14,9 +14,9 @@ from typer.core import TyperCommand
 
 from mixqsam.cli.app import app
 from mixqsam.cli.config import choose_settings, read_settings
-from mixqsam.cli.console import err, guarded
+from mixqsam.cli.console import err, run_guarded
 from mixqsam.cli.deprecated import modernise
-from mixqsam.cli.outcome import Outcome, tell
+from mixqsam.cli.outcome import Outcome, print_outcome
 from mixqsam.cli.parameters import gather, parameters, spell
 from mixqsam.options.fields import Entry, Option
 from mixqsam.options.flat import assemble, flatten
@@ -34,7 +34,7 @@ class Spec:
 
     Attributes:
         body: does the work.
-        entries: its own options.
+        entries: options of the command.
         reads_config: whether it takes `--config`.
     """
 
@@ -63,36 +63,36 @@ def install(module: str, panel: str) -> None:
     """Give the commands of a module to typer; `panel` is their heading in the help."""
     for name, spec in COMMANDS.items():
         if spec.body.__module__ == module:
-            register = app.command(name, cls=_Command, epilog=_epilog(name, spec), rich_help_panel=panel)
-            register(_runner(name, spec))
+            register = app.command(name, cls=_Command, epilog=_write_epilog(name, spec), rich_help_panel=panel)
+            register(_make_runner(name, spec))
 
 
-def _epilog(name: str, spec: Spec) -> str | None:
+def _write_epilog(name: str, spec: Spec) -> str | None:
     hidden = sum(entry.option.is_advanced for entry in spec.entries)
     return f"{hidden} more options: mixqsam {name} --help-all" if hidden else None
 
 
-def _runner(name: str, spec: Spec) -> Callable[..., None]:
-    """The function that typer calls with what stands on the command line."""
+def _make_runner(name: str, spec: Spec) -> Callable[..., None]:
+    """Make the function that typer calls with the values of the command line."""
 
     def run(context: typer.Context, *, json: bool, debug: bool, **raw: Any) -> None:
         def act() -> None:
             given = {name: value for name, value in raw.items() if _is_given(context, name)}
             settings, file = context.meta.get(_SETTINGS, {}), context.meta.get(_FILE, "")
             values = gather(spec.entries, given, settings, file)
-            tell(COMMANDS[name].body(**assemble(spec.body, values)), as_json=json)
+            print_outcome(COMMANDS[name].body(**assemble(spec.body, values)), as_json=json)
 
-        code = guarded(act, debug=_is_debugging(debug), as_json=json)
+        code = run_guarded(act, debug=_is_debugging(debug), as_json=json)
         if code:
             raise typer.Exit(code)
 
-    own = [*spec.entries, *([_CONFIG] if spec.reads_config else []), _JSON, _DEBUG]
-    shown = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    shown += parameters(own)
+    entries = [*spec.entries, *([_CONFIG] if spec.reads_config else []), _JSON, _DEBUG]
+    signature = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+    signature += parameters(entries)
     if any(entry.option.is_advanced for entry in spec.entries):
-        shown.append(_HELP_ALL)
-    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in shown}
+        signature.append(_HELP_ALL)
+    run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
     run.__doc__, run.__name__ = spec.body.__doc__, spec.body.__name__
     return run
 
@@ -102,12 +102,12 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _is_debugging(asked: bool) -> bool:
-    return asked or bool(os.environ.get("MIXQSAM_DEBUG"))
+def _is_debugging(has_flag: bool) -> bool:
+    return has_flag or bool(os.environ.get("MIXQSAM_DEBUG"))
 
 
-def _show_all(context: typer.Context, wanted: bool) -> None:
-    if not wanted or context.resilient_parsing:
+def _show_all(context: typer.Context, has_flag: bool) -> None:
+    if not has_flag or context.resilient_parsing:
         return
     for parameter in context.command.params:
         parameter.hidden = False  # type: ignore[attr-defined]
@@ -127,22 +127,22 @@ _HELP_ALL = inspect.Parameter(
 
 
 class _Command(TyperCommand):
-    """Reads old spellings, and the configuration file before the options: what stands there is not missing."""
+    """Reads old spellings, and the configuration file before the options, so that its values count as given."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The words of the command line → the context's parameters."""
+        """Parse the words of the command line into the context's parameters."""
         name = self.name or ""
         words = args if ctx.resilient_parsing else modernise(name, args)
-        path = None if ctx.resilient_parsing or not COMMANDS[name].reads_config else _config_path(words)
+        path = None if ctx.resilient_parsing or not COMMANDS[name].reads_config else _find_config(words)
         if path is not None:
             debug = _is_debugging("--debug" in words)
-            code = guarded(lambda: _read(ctx, name, path), debug=debug, as_json="--json" in words)
+            code = run_guarded(lambda: _read(ctx, name, path), debug=debug, as_json="--json" in words)
             if code:
                 raise typer.Exit(code)
         return super().parse_args(ctx, words)
 
 
-def _config_path(words: list[str]) -> Path | None:
+def _find_config(words: list[str]) -> Path | None:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "--config" and following:
             return Path(following)
@@ -168,14 +168,14 @@ def _is_required(entry: Entry, settings: Mapping[str, Any]) -> bool:
     return entry.is_required and entry.name in settings
 
 
-def spoken() -> str:
-    """The command as the user gave it."""
+def format_command() -> str:
+    """Format the command as the user gave it."""
     name = Path(sys.argv[0]).name
     return shlex.join(["mixqsam" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 def line(name: str, values: Mapping[str, Any]) -> str:
-    """A command that can be pasted: of `values` those that the command has and that differ from its defaults."""
+    """Write a command for the clipboard, with the `values` of its options that differ from the defaults."""
     words: list[str] = []
     for entry in COMMANDS[name].entries:
         value = values.get(entry.name)

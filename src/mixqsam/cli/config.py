@@ -13,15 +13,14 @@ from mixqsam.files import read_text
 from mixqsam.options.fields import Entry
 from mixqsam.options.values import quote
 
-# The one table that is a value and not a group of options.
+# This table is a value; all other tables are groups of options.
 _RECIPE = "recipe"
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Name of an option → value, as the file has it.
+    """Read the options of a file: name → value.
 
-    Keys are the options' names; they may stand in tables, whose names mean nothing. `run.json` keeps its options under
-    `options`.
+    Keys are the options' names; tables may group them under any name. `run.json` holds its options under `options`.
 
     Raises:
         InputError: the file cannot be read, is neither TOML nor JSON, or names an option twice.
@@ -36,12 +35,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in content.items():
         is_group = isinstance(value, dict) and key != _RECIPE
-        for name, one in value.items() if is_group else [(key, value)]:
-            plain = name.replace("-", "_")
-            if plain in settings:
-                raise InputError(f"{path} names {plain} twice.")
-            if one is not None:
-                settings[plain] = one
+        for spelling, setting in value.items() if is_group else [(key, value)]:
+            name = spelling.replace("-", "_")
+            if name in settings:
+                raise InputError(f"{path} names {name} twice.")
+            if setting is not None:
+                settings[name] = setting
     return settings
 
 
@@ -67,7 +66,7 @@ def _parse(path: Path) -> dict[str, Any]:
 def choose_settings(
     settings: Mapping[str, Any], entries: Sequence[Entry], elsewhere: Iterable[Entry], *, source: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """The settings that a command knows, and the names of those that only other commands know.
+    """Split settings into those of a command and the names of those that only other commands have.
 
     Args:
         settings: name → value.
@@ -76,7 +75,7 @@ def choose_settings(
         source: the file, for errors.
 
     Raises:
-        InputError: a name that no command knows; the message has the nearest one.
+        InputError: no command has an option of this name; the message has the nearest one.
     """
     known, others = _spellings(entries), _spellings(elsewhere)
     chosen: dict[str, Any] = {}

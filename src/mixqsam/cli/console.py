@@ -1,4 +1,4 @@
-"""What the command line shows: progress, tables, errors."""
+"""Print progress, tables and errors of the command line."""
 
 import contextlib
 import json
@@ -26,13 +26,13 @@ from mixqsam.errors import MixqsamError
 
 T = TypeVar("T")
 
-# Lines are left whole, so that paths and commands can be copied; tables still fit the width.
+# Lines are not wrapped, so that paths and commands can be copied; tables fit the width.
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
-class Bars:
-    """Progress bars on a terminal, one below the other where work is nested; on a pipe, nothing but notes."""
+class ProgressBars:
+    """Progress bars on a terminal, nested ones below each other; on a pipe only notes."""
 
     def __init__(self) -> None:
         self._live: Progress | None = None
@@ -40,7 +40,7 @@ class Bars:
     def track(
         self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
     ) -> Iterator[T]:
-        """Show a bar with the time left while `items` are worked on; it goes when they are done."""
+        """Yield `items` and show a bar with the remaining time until they are finished."""
         if self._live is not None:
             yield from self._count(self._live, items, label=label, total=total, steps=steps)
             return
@@ -96,7 +96,7 @@ def show_table(table: Table) -> None:
     out.print(drawn, soft_wrap=False)
 
 
-# What may be known of a model: key → heading and how a number is written.
+# Figures of a model: key → heading and format of the number.
 _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "size": ("size", lambda value: f"{value / 1e6:.2f} MB"),
     "bitops": ("GBitOps", lambda value: f"{value / 1e9:,.0f}"),
@@ -106,7 +106,7 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "small": ("AP small", lambda value: f"{value:.1f}"),
     "medium": ("AP medium", lambda value: f"{value:.1f}"),
     "large": ("AP large", lambda value: f"{value:.1f}"),
-    "masks": ("masks of an image", lambda value: f"{value:.1f}"),
+    "masks": ("masks per image", lambda value: f"{value:.1f}"),
     "fidelity": ("IoU with float's masks", lambda value: f"{value:.3f}"),
     "same": ("float's masks found", lambda value: f"{value:.1f}%"),
     "recall": ("recall, IoU 0.5:0.95", lambda value: f"{value:.1f}"),
@@ -123,40 +123,40 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def models_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Models side by side: a column for each, a row for each figure that is known of any."""
-    figures = _known(models)
-    rows = [[heading, *(_cell(one, key) for one in models.values())] for key, heading in figures.items()]
+    """Make a table with a column for each model, and a row for each known figure."""
+    figures = _known_figures(models)
+    rows = [[heading, *(_format_cell(model, key) for model in models.values())] for key, heading in figures.items()]
     return Table(title, ["", *models], rows)
 
 
 def rows_table(title: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Many models: a row for each, a column for each figure that is known of any."""
-    figures = _known(models)
-    rows = [[name, *(_cell(one, key) for key in figures)] for name, one in models.items()]
+    """Make a table with a row for each model, and a column for each known figure."""
+    figures = _known_figures(models)
+    rows = [[name, *(_format_cell(model, key) for key in figures)] for name, model in models.items()]
     return Table(title, ["", *figures.values()], rows)
 
 
-def _known(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Key → heading of the figures that are known of any model."""
+def _known_figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Key → heading of the figures that at least one model has."""
     return {
         key: heading
         for key, (heading, _) in _FIGURES.items()
-        if any(one.get(key) is not None for one in models.values())
+        if any(model.get(key) is not None for model in models.values())
     }
 
 
-def _cell(model: Mapping[str, Any], key: str) -> str:
+def _format_cell(model: Mapping[str, Any], key: str) -> str:
     value = model.get(key)
     return "–" if value is None else _FIGURES[key][1](value)
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which then ends a command as Ctrl-C does: nothing half-written is left."""
+    """SIGTERM, which ends a command as Ctrl-C does, without partial results."""
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind; but not in a group of processes, where one that waits for the others must die at once."""
+def _handle_sigterm() -> Iterator[None]:
+    """Raise an exception on SIGTERM. In a group, processes wait for each other and must end at once instead."""
     if threading.current_thread() is not threading.main_thread() or "LOCAL_RANK" in os.environ:
         yield
         return
@@ -172,21 +172,21 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-# The exit code of a fault of ours (EX_SOFTWARE).
+# Exit code of internal errors (EX_SOFTWARE).
 _FAULT = 70
 
 
-def guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False) -> int:
-    """Run a command; turn what can go wrong into one paragraph and an exit code."""
+def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False) -> int:
+    """Run a command; turn errors into one paragraph and an exit code."""
     try:
-        with _terminable():
+        with _handle_sigterm():
             action()
     except MixqsamError as error:
         if debug:
             raise
-        return _refuse(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
+        return _print_error(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
     except KeyboardInterrupt as stopped:
-        err.print("Stopped. Finished stages are kept; the same command goes on from there.")
+        err.print("Stopped. Finished stages are cached; the same command resumes from there.")
         return 143 if isinstance(stopped, _Terminated) else 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -195,14 +195,14 @@ def guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False) ->
         if debug:
             raise
         message = (
-            f"Something unforeseen: {type(error).__name__}: {error}. This is a fault of mixqsam; please run the "
-            "command again with --debug, and report what it prints."
+            f"Internal error: {type(error).__name__}: {error}. This is a bug of mixqsam; please run the command again "
+            "with --debug, and report the output."
         )
-        return _refuse(type(error).__name__, message, code=_FAULT, as_json=as_json)
+        return _print_error(type(error).__name__, message, code=_FAULT, as_json=as_json)
     return 0
 
 
-def _refuse(kind: str, message: str, *, code: int, as_json: bool) -> int:
+def _print_error(kind: str, message: str, *, code: int, as_json: bool) -> int:
     err.print(f"[bold red]Error:[/] {escape(message)}", highlight=False)
     if as_json:
         print(json.dumps({"error": kind, "message": message, "exit_code": code}, indent=1))

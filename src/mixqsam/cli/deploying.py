@@ -1,4 +1,4 @@
-"""The commands that show quantized models, use them and bring them elsewhere; bodies import what they need late."""
+"""Commands that show, use, export and time quantized models. Only their bodies import modules that load torch."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def report(
     *,
     directories: Annotated[
         tuple[Path, ...],
-        Option("A directory that quantize wrote; others are drawn beside it.", is_argument=True),
+        Option("Directories that quantize wrote; the report is that of the first.", is_argument=True),
     ],
     images: OptionalData = None,
     limit: Limit = None,
@@ -69,7 +69,7 @@ def serve(
         ),
     ] = None,
     host: Annotated[str, Option("Address to listen at; with 0.0.0.0 others can reach the page.")] = "127.0.0.1",
-    port: Annotated[int, Option("Port; 0 for any that is free.", minimum=0, maximum=65535)] = 7860,
+    port: Annotated[int, Option("Port; 0 for any free one.", minimum=0, maximum=65535)] = 7860,
 ) -> Outcome:
     """Open a page for the browser: two models side by side on your images, and a slider for the budget."""
     try:
@@ -98,7 +98,7 @@ def predict(
     output: Annotated[Path, Option("Mask to write (PNG).", flags=("--output", "-o"))] = Path("mask.png"),
     overlay: Annotated[Path | None, Option("Picture of the mask on the image to write (PNG).")] = None,
     backend: Annotated[
-        str | None, Option("torch, onnx or openvino.", default_help="what the model's files are for")
+        str | None, Option("torch, onnx or openvino.", default_help="the backend of the model's files")
     ] = None,
     device: Device = "cpu",
 ) -> Outcome:
@@ -167,13 +167,13 @@ def export(
     for reason, count in Counter(exported.float_units.values()).items():
         first = next(name for name, why in exported.float_units.items() if why == reason)
         lines.append(f"{count} units compute with their quantized values in float arithmetic ({reason}), e.g. {first}")
-    asked = {"image": "IMAGE", "model": str(output), "boxes": ["x1,y1,x2,y2"]}
+    next_options = {"image": "IMAGE", "model": str(output), "boxes": ["x1,y1,x2,y2"]}
     return Outcome(
         data={"directory": str(output), "files": dict(exported.files), "float_units": dict(exported.float_units)},
         lines=lines,
         made={output / name: f"{size / 1e6:.2f} MB" for name, size in exported.files.items()},
         next={
-            line("predict", asked): "run it",
+            line("predict", next_options): "run it",
             line("benchmark", {"model": str(model)}): "see how fast it is here",
         },
     )
@@ -185,11 +185,11 @@ def benchmark(
     model: Annotated[Path, Option("A directory that quantize wrote.", is_argument=True)],
     backends: Annotated[
         tuple[str, ...],
-        Option("Of torch, onnx, openvino, separated by commas.", is_list=True, default_help="all that are installed"),
+        Option("Of torch, onnx, openvino, separated by commas.", is_list=True, default_help="all installed ones"),
     ] = (),
-    image: Annotated[Path | None, Option("Image to encode.", default_help="one of noise")] = None,
-    runs: Annotated[int, Option("How often each is timed; medians are reported.", minimum=1)] = 5,
-    memory: Annotated[bool, Option("Measure memory too.", flags=("--memory/--no-memory",))] = True,
+    image: Annotated[Path | None, Option("Image to encode.", default_help="random noise")] = None,
+    runs: Annotated[int, Option("Number of timed runs; the result is their median.", minimum=1)] = 5,
+    memory: Annotated[bool, Option("Also measure memory.", flags=("--memory/--no-memory",))] = True,
     output: OutputFile = None,
 ) -> Outcome:
     """Time encoder and decoder on every backend, in turns with the float model in PyTorch."""
@@ -221,13 +221,13 @@ def benchmark(
     columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
     if output is not None:
         write_json(output, times.to_json())
-    asked = {"model": str(model), "format": "openvino", "output": f"{model}-openvino"}
+    next_options = {"model": str(model), "format": "openvino", "output": f"{model}-openvino"}
     return Outcome(
         data=times.to_json(),
         tables=[Table(title, columns, rows)],
         lines=[f"In theory {times.size / 1e6:.2f} MB, {times.bitops / 1e9:,.0f} GBitOps per image"],
         made={} if output is None else {output: "these figures as JSON"},
-        next={line("export", asked): "files for a faster backend (or onnx)"},
+        next={line("export", next_options): "files for a faster backend (or onnx)"},
     )
 
 

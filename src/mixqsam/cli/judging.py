@@ -52,7 +52,7 @@ def detect(
         session=open_session(cache, device),
     )
     count = len({box["image_id"] for box in boxes})
-    asked = {
+    next_options = {
         "models": ["OUT"],
         "images": images,
         "annotations": annotations,
@@ -62,7 +62,7 @@ def detect(
     return Outcome(
         data={"detections": str(output), "boxes": len(boxes), "images": count},
         made={output: f"{len(boxes):,} boxes on {count:,} images"},
-        next={line("evaluate", asked): "prompt a model with them"},
+        next={line("evaluate", next_options): "prompt a model with them"},
     )
 
 
@@ -92,7 +92,7 @@ def evaluate(
 
     sources = with_reference(models, reference)
     session = open_session(cache, device, processes=processes, is_group=True)
-    reports = run_evaluation(
+    results = run_evaluation(
         sources,
         images,
         limit=limit,
@@ -102,13 +102,15 @@ def evaluate(
     )
     if session.engine.rank:
         return None
-    rows = {name: stored_costs(Path(sources[name])) | quality(report) for name, report in reports.items()}
+    rows = {name: stored_costs(Path(sources[name])) | quality(result) for name, result in results.items()}
     quantized = [model for model in models if stored_costs(Path(model))]
     rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
-    basis = next(iter(reports.values())).basis
-    outcome = _scores(basis, rows, {name: report.to_json() for name, report in reports.items()}, output)
-    asked = {"directories": quantized, "output": "report.html", "reference": reference, "limit": limit}
-    following = {line("report", asked | flat_values(images)): "see the masks that differ most"} if quantized else {}
+    basis = next(iter(results.values())).basis
+    outcome = _make_outcome(basis, rows, {name: result.to_json() for name, result in results.items()}, output)
+    next_options = {"directories": quantized, "output": "report.html", "reference": reference, "limit": limit}
+    following = (
+        {line("report", next_options | flat_values(images)): "see the masks that differ most"} if quantized else {}
+    )
     return replace(outcome, next=following)
 
 
@@ -135,8 +137,8 @@ def evaluate_oriented(
         limit=limit,
         submission=submission,
     )
-    scores = {name: asdict(one) for name, one in results.items()}
-    outcome = _scores("Oriented detection", scores, scores, output)
+    scores = {name: asdict(result) for name, result in results.items()}
+    outcome = _make_outcome("Oriented detection", scores, scores, output)
     files = {} if submission is None else {submission: "Task1_<category>.txt of each model, for the DOTA server"}
     return replace(outcome, made={**outcome.made, **files})
 
@@ -152,7 +154,7 @@ def evaluate_automatic(
     output: OutputFile = None,
     device: Device = "cpu",
 ) -> Outcome:
-    """Segment everything: how many of the float model's masks are found, and of the annotated ones."""
+    """Segment everything: the shares of the float model's masks and of the annotated masks that are found."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.automatic import run_automatic
     from mixqsam.pipeline.evaluate import with_reference
@@ -160,8 +162,8 @@ def evaluate_automatic(
     session = open_session(device=device)
     results = run_automatic(with_reference(models, reference), images, options=options, session=session, limit=limit)
     title = f"Segment everything, {next(iter(results.values())).images} images"
-    scores = {name: asdict(one) for name, one in results.items()}
-    return _scores(title, scores, scores, output)
+    scores = {name: asdict(result) for name, result in results.items()}
+    return _make_outcome(title, scores, scores, output)
 
 
 @command()
@@ -178,14 +180,14 @@ def evaluate_semantic(
     from mixqsam.pipeline.semantic import run_semantic
 
     results = run_semantic({model: model for model in models}, data, session=open_session(device=device), limit=limit)
-    scores = {name: asdict(one) for name, one in results.items()}
-    return _scores("Semantic segmentation", scores, scores, output)
+    scores = {name: asdict(result) for name, result in results.items()}
+    return _make_outcome("Semantic segmentation", scores, scores, output)
 
 
-def _scores(
+def _make_outcome(
     title: str, rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]], output: Path | None
 ) -> Outcome:
-    """The outcome of an evaluation, whose figures are written where the user asks for it."""
+    """Make the outcome of an evaluation; write its figures if there is an `output`."""
     from mixqsam.files import write_json
 
     if output is not None:

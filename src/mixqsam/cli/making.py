@@ -1,4 +1,4 @@
-"""The commands that make models. Their bodies load torch, so they import what they need when they run."""
+"""Commands that make models. Only their bodies import modules that load torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +25,7 @@ from mixqsam.pipeline.options import (
     BudgetValue,
     CompareRequest,
     Data,
-    EvaluationImages,
+    EvaluationOptions,
     JobOptions,
 )
 
@@ -44,12 +44,12 @@ def demo(
     budget: BudgetValue = "W4A4",
     cache: Cache = None,
 ) -> Outcome:
-    """See it work: MobileSAM on photographs that come with Python packages, in a few minutes."""
+    """Run a demonstration: MobileSAM on photographs of installed Python packages, in a few minutes."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.demo import run_demo
 
     demonstration = run_demo(output, budget=budget, session=open_session(cache), model=model)
-    outcome = _describe("Demonstration", demonstration.result)
+    outcome = _make_outcome("Demonstration", demonstration.result)
     following = {
         "mixqsam quantize --model YOUR_SAM --images YOUR_FOLDER --budget W4A4 -o out": "the same with your model",
         line("serve", {"models": [str(demonstration.result.directory)]}): "try it in the browser",
@@ -66,12 +66,12 @@ def quantize(
     model: Model = "sam-tiny",
     budget: BudgetValue = "W4A4",
     options: JobOptions,
-    evaluation: EvaluationImages,
+    evaluation: EvaluationOptions,
     overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "cpu",
 ) -> Outcome:
-    """Do it all: analyse a model on images, choose bits under a budget, quantize, and write a directory."""
+    """Quantize a model: analyse it on images, choose bits under a budget, and write a directory."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.quantize import run_quantization
 
@@ -85,7 +85,7 @@ def quantize(
         overwrite=overwrite,
         evaluation=evaluation,
     )
-    return _describe(f"Budget {budget}", result)
+    return _make_outcome(f"Budget {budget}", result)
 
 
 @command()
@@ -93,11 +93,16 @@ def recipes() -> Outcome:
     """List the recipes: the ways to quantize, for --recipe and `compare`."""
     from mixqsam.quantization.recipes import RECIPES
 
-    rows = [[one.name, one.summary, one.source, str(one.least_images)] for one in RECIPES.values()]
+    rows = [[recipe.name, recipe.summary, recipe.source, str(recipe.least_images)] for recipe in RECIPES.values()]
     columns = ["name", "what it does", "source", "images, at least"]
     known = [
-        {"name": one.name, "summary": one.summary, "source": one.source, "least_images": one.least_images}
-        for one in RECIPES.values()
+        {
+            "name": recipe.name,
+            "summary": recipe.summary,
+            "source": recipe.source,
+            "least_images": recipe.least_images,
+        }
+        for recipe in RECIPES.values()
     ]
     return Outcome(
         data={"recipes": known},
@@ -116,13 +121,13 @@ def compare(
     request: CompareRequest,
     model: Model = "sam-tiny",
     images: OptionalData = None,
-    evaluation: EvaluationImages,
+    evaluation: EvaluationOptions,
     overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "cpu",
     processes: Processes = None,
 ) -> Outcome | None:
-    """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. Resumes where it stopped."""
+    """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. A stopped run resumes."""
     from dataclasses import asdict, replace
 
     from mixqsam.cli.session import open_session
@@ -146,9 +151,9 @@ def compare(
     rows = {"float": asdict(comparison.float_row)}
     rows |= {f"{row.recipe}, {row.budget}, {row.mode}": asdict(row) for row in comparison.rows}
     best = max(comparison.rows, key=lambda row: (row.ap or 0.0, row.mean_iou))
-    asked: dict[str, Any] = {"images": "FOLDER", "model": model, "output": "out", **flat_values(request.options)}
-    asked |= flat_values(images) if images else {}
-    asked |= {"recipe": best.recipe, "budget": (best.bits and f"uniform:{best.bits}") or best.budget}
+    next_options: dict[str, Any] = {"images": "FOLDER", "model": model, "output": "out", **flat_values(request.options)}
+    next_options |= flat_values(images) if images else {}
+    next_options |= {"recipe": best.recipe, "budget": (best.bits and f"uniform:{best.bits}") or best.budget}
     return Outcome(
         data=comparison.to_json(),
         tables=[rows_table(f"{comparison.evaluation} images", rows)],
@@ -156,7 +161,7 @@ def compare(
             output / "comparison.md": "tables (also .csv and .json)",
             output / "comparison.svg": "quality against size and BitOps (also .png)",
         },
-        next={line("quantize", asked): "the best of these"},
+        next={line("quantize", next_options): "the best of these"},
     )
 
 
@@ -197,7 +202,7 @@ def allocate(
     budget: BudgetValue = "W4A4",
     options: AllocationOptions,
 ) -> Outcome:
-    """Choose bits under a budget from a stored analysis; needs no model, takes seconds."""
+    """Choose bits under a budget from a stored analysis, in seconds and without the model."""
     from mixqsam.cli.session import open_session
     from mixqsam.cli.tables import allocation_table, proof
     from mixqsam.files import write_json
@@ -206,23 +211,23 @@ def allocate(
     measured = with_prompts(read_analysis(analysis), options)
     allocation = run_allocation(measured, budget, options=options, session=open_session())
     write_json(output, allocation.to_json())
-    asked = {"images": "FOLDER", "output": "out", "model": measured.model, "budget": budget.text}
+    next_options = {"images": "FOLDER", "output": "out", "model": measured.model, "budget": budget.text}
     return Outcome(
         data={"allocation": allocation.to_json()},
         tables=[allocation_table(f"Budget {budget}", measured, allocation, {})],
         lines=proof(allocation),
         made={output: "the bits of every unit"},
-        next={line("quantize", asked | flat_values(options)): "a model with these bits"},
+        next={line("quantize", next_options | flat_values(options)): "a model with these bits"},
     )
 
 
-def _measured_on(title: str, result: "Result") -> str:
-    """A title with what quality was measured on."""
+def _title_with_basis(title: str, result: "Result") -> str:
+    """Add the images and prompts of the evaluation to a title."""
     return f"{title}; quality on {next(iter(result.check.values())).basis}" if result.check else title
 
 
-def _describe(title: str, result: "Result") -> Outcome:
-    """The outcome of a quantization."""
+def _make_outcome(title: str, result: "Result") -> Outcome:
+    """Make the outcome of a quantization."""
     from mixqsam.cli.tables import allocation_table, proof
     from mixqsam.pipeline.quantize import PAGE
 
@@ -230,7 +235,7 @@ def _describe(title: str, result: "Result") -> Outcome:
     facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}
     return Outcome(
         data={"directory": str(folder), "run": result.run.model_dump(), "allocation": facts},
-        tables=[allocation_table(_measured_on(title, result), result.analysis, result.allocation, result.check)],
+        tables=[allocation_table(_title_with_basis(title, result), result.analysis, result.allocation, result.check)],
         lines=[
             *proof(result.allocation),
             "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),

@@ -1,4 +1,4 @@
-"""Options that belong to no class: what several commands share, in the words of `--help`."""
+"""Options that several commands share, with their help."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,9 @@ Models = Annotated[tuple[str, ...], Option("Quantized directories or float model
 OutputDirectory = Annotated[Path, Option("Directory to write.", flags=("--output", "-o"))]
 OutputFile = Annotated[Path | None, Option("JSON file to write.", flags=("--output", "-o"))]
 RequiredFile = Annotated[Path, Option("JSON file to write.", flags=("--output", "-o"))]
-Overwrite = Annotated[bool, Option("Replace an output that mixqsam wrote before.")]
+Overwrite = Annotated[bool, Option("Replace an output that mixqsam wrote.")]
 Limit = Annotated[int | None, Option("Maximum number of images: the first ones.", minimum=1)]
-Reference = Annotated[str | None, Option("The float model.", default_help="the one that the first model was made from")]
+Reference = Annotated[str | None, Option("The float model.", default_help="the origin of the first model")]
 Cache = Annotated[
     Path | None,
     Option(
@@ -22,12 +22,12 @@ Cache = Annotated[
         default_help="$MIXQSAM_CACHE or ~/.cache/mixqsam",
     ),
 ]
-Device = Annotated[str, Option("Where to compute: cpu, cuda, cuda:1 and so on.")]
+Device = Annotated[str, Option("Device of the computation: cpu, cuda, cuda:1 and so on.")]
 Processes = Annotated[
     int | None,
-    Option("Number of processes that torchrun has to have launched; they share the work.", minimum=1, is_advanced=True),
+    Option("Number of processes that torchrun has launched; they share the work.", minimum=1, is_advanced=True),
 ]
 
-# Images of one command are those of a user, or where nothing is named, the command's own.
+# Without the user's images, the command takes images of its own.
 OptionalData = Annotated[Data | None, Nested()]
 ImagesAlone = Annotated[Data, Nested(without=("boxes", "grid"))]

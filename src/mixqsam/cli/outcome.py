@@ -1,4 +1,4 @@
-"""What a command has found and made, and how it is told: to people as tables, to machines as JSON."""
+"""The outcome of a command, printed as tables or as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ class Outcome:
     """A finished command.
 
     Attributes:
-        data: JSON-able; what `--json` prints.
-        tables: for people.
-        lines: single facts, for people.
-        made: file or directory → what it is.
-        next: command → what it would do.
+        data: JSON values that `--json` prints.
+        tables: tables for people.
+        lines: lines of text for people.
+        made: file or directory that was written → description.
+        next: suggested command → its purpose.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -30,8 +30,8 @@ class Outcome:
     next: Mapping[str, str] = field(default_factory=dict)
 
 
-def tell(outcome: Outcome | None, *, as_json: bool) -> None:
-    """Print an outcome; nothing for a process that leaves the talking to another."""
+def print_outcome(outcome: Outcome | None, *, as_json: bool) -> None:
+    """Print an outcome; None prints nothing, as in processes of a group that do not report."""
     if outcome is None:
         return
     if as_json:
@@ -42,15 +42,15 @@ def tell(outcome: Outcome | None, *, as_json: bool) -> None:
         show_table(table)
     for line in outcome.lines:
         out.print(line, highlight=False)
-    _closing({str(path): what for path, what in outcome.made.items()}, outcome.next)
+    _print_closing({str(path): what for path, what in outcome.made.items()}, outcome.next)
 
 
-def _closing(made: Mapping[str, str], following: Mapping[str, str]) -> None:
-    """What was made and what to do next: aligned, and never broken, so that it can be copied."""
+def _print_closing(made: Mapping[str, str], following: Mapping[str, str]) -> None:
+    """Print written files and next commands aligned, without line breaks, so that they can be copied."""
     for title, style, rows in (("Made", "green", made), ("Next", "cyan", following)):
         if rows:
             out.print(f"[bold]{title}[/]")
         width = max((len(text) for text in rows), default=0)
         for text, what in rows.items():
-            filling = " " * (width - len(text))
-            out.print(f"  [{style}]{escape(text)}[/]{filling}  {escape(what)}", highlight=False)
+            padding = " " * (width - len(text))
+            out.print(f"  [{style}]{escape(text)}[/]{padding}  {escape(what)}", highlight=False)

@@ -1,4 +1,4 @@
-"""The one place where options become typer's parameters, and what typer gives becomes values again."""
+"""Convert options to typer's parameters, and the values of typer back to options."""
 
 import inspect
 import os
@@ -14,12 +14,12 @@ from mixqsam.options.values import convert
 
 
 def parameters(entries: Iterable[Entry]) -> list[inspect.Parameter]:
-    """A keyword parameter of a typer command for each option."""
+    """Make a keyword parameter of a typer command for each option."""
     return [
         inspect.Parameter(
             entry.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=... if entry.is_required else _shown(entry),
+            default=... if entry.is_required else _show_default(entry),
             annotation=Annotated[_kind(entry), _info(entry)],
         )
         for entry in entries
@@ -29,13 +29,13 @@ def parameters(entries: Iterable[Entry]) -> list[inspect.Parameter]:
 def _kind(entry: Entry) -> Any:
     if entry.is_many and not entry.option.is_list:
         return list[entry.kind] if entry.is_required else list[entry.kind] | None  # type: ignore[name-defined]
-    # Lists, words, and what is parsed are texts to typer.
+    # Lists, words and parsed values are texts to typer.
     kind = str if entry.is_many or entry.option.parse is not None else entry.kind
     return kind if entry.is_required or entry.default is not None else kind | None
 
 
-def _shown(entry: Entry) -> Any:
-    """The default as typer has it and help shows it."""
+def _show_default(entry: Entry) -> Any:
+    """Convert the default for typer and its help."""
     value, option = entry.default, entry.option
     if option.write is not None and not isinstance(value, str | None) and not _is_texts(value):
         value = option.write(value)
@@ -45,10 +45,10 @@ def _shown(entry: Entry) -> Any:
 
 
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, tuple | list) and all(isinstance(text, str) for text in value)
 
 
-# Short, so that the names of options have room on a terminal of 80 columns.
+# Short, because a terminal of 80 columns also has to show the names of options.
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -59,13 +59,13 @@ def _metavar(entry: Entry) -> str | None:
 
 
 def _help(entry: Entry) -> str:
-    """The option's sentence, and what its value may be."""
+    """Write the option's sentence, and its possible values."""
     text, option = entry.option.help, entry.option
     if entry.words:
         text += f" {'Of' if entry.is_many else 'One of'} {', '.join(entry.words)}."
     elif option.minimum is not None and option.maximum is not None:
         text += f" From {option.minimum:g} to {option.maximum:g}."
-    # What stands in brackets would be taken for markup.
+    # Rich would take text in brackets for markup.
     return escape(text)
 
 
@@ -89,16 +89,16 @@ def _info(entry: Entry) -> Any:
 def gather(
     entries: Sequence[Entry], given: Mapping[str, Any], settings: Mapping[str, Any], file: str
 ) -> dict[str, Any]:
-    """The values of all options that were given, converted and checked.
+    """Gather the given options, converted and checked.
 
     Args:
         entries: the options of a command.
-        given: name → what stands on the command line.
-        settings: name → what stands in a configuration file; the command line wins.
+        given: name → value on the command line.
+        settings: name → value in a configuration file; the command line wins.
         file: the configuration file, for errors.
 
     Raises:
-        InputError, BudgetError: a value that an option cannot have.
+        InputError, BudgetError: a value is not valid.
     """
     values: dict[str, Any] = {}
     for entry in entries:
@@ -112,14 +112,14 @@ def gather(
 
 
 def spell(entry: Entry, value: Any) -> list[str]:
-    """A value as words of a command line."""
+    """Write an option as words of a command line."""
     if entry.kind is bool:
         names = entry.flags[0].split("/")
         return [names[0]] if value else names[1:]
     if entry.is_many and not isinstance(value, str):
-        words = [",".join(map(str, value))] if entry.option.is_list else [str(one) for one in value]
+        words = [",".join(map(str, value))] if entry.option.is_list else [str(item) for item in value]
     else:
         words = [str(value)]
     if entry.option.is_argument:
         return words
-    return [word for one in words for word in (entry.flags[0], one)]
+    return [part for word in words for part in (entry.flags[0], word)]

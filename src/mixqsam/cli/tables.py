@@ -1,4 +1,4 @@
-"""Tables and lines about allocations and reports; loaded only when a command runs."""
+"""Tables and lines of allocations and reports; loaded only when a command runs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,13 +6,15 @@ from typing import Any
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.cli.console import Table, models_table
-from mixqsam.evaluation.run import Report
+from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.pipeline.stages import nearest_uniform
 from mixqsam.plan import Analysis
 
 
-def allocation_table(title: str, analysis: Analysis, allocation: Allocation, reports: Mapping[str, Report]) -> Table:
-    """The float model, the nearest uniform one and the allocation side by side."""
+def allocation_table(
+    title: str, analysis: Analysis, allocation: Allocation, results: Mapping[str, EvaluationResult]
+) -> Table:
+    """Make a table of the float model, the nearest uniform model and the allocation."""
     costs = analysis.costs
     rows: dict[str, dict[str, Any]] = {
         "float": {"size": costs.size(costs.float_plan), "bitops": costs.bitops(costs.float_plan)}
@@ -21,17 +23,17 @@ def allocation_table(title: str, analysis: Analysis, allocation: Allocation, rep
     if uniform is not None:
         label = f"uniform {uniform.budget.text}"
         rows[label] = {"size": uniform.size, "bitops": uniform.bitops}
-        if "uniform" in reports:
-            rows[label] |= quality(reports["uniform"])
+        if "uniform" in results:
+            rows[label] |= quality(results["uniform"])
     rows["mixed"] = {"size": allocation.size, "bitops": allocation.bitops}
     for name in ("float", "mixed"):
-        if name in reports:
-            rows[name] |= quality(reports[name])
+        if name in results:
+            rows[name] |= quality(results[name])
     return models_table(title, rows)
 
 
 def proof(allocation: Allocation) -> list[str]:
-    """How near to the best an allocation is; nothing for a uniform one."""
+    """Describe the gap of an allocation to the optimum; empty for a uniform one."""
     if allocation.objective is None:
         return []
     state = "proven optimal" if allocation.gap == 0 else f"gap {allocation.gap:.2%}"
@@ -41,10 +43,10 @@ def proof(allocation: Allocation) -> list[str]:
     ]
 
 
-def quality(report: Report) -> dict[str, Any]:
-    """A report's figures, by the keys that tables know."""
-    scores: dict[str, Any] = {} if report.coco is None else asdict(report.coco)
-    scores["truth_iou"] = report.truth_iou
-    if report.fidelity is not None:
-        scores |= {"mean_iou": report.fidelity.mean_iou, "kl": report.fidelity.kl["bernoulli"]}
+def quality(result: EvaluationResult) -> dict[str, Any]:
+    """Figures of an evaluation result, by the keys of the tables."""
+    scores: dict[str, Any] = {} if result.coco is None else asdict(result.coco)
+    scores["truth_iou"] = result.truth_iou
+    if result.fidelity is not None:
+        scores |= {"mean_iou": result.fidelity.mean_iou, "kl": result.fidelity.kl["bernoulli"]}
     return scores

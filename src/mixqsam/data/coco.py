@@ -1,4 +1,4 @@
-"""Samples from COCO files: images with annotated boxes, or with those of a detector, as prompts."""
+"""Samples from COCO files: images with boxes of the annotations or of a detector as prompts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from mixqsam.progress import Progress, Silent
 from mixqsam.prompts import Array, Prompts
 
 
-def category_names(annotations: Path) -> dict[int, str]:
-    """Category → name.
+def read_category_names(annotations: Path) -> dict[int, str]:
+    """Read the names of the categories: id → name.
 
     Raises:
         AnnotationError: the file has no named categories.
@@ -27,7 +27,7 @@ def category_names(annotations: Path) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class BoxPrompt:
-    """A box [x, y, width, height], and what is known of it."""
+    """A box [x, y, width, height] with its image, category, score and annotation."""
 
     image_id: int
     box: Sequence[float]
@@ -44,26 +44,26 @@ def annotated_samples(
     skip_missing: bool = False,
     progress: Progress | None = None,
 ) -> list[Sample]:
-    """Every image of an annotation file with its ground-truth boxes, or those of a detector, as prompts.
+    """Read the images of an annotation file, with the boxes of the ground truth or of a detector as prompts.
 
-    Crowd regions are not prompts. Boxes without area inside their image are skipped and counted. Images without
-    prompts are kept, with none.
+    Crowd regions are not prompts. Boxes without area inside their image are skipped and counted. The result includes
+    images without prompts.
 
     Args:
         annotations: the COCO file.
-        images: the folder that its file names are relative to.
-        detections: a COCO-results file whose boxes take the place of the ground truth's.
-        skip_missing: leave out images that the folder does not hold, and count them.
-        progress: is told what was left out.
+        images: folder of the images; file names are relative to it.
+        detections: a COCO-results file whose boxes replace those of the ground truth.
+        skip_missing: skip images that the folder does not hold, and count them.
+        progress: receives notes about skipped images and boxes.
 
     Raises:
         AnnotationError: a file is malformed, or boxes and images do not belong together.
-        ImageError: an image file is missing, or with `skip_missing`, all are.
+        ImageError: an image file is missing; with `skip_missing`, all are missing.
     """
     content = read_annotations(annotations)
-    prompts = _annotated(content) if detections is None else _detected(detections, content, annotations)
+    prompts = _annotated_boxes(content) if detections is None else _detected_boxes(detections, content, annotations)
     paths = find_images(content.images, folder=images, source=annotations, skip_missing=skip_missing, progress=progress)
-    return prompted_samples(
+    return make_samples(
         [image for image in content.images if image.id in paths],
         prompts,
         paths=paths,
@@ -72,22 +72,22 @@ def annotated_samples(
     )
 
 
-def _detected(path: Path, content: CocoFile, annotations: Path) -> list[BoxPrompt]:
+def _detected_boxes(path: Path, content: CocoFile, annotations: Path) -> list[BoxPrompt]:
     images, categories = {image.id for image in content.images}, {category.id for category in content.categories}
-    found = read_detections(path)
-    for one in found:
-        owner, category = shortened(one.image_id, most=60), shortened(one.category_id, most=60)
-        if one.image_id not in images:
+    detections = read_detections(path)
+    for detection in detections:
+        owner, category = shortened(detection.image_id, most=60), shortened(detection.category_id, most=60)
+        if detection.image_id not in images:
             raise AnnotationError(f"{path}: a box belongs to image {owner}, which {annotations} does not hold.")
-        if categories and one.category_id not in categories:
+        if categories and detection.category_id not in categories:
             raise AnnotationError(
                 f"{path}: a box of image {owner} has category {category}, which {annotations} "
                 "does not have; its class numbers are probably those of another data set."
             )
-    return [BoxPrompt(d.image_id, d.bbox, d.category_id, score=d.score) for d in found]
+    return [BoxPrompt(d.image_id, d.bbox, d.category_id, score=d.score) for d in detections]
 
 
-def _annotated(content: CocoFile) -> list[BoxPrompt]:
+def _annotated_boxes(content: CocoFile) -> list[BoxPrompt]:
     return [
         BoxPrompt(a.image_id, a.bbox, a.category_id, annotation_id=a.id) for a in content.annotations if not a.iscrowd
     ]
@@ -96,21 +96,21 @@ def _annotated(content: CocoFile) -> list[BoxPrompt]:
 def find_images(
     images: Sequence[CocoImage], *, folder: Path, source: Path, skip_missing: bool, progress: Progress | None
 ) -> dict[int, Path]:
-    """The files of image records, by id.
+    """Find the files of image records: id → path.
 
     Raises:
-        AnnotationError: a file name cannot be one, or leaves the folder.
-        ImageError: a file is missing; with `skip_missing`, all are.
+        AnnotationError: a file name is not valid, or leaves the folder.
+        ImageError: a file is missing; with `skip_missing`, all are missing.
     """
-    found: dict[int, Path] = {}
+    paths: dict[int, Path] = {}
     missing: list[Path] = []
     for image in images:
-        path = _inside(folder, image.file_name, source=source)
+        path = _resolve(folder, image.file_name, source=source)
         if path is None:
             missing.append(folder / image.file_name)
         else:
-            found[image.id] = path
-    if missing and (not skip_missing or not found):
+            paths[image.id] = path
+    if missing and (not skip_missing or not paths):
         few = shortened(missing[0])
         advice = "" if skip_missing else " --skip-missing goes on without such images."
         raise ImageError(
@@ -122,23 +122,23 @@ def find_images(
             f"Left out {len(missing)} of {len(images)} images of {source} that {folder} does not hold; "
             f"the first is {shortened(missing[0].name)}."
         )
-    return found
+    return paths
 
 
-def _inside(folder: Path, name: str, *, source: Path) -> Path | None:
-    """A file of a folder; None where it is missing."""
+def _resolve(folder: Path, name: str, *, source: Path) -> Path | None:
+    """Resolve a file of a folder; None if it is missing."""
     try:
         path = (folder / name).resolve()
-        there = path.is_file()
+        exists = path.is_file()
     except (OSError, ValueError) as error:
         reason = shortened(getattr(error, "strerror", None) or error)
         raise AnnotationError(f"{source}: file name {name!r:.100} cannot be one: {reason}.") from error
     if not path.is_relative_to(folder.resolve()):
         raise AnnotationError(f"{source}: file name {shortened(repr(name))} leaves the image folder {folder}.")
-    return path if there else None
+    return path if exists else None
 
 
-def prompted_samples(
+def make_samples(
     images: Sequence[CocoImage],
     prompts: Sequence[BoxPrompt],
     *,
@@ -146,9 +146,9 @@ def prompted_samples(
     source: Path,
     progress: Progress,
 ) -> list[Sample]:
-    """Images with their boxes, cut to the image, in the order of their ids.
+    """Make samples of images and their boxes, cut to the image, in the order of their ids.
 
-    Boxes without area inside the image are skipped; `progress` is told how many, and which is the first.
+    Boxes without area inside the image are skipped; `progress` receives their number and the first of them.
     """
     by_image: dict[int, list[BoxPrompt]] = {image.id: [] for image in images}
     for prompt in prompts:
@@ -156,9 +156,9 @@ def prompted_samples(
             by_image[prompt.image_id].append(prompt)
     samples, skipped = [], []
     for image in sorted(images, key=lambda image: image.id):
-        good, bad = _split(by_image[image.id], image)
-        samples.append(_sample(image, good, path=paths[image.id]))
-        skipped += [(image, one) for one in bad]
+        valid, empty = _split_by_area(by_image[image.id], image)
+        samples.append(_make_sample(image, valid, path=paths[image.id]))
+        skipped += [(image, prompt) for prompt in empty]
     if skipped:
         image, first = skipped[0]
         named = "" if first.annotation_id is None else f"annotation {shortened(first.annotation_id, most=40)}, "
@@ -172,22 +172,22 @@ def prompted_samples(
     return samples
 
 
-def _split(prompts: Sequence[BoxPrompt], image: CocoImage) -> tuple[list[BoxPrompt], list[BoxPrompt]]:
-    """Those with area inside the image, and the others."""
+def _split_by_area(prompts: Sequence[BoxPrompt], image: CocoImage) -> tuple[list[BoxPrompt], list[BoxPrompt]]:
+    """Split prompts into those with area inside the image, and the others."""
     sides = _corners(prompts, image)
     has_area = (sides[:, 2] > sides[:, 0]) & (sides[:, 3] > sides[:, 1])
-    good = [prompt for prompt, is_good in zip(prompts, has_area, strict=True) if is_good]
-    return good, [prompt for prompt, is_good in zip(prompts, has_area, strict=True) if not is_good]
+    valid = [prompt for prompt, is_valid in zip(prompts, has_area, strict=True) if is_valid]
+    return valid, [prompt for prompt, is_valid in zip(prompts, has_area, strict=True) if not is_valid]
 
 
 def _corners(prompts: Sequence[BoxPrompt], image: CocoImage) -> Array:
-    """[P, 4] as x1, y1, x2, y2, cut to the image."""
+    """Corners [P, 4] as x1, y1, x2, y2, cut to the image."""
     corners: Array = np.array([prompt.box for prompt in prompts], dtype=np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     return corners.clip(0, np.tile([image.width, image.height], 2))
 
 
-def _sample(image: CocoImage, prompts: Sequence[BoxPrompt], *, path: Path) -> Sample:
+def _make_sample(image: CocoImage, prompts: Sequence[BoxPrompt], *, path: Path) -> Sample:
     scores = tuple(prompt.score for prompt in prompts if prompt.score is not None)
     return Sample(
         path=path,

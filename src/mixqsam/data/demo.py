@@ -28,10 +28,10 @@ EVALUATION: tuple[Photograph, ...] = (
 
 
 def demo_samples(photographs: tuple[Photograph, ...], *, grid: int = 0) -> list[Sample]:
-    """The demonstration's photographs with their boxes; with `grid`, each once more with grid × grid points.
+    """Make samples of the demonstration's photographs with their boxes; with `grid`, also with grid × grid points.
 
     Raises:
-        ImageError: the packages that ship them are not installed.
+        ImageError: the packages with the photographs are not installed.
     """
     samples = []
     for package, name, boxes in photographs:
@@ -40,7 +40,7 @@ def demo_samples(photographs: tuple[Photograph, ...], *, grid: int = 0) -> list[
         prompts = [Prompts(boxes=np.array(boxes, dtype=np.float64))]
         if grid:
             prompts.append(point_grid(width=image.width, height=image.height, side=grid))
-        samples += [Sample(path, image.width, image.height, one) for one in prompts]
+        samples += [Sample(path, image.width, image.height, image_prompts) for image_prompts in prompts]
     return samples
 
 

@@ -28,7 +28,7 @@ class OrientedObject:
     Attributes:
         corners: [4, 2], x and y in pixels.
         category: its name.
-        difficult: it counts neither as found nor as missed.
+        difficult: the object counts neither as found nor as missed.
     """
 
     corners: Array
@@ -65,7 +65,7 @@ class DotaImage:
 
     @property
     def name(self) -> str:
-        """By which results name the image."""
+        """Name of the image in results."""
         return self.path.stem
 
     def boxes(self) -> list[HorizontalBox]:
@@ -77,10 +77,10 @@ class DotaImage:
 
 
 def read_dota(images: Path, labels: Path) -> list[DotaImage]:
-    """All images of a folder with their label files.
+    """Read all images of a folder with their label files.
 
     Raises:
-        ImageError: no images.
+        ImageError: the folder does not hold an image.
         AnnotationError: an image without a label file, a label file without an image, or a malformed line.
     """
     if not labels.is_dir():
@@ -88,49 +88,49 @@ def read_dota(images: Path, labels: Path) -> list[DotaImage]:
     paths = {path.stem: path for path in list_images(images)}
     files = {path.stem: path for path in sorted(labels.glob("*.txt"))}
     for name in sorted(paths.keys() ^ files.keys()):
-        found, missing = (paths[name], labels / f"{name}.txt") if name in paths else (files[name], images / name)
+        existing, missing = (paths[name], labels / f"{name}.txt") if name in paths else (files[name], images / name)
         raise AnnotationError(
-            f"{found} has no counterpart: expected {missing}; an image without objects has an empty one."
+            f"{existing} has no counterpart: expected {missing}; an image without objects has an empty one."
         )
     return [DotaImage(paths[name], tuple(read_labels(files[name]))) for name in sorted(paths)]
 
 
 def read_labels(path: Path) -> list[OrientedObject]:
-    """The objects of one label file.
+    """Read the objects of one label file.
 
     Raises:
         AnnotationError: a line is malformed, or an object has no area; the message names file and line.
     """
     objects = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_read_lines(path), start=1):
         if not line.strip() or line.strip().lower().startswith(_HEADERS):
             continue
-        objects.append(_object(line.split(), f"{path}, line {number}"))
+        objects.append(_parse_object(line.split(), f"{path}, line {number}"))
     return objects
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise AnnotationError(f"{path} cannot be read as a DOTA file: {shortened(error)}.") from error
 
 
-def _object(words: Sequence[str], where: str) -> OrientedObject:
+def _parse_object(words: Sequence[str], where: str) -> OrientedObject:
     if len(words) not in {9, 10} or (len(words) == 10 and words[9] not in {"0", "1", "2"}):
         raise AnnotationError(f"{where}: expected x1 y1 x2 y2 x3 y3 x4 y4 category [difficult 0 or 1].")
-    corners = _numbers(words[:8], where).reshape(4, 2)
+    corners = _parse_numbers(words[:8], where).reshape(4, 2)
     if _area(corners) <= 0:
         raise AnnotationError(f"{where}: the corners enclose no area.")
     return OrientedObject(corners, words[8], len(words) == 10 and words[9] != "0")
 
 
 def _area(corners: Array) -> float:
-    """Of the rectangle around the corners: a line has none, a bow tie has."""
+    """Area of the rectangle around the corners: 0 for a line, positive for a bow tie."""
     return float((corners.max(axis=0) - corners.min(axis=0)).prod())
 
 
-def _numbers(words: Sequence[str], where: str) -> Array:
+def _parse_numbers(words: Sequence[str], where: str) -> Array:
     try:
         numbers = np.array([float(word) for word in words])
     except ValueError as error:
@@ -141,7 +141,7 @@ def _numbers(words: Sequence[str], where: str) -> Array:
 
 
 def read_task2(folder: Path, *, images: Sequence[DotaImage]) -> dict[str, list[HorizontalBox]]:
-    """A detector's horizontal boxes from `Task2_<category>.txt` files: `image score x1 y1 x2 y2` a line.
+    """Read a detector's horizontal boxes from `Task2_<category>.txt` files: `image score x1 y1 x2 y2` a line.
 
     Returns:
         Image's name → boxes; images without boxes have an empty list.
@@ -152,25 +152,25 @@ def read_task2(folder: Path, *, images: Sequence[DotaImage]) -> dict[str, list[H
     files = sorted(folder.glob(f"{_TASK2}*.txt")) if folder.is_dir() else []
     if not files:
         raise AnnotationError(f"{folder} holds no {_TASK2}<category>.txt files of a detector.")
-    found: dict[str, list[HorizontalBox]] = {image.name: [] for image in images}
+    boxes: dict[str, list[HorizontalBox]] = {image.name: [] for image in images}
     for path in files:
         category = path.stem.removeprefix(_TASK2)
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(_read_lines(path), start=1):
             words, where = line.split(), f"{path}, line {number}"
             if not words:
                 continue
-            if len(words) != 6 or words[0] not in found:
+            if len(words) != 6 or words[0] not in boxes:
                 reason = (
                     "expected image score x1 y1 x2 y2"
                     if len(words) != 6
                     else f"{shortened(words[0])} is not in the data set"
                 )
                 raise AnnotationError(f"{where}: {reason}.")
-            score, *box = _numbers(words[1:], where)
-            found[words[0]].append(HorizontalBox(np.array(box), category, float(score)))
-    if not any(found.values()):
+            score, *box = _parse_numbers(words[1:], where)
+            boxes[words[0]].append(HorizontalBox(np.array(box), category, float(score)))
+    if not any(boxes.values()):
         raise AnnotationError(f"{folder}: the detector's files hold no boxes.")
-    return found
+    return boxes
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,10 @@ class Tile:
         return np.array([self.x, self.y, self.x + self.width, self.y + self.height], dtype=np.float64)
 
 
-def tiles(width: int, height: int, *, size: int, overlap: int) -> list[Tile]:
-    """Tiles of size × size pixels that cover an image, neighbours sharing at least `overlap` pixels.
+def make_tiles(width: int, height: int, *, size: int, overlap: int) -> list[Tile]:
+    """Cover an image with tiles of size × size pixels; neighbours share at least `overlap` pixels.
 
-    The last ones of a row or column are moved back to the border, so that all are whole; an image smaller than a tile
-    is one tile.
+    The last tiles of a row or column move back to the border, so that all are whole. A small image is one tile.
 
     Raises:
         ValueError: the overlap is not smaller than the size.
@@ -211,12 +210,12 @@ def _starts(length: int, size: int, step: int) -> list[int]:
     return sorted({*range(0, last, step), last})
 
 
-def tiles_of_box(box: Array, parts: Sequence[Tile], *, share: float = 0.7) -> list[int]:
-    """The tiles that hold at least `share` of a box's area; where none does, the one that holds most of it."""
-    held = [_overlap(box, tile.box) for tile in parts]
+def find_tiles(box: Array, tiles: Sequence[Tile], *, share: float = 0.7) -> list[int]:
+    """Find the tiles with at least `share` of a box's area; without such a tile, the one with the largest part."""
+    overlaps = [_overlap(box, tile.box) for tile in tiles]
     area = max(_overlap(box, box), 1e-12)
-    enough = [index for index, value in enumerate(held) if value >= share * area]
-    return enough or [int(np.argmax(held))]
+    enough = [index for index, value in enumerate(overlaps) if value >= share * area]
+    return enough or [int(np.argmax(overlaps))]
 
 
 def _overlap(first: Array, second: Array) -> float:

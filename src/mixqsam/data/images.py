@@ -21,8 +21,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _DECODER = 2
 # EXIF's tag, and the values that exchange width and height.
 _ORIENTATION, _TURNED = 0x0112, {5, 6, 7, 8}
-# Of many skipped images, so many reasons are told.
-_REASONS = 5
+# Maximum number of reasons in a note about skipped images.
+_MAX_REASONS = 5
 
 
 def open_image(path: Path) -> Image.Image:
@@ -35,14 +35,14 @@ def open_image(path: Path) -> Image.Image:
 
 
 def decode_image(source: Path | BinaryIO, *, name: str) -> Image.Image:
-    """As `open_image`, from a file or a stream; `name` names it in errors."""
+    """Decode an image as `open_image` does, from a file or a stream; errors contain `name`."""
     with _readable(source, name) as image:
         stored = stored_form(image)
         return to_rgb(ImageOps.exif_transpose(image), name=name, stored=stored)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of the upright image; the pixels are not decoded.
+    """Read width and height of the upright image without decoding the pixels.
 
     Raises:
         ImageError: missing, not an image, or larger than Pillow's limit against decompression bombs.
@@ -53,7 +53,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def image_digest(path: Path) -> str:
-    """A hash of an image's content, and of how it is decoded where that has changed since results were first kept.
+    """Hash an image's content and, for images whose decoding has changed since the first caches, the decoder's version.
 
     Raises:
         OSError: it cannot be read.
@@ -69,7 +69,7 @@ def image_digest(path: Path) -> str:
 
 @contextmanager
 def _readable(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """An open image, not decoded yet; faults name it."""
+    """Open an image without decoding it; errors contain `name`."""
     try:
         with named_faults(name), ExitStack() as stack:
             stream = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
@@ -86,10 +86,10 @@ def _readable(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files below a folder, in the order of their names.
+    """List all image files below a folder, in the order of their names.
 
     Raises:
-        ImageError: no such folder, or no image in it.
+        ImageError: the folder does not exist, or does not hold an image.
     """
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder; give a folder of images ({', '.join(sorted(SUFFIXES))}).")
@@ -99,8 +99,8 @@ def list_images(folder: Path) -> list[Path]:
     return paths
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """Paths without the folders that all of them share."""
+def shorten_paths(paths: Sequence[Path]) -> list[str]:
+    """Shorten paths by their common folders."""
     if not paths:
         return []
     shared = os.path.commonpath([path.parent for path in paths])
@@ -108,50 +108,52 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def measured_images(paths: Sequence[Path], *, count: int | None, progress: Progress) -> list[tuple[Path, int, int]]:
-    """The first `count` images with their width and height; only headers are read.
+    """Measure width and height of the first `count` images; only headers are read.
 
-    What is not an image is named, skipped, counted; pixels that cannot be decoded show later.
+    Files that are not images are named, skipped and counted. Damaged pixels are not noticed here.
 
     Raises:
-        ImageError: none can be read.
+        ImageError: no image can be read.
     """
-    return _good(paths, image_size, count=count, progress=progress)
+    return _measure_readable(paths, image_size, count=count, progress=progress)
 
 
 def decoded_images(paths: Sequence[Path], *, count: int, progress: Progress) -> list[tuple[Path, int, int]]:
-    """The first `count` images that decode, with width and height; others are named, skipped, counted.
+    """Measure width and height of the first `count` decodable images; others are named, skipped and counted.
 
     Raises:
-        ImageError: none can be read.
+        ImageError: no image can be read.
     """
-    return _good(paths, lambda path: open_image(path).size, count=count, progress=progress)
+    return _measure_readable(paths, lambda path: open_image(path).size, count=count, progress=progress)
 
 
-def _good(
+def _measure_readable(
     paths: Sequence[Path], measure: Callable[[Path], tuple[int, int]], *, count: int | None, progress: Progress
 ) -> list[tuple[Path, int, int]]:
-    good: list[tuple[Path, int, int]] = []
+    readable: list[tuple[Path, int, int]] = []
     broken: list[str] = []
     for path in paths:
-        if count is not None and len(good) == count:
+        if count is not None and len(readable) == count:
             break
         try:
-            good.append((path, *measure(path)))
+            readable.append((path, *measure(path)))
         except ImageError as error:
             broken.append(str(error))
-    note_skipped(broken, total=len(good) + len(broken), progress=progress)
-    return good
+    note_skipped(broken, total=len(readable) + len(broken), progress=progress)
+    return readable
 
 
 def note_skipped(reasons: Sequence[str], *, total: int, progress: Progress) -> None:
-    """Say how many images were skipped, and why the first ones were.
+    """Note the number of skipped images, and the first reasons.
 
     Raises:
-        ImageError: all were.
+        ImageError: all images were skipped.
     """
     if not reasons:
         return
-    few = " ".join(shortened(reason) for reason in reasons[:_REASONS]) + (" …" if len(reasons) > _REASONS else "")
+    few = " ".join(shortened(reason) for reason in reasons[:_MAX_REASONS]) + (
+        " …" if len(reasons) > _MAX_REASONS else ""
+    )
     if len(reasons) == total:
         raise ImageError(f"None of the images can be read: {few}")
     progress.note(f"Skipped {len(reasons)} of {total} images: {few}")

@@ -29,10 +29,10 @@ class LabelledImage:
     labels: Path
 
     def read(self, *, width: int, height: int) -> LabelMap:
-        """The label map [height, width].
+        """Read the label map [height, width].
 
         Raises:
-            AnnotationError: it cannot be read, is no map of single numbers, or is not of the image's size.
+            AnnotationError: it cannot be read, is not a map of single numbers, or does not have the image's size.
         """
         try:
             with Image.open(self.labels) as picture:
@@ -44,28 +44,30 @@ class LabelledImage:
                     raise AnnotationError(
                         f"{self.labels} is a picture in {picture.mode}, not a map of class numbers (grey or palette)."
                     )
-                found: LabelMap = np.asarray(picture if picture.mode != "1" else picture.convert("L"), dtype=np.uint8)
+                label_map: LabelMap = np.asarray(
+                    picture if picture.mode != "1" else picture.convert("L"), dtype=np.uint8
+                )
         except (OSError, ValueError, SyntaxError, MemoryError, *_REFUSALS) as error:
             raise AnnotationError(f"{self.labels} cannot be read as a label map: {shortened(error)}.") from error
-        return found
+        return label_map
 
 
 def read_labelled(images: Path, labels: Path) -> list[LabelledImage]:
-    """All images of a folder with their label maps.
+    """Pair all images of a folder with their label maps.
 
     Raises:
-        ImageError: no images.
+        ImageError: the folder does not hold an image.
         AnnotationError: an image has no label map.
     """
     if not labels.is_dir():
         raise AnnotationError(f"{labels} is not a folder; give the folder of label maps (PNG).")
-    found = []
+    labelled = []
     for path in list_images(images):
         label = labels / path.relative_to(images).with_suffix(".png")
         if not label.is_file():
             raise AnnotationError(f"{path} has no label map: expected {label}.")
-        found.append(LabelledImage(path, label))
-    return found
+        labelled.append(LabelledImage(path, label))
+    return labelled
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""COCO's files as validated records. Numbers become what they stand for here, so that nothing behind has to guess."""
+"""Validated records of COCO's files; ids and flags become integers here."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -12,16 +12,16 @@ from mixqsam.data.images import MOST_PIXELS
 from mixqsam.errors import AnnotationError, shortened
 from mixqsam.files import parse_json, read_text
 
-# Floats beyond this do not hold every whole number.
+# Floats above this cannot represent every whole number.
 _EXACT = 2**53
 _MOST_DIGITS = 40
 
 
 def whole_number(value: Any) -> int:
-    """A whole number, also where a file holds it as text or as a float.
+    """Read a whole number, also from text or a float.
 
     Raises:
-        ValueError: it is none, or not exactly.
+        ValueError: it is not exactly a whole number.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -95,7 +95,7 @@ class CocoCategory(BaseModel):
 
 
 class CocoFile(BaseModel):
-    """What is read of an annotation file."""
+    """The used content of an annotation file."""
 
     images: list[CocoImage] = Field(min_length=1)
     annotations: list[CocoAnnotation]
@@ -103,26 +103,28 @@ class CocoFile(BaseModel):
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> "CocoFile":
-        if (twice := _twice(image.id for image in self.images)) is not None:
-            names = [image.file_name for image in self.images if image.id == twice]
-            shown = shortened(" and ".join(names[:2]))
-            raise ValueError(f"two images have the id {shortened(twice, most=60)} ({shown}); give each one of its own")
-        if (twice := _twice(annotation.id for annotation in self.annotations)) is not None:
-            shown = shortened(twice, most=60)
+        if (duplicate := _find_duplicate(image.id for image in self.images)) is not None:
+            files = [image.file_name for image in self.images if image.id == duplicate]
+            shown = shortened(" and ".join(files[:2]))
+            raise ValueError(
+                f"two images have the id {shortened(duplicate, most=60)} ({shown}); give each one of its own"
+            )
+        if (duplicate := _find_duplicate(annotation.id for annotation in self.annotations)) is not None:
+            shown = shortened(duplicate, most=60)
             raise ValueError(f"two annotations have the id {shown}; give each one of its own")
-        called = {category.id: category.name for category in self.categories}
-        wrong = next((one for one in self.categories if called[one.id] != one.name), None)
-        if wrong is not None:
-            both = shortened(f"{wrong.name!r} and {called[wrong.id]!r}")
-            raise ValueError(f"two categories have the id {shortened(wrong.id, most=60)} ({both})")
+        names = {category.id: category.name for category in self.categories}
+        conflicting = next((category for category in self.categories if names[category.id] != category.name), None)
+        if conflicting is not None:
+            both = shortened(f"{conflicting.name!r} and {names[conflicting.id]!r}")
+            raise ValueError(f"two categories have the id {shortened(conflicting.id, most=60)} ({both})")
         return self
 
     @model_validator(mode="after")
     def _annotations_have_images(self) -> "CocoFile":
         known = {image.id for image in self.images}
-        wrong = next((one for one in self.annotations if one.image_id not in known), None)
-        if wrong is not None:
-            owner, number = shortened(wrong.image_id, most=60), shortened(wrong.id, most=60)
+        orphan = next((a for a in self.annotations if a.image_id not in known), None)
+        if orphan is not None:
+            owner, number = shortened(orphan.image_id, most=60), shortened(orphan.id, most=60)
             raise ValueError(f"annotation {number} belongs to image {owner}, which is not among the images")
         return self
 
@@ -137,7 +139,7 @@ class Detection(BaseModel):
 
 
 class NamedBox(BaseModel):
-    """One box whose image is known by number or by name; what else a file says of it may be missing."""
+    """One box with the id or the file name of its image; category and score may be missing."""
 
     image_id: int | float | str | None = None
     file_name: str | None = None
@@ -170,12 +172,12 @@ def read_annotations(path: Path) -> CocoFile:
 
 
 def holds_masks(annotations: Path) -> bool:
-    """Whether an annotation file has a segmentation at all: exports of a detector have none.
+    """Whether an annotation file has a segmentation; exports of a detector have none.
 
     Raises:
         AnnotationError: see `read_annotations`.
     """
-    return any(one.segmentation for one in read_annotations(annotations).annotations if not one.iscrowd)
+    return any(a.segmentation for a in read_annotations(annotations).annotations if not a.iscrowd)
 
 
 def read_detections(path: Path) -> list[Detection]:
@@ -194,7 +196,7 @@ def read_detections(path: Path) -> list[Detection]:
 
 
 def read_boxes(path: Path) -> tuple[list[NamedBox], list[CocoImage] | None]:
-    """Read boxes that come without annotations, and the list of their images where the file has one.
+    """Read boxes without annotations, and the list of their images, if the file has one.
 
     Args:
         path: a COCO-results file, or one with `images` and `annotations`.
@@ -207,8 +209,8 @@ def read_boxes(path: Path) -> tuple[list[NamedBox], list[CocoImage] | None]:
         if isinstance(values, dict):
             listed = ListedBoxes.model_validate(values)
             boxes, images = listed.annotations, listed.images
-            if (twice := _twice(image.id for image in images)) is not None:
-                raise AnnotationError(f"{path}: two images have the id {shortened(twice, most=60)}.")
+            if (duplicate := _find_duplicate(image.id for image in images)) is not None:
+                raise AnnotationError(f"{path}: two images have the id {shortened(duplicate, most=60)}.")
         else:
             boxes, images = _NAMED.validate_python(values), None
     except ValidationError as error:
@@ -219,18 +221,18 @@ def read_boxes(path: Path) -> tuple[list[NamedBox], list[CocoImage] | None]:
 
 
 @dataclass(frozen=True)
-class OwnIds:
-    """How an annotation file writes its ids: with them, results belong to that file for other tools too.
+class FileIds:
+    """Ids as an annotation file writes them, so that other tools can use results with that file.
 
     Attributes:
-        images, categories: number → as the file writes it.
+        images, categories: number → id in the file.
     """
 
     images: Mapping[int, Any]
     categories: Mapping[int, Any]
 
     def restore(self, results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """COCO results with the ids as the file writes them."""
+        """Restore the file's ids in COCO results."""
         return [
             {
                 **result,
@@ -241,14 +243,14 @@ class OwnIds:
         ]
 
 
-def own_ids(annotations: Path) -> OwnIds:
-    """How an annotation file, which `read_annotations` has read, writes its ids."""
+def read_file_ids(annotations: Path) -> FileIds:
+    """Read the ids of an annotation file as it writes them; `read_annotations` has validated the file."""
     values = _read(annotations, what="a COCO annotation file")
     images, categories = (
         {whole_number(entry["id"]): entry["id"] for entry in values.get(name) or ()}
         for name in ("images", "categories")
     )
-    return OwnIds(images, categories)
+    return FileIds(images, categories)
 
 
 def _read(path: Path, *, what: str) -> Any:
@@ -270,11 +272,11 @@ def _first(error: ValidationError) -> str:
     return shortened(f"{place}: {message}" if place else message)
 
 
-def _twice(ids: Iterable[int]) -> int | None:
-    """The first id that stands twice."""
+def _find_duplicate(ids: Iterable[int]) -> int | None:
+    """Find the first id that occurs twice."""
     seen: set[int] = set()
-    for one in ids:
-        if one in seen:
-            return one
-        seen.add(one)
+    for identifier in ids:
+        if identifier in seen:
+            return identifier
+        seen.add(identifier)
     return None

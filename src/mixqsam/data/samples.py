@@ -1,4 +1,4 @@
-"""Samples: an image file and the prompts that go with it."""
+"""Samples: an image file and its prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,12 +29,12 @@ class Sample:
 
     Attributes:
         path: the image file.
-        width, height: of the upright image, in pixels.
-        prompts: in pixels of that image; may be none.
-        image_id: the annotation file's number of it; 0 without annotations.
-        categories: of each prompt; empty without annotations.
-        scores: the detector's, of each prompt; None for ground truth and points.
-        annotation_ids: of the ground truth's instance behind each prompt; empty for all others.
+        width, height: size of the upright image, in pixels.
+        prompts: prompts in pixels of that image; may be empty.
+        image_id: id of the image in the annotation file; 0 without annotations.
+        categories: category of each prompt; empty without annotations.
+        scores: the detector's score of each prompt; None for ground truth and points.
+        annotation_ids: id of the ground-truth instance of each prompt; empty for other prompts.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Sample:
 
     @property
     def prompt_kind(self) -> str:
-        """What prompts it: `grid points`, `annotated boxes`, `detector's boxes` or `boxes`."""
+        """Kind of the prompts: `grid points`, `annotated boxes`, `detector's boxes` or `boxes`."""
         if self.prompts.boxes is None:
             return "grid points"
         if self.scores is not None:
@@ -56,10 +56,10 @@ class Sample:
         return "annotated boxes" if self.annotation_ids else "boxes"
 
     def open(self) -> Image.Image:
-        """The image, upright and RGB.
+        """Open the image, upright and RGB.
 
         Raises:
-            ImageError: it cannot be read, or is not of the size that the annotations say.
+            ImageError: it cannot be read, or does not have the size in the annotations.
         """
         image = open_image(self.path)
         if (image.width, image.height) != (self.width, self.height):
@@ -79,41 +79,42 @@ class Sample:
         return digest(image_digest(self.path), [None if a is None else a.tolist() for a in arrays])
 
     def labelled_digest(self) -> str:
-        """A hash of `digest` and of what results are labelled with: image number, categories, scores, annotations."""
+        """A hash of `digest` and the labels of results: image id, categories, scores, annotations."""
         return digest(self.digest(), self.image_id, self.categories, self.scores, self.annotation_ids)
 
 
 def folder_samples(
     folder: Path, *, count: int | None, grid: int, progress: Progress, seed: int | None = None
 ) -> list[Sample]:
-    """Images of a folder, each prompted with grid × grid points, in the order of their names.
+    """Make samples of the images of a folder, each with grid × grid points, in the order of their names.
 
     Args:
-        folder: searched with all its sub-folders.
-        count: at most so many images; None for all.
+        folder: folder of images, with all its sub-folders.
+        count: maximum number of images; None for all.
         grid: points per side.
-        progress: is told what is skipped.
-        seed: None for the first ones by name; else those of a sample (see `spread`) that can be decoded.
+        progress: receives notes about skipped images.
+        seed: seed of a random sample of decodable images (see `spread`); None for the first by name.
 
     Raises:
-        ImageError: no folder, no images, or none that can be read.
+        ImageError: the folder does not exist, or does not hold a readable image.
     """
     paths = list_images(folder)
     if seed is None or count is None:
-        found = measured_images(paths, count=count, progress=progress)
+        measured = measured_images(paths, count=count, progress=progress)
     else:
         drawn = decoded_images([paths[i] for i in spread(paths, seed=seed)], count=count, progress=progress)
-        found = sorted(drawn, key=lambda image: image[0])
+        measured = sorted(drawn, key=lambda image: image[0])
     return [
-        Sample(path, width, height, point_grid(width=width, height=height, side=grid)) for path, width, height in found
+        Sample(path, width, height, point_grid(width=width, height=height, side=grid))
+        for path, width, height in measured
     ]
 
 
 def spread(paths: Sequence[Path], *, seed: int) -> list[int]:
-    """Indices of all paths in a random order that takes one of each folder in turn.
+    """Order the indices of all paths randomly, one of each folder in turn.
 
-    However many are taken of it, every folder has its share, as far as it holds enough. A longer sample begins with
-    the shorter one of the same seed.
+    Every beginning of this order has an equal share of every folder, if the folder holds enough. A longer sample
+    begins with the shorter one of the same seed.
     """
     folders: dict[Path, list[int]] = {}
     for index, path in enumerate(paths):
@@ -124,24 +125,24 @@ def spread(paths: Sequence[Path], *, seed: int) -> list[int]:
     return [index for row in zip_longest(*turns) for index in row if index is not None]
 
 
-def drawn_samples(samples: Sequence[Sample], *, count: int | None, seed: int) -> list[Sample]:
-    """A sample of `count` samples (see `spread`), in their own order; None for all."""
+def draw_samples(samples: Sequence[Sample], *, count: int | None, seed: int) -> list[Sample]:
+    """Draw `count` samples at random (see `spread`), in the order of `samples`; None for all."""
     chosen = spread([sample.path for sample in samples], seed=seed)[:count]
     return [samples[index] for index in sorted(chosen)]
 
 
-def for_calibration(
+def draw_calibration_samples(
     samples: Sequence[Sample], *, count: int, prompts: int, progress: Progress, seed: int = 0
 ) -> list[Sample]:
-    """A sample of `count` samples that can be read and have prompts, with at most `prompts` of them each.
+    """Draw `count` readable samples with prompts, and at most `prompts` prompts of each.
 
-    The choice is seeded and spread over folders (see `spread`); the order stays that of `samples`.
+    The draw is seeded and spread over folders (see `spread`); the order is that of `samples`.
 
     Raises:
         AnnotationError: no sample has prompts.
         ImageError: no image can be read.
     """
-    prompted = [s for s in samples if len(s.prompts)]
+    prompted = [sample for sample in samples if len(sample.prompts)]
     if not prompted:
         raise AnnotationError("No image has a box or point to prompt the model with.")
     chosen: list[int] = []
@@ -156,11 +157,11 @@ def for_calibration(
             continue
         chosen.append(index)
     note_skipped(broken, total=len(broken) + len(chosen), progress=progress)
-    return [_with_prompts(prompted[index], prompts) for index in sorted(chosen)]
+    return [_limit_prompts(prompted[index], prompts) for index in sorted(chosen)]
 
 
-def _with_prompts(sample: Sample, count: int) -> Sample:
-    """A sample with at most `count` prompts; its number decides which."""
+def _limit_prompts(sample: Sample, count: int) -> Sample:
+    """Limit the prompts of a sample to `count`; its id is the seed of the choice."""
     # Random generators take no seeds below zero.
     seed = sample.image_id if sample.image_id >= 0 else (2 << 64) - sample.image_id
     return replace(sample, prompts=sample.prompts.at_most(count, seed=seed))

@@ -1,1 +1,1 @@
-"""Detectors whose boxes prompt SAM: any that transformers has, and any at all through a COCO-results file."""
+"""Detectors of transformers whose boxes prompt SAM. Boxes of others come from a file of COCO results."""

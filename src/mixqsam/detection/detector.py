@@ -1,4 +1,4 @@
-"""A detector from transformers: DETR, Deformable DETR, RT-DETR, YOLOS and whatever else its auto classes load."""
+"""A detector from transformers: DETR, Deformable DETR, RT-DETR, YOLOS and others that its auto classes load."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from mixqsam.boxes import Detections, Selection
 from mixqsam.errors import AnnotationError, ModelError
 from mixqsam.numeric.memory import align_tensors
 
-# How the published evaluations select, by model type (docs/method.md, “Instance segmentation”). Others take
-# `Selection`'s defaults.
+# Selections of the published evaluations by model type (docs/method.md, “Instance segmentation”). Other models use
+# the defaults of `Selection`.
 SELECTIONS: Mapping[str, Selection] = {
     "detr": Selection(score=0.0, top=100),
     "conditional_detr": Selection(score=0.0, top=100),
@@ -35,8 +35,8 @@ class Detector:
     """A detector ready to run.
 
     Attributes:
-        model, processor: transformers' own.
-        source: hub id or directory, as the user said it.
+        model, processor: objects of transformers.
+        source: hub id or directory, as the user gave it.
     """
 
     model: Any
@@ -45,7 +45,7 @@ class Detector:
 
     @property
     def selection(self) -> Selection:
-        """How the published evaluations select this detector's boxes."""
+        """The selection of boxes in the published evaluations of this detector."""
         return SELECTIONS.get(str(self.model.config.model_type), Selection())
 
     @property
@@ -64,67 +64,67 @@ class Detector:
 
     @torch.no_grad()
     def detect(self, image: Image.Image, *, score: float) -> Detections:
-        """All boxes of an RGB image with at least some score, in its pixels; labels are the detector's."""
+        """Detect all boxes of an RGB image with at least this score, in pixels; labels are the detector's."""
         batch = self.processor(images=image, return_tensors="pt").to(self.model.device)
         outputs = self.model(**batch)
         size = [(image.height, image.width)]
-        # Just below, for the processor keeps what is above the threshold, and we what is not below it.
+        # The processor keeps scores above the threshold; a slightly lower one includes scores equal to it.
         threshold = float(np.nextafter(np.float32(score), np.float32(-1.0)))
-        found = self.processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=size)[0]
-        return Detections(*(found[key].double().cpu().numpy() for key in ("boxes", "scores", "labels")))
+        results = self.processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=size)[0]
+        return Detections(*(results[key].double().cpu().numpy() for key in ("boxes", "scores", "labels")))
 
 
 def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
     """Load a detector: a hub id or a local directory; safetensors only, no code from the checkpoint.
 
     Raises:
-        ModelError: it cannot be loaded, or is no detector; the message says why.
+        ModelError: the model cannot be loaded, or is not a detector; the message says why.
     """
     text = str(source)
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         processor = AutoImageProcessor.from_pretrained(text)
         model = AutoModelForObjectDetection.from_pretrained(text, use_safetensors=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"{text} cannot be loaded as a detector: {first} "
+            f"{text} cannot be loaded as a detector: {reason} "
             "Give a hub id or a directory of a transformers detector (DETR, Deformable DETR, RT-DETR, YOLOS) with "
             "safetensors weights and its image processor."
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-        if bars:
+        if has_bars:
             transformers_logging.enable_progress_bar()
     if not hasattr(processor, "post_process_object_detection"):
-        raise ModelError(f"{text}: its image processor ({type(processor).__name__}) is not that of a detector.")
+        raise ModelError(f"{text}: its image processor ({type(processor).__name__}) does not belong to a detector.")
     align_tensors(model)
     return Detector(model.eval().requires_grad_(False).to(torch.device(device)), processor, text)
 
 
 def match_categories(names: Mapping[int, str], categories: Mapping[int, str], *, source: str) -> dict[int, int]:
-    """Label of the detector → category of the annotations, by name; labels without a category are left out.
+    """Match labels to categories by name: label → category, without labels that have no category.
 
     Args:
         names: label → name.
         categories: category → name.
-        source: names the detector in the error.
+        source: name of the detector in the error.
 
     Raises:
-        AnnotationError: not a single name is in both.
+        AnnotationError: no name occurs in both.
     """
-    by_name = {_plain(name): category for category, name in categories.items() if name}
-    found = {label: by_name[_plain(name)] for label, name in names.items() if _plain(name) in by_name}
-    if not found:
-        few = [", ".join(sorted(str(n) for n in some.values())[:5]) for some in (names, categories)]
+    by_name = {_normalize(name): category for category, name in categories.items() if name}
+    matches = {label: by_name[_normalize(name)] for label, name in names.items() if _normalize(name) in by_name}
+    if not matches:
+        examples = [", ".join(sorted(str(n) for n in table.values())[:5]) for table in (names, categories)]
         raise AnnotationError(
-            f"{source} and the annotations have no category in common: the detector knows {few[0]}, …; "
-            f"the annotations have {few[1]}, …."
+            f"{source} and the annotations have no category in common: the detector has {examples[0]}, …; "
+            f"the annotations have {examples[1]}, …."
         )
-    return found
+    return matches
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.strip().lower().replace("_", " ").replace("-", " ")

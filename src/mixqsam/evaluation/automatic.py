@@ -15,8 +15,8 @@ class AutomaticScores:
 
     Attributes:
         images: evaluated.
-        masks: found, for each image.
-        fidelity: mean, over the reference model's masks, of the IoU with the nearest mask found.
+        masks: predicted masks, for each image.
+        fidelity: mean, over the reference model's masks, of the IoU with the nearest predicted mask.
         same: share of the reference's masks that are found with an IoU of at least 0.75.
         recall: share of annotated masks found, mean over IoU 0.50 … 0.95.
         recall50: at IoU 0.50.
@@ -30,48 +30,48 @@ class AutomaticScores:
     recall50: float | None
 
 
-def nearest_ious(wanted: NDArray[np.bool_], found: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """For each wanted mask [n, height, width] the IoU with the nearest of those found [m, …]: [n]."""
-    if not len(wanted) or not len(found):
-        return np.zeros(len(wanted))
-    ious: NDArray[np.float64] = np.asarray(rle.iou(_encoded(found), _encoded(wanted), [0] * len(wanted)))
+def nearest_ious(targets: NDArray[np.bool_], candidates: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The IoU of each target mask [n, height, width] with the nearest candidate [m, height, width]: [n]."""
+    if not len(targets) or not len(candidates):
+        return np.zeros(len(targets))
+    ious: NDArray[np.float64] = np.asarray(rle.iou(_encode(candidates), _encode(targets), [0] * len(targets)))
     nearest: NDArray[np.float64] = ious.max(axis=0)
     return nearest
 
 
-def _encoded(masks: NDArray[np.bool_]) -> list[dict[str, object]]:
+def _encode(masks: NDArray[np.bool_]) -> list[dict[str, object]]:
     codes: list[dict[str, object]] = rle.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     return codes
 
 
 class AutomaticCounts:
-    """What is gathered of one model, image by image: numbers, no masks."""
+    """Figures of one model, added image by image; masks are not stored."""
 
     def __init__(self) -> None:
-        self._found: list[int] = []
+        self._counts: list[int] = []
         self._reference: list[NDArray[np.float64]] = []
         self._truth: list[NDArray[np.float64]] = []
 
     def add(
         self,
-        found: NDArray[np.bool_],
+        masks: NDArray[np.bool_],
         *,
         reference: NDArray[np.bool_] | None,
         truth: NDArray[np.bool_] | None,
     ) -> None:
         """Count the masks of an image; `reference` is None for the reference itself, `truth` without annotations."""
-        self._found.append(len(found))
+        self._counts.append(len(masks))
         if reference is not None:
-            self._reference.append(nearest_ious(reference, found))
+            self._reference.append(nearest_ious(reference, masks))
         if truth is not None:
-            self._truth.append(nearest_ious(truth, found))
+            self._truth.append(nearest_ious(truth, masks))
 
     def scores(self) -> AutomaticScores:
-        """The figures."""
-        reference, truth = (np.concatenate(some) if some else np.zeros(0) for some in (self._reference, self._truth))
+        """Compute the scores of all images."""
+        reference, truth = (np.concatenate(ious) if ious else np.zeros(0) for ious in (self._reference, self._truth))
         return AutomaticScores(
-            images=len(self._found),
-            masks=float(np.mean(self._found)) if self._found else 0.0,
+            images=len(self._counts),
+            masks=float(np.mean(self._counts)) if self._counts else 0.0,
             fidelity=float(reference.mean()) if len(reference) else None,
             same=float(100 * (reference >= 0.75).mean()) if len(reference) else None,
             recall=float(100 * np.mean([(truth >= t).mean() for t in IOUS])) if len(truth) else None,

@@ -16,13 +16,13 @@ from mixqsam.errors import AnnotationError, shortened
 from mixqsam.evaluation.segmentations import checked_segmentation, encoded
 from mixqsam.prediction import Prediction
 
-# What the evaluator makes of records that it cannot use.
+# Exceptions of the evaluator for malformed records.
 _FAULTS = (KeyError, TypeError, ValueError, IndexError, AssertionError, RuntimeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class CocoScores:
-    """Average precision of masks, in percent; −1 where there is nothing to measure.
+    """Average precision of masks, in percent; −1 without objects to measure.
 
     Attributes:
         ap: mean over IoU 0.50 … 0.95.
@@ -41,7 +41,7 @@ class CocoScores:
 class Truth:
     """An annotation file to score against, read once.
 
-    The evaluator gets numbers of ours: it takes ids of 0 and below for "unmatched", and ids above 2⁶³ not at all.
+    Ids are renumbered for the evaluator: it takes ids of 0 and below for "unmatched", and refuses ids above 2⁶³.
 
     Attributes:
         unmasked: annotations without a mask, by id. They are not scored: their prompts' masks are left out, and what
@@ -55,13 +55,13 @@ class Truth:
         self._path = annotations
         content = read_annotations(annotations)
         self._images = {image.id: image for image in content.images}
-        self._image_numbers = _numbered(self._images)
-        categories = {one.id for one in content.categories} or {one.category_id for one in content.annotations}
-        self._category_numbers = _numbered(categories)
-        self._numbers = {one.id: number for number, one in enumerate(content.annotations, start=1)}
-        shapes = {one.id: self._shape(one) for one in content.annotations}
+        self._image_numbers = _number(self._images)
+        categories = {category.id for category in content.categories} or {a.category_id for a in content.annotations}
+        self._category_numbers = _number(categories)
+        self._numbers = {annotation.id: number for number, annotation in enumerate(content.annotations, start=1)}
+        shapes = {annotation.id: self._shape(annotation) for annotation in content.annotations}
         self.unmasked = frozenset(number for number, shape in shapes.items() if shape is None)
-        if content.annotations and all(one.id in self.unmasked for one in content.annotations if not one.iscrowd):
+        if content.annotations and all(a.id in self.unmasked for a in content.annotations if not a.iscrowd):
             raise AnnotationError(
                 f"{annotations} holds no masks: all of its {len(content.annotations)} segmentations are empty or "
                 "missing, so there is nothing to score masks against. Give it as --boxes, without --annotations, to "
@@ -71,10 +71,10 @@ class Truth:
             self._coco = COCO(
                 {
                     "images": [
-                        {"id": self._image_numbers[one.id], "width": one.width, "height": one.height}
-                        for one in content.images
+                        {"id": self._image_numbers[image.id], "width": image.width, "height": image.height}
+                        for image in content.images
                     ],
-                    "annotations": [self._entry(one, shapes[one.id]) for one in content.annotations],
+                    "annotations": [self._entry(a, shapes[a.id]) for a in content.annotations],
                     "categories": [{"id": number, "name": str(number)} for number in self._category_numbers.values()],
                 }
             )
@@ -124,10 +124,10 @@ class Truth:
         return f"{self._path}: the segmentation of annotation {number} cannot be drawn: {shortened(error)}."
 
     def scored(self, sample: Sample) -> NDArray[np.bool_]:
-        """Of each prompt of a sample, whether its mask is scored, [P]."""
+        """Whether the mask of each prompt is scored, [P]."""
         if not sample.annotation_ids:
             return np.ones(len(sample.prompts), dtype=bool)
-        return np.array([one not in self.unmasked for one in sample.annotation_ids], dtype=bool)
+        return np.array([number not in self.unmasked for number in sample.annotation_ids], dtype=bool)
 
     def masks(self, sample: Sample) -> NDArray[np.bool_] | None:
         """The annotated masks behind a sample's scored prompts; None where prompts are a detector's.
@@ -142,7 +142,7 @@ class Truth:
         """
         if not sample.annotation_ids:
             return None
-        masks = [self._mask(one, sample) for one in sample.annotation_ids if one not in self.unmasked]
+        masks = [self._mask(number, sample) for number in sample.annotation_ids if number not in self.unmasked]
         return np.array(masks, dtype=bool).reshape(-1, sample.height, sample.width)
 
     def _mask(self, annotation: int, sample: Sample) -> NDArray[np.bool_]:
@@ -163,8 +163,8 @@ class Truth:
             AnnotationError: the file has no instances to score against, or they are malformed.
         """
         try:
-            found = self._coco.loadRes([self._numbered_result(result) for result in results])
-            evaluation = COCOeval_faster(self._coco, found, iouType="segm", print_function=_quiet)
+            loaded = self._coco.loadRes([self._numbered_result(result) for result in results])
+            evaluation = COCOeval_faster(self._coco, loaded, iouType="segm", print_function=_discard)
             if images is not None:
                 evaluation.params.imgIds = sorted(self._image_numbers[image] for image in images)
             evaluation.evaluate()
@@ -176,14 +176,14 @@ class Truth:
         return CocoScores(*(100 * value if value >= 0 else -1.0 for value in values))
 
     def _numbered_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """A result with the evaluator's numbers; a category that the file does not have is none of its."""
+        """A result with the evaluator's numbers; a category that the file lacks gets a new number."""
         category = self._category_numbers.get(result["category_id"], len(self._category_numbers) + 1)
         return {**result, "image_id": self._image_numbers[result["image_id"]], "category_id": category}
 
 
-def _numbered(ids: Iterable[int]) -> dict[int, int]:
-    """Ids → 1, 2, … in their order."""
-    return {one: number for number, one in enumerate(sorted(ids), start=1)}
+def _number(ids: Iterable[int]) -> dict[int, int]:
+    """Number ids 1, 2, … in ascending order."""
+    return {identifier: number for number, identifier in enumerate(sorted(ids), start=1)}
 
 
 def mask_results(sample: Sample, prediction: Prediction) -> list[dict[str, Any]]:
@@ -204,5 +204,5 @@ def _text(code: dict[str, Any]) -> dict[str, Any]:
     return {"size": code["size"], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
-def _quiet(*_: object) -> None:
-    """The evaluator's own words are not for the user."""
+def _discard(*_: object) -> None:
+    """Discard the messages of the evaluator."""

@@ -21,8 +21,8 @@ class Latency:
     """Median seconds.
 
     Attributes:
-        encoder: of `set_image`: preparing the image, and the encoder.
-        decoder: of `segment`: one prompt, to masks at the image's size.
+        encoder: seconds of `set_image`: preparation of the image, and the encoder.
+        decoder: seconds of `segment`: one prompt, to masks at the image's resolution.
     """
 
     encoder: float
@@ -32,20 +32,20 @@ class Latency:
 def measure_latency(
     predictors: Mapping[str, Predictor], image: Image.Image, prompts: Prompts, *, runs: int, progress: Progress
 ) -> dict[str, Latency]:
-    """Time predictors in turns, so that what else the machine does is shared by all; one run before does not count.
+    """Time predictors in turns, so that other load of the machine affects all of them. The first run is not counted.
 
     Args:
         predictors: name → model.
-        image: what is encoded.
-        prompts: what the decoder is asked.
-        runs: how often each is timed.
-        progress: is told about runs.
+        image: image for the encoder.
+        prompts: prompts of the decoder.
+        runs: number of timed runs of each.
+        progress: receives the progress of the runs.
     """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in predictors}
     for run in progress.track(range(runs + 1), label="Timing", total=runs + 1):
         for name, predictor in predictors.items():
-            encoder = _timed(lambda predictor=predictor: predictor.set_image(image))  # type: ignore[misc]
-            decoder = _timed(lambda predictor=predictor: predictor.segment(prompts))  # type: ignore[misc]
+            encoder = _measure_seconds(lambda predictor=predictor: predictor.set_image(image))  # type: ignore[misc]
+            decoder = _measure_seconds(lambda predictor=predictor: predictor.segment(prompts))  # type: ignore[misc]
             if run:
                 seconds[name].append((encoder, decoder))
     return {
@@ -54,19 +54,19 @@ def measure_latency(
     }
 
 
-def _timed(action: Callable[[], object]) -> float:
+def _measure_seconds(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
 
 
 def peak_memory(make: Callable[[], Predictor], image: Image.Image, prompts: Prompts) -> int:
-    """Bytes that a process of its own needs at most to load a predictor and use it once.
+    """Measure the maximum bytes that a separate process needs to load a predictor and use it once.
 
     Args:
-        make: loads it; can be pickled.
-        image: what is encoded.
-        prompts: what the decoder is asked.
+        make: loads the predictor; it can be pickled.
+        image: image for the encoder.
+        prompts: prompts of the decoder.
 
     Raises:
         MixqsamError: the process failed.
@@ -77,18 +77,18 @@ def peak_memory(make: Callable[[], Predictor], image: Image.Image, prompts: Prom
     process.start()
     sender.close()
     try:
-        found: int | str = receiver.recv()
+        outcome: int | str = receiver.recv()
     except EOFError:
-        found = f"it ended with exit code {process.exitcode}; is there enough memory?"
+        outcome = f"it ended with exit code {process.exitcode}; is there enough memory?"
     finally:
         process.join()
-    if isinstance(found, str):
-        raise MixqsamError(f"Memory could not be measured: {found}")
-    return found
+    if isinstance(outcome, str):
+        raise MixqsamError(f"Memory could not be measured: {outcome}")
+    return outcome
 
 
 def _high_water() -> int:
-    """The largest resident size so far, in bytes; what `getrusage` tells includes the process that started this one."""
+    """The largest resident size so far, in bytes; `getrusage` would include the parent process."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 

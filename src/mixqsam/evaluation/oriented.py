@@ -29,9 +29,9 @@ class OrientedResult:
     """One rotated box of one image.
 
     Attributes:
-        image: its name.
-        corners: [4, 2].
-        category: its name.
+        image: name of the image.
+        corners: [4, 2], in pixels.
+        category: name of the category.
         score: the detector's, or the predicted IoU.
     """
 
@@ -98,21 +98,21 @@ def _polygons(corners: Array) -> NDArray[np.object_]:
     return points
 
 
-def rotated_suppression(results: Sequence[OrientedResult], *, limit: float) -> list[OrientedResult]:
-    """Class-wise greedy suppression within one image: of two boxes with an IoU above `limit` the weaker goes."""
-    kept: list[OrientedResult] = []
-    for category in dict.fromkeys(one.category for one in results):
-        ordered = sorted((one for one in results if one.category == category), key=lambda one: -one.score)
-        ious = rotated_ious(*[np.stack([one.corners for one in ordered])] * 2)
+def suppress_rotated(results: Sequence[OrientedResult], *, limit: float) -> list[OrientedResult]:
+    """Suppress boxes of one image greedily, class by class: of two with an IoU above `limit`, remove the weaker."""
+    selected: list[OrientedResult] = []
+    for category in dict.fromkeys(result.category for result in results):
+        ordered = sorted((r for r in results if r.category == category), key=lambda result: -result.score)
+        ious = rotated_ious(*[np.stack([result.corners for result in ordered])] * 2)
         stays: list[int] = []
         for index in range(len(ordered)):
             if not any(ious[index, other] > limit for other in stays):
                 stays.append(index)
-        kept += [ordered[index] for index in stays]
-    return kept
+        selected += [ordered[index] for index in stays]
+    return selected
 
 
-def oriented_scores(truth: Mapping[str, Sequence[OrientedObject]], results: Sequence[OrientedResult]) -> OrientedScores:
+def score_oriented(truth: Mapping[str, Sequence[OrientedObject]], results: Sequence[OrientedResult]) -> OrientedScores:
     """Score results as DOTA's evaluation does.
 
     Results are taken strongest first; each takes the object of its image and category with the largest IoU. It is
@@ -122,11 +122,11 @@ def oriented_scores(truth: Mapping[str, Sequence[OrientedObject]], results: Sequ
         truth: image's name → its objects.
         results: of all images; categories that no object has are left out.
     """
-    categories = sorted({one.category for objects in truth.values() for one in objects if not one.difficult})
+    categories = sorted({target.category for targets in truth.values() for target in targets if not target.difficult})
     areas = np.zeros((len(categories), len(IOUS)))
     points = np.zeros(len(categories))
     for row, category in enumerate(categories):
-        matched = _match([one for one in results if one.category == category], truth, category)
+        matched = _match([result for result in results if result.category == category], truth, category)
         for column, threshold in enumerate(IOUS):
             recall, precision = _curve(matched, threshold)
             areas[row, column] = _area_under(recall, precision)
@@ -144,12 +144,12 @@ def oriented_scores(truth: Mapping[str, Sequence[OrientedObject]], results: Sequ
 
 @dataclass(frozen=True)
 class _Matches:
-    """Of one category: results strongest first, with the object that each overlaps most.
+    """Matches of one category: results in descending order of score, each with the object of the largest IoU.
 
     Attributes:
-        ious: [n] the largest IoU.
-        objects: [n] number of that object; −1 for none.
-        difficult: [objects].
+        ious: [n], the largest IoU.
+        objects: [n], number of that object; −1 for none.
+        difficult: [objects], whether the object is difficult.
     """
 
     ious: Array
@@ -158,19 +158,19 @@ class _Matches:
 
 
 def _match(results: Sequence[OrientedResult], truth: Mapping[str, Sequence[OrientedObject]], category: str) -> _Matches:
-    ordered = sorted(results, key=lambda one: -one.score)
+    ordered = sorted(results, key=lambda result: -result.score)
     ious, objects = np.zeros(len(ordered)), np.full(len(ordered), -1, dtype=np.int64)
     difficult: list[bool] = []
-    for image, everything in truth.items():
-        own = [one for one in everything if one.category == category]
-        rows = [index for index, one in enumerate(ordered) if one.image == image]
-        if own and rows:
-            found = rotated_ious(
-                np.stack([ordered[index].corners for index in rows]), np.stack([one.corners for one in own])
+    for image, all_targets in truth.items():
+        targets = [target for target in all_targets if target.category == category]
+        rows = [index for index, result in enumerate(ordered) if result.image == image]
+        if targets and rows:
+            overlaps = rotated_ious(
+                np.stack([ordered[index].corners for index in rows]), np.stack([target.corners for target in targets])
             )
-            ious[rows] = found.max(axis=1)
-            objects[rows] = len(difficult) + found.argmax(axis=1)
-        difficult += [one.difficult for one in own]
+            ious[rows] = overlaps.max(axis=1)
+            objects[rows] = len(difficult) + overlaps.argmax(axis=1)
+        difficult += [target.difficult for target in targets]
     return _Matches(ious, objects, np.array(difficult, dtype=bool))
 
 
@@ -184,14 +184,14 @@ def _curve(matches: _Matches, threshold: float) -> tuple[Array, Array]:
         elif not matches.difficult[number]:
             right[index], wrong[index] = (0, 1) if taken[number] else (1, 0)
             taken[number] = True
-    found, false = right.cumsum(), wrong.cumsum()
-    wanted = max(1, int((~matches.difficult).sum()))
-    return found / wanted, found / np.maximum(found + false, 1e-12)
+    hits, misses = right.cumsum(), wrong.cumsum()
+    total = max(1, int((~matches.difficult).sum()))
+    return hits / total, hits / np.maximum(hits + misses, 1e-12)
 
 
 def _eleven_points(recall: Array, precision: Array) -> float:
     """VOC 07: the mean of the largest precision at recalls of 0, 0.1, …, 1 and more."""
-    # These very floats, of which some are a hair above a tenth, are those of the published evaluation.
+    # The published evaluation has exactly these floats; some are slightly above a tenth.
     levels = np.arange(0.0, 1.1, 0.1)
     return float(np.mean([precision[recall >= level].max(initial=0.0) for level in levels]))
 

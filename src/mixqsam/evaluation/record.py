@@ -1,4 +1,4 @@
-"""What is remembered of one model on one image: figures and encoded masks, as JSON, whoever computed it."""
+"""Record of one model on one image: figures and encoded masks, as JSON."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +39,7 @@ def measure(sample: Sample, prediction: Prediction, reference: Prediction, *, tr
     if truth is not None:
         scored = truth.scored(sample)
         results = mask_results(sample, prediction)
-        record["results"] = [one for one, counts in zip(results, scored, strict=True) if counts]
+        record["results"] = [result for result, is_scored in zip(results, scored, strict=True) if is_scored]
         masks = truth.masks(sample)
         if masks is not None:
             record["truth_ious"] = mask_ious(prediction.masks[scored, 0], masks).tolist()

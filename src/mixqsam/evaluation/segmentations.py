@@ -29,8 +29,8 @@ def checked_segmentation(shape: Any, *, height: int, width: int) -> Any:
     """
     if shape is None or shape in ([], {}, ""):
         return None
-    found = _code(shape, (height, width)) if isinstance(shape, Mapping) else _polygons(shape, max(height, width))
-    return found or None
+    checked = _code(shape, (height, width)) if isinstance(shape, Mapping) else _polygons(shape, max(height, width))
+    return checked or None
 
 
 def encoded(segmentation: Any, *, height: int, width: int) -> Mapping[str, Any]:
@@ -55,7 +55,7 @@ def _code(code: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any] |
         raise ValueError("is a run-length code of another size")
     canonical = {"size": list(size), "counts": counts}
     if isinstance(counts, list):
-        if not all(isinstance(one, int) and one >= 0 for one in counts) or sum(counts) != size[0] * size[1]:
+        if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
             raise ValueError("is a run-length code that does not fill it")
         return canonical if any(counts[1::2]) else None
     if not isinstance(counts, str):
@@ -67,12 +67,12 @@ def _code(code: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any] |
 
 
 def _polygons(polygons: Any, side: int) -> list[list[float]]:
-    """Those with at least three corners."""
+    """The polygons with at least three corners."""
     if not isinstance(polygons, list):
         raise ValueError("is neither polygons nor a run-length code")
     for polygon in polygons:
-        if not isinstance(polygon, list) or not all(isinstance(one, int | float) for one in polygon):
+        if not isinstance(polygon, list) or not all(isinstance(value, int | float) for value in polygon):
             raise ValueError("holds a polygon that is not a list of numbers")
-        if any(abs(one) > _BEYOND * side for one in polygon):
+        if any(abs(value) > _BEYOND * side for value in polygon):
             raise ValueError("reaches far beyond it")
     return [polygon for polygon in polygons if len(polygon) >= _LEAST_NUMBERS]

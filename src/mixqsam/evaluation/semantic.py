@@ -11,13 +11,13 @@ from mixqsam.data.labelmaps import UNLABELLED, LabelMap
 
 @dataclass(frozen=True)
 class SemanticScores:
-    """Over all images.
+    """Scores of semantic segmentation over all images.
 
     Attributes:
         miou: mean IoU over classes that the true maps have, in percent.
         accuracy: share of labelled pixels with the right class, in percent.
         classes: class → its IoU in percent.
-        images: evaluated.
+        images: number of evaluated images.
     """
 
     miou: float
@@ -29,7 +29,7 @@ class SemanticScores:
 def paint(
     masks: NDArray[np.bool_], scores: NDArray[np.float32], classes: NDArray[np.uint8], *, ground: LabelMap
 ) -> LabelMap:
-    """Paint masks [n, height, width] with their classes over a ground, the best ones last."""
+    """Paint masks [n, height, width] with their classes over a ground, in ascending order of their scores."""
     painted = ground.copy()
     for index in np.argsort(scores, kind="stable"):
         painted[masks[index]] = classes[index]
@@ -37,21 +37,21 @@ def paint(
 
 
 class Confusion:
-    """Counts of true and predicted classes, image by image: memory does not grow with the images."""
+    """Counts of true and predicted classes, added image by image; memory does not grow with the images."""
 
     def __init__(self) -> None:
         self._counts = np.zeros((256, 256), dtype=np.int64)
         self._images = 0
 
     def add(self, truth: LabelMap, predicted: LabelMap) -> None:
-        """Count an image; unlabelled pixels of the truth count nowhere, those of the prediction as wrong."""
+        """Count an image; unlabelled pixels of the truth are ignored, those of the prediction count as wrong."""
         known = truth != UNLABELLED
         pairs = truth[known].astype(np.int64) * 256 + predicted[known]
         self._counts += np.bincount(pairs, minlength=256 * 256).reshape(256, 256)
         self._images += 1
 
     def scores(self) -> SemanticScores:
-        """Mean IoU, accuracy and the IoU of each class."""
+        """Compute mean IoU, accuracy and the IoU of each class."""
         right = self._counts.diagonal()
         either = self._counts.sum(axis=0) + self._counts.sum(axis=1) - right
         present = np.flatnonzero(self._counts.sum(axis=1))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,12 @@ class Channel:
         low, high: its extremes.
         means: of the lows and of the highs of all tensors.
         centres, shares: of its occupied bins, ascending; shares sum to 1.
+        search_steps, search_rounds: how finely observers search. There are thousands of channels, and behind an
+            activation function one end of each range is near zero: shrinking both together finds nearly the best.
     """
+
+    search_steps: ClassVar[int] = 40
+    search_rounds: ClassVar[int] = 0
 
     low: float
     high: float

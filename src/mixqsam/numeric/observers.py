@@ -28,10 +28,14 @@ class Distribution(Protocol):
 
     Attributes:
         low, high: its extremes.
+        search_steps: candidates when both ends of a range are shrunk together.
+        search_rounds: how often each end alone is searched after that.
     """
 
     low: float
     high: float
+    search_steps: int
+    search_rounds: int
 
     def mean_extremes(self) -> Range:
         """The means of the lows and of the highs of all tensors that were taken in."""
@@ -51,6 +55,9 @@ class Statistics:
     Args:
         base: the histogram's range is this times a power of two; None for the first tensor's largest value.
     """
+
+    search_steps = 100
+    search_rounds = 2
 
     def __init__(self, base: float | None = None) -> None:
         self.low = float("inf")
@@ -173,10 +180,11 @@ def omse(statistics: Distribution, *, bits: int, power: float = 2.0) -> Range:
     # A grid holds zero whatever was seen.
     least, most = min(statistics.low, 0.0), max(statistics.high, 0.0)
     low, high = torch.tensor(least), torch.tensor(most)
-    shrink = torch.linspace(0.01, 1, 100)
+    count = statistics.search_steps
+    shrink = torch.linspace(1 / count, 1, count)
     best = _best(centres, shares, low * shrink, high * shrink, bits=bits, power=power)
     factors = torch.linspace(0.5, 1.5, 41)
-    for _ in range(2):
+    for _ in range(statistics.search_rounds):
         highs = (best[1] * factors).clamp(max=most)
         best = _best(centres, shares, torch.full_like(highs, best[0]), highs, bits=bits, power=power)
         lows = (best[0] * factors).clamp(min=least)

@@ -1,4 +1,4 @@
-"""Options as fields of frozen classes: help text, values and default stand in the field, and nowhere else.
+"""Options as fields of frozen classes; each field defines the help text, the values and the default.
 
-Nothing here loads torch or numpy: `mixqsam --help` must not wait for them.
+Nothing here loads torch or numpy, so that `mixqsam --help` is fast.
 """

@@ -1,4 +1,4 @@
-"""What stands in a field: `Option` for a value, `Nested` for a field that holds another class of options."""
+"""Annotations of fields: `Option` for a value, `Nested` for a nested class of options."""
 
 import inspect
 import types
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 @dataclass(frozen=True)
 class Option:
-    """What a user reads of an option.
+    """Description of an option.
 
     Attributes:
         help: one sentence.
@@ -19,12 +19,12 @@ class Option:
         panel: heading under which the help lists it.
         minimum, maximum: of a number.
         is_advanced: only `--help-all` lists it.
-        is_argument: on the command line it has no flag.
+        is_argument: a positional argument on the command line.
         is_list: several values are one text, separated by commas; otherwise the option is repeated.
-        parse: value and label → a value that is not a number, a word or a path.
-        write: such a value → the text or list that `parse` reads.
-        default_help: the default in words, where the value does not say it.
-        complete: what was typed → what a shell offers.
+        parse: makes the value from text and label, if it is not a number, a word or a path.
+        write: turns such a value into the text or list that `parse` reads.
+        default_help: the default in words, if the value does not explain it.
+        complete: completes typed text in a shell.
     """
 
     help: str
@@ -43,12 +43,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Nested:
-    """How the options of a class stand among those of another.
+    """How a class of options is nested in another one.
 
     Attributes:
-        prefix: of their names.
-        without: fields that are left out, because they have no meaning there.
-        inherit: fields that, where they are not given, take the value of the option of the same name without prefix.
+        prefix: prefix of the nested names.
+        without: fields without a meaning there, which are omitted.
+        inherit: fields that by default take the value of the option of the same name without prefix.
         is_advanced: only `--help-all` lists them.
     """
 
@@ -63,12 +63,12 @@ class Entry:
     """One option of a flat list.
 
     Attributes:
-        name: unique, in the spelling of Python.
+        name: unique Python name.
         kind: bool, int, float, str or Path.
-        words: what a text may be; empty for anything.
+        words: allowed texts; empty for any.
         is_many: whether it holds several values.
-        option: what users read.
-        default: the value where none is given; `MISSING` for a required option.
+        option: description for users.
+        default: default value; `MISSING` for a required option.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Entry:
 
     @property
     def is_required(self) -> bool:
-        """Whether a value has to be given."""
+        """Whether the option needs a value."""
         return self.default is MISSING
 
     @property
@@ -90,16 +90,16 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """How errors name the option on the command line."""
+        """Name of the option in errors of the command line."""
         return self.name.upper() if self.option.is_argument else self.flags[0].split("/")[0]
 
 
 @dataclass(frozen=True)
 class Hint:
-    """An annotation, taken apart.
+    """A parsed annotation.
 
     Attributes:
-        kind: the type, without None and without notes.
+        kind: the type, without None and metadata.
         note: the `Option` or `Nested` beside it.
     """
 
@@ -108,17 +108,17 @@ class Hint:
 
     @property
     def nested(self) -> Nested:
-        """How a class of options is nested here."""
+        """How the class of options is nested here."""
         return self.note if isinstance(self.note, Nested) else Nested()
 
     @property
     def option_class(self) -> type | None:
-        """The class of options that the field holds, if it does: the first one of a union."""
+        """The class of options in the field: the first one of a union, or None."""
         kinds = get_args(self.kind) if get_origin(self.kind) is Union else (self.kind,)
         return next((kind for kind in kinds if isinstance(kind, type) and hasattr(kind, "__options__")), None)
 
     def entry(self, name: str, default: Any = MISSING) -> Entry:
-        """The option of a field that holds a value.
+        """Make the entry of a field that holds a value.
 
         Raises:
             TypeError: the field is not annotated with an `Option`.
@@ -141,17 +141,15 @@ def members(owner: Any) -> tuple[tuple[str, Hint, Any], ...]:
 def _members(owner: Any) -> tuple[tuple[str, Hint, Any], ...]:
     hints = get_type_hints(owner, include_extras=True)
     if is_dataclass(owner):
-        return tuple(
-            (
-                one.name,
-                hint_of(hints[one.name]),
-                one.default if one.default_factory is MISSING else one.default_factory(),
-            )
-            for one in fields(owner)
-        )
+        return tuple((field.name, hint_of(hints[field.name]), _default(field)) for field in fields(owner))
+    parameters = inspect.signature(owner).parameters.values()
     return tuple(
-        (one.name, hint_of(hints[one.name]), MISSING if one.default is inspect.Parameter.empty else one.default)
-        for one in inspect.signature(owner).parameters.values()
+        (
+            parameter.name,
+            hint_of(hints[parameter.name]),
+            MISSING if parameter.default is inspect.Parameter.empty else parameter.default,
+        )
+        for parameter in parameters
     )
 
 
@@ -160,11 +158,11 @@ def _default(field: Field[Any]) -> Any:
 
 
 def hint_of(annotation: Any) -> Hint:
-    """Take an annotation apart."""
+    """Parse an annotation."""
     note = None
     if get_origin(annotation) is Annotated:
         annotation, *notes = get_args(annotation)
-        note = next((one for one in notes if isinstance(one, Option | Nested)), None)
+        note = next((metadata for metadata in notes if isinstance(metadata, Option | Nested)), None)
     if get_origin(annotation) in (Union, types.UnionType):
         parts = [hint_of(part) for part in get_args(annotation) if part is not type(None)]
         note = note or next((part.note for part in parts if part.note is not None), None)

@@ -1,4 +1,4 @@
-"""Classes of options as one flat list: what the command line, a configuration file and `run.json` share."""
+"""Flat lists of options, shared by the command line, configuration files and `run.json`."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, replace
@@ -7,32 +7,32 @@ from typing import Any
 
 from mixqsam.errors import InputError
 from mixqsam.options.fields import Entry, Hint, Nested, Option, members
-from mixqsam.options.values import OptionClass, plain
+from mixqsam.options.values import OptionClass, to_json_value
 
 
 def flatten(owner: Any, nested: Nested | None = None) -> list[Entry]:
-    """All options of a class, or of a function that takes such classes, in the order of the fields.
+    """List all options of a class, or of a function with such parameters, in the order of the fields.
 
-    A name that two of the classes have is one option, described by the first.
+    A name that occurs in two classes is one option; the first class describes it.
     """
-    how = nested or Nested()
+    nesting = nested or Nested()
     entries: list[Entry] = []
     for name, hint, default in members(owner):
-        if name in how.without:
+        if name in nesting.without:
             continue
         if isinstance(hint.note, Option):
-            entries.append(_place(hint.entry(name, default), how))
+            entries.append(_nest(hint.entry(name, default), nesting))
         elif hint.option_class is not None:
-            inner = flatten(hint.option_class, replace(hint.nested, without=hint.nested.without + how.without))
+            inner = flatten(hint.option_class, replace(hint.nested, without=hint.nested.without + nesting.without))
             if default is None:
-                # Nothing is required of a class that may be left out.
+                # An optional class has no required options.
                 inner = [replace(entry, default=None) if entry.is_required else entry for entry in inner]
-            entries += [_place(entry, how) for entry in inner]
+            entries += [_nest(entry, nesting) for entry in inner]
     return list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
 
 
-def _place(entry: Entry, nested: Nested) -> Entry:
-    """An option where its class is nested in another."""
+def _nest(entry: Entry, nested: Nested) -> Entry:
+    """Rename an option for the class that its own class is nested in."""
     flags = ("--" + (nested.prefix + entry.name).replace("_", "-"),) if nested.prefix else entry.option.flags
     return replace(
         entry,
@@ -42,27 +42,27 @@ def _place(entry: Entry, nested: Nested) -> Entry:
     )
 
 
-def _within(inner: Nested, outer: Nested) -> Nested:
-    """How a class stands in the flat list that stands so in the class around it."""
+def _compose(inner: Nested, outer: Nested) -> Nested:
+    """Combine two levels of nesting."""
     return Nested(outer.prefix + inner.prefix, outer.without + inner.without, inner.inherit)
 
 
 def assemble(owner: Any, values: Mapping[str, Any], nested: Nested | None = None) -> dict[str, Any]:
-    """Arguments of a class or a function from the flat values that were given; what is not given is left out.
+    """Make the arguments of a class or a function from flat values; missing values are omitted.
 
     Raises:
-        InputError: a class that may be left out lacks what it needs, or a class refuses its values.
+        InputError: an optional class lacks a required value, or a value is not valid.
     """
-    how = nested or Nested()
+    nesting = nested or Nested()
     arguments: dict[str, Any] = {}
     for name, hint, default in members(owner):
-        if name in how.without:
+        if name in nesting.without:
             continue
         if not isinstance(hint.note, Option):
-            arguments |= _assemble_class(name, hint, values, how, is_optional=default is None)
-        elif how.prefix + name in values:
-            arguments[name] = values[how.prefix + name]
-        elif name in how.inherit and name in values:
+            arguments |= _assemble_class(name, hint, values, nesting, is_optional=default is None)
+        elif nesting.prefix + name in values:
+            arguments[name] = values[nesting.prefix + name]
+        elif name in nesting.inherit and name in values:
             arguments[name] = values[name]
     return arguments
 
@@ -70,11 +70,11 @@ def assemble(owner: Any, values: Mapping[str, Any], nested: Nested | None = None
 def _assemble_class(
     name: str, hint: Hint, values: Mapping[str, Any], outer: Nested, *, is_optional: bool
 ) -> dict[str, Any]:
-    """The argument that holds a class of options; none where the class may be left out and nothing of it is given."""
+    """Make the argument with a class of options; none if the class is optional and has no values."""
     kind = hint.option_class
     if kind is None:
         return {}
-    nested = _within(hint.nested, outer)
+    nested = _compose(hint.nested, outer)
     entries = flatten(kind, nested)
     missing = [entry for entry in entries if entry.is_required and entry.name not in values]
     if is_optional and missing:
@@ -88,17 +88,17 @@ def _assemble_class(
 
 
 def flat_values(instance: Any, nested: Nested | None = None) -> dict[str, Any]:
-    """Name → value of all options of an instance, in the forms that JSON has; None is left out."""
-    how = nested or Nested()
+    """Name → value of all options of an instance, as JSON values; None is omitted."""
+    nesting = nested or Nested()
     values: dict[str, Any] = {}
     for name, hint, _ in members(type(instance)):
         value = getattr(instance, name)
-        if name in how.without or value is None:
+        if name in nesting.without or value is None:
             continue
         if isinstance(hint.note, Option):
-            values[how.prefix + name] = plain(value, hint.note)
+            values[nesting.prefix + name] = to_json_value(value, hint.note)
         elif isinstance(value, OptionClass):
-            values |= flat_values(value, _within(hint.nested, how))
+            values |= flat_values(value, _compose(hint.nested, nesting))
     return values
 
 

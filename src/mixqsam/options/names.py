@@ -1,6 +1,6 @@
-"""Names that users may choose from, for classes of options that must not load what the names stand for.
+"""Names that users may choose from; this module does not load the objects behind them.
 
-A test holds each list equal to the table of what it names.
+A test compares each list with the table of these objects.
 """
 
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""Values of options: converted where a user's words come in, and checked wherever an instance is made."""
+"""Convert and check the values of options."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 from mixqsam.errors import InputError
 from mixqsam.options.fields import Entry, Option, members
 
-# What an error quotes of a value.
-_QUOTED = 60
+# Maximum number of characters that an error quotes of a value.
+_MAX_QUOTED = 60
 _EXPECTED = {bool: "true or false", float: "a number", int: "a whole number", str: "a text", Path: "a path"}
 
 
 class OptionClass:
-    """Base of frozen classes whose fields are options: values are checked when an instance is made."""
+    """Base of frozen classes whose fields are options; creating an instance checks its values."""
 
     __options__: ClassVar[bool] = True
 
@@ -22,7 +22,7 @@ class OptionClass:
         """Convert and check all values.
 
         Raises:
-            InputError: a value that the option cannot have; names the field and what it may be.
+            InputError: a value is not valid; the message names the field and the valid values.
             BudgetError: bits or budgets that cannot be understood.
         """
         for name, hint, _ in members(type(self)):
@@ -32,10 +32,10 @@ class OptionClass:
 
 
 def convert(entry: Entry, value: Any, *, label: str) -> Any:
-    """A value from a command line or a file → the option's own kind of value.
+    """Convert a value from the command line or a file to the option's type.
 
     Raises:
-        InputError: it is not one; the message names `label` and what is expected.
+        InputError: the value is not valid; the message names `label` and the valid values.
         BudgetError: bits or budgets that cannot be understood.
     """
     parse = entry.option.parse
@@ -46,41 +46,41 @@ def convert(entry: Entry, value: Any, *, label: str) -> Any:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()] if entry.option.is_list else [value]
     if parse is not None and isinstance(value, list | tuple):
-        value = tuple(parse(one, label) for one in value)
+        value = tuple(parse(item, label) for item in value)
     return check(entry, value, label=label)
 
 
 def check(entry: Entry, value: Any, *, label: str) -> Any:
-    """The value, if the option can have it; texts become paths where paths are meant.
+    """Check a value and return it; texts become paths for options that are paths.
 
     Raises:
-        InputError: it cannot; the message names `label` and what is expected.
+        InputError: the value is not valid; the message names `label` and the valid values.
     """
     if not entry.is_many:
-        return value if entry.option.parse is not None else _check_one(entry, value, label=label)
+        return value if entry.option.parse is not None else _check_item(entry, value, label=label)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise InputError(f"{label} {quote(value)}: a list is expected.")
     if entry.option.parse is not None:
         return tuple(value)
-    return tuple(_check_one(entry, one, label=label) for one in value)
+    return tuple(_check_item(entry, item, label=label) for item in value)
 
 
-def plain(value: Any, option: Option) -> Any:
-    """A value in the form that JSON has; paths are absolute, so that they mean the same everywhere."""
+def to_json_value(value: Any, option: Option) -> Any:
+    """Convert a value to JSON; paths become absolute, so that they are valid in every folder."""
     if option.write is not None and (option.is_list or not isinstance(value, tuple | list)):
         return option.write(value)
     if isinstance(value, tuple | list):
-        return [plain(one, option) for one in value]
+        return [to_json_value(item, option) for item in value]
     return str(value.expanduser().absolute()) if isinstance(value, Path) else value
 
 
 def quote(value: Any) -> str:
-    """A value as errors show it: of a long one the beginning."""
+    """Quote a value for an error; a long one is truncated."""
     text = repr(value)
-    return text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
+    return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "…"
 
 
-def _check_one(entry: Entry, value: Any, *, label: str) -> Any:
+def _check_item(entry: Entry, value: Any, *, label: str) -> Any:
     if entry.kind is Path and isinstance(value, str):
         return Path(value)
     if not _fits(entry.kind, value):

@@ -1,1 +1,1 @@
-"""Work shared among processes, GPUs and machines: what is shared is images and models, never one forward pass."""
+"""Share images and models among processes, GPUs and machines; one forward pass is never divided."""

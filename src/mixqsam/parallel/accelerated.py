@@ -15,43 +15,43 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-# One process may reconstruct for hours while the others wait; a process that dies is noticed at once all the same.
-_PATIENCE = timedelta(days=7)
+# One process may reconstruct for hours while the others wait. A process that dies is noticed at once nevertheless.
+_TIMEOUT = timedelta(days=7)
 
 
-class Accelerated:
+class AccelerateGroup:
     """An `Engine` over `accelerate.Accelerator`: gloo on CPUs, NCCL on GPUs."""
 
     def __init__(self, device: str) -> None:
-        handlers = [InitProcessGroupKwargs(timeout=_PATIENCE)]
+        handlers = [InitProcessGroupKwargs(timeout=_TIMEOUT)]
         self._accelerator = Accelerator(cpu=device.startswith("cpu"), kwargs_handlers=handlers)
 
     @property
     def rank(self) -> int:
-        """This process's number."""
+        """Number of this process."""
         return int(self._accelerator.process_index)
 
     @property
     def world(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return int(self._accelerator.num_processes)
 
     @property
     def device(self) -> str:
-        """This process's own device."""
+        """Device of this process."""
         return str(self._accelerator.device)
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, in the order of ranks.
+        """Collect every process's value in the order of ranks.
 
         Raises:
             ParallelError: a process was lost.
         """
         try:
-            found: list[T] = gather_object([value])
+            values: list[T] = gather_object([value])
         except RuntimeError as error:
             raise ParallelError(
                 f"Process {self.rank} of {self.world} lost another one ({str(error).strip().splitlines()[0]}). "
-                "torchrun's own message names it. Run the same command again: what was finished is kept."
+                "torchrun's message names it. Run the same command again; finished stages are cached."
             ) from error
-        return found
+        return values

@@ -1,4 +1,4 @@
-"""How work is divided among the processes of a group, and put together in an order that does not depend on them."""
+"""Divide work among the processes of a group, and combine results in an order that does not depend on them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,20 @@ T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """A group of processes that run the same program; this one is `rank` of `world`."""
+    """A group of processes that run the same program; this process is `rank` of `world`."""
 
     @property
     def rank(self) -> int:
-        """This process's number; 0 is the one that prints and writes."""
+        """Number of this process; process 0 prints and writes."""
         ...
 
     @property
     def world(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         ...
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, in the order of ranks, on every process; all wait for all.
+        """Collect every process's value in the order of ranks; every process waits for all others.
 
         Raises:
             ParallelError: a process was lost.
@@ -31,58 +31,58 @@ class Engine(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """A group of one."""
 
     rank = 0
     world = 1
 
     def gather(self, value: T) -> list[T]:
-        """The value alone."""
+        """Return a list of the value."""
         return [value]
 
 
-def share(engine: Engine, items: Sequence[T]) -> list[tuple[int, T]]:
-    """This process's items, with their places in the whole: every world-th one."""
+def take_share(engine: Engine, items: Sequence[T]) -> list[tuple[int, T]]:
+    """Take this process's items with their indices: every `world`-th one."""
     return list(enumerate(items))[engine.rank :: engine.world]
 
 
-def combine(engine: Engine, own: Mapping[int, T], *, count: int) -> list[T]:
-    """All items, in their order, from what each process made of its share.
+def combine(engine: Engine, share: Mapping[int, T], *, count: int) -> list[T]:
+    """Combine the shares of all processes into one list, in the order of the items.
 
     Raises:
         ParallelError: an item is missing, or a process was lost.
     """
-    found: dict[int, T] = {}
-    for part in engine.gather(dict(own)):
-        found.update(part)
-    missing = set(range(count)) - found.keys()
+    items: dict[int, T] = {}
+    for part in engine.gather(dict(share)):
+        items.update(part)
+    missing = set(range(count)) - items.keys()
     if missing:
         raise ParallelError(f"No process delivered item {min(missing)} of {count}; run the same command again.")
-    return [found[index] for index in range(count)]
+    return [items[index] for index in range(count)]
 
 
-def start(*, processes: int | None, device: str, environment: Mapping[str, str] | None = None) -> Engine:
-    """The group that this process was launched in.
+def join_group(*, processes: int | None, device: str, environment: Mapping[str, str] | None = None) -> Engine:
+    """Join the group that this process was launched in.
 
     Args:
-        processes: how many there have to be; None for as many as there are.
+        processes: expected number of processes; None for any.
         device: `cpu`, or `cuda` for one GPU each.
-        environment: where the launcher says how many; None for the process's own.
+        environment: variables of the launcher; None for this process's environment.
 
     Raises:
-        ParallelError: there are not as many as asked for, or `accelerate` is not installed.
+        ParallelError: the number of processes is another one, or `accelerate` is not installed.
     """
-    known = os.environ if environment is None else environment
-    launched = int(known.get("WORLD_SIZE", "1"))
-    if processes is not None and processes != launched:
+    variables = os.environ if environment is None else environment
+    world = int(variables.get("WORLD_SIZE", "1"))
+    if processes is not None and processes != world:
         raise ParallelError(
-            f"{processes} processes were asked for, but {launched} were started. Launch them with "
+            f"{processes} processes were requested, but {world} were started. Launch them with "
             f"`python -m torch.distributed.run --standalone --nproc_per_node {processes} -m mixqsam …` "
-            "(`accelerate launch --cpu` starts a single one without a word)."
+            "(`accelerate launch --cpu` starts only one, without a message)."
         )
-    if launched == 1:
-        return Alone()
-    from mixqsam.parallel.accelerated import Accelerated  # noqa: PLC0415  (an extra; only groups need it)
+    if world == 1:
+        return SingleProcess()
+    from mixqsam.parallel.accelerated import AccelerateGroup  # noqa: PLC0415  (an extra; only groups need it)
 
-    return Accelerated(device)
+    return AccelerateGroup(device)

@@ -1,4 +1,4 @@
-"""Segment everything with several models, and compare what they find."""
+"""Segment everything with several models, and compare their masks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def run_automatic(
         data: images; with ground-truth annotations the recall of their masks is measured too.
         options: how masks are made and chosen.
         session: progress, device.
-        limit: only the first so many images.
+        limit: maximum number of images.
 
     Raises:
         ImageError: no image can be read; those that cannot are named and skipped.
@@ -45,15 +45,16 @@ def run_automatic(
         except ImageError as error:
             broken.append(str(error))
             continue
-        found = {name: segment_everything(one, image, options).masks for name, one in predictors.items()}
+        masks_by_name = {name: segment_everything(p, image, options).masks for name, p in predictors.items()}
         annotated = None if truth is None else truth.masks(sample)
-        for name, masks in found.items():
-            counts[name].add(masks, reference=None if name == reference else found[reference], truth=annotated)
+        reference_masks = masks_by_name[reference]
+        for name, masks in masks_by_name.items():
+            counts[name].add(masks, reference=None if name == reference else reference_masks, truth=annotated)
     note_skipped(broken, total=len(samples), progress=session.progress)
-    scores = {name: one.scores() for name, one in counts.items()}
+    scores = {name: model_counts.scores() for name, model_counts in counts.items()}
     if scores[reference].masks == 0:
         session.progress.note(
-            f"{reference} finds no mask at all with a predicted IoU of at least {options.predicted_iou:g} and a "
+            f"{reference} finds no mask with a predicted IoU of at least {options.predicted_iou:g} and a "
             f"stability of at least {options.stability:g}. Small models are less sure of their masks: lower both "
             "(--predicted-iou, --stability)."
         )

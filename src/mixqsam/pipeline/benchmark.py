@@ -1,6 +1,7 @@
 """The job that times a quantized model on every backend beside the float one."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from mixqsam.pipeline.options import Session
 from mixqsam.pipeline.stages import TORCH, check_backend, make_predictor
 from mixqsam.prediction import Predictor
 from mixqsam.prompts import Prompts
+from mixqsam.runtime.build import simulated_units
 from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.predictor import SamPredictor
 
@@ -76,6 +78,13 @@ def installed_backends() -> list[str]:
     return [TORCH, *(name for name, backend in BACKENDS.items() if backend.is_installed)]
 
 
+def _note_units_in_float(sam: Sam, session: Session) -> None:
+    """Say which units PyTorch does not compute in integers."""
+    reasons = Counter(why for _, why in simulated_units(sam.model))
+    for why, count in reasons.most_common():
+        session.progress.note(f"PyTorch computes {count} quantized units in float: {why}.")
+
+
 def run_benchmark(
     source: Path,
     *,
@@ -91,18 +100,19 @@ def run_benchmark(
     PyTorch's fused attention. Where a backend needs files, they are made for the occasion.
 
     Args:
-        source: what `quantize` wrote.
-        backends: of `stages.BACKEND_NAMES`.
-        image: what to encode; None for a made one with the encoder's own size.
-        runs: how often each is timed.
-        memory: measure memory too, in a process of its own for each.
-        session: is told about steps.
+        source: a directory that `quantize` wrote.
+        backends: backends of `stages.BACKEND_NAMES`.
+        image: image for the encoder; None for a synthetic one of the encoder's resolution.
+        runs: number of timed runs of each backend.
+        memory: also measure memory, each backend in a separate process.
+        session: receives the progress.
 
     Raises:
-        InputError: the source is no quantized directory, or a backend is unknown or not installed.
+        ArtifactError: the source is not a quantized directory.
+        InputError: a backend is unknown or not installed.
     """
     if not is_quantized(source):
-        raise ArtifactError(f"{source} is no quantized directory; make one with `mixqsam quantize`.")
+        raise ArtifactError(f"{source} is not a quantized directory; make one with `mixqsam quantize`.")
     for name in backends:
         check_backend(name)
     sam, manifest = load_model(source, integer=True)
@@ -110,6 +120,8 @@ def run_benchmark(
     plan = manifest.plan(costs)
     picture = image or _picture(sam.image_size)
     prompts = _middle(picture)
+    if TORCH in backends:
+        _note_units_in_float(sam, session)
     del sam
     with tempfile.TemporaryDirectory() as folder:
         places = {name: source if name == TORCH else Path(folder) / name for name in backends}
@@ -119,7 +131,7 @@ def run_benchmark(
         makers = {FLOAT: partial(float_predictor, source)}
         makers |= {name: partial(make_predictor, place, backend=name) for name, place in places.items()}
         predictors: dict[str, Predictor] = {name: make() for name, make in makers.items()}
-        found = measure_latency(predictors, picture, prompts, runs=runs, progress=session.progress)
+        latencies = measure_latency(predictors, picture, prompts, runs=runs, progress=session.progress)
         del predictors
         peaks: dict[str, int | None] = dict.fromkeys(makers)
         if memory:
@@ -127,8 +139,15 @@ def run_benchmark(
             peaks = {name: peak_memory(make, picture, prompts) for name, make in tracked}
         sizes = {FLOAT: int(costs.size(costs.float_plan))} | {name: _bytes(place) for name, place in places.items()}
     rows = [
-        Row(name, one.encoder, one.decoder, found[FLOAT].encoder / one.encoder, peaks[name], sizes[name])
-        for name, one in found.items()
+        Row(
+            name,
+            latency.encoder,
+            latency.decoder,
+            latencies[FLOAT].encoder / latency.encoder,
+            peaks[name],
+            sizes[name],
+        )
+        for name, latency in latencies.items()
     ]
     return Benchmark(
         rows, costs.size(plan), costs.bitops(plan), torch.get_num_threads(), (picture.width, picture.height)

@@ -1,12 +1,12 @@
-"""How bits are chosen, as a user says it; loads neither torch nor numpy."""
+"""Options of the choice of bits; this module loads neither torch nor numpy."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mixqsam.errors import BudgetError
 from mixqsam.options import names
+from mixqsam.options.bit_widths import parse_candidates, write_bits
 from mixqsam.options.fields import Option
-from mixqsam.options.parse import parse_candidates, write_bits
 from mixqsam.options.values import OptionClass, quote
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ _ALLOCATION = "Allocation"
 
 
 def parse_budget(value: Any, label: str) -> "Budget":
-    """A budget's text, or a budget → the value.
+    """Parse a budget from its text.
 
     Raises:
-        BudgetError: it cannot be understood.
+        BudgetError: the text is not a budget.
     """
     from mixqsam.allocation.budget import Budget  # noqa: PLC0415  (loads numpy)
 
@@ -30,10 +30,10 @@ def parse_budget(value: Any, label: str) -> "Budget":
 
 
 def _check_rule(value: Any, label: str) -> str:
-    """A rule that fixes bits, as it is, if it can be understood.
+    """Check a rule that fixes bits.
 
     Raises:
-        BudgetError: it cannot.
+        BudgetError: the text is not a rule.
     """
     from mixqsam.allocation.budget import split_rule  # noqa: PLC0415  (loads numpy)
 
@@ -58,7 +58,7 @@ BudgetValue = Annotated[
 
 @dataclass(frozen=True)
 class AllocationOptions(OptionClass):
-    """How bits are chosen; the defaults are those of docs/experiments.md.
+    """Options of the choice of bits; docs/experiments.md explains the defaults.
 
     Attributes:
         output_distribution: P_Y definition.
@@ -68,8 +68,8 @@ class AllocationOptions(OptionClass):
         tied: one bit-width for a unit's weight and activation.
         candidates: bit-widths to choose from.
         keep: fixed bits by pattern.
-        prompts_per_image: in the BitOps; None for the analysis's own.
-        time_limit: seconds for solving.
+        prompts_per_image: prompts in the BitOps; None for those of the analysis.
+        time_limit: maximum seconds of the solver.
     """
 
     output_distribution: Annotated[
@@ -79,7 +79,7 @@ class AllocationOptions(OptionClass):
     utility: Annotated[
         names.Utility,
         Option("Utility of b bits, u(b); linear is the paper's.", panel=_ALLOCATION, is_advanced=True),
-    ] = "exponential"
+    ] = "fisher"
     synergy: Annotated[
         names.Synergy,
         Option(
@@ -140,7 +140,7 @@ class AllocationOptions(OptionClass):
 
     @property
     def objective(self) -> "Objective":
-        """The part that the program maximises."""
+        """The objective of the program."""
         from mixqsam.allocation.program import Objective  # noqa: PLC0415  (loads numpy)
 
         return Objective(self.output_distribution, self.utility, self.synergy, self.synergy_weight)

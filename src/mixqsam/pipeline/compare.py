@@ -1,4 +1,4 @@
-"""Recipes × budgets × (uniform, mixed) on one model and one data set; what was done once is not done again."""
+"""Compare recipes × budgets × (uniform, mixed) on one model and one data set; finished models are cached."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -8,42 +8,42 @@ from typing import Any
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
-from mixqsam.data.samples import Sample, drawn_samples, for_calibration
-from mixqsam.directories import claimed, new_directory
+from mixqsam.data.samples import Sample, draw_calibration_samples, draw_samples
+from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import InputError
-from mixqsam.evaluation.run import Report, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
-from mixqsam.parallel.engine import combine, share
+from mixqsam.parallel.engine import combine, take_share
 from mixqsam.pipeline.options import CompareRequest, Evaluation
-from mixqsam.pipeline.quantize import check_budget, needed
+from mixqsam.pipeline.quantize import check_budget, select_measurements
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
     check_truth,
-    left_over,
     nearest_uniform,
     quantize_model,
     run_allocation,
-    scored_annotations,
+    select_annotations,
+    select_left_over,
     with_prompts,
 )
 from mixqsam.plan import Analysis
 from mixqsam.quantization.custom import CustomRecipe
+from mixqsam.quantization.quantize import check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.run import check_recipe
 from mixqsam.reporting.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
 MARKER = "comparison.json"
-# Raised when what a score means changes, so that old ones in the cache are not taken for new.
+# Increase it when scores change their meaning, so that old ones in the cache are not used.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class _Model:
-    """One quantized model that is asked for."""
+    """One quantized model of the request."""
 
     choice: str | CustomRecipe
     recipe: Recipe
@@ -62,25 +62,25 @@ def run_comparison(
     session: Session,
     overwrite: bool = False,
 ) -> Comparison:
-    """Quantize and evaluate all that is asked for, and write the tables and the figure.
+    """Quantize and evaluate the requested models, and write the tables and the figure.
 
-    Every score is kept as soon as it is known, and so is every finished piece of a reconstruction: a run that was
-    stopped goes on where it was. A group of processes shares the images of the analysis, and then the models.
+    The cache stores every score and every finished piece of a reconstruction, so a stopped run resumes. A group of
+    processes shares the images of the analysis, and then the models.
 
     Args:
         model: float checkpoint.
         calibration: images that recipes are calibrated on.
-        evaluation: images that models are compared on; by default those of `calibration` that it leaves over.
-        request: what is compared.
+        evaluation: images of the comparison; by default those of `calibration` that the calibration does not use.
+        request: recipes, budgets and modes.
         output: directory to write: `comparison.md`, `.csv`, `.json`, `.svg`, `.png`.
         session: cache and progress.
-        overwrite: replace a comparison that was written there before.
+        overwrite: replace an existing comparison.
 
     Raises:
         InputError: an unknown recipe, or too few calibration images for one.
-        BudgetError: a budget that cannot be understood or met.
+        BudgetError: a budget is malformed or cannot be met.
     """
-    with claimed(output, overwrite=overwrite, marker=MARKER, wanted=session.engine.rank == 0):
+    with claim_directory(output, overwrite=overwrite, marker=MARKER, is_main_process=session.engine.rank == 0):
         comparison = _compare(model, calibration, evaluation, request=request, session=session)
         if not session.engine.rank:
             _write(comparison, output, overwrite=overwrite)
@@ -96,32 +96,35 @@ def _compare(
     if all(budget.uniform is not None for budget in request.budgets) and "uniform" not in request.modes:
         raise InputError("Uniform budgets give uniform bits only: add the mode uniform, or a budget such as W4A4.")
     sam = load_sam(model, device=session.device)
-    options = needed(request.options, request.budgets)
+    options = select_measurements(request.options, request.budgets)
     for budget in request.budgets:
         check_budget(sam, budget, request.options)
     everything = calibration.samples(count=None, progress=session.progress)
-    samples = for_calibration(
+    samples = draw_calibration_samples(
         everything, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
     )
     for recipe in recipes.values():
         check_recipe(recipe, images=len(samples))
     source = evaluation.data or calibration
-    annotations = scored_annotations(source, named=evaluation.data is not None, session=session)
+    annotations = select_annotations(source, named=evaluation.data is not None, session=session)
     if evaluation.data is not None:
         check_truth(evaluation.data)
-    judged = _all(evaluation.data, session) if evaluation.data else left_over(everything, samples, session)
-    judged = judged if evaluation.limit is None else drawn_samples(judged, count=evaluation.limit, seed=options.seed)
+    evaluated = _all(evaluation.data, session) if evaluation.data else select_left_over(everything, samples, session)
+    evaluated = (
+        evaluated if evaluation.limit is None else draw_samples(evaluated, count=evaluation.limit, seed=options.seed)
+    )
     analysis = with_prompts(analyze_model(sam, samples, options=options, session=session), request.options.allocation)
     engine = session.engine
     # A solver that stops at its time limit may stop elsewhere in another process: rank 0 allocates for all.
-    planned = [] if engine.rank else [one for choice in recipes for one in _models(choice, analysis, request, session)]
+    planned = [] if engine.rank else [m for choice in recipes for m in _plan_models(choice, analysis, request, session)]
     models = engine.gather(planned)[0]
-    scores = _Scores(sam, samples, judged, annotations=annotations, request=request, session=session)
-    own = share(engine, models)
-    tracked = session.progress.track(own, label="Comparing", total=len(own))
-    rows = combine(engine, {index: _row(one, *scores(one)) for index, one in tracked}, count=len(models))
+    scores = _Scores(sam, samples, evaluated, annotations=annotations, request=request, session=session)
+    share = take_share(engine, models)
+    tracked = session.progress.track(share, label="Comparing", total=len(share))
+    share_rows = {index: _make_row(planned_model, *scores(planned_model)) for index, planned_model in tracked}
+    rows = combine(engine, share_rows, count=len(models))
     return Comparison(
-        str(model), len(samples), scores.images, _float_row(analysis, scores.reference()), rows, _settings(request)
+        str(model), len(samples), scores.images, _make_float_row(analysis, scores.reference()), rows, _settings(request)
     )
 
 
@@ -138,15 +141,17 @@ def _all(source: Source, session: Session) -> list[Sample]:
     return source.samples(count=None, progress=session.progress)
 
 
-def _models(choice: str | CustomRecipe, analysis: Analysis, request: CompareRequest, session: Session) -> list[_Model]:
+def _plan_models(
+    choice: str | CustomRecipe, analysis: Analysis, request: CompareRequest, session: Session
+) -> list[_Model]:
     recipe = find_recipe(choice)
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
-    found = []
+    models = []
     for budget in request.budgets:
         chosen = run_allocation(analysis, budget, options=request.options.allocation, session=session)
         by_mode: dict[Mode, Allocation | None] = {"uniform": nearest_uniform(analysis, chosen), "mixed": chosen}
         if budget.uniform is not None:
-            # There is nothing to choose, so the one model is the uniform one.
+            # A uniform budget leaves no choice: the model is the uniform one.
             by_mode["uniform"] = chosen
         for mode in request.modes:
             if budget.uniform is not None and mode == "mixed":
@@ -155,8 +160,8 @@ def _models(choice: str | CustomRecipe, analysis: Analysis, request: CompareRequ
             if allocation is None:
                 session.progress.note(f"No uniform model fits {budget}; its row is left out.")
             else:
-                found.append(_Model(choice, recipe, budget, mode, allocation))
-    return found
+                models.append(_Model(choice, recipe, budget, mode, allocation))
+    return models
 
 
 class _Scores:
@@ -166,30 +171,30 @@ class _Scores:
         self,
         sam: Sam,
         samples: Sequence[Sample],
-        judged: Sequence[Sample],
+        evaluated: Sequence[Sample],
         *,
         annotations: Path | None,
         request: CompareRequest,
         session: Session,
     ) -> None:
-        self._sam, self._samples, self._judged = sam, samples, judged
+        self._sam, self._samples, self._evaluated = sam, samples, evaluated
         self._annotations, self._request, self._session = annotations, request, session
         self._key = digest(
             _VERSION,
             sam.fingerprint,
             [sample.digest() for sample in samples],
-            [sample.labelled_digest() for sample in judged],
+            [sample.labelled_digest() for sample in evaluated],
             annotations and digest_file(annotations),
         )
-        self.images = len([sample for sample in judged if len(sample.prompts)])
+        self.images = len([sample for sample in evaluated if len(sample.prompts)])
 
     def __call__(self, model: _Model) -> tuple[Mapping[str, Any], float]:
-        """The report (as JSON) and the seconds of quantization."""
+        """Return the evaluation result, as JSON, and the seconds of the quantization."""
         recipe = model.recipe
         settings = asdict(self._request.options.quantization.reconstruction) if recipe.method else None
         key = digest(self._key, recipe.key, settings, model.allocation.plan.to_json())
-        found = self._session.cache.get("comparison", key)
-        if found is None:
+        scores = self._session.cache.get("comparison", key)
+        if scores is None:
             label = f"{recipe.name}, {model.budget}, {model.mode}"
             self._session.progress.note(f"{label}: quantizing")
             started = monotonic()
@@ -201,24 +206,24 @@ class _Scores:
                 session=self._session,
             )
             seconds = monotonic() - started
-            reports = self._evaluate({"quantized": quantized.sam})
-            found = {"report": reports["quantized"].to_json(), "seconds": seconds}
-            self._session.cache.put("comparison", key, found)
-            self._session.cache.put("comparison", self._key, reports["float"].to_json())
-        return found["report"], float(found["seconds"])
+            results = self._evaluate({"quantized": quantized.sam})
+            scores = {"report": results["quantized"].to_json(), "seconds": seconds}
+            self._session.cache.put("comparison", key, scores)
+            self._session.cache.put("comparison", self._key, results["float"].to_json())
+        return scores["report"], float(scores["seconds"])
 
     def reference(self) -> Mapping[str, Any]:
-        """The float model's report."""
-        found: Mapping[str, Any] | None = self._session.cache.get("comparison", self._key)
-        return self._evaluate({})["float"].to_json() if found is None else found
+        """Return the float model's evaluation result, as JSON."""
+        result: Mapping[str, Any] | None = self._session.cache.get("comparison", self._key)
+        return self._evaluate({})["float"].to_json() if result is None else result
 
-    def _evaluate(self, models: Mapping[str, Sam]) -> dict[str, Report]:
-        predictors = {name: SamPredictor(one) for name, one in {"float": self._sam, **models}.items()}
+    def _evaluate(self, models: Mapping[str, Sam]) -> dict[str, EvaluationResult]:
+        predictors = {name: SamPredictor(sam) for name, sam in {"float": self._sam, **models}.items()}
         with self._session.timed("evaluation"):
-            return evaluate(predictors, self._judged, annotations=self._annotations, progress=self._session.progress)
+            return evaluate(predictors, self._evaluated, annotations=self._annotations, progress=self._session.progress)
 
 
-def _row(model: _Model, report: Mapping[str, Any], seconds: float) -> Row:
+def _make_row(model: _Model, result: Mapping[str, Any], seconds: float) -> Row:
     allocation = model.allocation
     return Row(
         recipe=model.recipe.name,
@@ -227,14 +232,14 @@ def _row(model: _Model, report: Mapping[str, Any], seconds: float) -> Row:
         bits=allocation.budget.text if model.mode == "uniform" else "",
         size=allocation.size,
         bitops=allocation.bitops,
-        ap=report["coco"]["ap"] if report["coco"] else None,
-        truth_iou=report["truth_iou"],
-        mean_iou=report["fidelity"]["mean_iou"],
+        ap=result["coco"]["ap"] if result["coco"] else None,
+        truth_iou=result["truth_iou"],
+        mean_iou=result["fidelity"]["mean_iou"],
         seconds=seconds,
     )
 
 
-def _float_row(analysis: Analysis, report: Mapping[str, Any]) -> Row:
+def _make_float_row(analysis: Analysis, result: Mapping[str, Any]) -> Row:
     costs = analysis.costs
     return Row(
         recipe="float",
@@ -243,8 +248,8 @@ def _float_row(analysis: Analysis, report: Mapping[str, Any]) -> Row:
         bits="",
         size=costs.size(costs.float_plan),
         bitops=costs.bitops(costs.float_plan),
-        ap=report["coco"]["ap"] if report["coco"] else None,
-        truth_iou=report["truth_iou"],
+        ap=result["coco"]["ap"] if result["coco"] else None,
+        truth_iou=result["truth_iou"],
         mean_iou=1.0,
         seconds=0.0,
     )

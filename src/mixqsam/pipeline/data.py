@@ -16,7 +16,7 @@ _IMAGES = "Images"
 SkipMissing = Annotated[
     bool,
     Option(
-        "Leave out images that the folder does not hold, and count them.",
+        "Skip images that the folder does not hold, and count them.",
         flags=("--skip-missing",),
         panel=_IMAGES,
         is_advanced=True,
@@ -33,7 +33,7 @@ class Data(OptionClass):
         annotations: a COCO file for them; without it each image is prompted with a grid of points.
         boxes: a COCO-results file whose boxes take the place of the annotations' boxes.
         grid: points per side of the grid.
-        skip_missing: leave out images that the folder does not hold, and count them.
+        skip_missing: skip images that the folder does not hold, and count them.
     """
 
     images: Annotated[Path, Option("Folder of images (jpg, png, webp).", flags=("--images", "-i"))]
@@ -44,7 +44,7 @@ class Data(OptionClass):
     grid: Annotated[
         int,
         Option(
-            "Prompt with GRID × GRID points where there are no annotations.",
+            "Prompt with GRID × GRID points if there are no annotations.",
             panel=_IMAGES,
             minimum=1,
             maximum=64,
@@ -54,7 +54,7 @@ class Data(OptionClass):
     skip_missing: SkipMissing = False
 
     def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> "list[Sample]":
-        """All samples, or (in a folder) `count`: the first, or with a seed those of a sample spread over folders.
+        """Return all samples, or (of a folder) `count`: the first, or with a seed a random sample of all folders.
 
         Boxes without annotations prompt the images that they name; see `boxed_samples`.
         """
@@ -77,7 +77,7 @@ class Data(OptionClass):
 
 @dataclass(frozen=True)
 class Evaluation(OptionClass):
-    """On what finished models are compared with the float one.
+    """Images for the comparison of finished models with the float model.
 
     Attributes:
         data: images and prompts; None for those that the calibration leaves over, or if there are none, its own.

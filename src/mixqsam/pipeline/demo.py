@@ -1,4 +1,4 @@
-"""The demonstration: MobileSAM, or the embedded model, on photographs that come with Python packages; all stages."""
+"""The demonstration: all stages with MobileSAM or the embedded model, on photographs of installed Python packages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _OPTIONS = AnalysisOptions(count=len(CALIBRATION))
 
 
 class DemoData:
-    """The demonstration's calibration photographs, where other jobs take a user's folder."""
+    """The demonstration's calibration photographs."""
 
     annotations = None
 
@@ -36,7 +36,7 @@ class DemoData:
 
 
 class DemoEvaluation:
-    """The photographs that the demonstration compares models on: the calibration has not seen them."""
+    """The photographs of the demonstration's comparison; the calibration does not use them."""
 
     annotations = None
 
@@ -48,11 +48,11 @@ class DemoEvaluation:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration made.
+    """Result of the demonstration.
 
     Attributes:
-        result: of the quantization; its `check` is on photographs that the calibration has not seen.
-        overlay: the picture.
+        result: result of the quantization; its `check` is on photographs that the calibration does not use.
+        overlay: path of the picture.
     """
 
     result: Result
@@ -60,7 +60,7 @@ class DemoResult:
 
 
 def choose_demo_model(progress: Progress) -> str:
-    """MobileSAM where the cache or the hub has it, otherwise the embedded model; `progress` hears why."""
+    """Choose MobileSAM if the cache or the hub has it, otherwise the embedded model with a note about the reason."""
     try:
         find_release(RELEASED)
     except ModelError as error:
@@ -74,9 +74,9 @@ def run_demo(output: Path, *, budget: Budget, session: Session, model: str | Non
 
     Args:
         output: `quantized/` and `overlay.png` are written into it.
-        budget: what the model may cost.
+        budget: limits of size and BitOps.
         session: cache and progress.
-        model: float checkpoint; None for MobileSAM, or the embedded model where MobileSAM is not at hand.
+        model: float checkpoint; None for MobileSAM, or the embedded model without a checkpoint of MobileSAM.
     """
     model = model or choose_demo_model(session.progress)
     result = run_quantization(
@@ -94,7 +94,7 @@ def run_demo(output: Path, *, budget: Budget, session: Session, model: str | Non
         models["uniform"] = _uniform_model(models["float"], result.uniform.plan, session=session)
     models["mixed"] = load(output / "quantized", device=session.device)
     overlay = output / "overlay.png"
-    write_bytes(overlay, _picture({name: SamPredictor(model) for name, model in models.items()}))
+    write_bytes(overlay, _draw_overlay({name: SamPredictor(model) for name, model in models.items()}))
     return DemoResult(result, overlay)
 
 
@@ -103,7 +103,7 @@ def _uniform_model(sam: Sam, plan: BitPlan, *, session: Session) -> Sam:
     return quantize_model(sam, plan, samples, options=QuantizationOptions(), session=session).sam
 
 
-def _picture(predictors: Mapping[str, SamPredictor]) -> bytes:
+def _draw_overlay(predictors: Mapping[str, SamPredictor]) -> bytes:
     rows = []
     for sample in demo_samples(EVALUATION):
         image = sample.open()

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mixqsam.boxes import Detections, Selection, Wishes, select
-from mixqsam.data.coco import annotated_samples, category_names
+from mixqsam.boxes import Detections, Selection, SelectionOverrides, select
+from mixqsam.data.coco import annotated_samples, read_category_names
 from mixqsam.data.images import note_skipped
-from mixqsam.data.records import own_ids
+from mixqsam.data.records import read_file_ids
 from mixqsam.data.samples import Sample
 from mixqsam.detection.detector import Detector, load_detector, match_categories
 from mixqsam.errors import AnnotationError, ImageError
@@ -15,7 +15,7 @@ from mixqsam.files import digest, write_json
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.tasks import DetectionOptions
 
-# Raised when what is kept of an image means something else.
+# Increase it when cached detections change their meaning, so that old ones are not used.
 _VERSION = 1
 
 
@@ -31,8 +31,7 @@ def run_detection(
 ) -> list[dict[str, Any]]:
     """Write a COCO-results file of a detector's boxes on all images of an annotation file.
 
-    Each image's boxes are kept as soon as they are known, so that a stopped run goes on. Images that cannot be read are
-    named and skipped.
+    The cache stores each image's boxes, so a stopped run resumes. Unreadable images are named and skipped.
 
     Args:
         source: hub id or directory of a transformers detector.
@@ -40,8 +39,8 @@ def run_detection(
         annotations: a COCO file; its images, and its categories by name, are used.
         output: the JSON file.
         session: cache, progress, device.
-        options: which boxes; by default those that the published evaluations use with this detector.
-        skip_missing: leave out images that the folder does not hold.
+        options: selection of boxes; by default that of the published evaluations with this detector.
+        skip_missing: skip images that the folder does not hold.
 
     Returns:
         The results, as written.
@@ -51,45 +50,51 @@ def run_detection(
         AnnotationError: detector and annotations have no category in common, or no box is found.
     """
     samples = annotated_samples(annotations, images=images, skip_missing=skip_missing, progress=session.progress)
-    names = category_names(annotations)
+    names = read_category_names(annotations)
     detector = load_detector(source, device=session.device)
     categories = match_categories(detector.names, names, source=str(source))
-    selection = Wishes(options.score, options.top, options.nms).over(detector.selection)
+    selection = SelectionOverrides(options.score, options.top, options.nms).apply(detector.selection)
     results: list[dict[str, Any]] = []
     broken: list[str] = []
     for sample in session.progress.track(samples, label="Detecting", total=len(samples)):
         try:
-            found = _detect(detector, sample, selection, session)
+            detections = _detect(detector, sample, selection, session)
         except ImageError as error:
             broken.append(str(error))
             continue
-        known = found.pick([int(label) in categories for label in found.labels])
-        known = select(known, selection, width=sample.width, height=sample.height)
-        results += _records(sample, known, categories)
+        detections = detections.pick([int(label) in categories for label in detections.labels])
+        detections = select(detections, selection, width=sample.width, height=sample.height)
+        results += _make_records(sample, detections, categories)
     note_skipped(broken, total=len(samples), progress=session.progress)
     if not results:
         raise AnnotationError(
             f"{source} finds no box with a score of at least {selection.score:g} on any of {len(samples)} images; "
             "lower the score, or choose another detector."
         )
-    results = own_ids(annotations).restore(results)
+    results = read_file_ids(annotations).restore(results)
     write_json(output, results)
     return results
 
 
 def _detect(detector: Detector, sample: Sample, selection: Selection, session: Session) -> Detections:
     key = digest(_VERSION, detector.fingerprint, sample.digest(), selection.score)
-    kept: dict[str, Any] | None = session.cache.get("detection", key)
-    if kept is None:
-        found = detector.detect(sample.open(), score=selection.score)
-        kept = {"boxes": found.boxes.tolist(), "scores": found.scores.tolist(), "labels": found.labels.tolist()}
-        session.cache.put("detection", key, kept)
-    return Detections.of(kept["boxes"], kept["scores"], kept["labels"])
+    stored: dict[str, Any] | None = session.cache.get("detection", key)
+    if stored is None:
+        detections = detector.detect(sample.open(), score=selection.score)
+        stored = {
+            "boxes": detections.boxes.tolist(),
+            "scores": detections.scores.tolist(),
+            "labels": detections.labels.tolist(),
+        }
+        session.cache.put("detection", key, stored)
+    return Detections.of(stored["boxes"], stored["scores"], stored["labels"])
 
 
-def _records(sample: Sample, found: Detections, categories: dict[int, int]) -> Sequence[dict[str, Any]]:
+def _make_records(sample: Sample, detections: Detections, categories: dict[int, int]) -> Sequence[dict[str, Any]]:
     records = []
-    for (x1, y1, x2, y2), score, label in zip(found.boxes.tolist(), found.scores, found.labels, strict=True):
+    for (x1, y1, x2, y2), score, label in zip(
+        detections.boxes.tolist(), detections.scores, detections.labels, strict=True
+    ):
         box = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
         if box[2] > 0 and box[3] > 0:
             category = categories[int(label)]

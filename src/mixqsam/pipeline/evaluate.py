@@ -1,4 +1,4 @@
-"""The job that judges models on COCO masks, or by their fidelity; and what is known of models on disk."""
+"""Evaluate models by COCO masks or by their fidelity; read origins and costs of models on disk."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,14 +7,14 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.store import CONFIG
 from mixqsam.deployed.backends import backend_of
 from mixqsam.errors import ModelError
-from mixqsam.evaluation.run import Kept, Report, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
 from mixqsam.files import digest, digest_file, read_json
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, load, make_predictor, read_analysis
 from mixqsam.prediction import Predictor
 from mixqsam.sam.predictor import SamPredictor
 
-# Raised when what a record of the evaluation means changes, so that old ones in the cache are not taken for new.
+# Increase it when records of the evaluation change their meaning, so that old ones in the cache are not used.
 RECORDS = 1
 
 
@@ -26,23 +26,22 @@ def run_evaluation(
     session: Session,
     best_of_three: bool = False,
     keep_embeddings: bool = False,
-) -> dict[str, Report]:
+) -> dict[str, EvaluationResult]:
     """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well.
 
-    Each image's records are kept as soon as they are known, so that a stopped run goes on, and a model that is
-    evaluated again is not run again.
+    The cache stores each image's records, so a stopped run resumes, and a finished model does not run again.
 
     Args:
         models: name → float model, quantized directory, or exported directory.
         data: images and prompts.
-        limit: only the first so many images.
+        limit: maximum number of images.
         session: cache, progress, device, group of processes.
         best_of_three: let the models choose among three masks.
         keep_embeddings: keep the reference's image embeddings (4.2 MB an image for a full-size SAM) for the next model
             that is compared with it.
     """
     samples = data.samples(count=limit, progress=session.progress)[:limit]
-    loaded = {name: _loaded(source, session) for name, source in models.items()}
+    loaded = {name: _load_with_key(source, session) for name, source in models.items()}
     truth = None if data.annotations is None else digest_file(data.annotations)
     reference, first = next(iter(loaded.values()))
     if keep_embeddings and isinstance(first, SamPredictor):
@@ -56,16 +55,16 @@ def run_evaluation(
         progress=session.progress,
         best_of_three=best_of_three,
         engine=session.engine,
-        kept=Kept(session.cache, keys),
+        record_cache=RecordCache(session.cache, keys),
     )
 
 
-def _loaded(source: str | Path, session: Session) -> tuple[str, Predictor]:
-    """A model's fingerprint and its predictor: quantization is simulated, except in exported files."""
+def _load_with_key(source: str | Path, session: Session) -> tuple[str, Predictor]:
+    """Load a model's fingerprint and its predictor: quantization is simulated, except in exported files."""
     path = Path(source).expanduser()
     if backend_of(path):
-        files = sorted(one for one in path.iterdir() if one.is_file())
-        return digest([digest_file(one) for one in files]), make_predictor(path)
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return digest([digest_file(file) for file in files]), make_predictor(path)
     sam = load(source, device=session.device)
     return sam.fingerprint, SamPredictor(sam)
 
@@ -74,7 +73,7 @@ def with_reference(models: Sequence[str], reference: str | None) -> dict[str, st
     """Name → source of models to compare, the float model first: the named one, or the first model's origin.
 
     Raises:
-        ModelError: the float model of the first directory is not known.
+        ModelError: the float model of the first directory is unknown.
     """
     first = reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])
     return {"float": first} | {model: model for model in models if model != first}
@@ -84,7 +83,7 @@ def float_source(directory: Path) -> str:
     """The float model that a quantized directory was made from, as its user named it.
 
     Raises:
-        ModelError: the directory is not one that `quantize` wrote.
+        ModelError: `quantize` did not write the directory.
     """
     if backend := backend_of(directory):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Pictures of the images on which a quantized model does worst, as usual, and best."""
+"""Pictures of the images with the worst, the median and the best masks of a quantized model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.data.samples import Sample
+from mixqsam.evaluation.evaluate import ImageScore
 from mixqsam.evaluation.record import mask_ious
-from mixqsam.evaluation.run import ImageScore
 from mixqsam.prediction import Predictor
 from mixqsam.progress import Progress
 from mixqsam.reporting.overlay import draw_difference, draw_overlay, jpeg_bytes
 from mixqsam.reporting.record import Example, Which
 
-# More masks on one picture than these cannot be told apart.
-_SHOWN = 6
+# Maximum masks of one picture; more would cover each other.
+_MAX_MASKS = 6
 _SIDE = 720
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnExample:
     """An example and its pictures.
 
     Attributes:
-        example: as it is told; its pictures are named after the files that they are to be.
+        example: record of the example, with the names of its pictures' files.
         contents: file → JPEG.
     """
 
@@ -32,9 +32,9 @@ class Drawn:
     contents: Mapping[str, bytes]
 
 
-def choose(scores: Sequence[ImageScore]) -> dict[Which, ImageScore]:
-    """The images with the lowest, the median and the highest mean IoU, as far as there are so many."""
-    ranked = sorted(scores, key=lambda one: (one.mean_iou, one.index))
+def choose_images(scores: Sequence[ImageScore]) -> dict[Which, ImageScore]:
+    """Choose the images with the lowest, the median and the highest mean IoU; fewer than three give fewer."""
+    ranked = sorted(scores, key=lambda score: (score.mean_iou, score.index))
     if not ranked:
         return {}
     if len(ranked) == 1:
@@ -51,21 +51,21 @@ def draw_examples(
     scores: Sequence[ImageScore],
     *,
     progress: Progress,
-) -> list[Drawn]:
-    """Masks of all models on the chosen images, and where the last differs from the first.
+) -> list[DrawnExample]:
+    """Draw the masks of all models on the chosen images, and the differences of the last from the first.
 
     Args:
-        predictors: name → model; the first is the float model, the last the one that `scores` are of.
-        samples: what was evaluated.
-        scores: of its images.
-        progress: is told about images.
+        predictors: name → model; the first is the float model, the last has the `scores`.
+        samples: evaluated images.
+        scores: scores of these images.
+        progress: receives the progress of each image.
     """
-    chosen = choose(scores)
+    chosen = choose_images(scores)
     tracked = progress.track(chosen.items(), label="Drawing", total=len(chosen))
     return [_draw(predictors, samples[score.index], score, which) for which, score in tracked]
 
 
-def _draw(predictors: Mapping[str, Predictor], sample: Sample, score: ImageScore, which: Which) -> Drawn:
+def _draw(predictors: Mapping[str, Predictor], sample: Sample, score: ImageScore, which: Which) -> DrawnExample:
     image = sample.open()
     masks = {}
     for name, predictor in predictors.items():
@@ -73,9 +73,9 @@ def _draw(predictors: Mapping[str, Predictor], sample: Sample, score: ImageScore
         masks[name] = predictor.segment(sample.prompts).masks[:, 0]
         predictor.reset_image()
     first, last = next(iter(masks.values())), list(masks.values())[-1]
-    shown = np.sort(np.argsort(mask_ious(last, first), kind="stable")[:_SHOWN])
+    shown = np.sort(np.argsort(mask_ious(last, first), kind="stable")[:_MAX_MASKS])
     prompts = sample.prompts.take(shown)
-    pictures = {name: draw_overlay(image, one[shown], prompts) for name, one in masks.items()}
+    pictures = {name: draw_overlay(image, model_masks[shown], prompts) for name, model_masks in masks.items()}
     pictures["difference"] = draw_difference(image, _union(first[shown]), _union(last[shown]))
     files = {name: f"examples/{which}-{name}.jpg" for name in pictures}
     example = Example(
@@ -90,7 +90,7 @@ def _draw(predictors: Mapping[str, Predictor], sample: Sample, score: ImageScore
     for name, picture in pictures.items():
         picture.thumbnail((_SIDE, _SIDE))
         contents[files[name]] = jpeg_bytes(picture)
-    return Drawn(example, contents)
+    return DrawnExample(example, contents)
 
 
 def _union(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:

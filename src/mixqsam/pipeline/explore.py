@@ -39,10 +39,10 @@ class Range:
 
 
 class Explorer:
-    """A stored analysis, asked again and again.
+    """Solves many budgets on one stored analysis.
 
     Args:
-        directory: that `quantize` wrote.
+        directory: a directory that `quantize` wrote.
 
     Raises:
         ArtifactError: it cannot be read.
@@ -61,25 +61,25 @@ class Explorer:
         self.bitops = Range(low.bitops, high.bitops, stored.budget.bitops or stored.bitops)
 
     def solve(self, *, size: float, bitops: float, tied: bool) -> dict[str, Any]:
-        """The best bits within a size and so many BitOps: what they cost, the picture, the command.
+        """Choose the best bits within a size and BitOps; return their costs, the picture and the command.
 
         Raises:
-            BudgetError: nothing fits; the message names the least that does.
+            BudgetError: the budget is too small; the message names the smallest possible one.
         """
         if not (0 < size < float("inf") and 0 < bitops < float("inf")):
             raise BudgetError("A budget is a number above zero.")
         budget = f"{_short(size / 1e6)}MB,bitops={_short(bitops / 1e9)}G"
         options = replace(self._options, tied=tied, time_limit=_SECONDS)
-        found = run_allocation(self._analysis, Budget.parse(budget), options=options, session=Session())
-        uniform = nearest_uniform(self._analysis, found)
-        facts = unit_facts(self._analysis, found.plan, found.to_json()["objective"])
-        parameters = sum(int(one["parameters"]) for one in facts)
-        bits = sum(int(one["parameters"]) * int(one["weight"]) for one in facts)
+        allocation = run_allocation(self._analysis, Budget.parse(budget), options=options, session=Session())
+        uniform = nearest_uniform(self._analysis, allocation)
+        facts = unit_facts(self._analysis, allocation.plan, allocation.to_json()["objective"])
+        parameters = sum(int(fact["parameters"]) for fact in facts)
+        bits = sum(int(fact["parameters"]) * int(fact["weight"]) for fact in facts)
         return {
-            "size": found.size,
-            "bitops": found.bitops,
-            "gap": found.gap,
-            "seconds": found.seconds,
+            "size": allocation.size,
+            "bitops": allocation.bitops,
+            "gap": allocation.gap,
+            "seconds": allocation.seconds,
             "mean_weight_bits": bits / max(1, parameters),
             "uniform": uniform.budget.text if uniform else None,
             "picture": network_svg(facts),
@@ -88,18 +88,18 @@ class Explorer:
 
 
 def _stored_options(directory: Path) -> tuple[AllocationOptions, str]:
-    """How the directory's bits were chosen, and the words of a command that takes all else from its run."""
+    """Read the options of the directory's allocation, and the arguments of a command that repeats its run."""
     path = directory / NAME
     stored = read_run(directory).options if path.is_file() else {}
     if not stored:
-        # An earlier version wrote it.
-        return AllocationOptions(), "--model YOUR_SAM --images YOUR_FOLDER"
+        # An earlier version wrote it, which measured importance.
+        return AllocationOptions(utility="exponential"), "--model YOUR_SAM --images YOUR_FOLDER"
     entries = [entry for entry in flatten(AllocationOptions) if entry.name in stored]
     values = {entry.name: convert(entry, stored[entry.name], label=f"{path}: {entry.name}") for entry in entries}
     return AllocationOptions(**values), f"--config {shlex.quote(str(path))}"
 
 
 def _short(value: float) -> str:
-    """Six digits, rounded up, so that what just fits still does."""
+    """Format six digits, rounded up, so that a budget that just fits still fits."""
     scale = 10.0 ** (5 - math.floor(math.log10(value)))
     return f"{math.ceil(value * scale * (1 - 1e-12)) / scale:.10g}"

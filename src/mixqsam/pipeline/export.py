@@ -1,4 +1,4 @@
-"""The job that writes a quantized directory as files for other runtimes."""
+"""Export a quantized directory for other runtimes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.deployed.backends import find_backend
 from mixqsam.deployed.names import ENCODER
-from mixqsam.directories import claimed, new_directory
+from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import ArtifactError
 from mixqsam.pipeline.options import Session
 
@@ -28,12 +28,12 @@ def run_export(
 
     Args:
         source: a directory that `quantize` wrote.
-        output: the directory to write, whole or not at all.
+        output: directory to write; after an error nothing is written.
         kind: `onnx` or `openvino`.
-        session: is told about steps.
+        session: cache and progress.
         single: see `mixqsam.exporting.files.ExportOptions`.
         raw_image: likewise.
-        overwrite: replace a directory that mixqsam exported before.
+        overwrite: replace a directory that mixqsam exported.
 
     Raises:
         ArtifactError: the source cannot be read.
@@ -43,11 +43,11 @@ def run_export(
     backend = find_backend(kind)
     marker = backend.file(output, ENCODER).name
     if not is_quantized(source):
-        raise ArtifactError(f"{source} is no quantized directory; make one with `mixqsam quantize`.")
+        raise ArtifactError(f"{source} is not a quantized directory; make one with `mixqsam quantize`.")
     backend.check_writers()
     from mixqsam.exporting.files import ExportOptions, export  # noqa: PLC0415  (it needs the extra)
 
-    with claimed(output, overwrite=overwrite, marker=marker):
+    with claim_directory(output, overwrite=overwrite, marker=marker):
         with session.timed("loading"):
             sam, manifest = load_model(source, integer=True)
         with session.timed("export"), new_directory(output, overwrite=overwrite, marker=marker) as folder:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from mixqsam.errors import InputError
 from mixqsam.options import names
+from mixqsam.options.bit_widths import parse_measured_bits, write_bits
 from mixqsam.options.fields import Nested, Option
-from mixqsam.options.parse import parse_measured_bits, write_bits
 from mixqsam.options.values import OptionClass, quote
 from mixqsam.pipeline.bits import AllocationOptions, BudgetValue, parse_budget
 from mixqsam.pipeline.data import Data, Evaluation
@@ -26,7 +26,7 @@ __all__ = [
     "CompareRequest",
     "Data",
     "Evaluation",
-    "EvaluationImages",
+    "EvaluationOptions",
     "JobOptions",
     "Options",
     "OrientedData",
@@ -58,17 +58,17 @@ def _write_recipes(recipes: Sequence[str | CustomRecipe]) -> list[Any]:
 
 @dataclass(frozen=True)
 class AnalysisOptions(OptionClass):
-    """How a model is analysed.
+    """Options of the analysis.
 
     Attributes:
-        count: calibration images.
-        prompts: of each image, at most.
-        observer: of the ranges that the sensitivity is measured with; `quantize` takes the recipe's.
-        importance: measure importance, and the synergy estimator `proximity` with it.
-        pairs: measure the synergy estimator `interaction` too.
-        sensitivity_bits: where the `measured` utility is measured; empty for not at all.
-        fisher: P_Y definitions for which the `fisher` utility is measured; empty for not at all.
-        seed: of the sample of calibration images.
+        count: number of calibration images.
+        prompts: maximum number of prompts of each image.
+        observer: observer of the ranges for the sensitivity; `quantize` takes the recipe's.
+        importance: measure importance and the synergy estimator `proximity`.
+        pairs: also measure the synergy estimator `interaction`.
+        sensitivity_bits: bit-widths of the sensitivity for the `measured` utility; empty for no measurement.
+        fisher: P_Y definitions of the `fisher` utility; empty for no measurement.
+        seed: random seed of the sample of calibration images.
     """
 
     count: Annotated[int, Option("Calibration images.", flags=("--count", "-n"), panel=_ANALYSIS, minimum=1)] = 32
@@ -121,11 +121,11 @@ class AnalysisOptions(OptionClass):
 
 @dataclass(frozen=True)
 class QuantizationOptions(OptionClass):
-    """How a bit plan becomes a quantized model.
+    """Options of the quantization with a bit plan.
 
     Attributes:
-        recipe: by name, or of the user's own.
-        reconstruction: how long, for the recipes that reconstruct.
+        recipe: name of a recipe, or a custom recipe.
+        reconstruction: options of the reconstruction, for recipes with one.
     """
 
     recipe: Annotated[
@@ -143,14 +143,14 @@ class QuantizationOptions(OptionClass):
 
 @dataclass(frozen=True)
 class Options(OptionClass):
-    """All that can be chosen of a job; the defaults are the tool's.
+    """All options of a job.
 
-    A job has one seed. It may be given to the analysis, to the reconstruction, or to both; then both have it.
+    A job has one seed. The analysis, the reconstruction or both may set it; then both use it.
 
     Attributes:
-        analysis: how a model is analysed, and on how many images it is calibrated.
-        allocation: how bits are chosen.
-        quantization: by which recipe, and how long.
+        analysis: options of analysis and calibration.
+        allocation: options of the choice of bits.
+        quantization: recipe and options of the reconstruction.
     """
 
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
@@ -158,10 +158,10 @@ class Options(OptionClass):
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
 
     def __post_init__(self) -> None:
-        """Check all values, and give the one seed to all parts.
+        """Check all values, and set the seed of all parts.
 
         Raises:
-            InputError: two seeds.
+            InputError: the parts have different seeds.
         """
         super().__post_init__()
         reconstruction = self.quantization.reconstruction
@@ -178,13 +178,13 @@ class Options(OptionClass):
 
 @dataclass(frozen=True)
 class CompareRequest(OptionClass):
-    """What is compared.
+    """Request of a comparison.
 
     Attributes:
-        recipes: names, or recipes of the user's own.
-        budgets: what models may cost.
+        recipes: names of recipes, or custom recipes.
+        budgets: limits of size and BitOps.
         modes: `uniform`, `mixed` or both.
-        options: how; the recipe among them is not looked at.
+        options: options of all stages; their recipe is ignored.
     """
 
     recipes: Annotated[
@@ -208,6 +208,6 @@ class CompareRequest(OptionClass):
     options: Annotated[Options, Nested(without=("observer", "recipe"))] = field(default_factory=Options)
 
 
-# How options stand among those of a job: the recipe names the observer, and images to compare on are not calibration's.
+# A job has one flat list of options: the recipe names the observer, and options of the evaluation have a prefix.
 JobOptions = Annotated[Options, Nested(without=("observer",))]
-EvaluationImages = Annotated[Evaluation, Nested(prefix="eval_", is_advanced=True)]
+EvaluationOptions = Annotated[Evaluation, Nested(prefix="eval_", is_advanced=True)]

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mixqsam.data.dota import DotaImage, HorizontalBox, Tile, read_dota, read_task2, tiles, tiles_of_box
+from mixqsam.data.dota import DotaImage, HorizontalBox, Tile, find_tiles, make_tiles, read_dota, read_task2
 from mixqsam.data.images import open_image
 from mixqsam.directories import new_directory
 from mixqsam.evaluation.oriented import (
     OrientedResult,
     OrientedScores,
     mask_rectangle,
-    oriented_scores,
-    rotated_suppression,
+    score_oriented,
+    suppress_rotated,
 )
 from mixqsam.files import write_bytes
 from mixqsam.pipeline.session import Session
@@ -44,7 +44,7 @@ def run_oriented(
         models: name → float model or quantized directory.
         data: images, labels, boxes, tiles.
         session: progress, device.
-        limit: only the first so many images.
+        limit: maximum number of images.
         submission: write the DOTA server's files into `submission/<name>/Task1_<category>.txt`.
 
     Raises:
@@ -52,23 +52,25 @@ def run_oriented(
         OutputError: the submission's folder exists.
     """
     images = read_dota(data.images, data.labels)
-    boxes = {one.name: one.boxes() for one in images} if data.boxes is None else read_task2(data.boxes, images=images)
+    boxes = (
+        {image.name: image.boxes() for image in images} if data.boxes is None else read_task2(data.boxes, images=images)
+    )
     images = images[:limit]
     predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
     results: dict[str, list[OrientedResult]] = {name: [] for name in predictors}
     for image in session.progress.track(images, label="Oriented boxes", total=len(images)):
         picture = open_image(image.path)
         for name, predictor in predictors.items():
-            found = rotated_boxes(predictor, picture, boxes[image.name], image=image, data=data)
-            results[name] += rotated_suppression(found, limit=data.merge)
+            image_results = predict_rotated_boxes(predictor, picture, boxes[image.name], image=image, data=data)
+            results[name] += suppress_rotated(image_results, limit=data.merge)
     if submission is not None:
-        for name, found in results.items():
-            write_submission(submission / name, found)
+        for name, model_results in results.items():
+            write_submission(submission / name, model_results)
     truth = {image.name: image.objects for image in images}
-    return {name: oriented_scores(truth, found) for name, found in results.items()}
+    return {name: score_oriented(truth, model_results) for name, model_results in results.items()}
 
 
-def rotated_boxes(
+def predict_rotated_boxes(
     predictor: Predictor,
     picture: Image.Image,
     boxes: Sequence[HorizontalBox],
@@ -76,20 +78,19 @@ def rotated_boxes(
     image: DotaImage,
     data: OrientedData,
 ) -> list[OrientedResult]:
-    """The rotated boxes of one image, tile by tile; a box that several tiles hold gives several.
+    """Predict the rotated boxes of one image, tile by tile; a box in several tiles gives several results.
 
-    The score is the detector's, or the predicted IoU where boxes are ground truth.
+    The score is the detector's, or the predicted IoU if the boxes are ground truth.
     """
-    parts = tiles(picture.width, picture.height, size=data.tile, overlap=data.overlap)
-    inside = [one for one in boxes if _area_inside(one, picture) > 0]
-    held: dict[int, list[HorizontalBox]] = {}
-    for box in inside:
-        for index in tiles_of_box(box.box, parts):
-            held.setdefault(index, []).append(box)
-    found: list[OrientedResult] = []
-    for index, some in sorted(held.items()):
-        found += _on_tile(predictor, picture, parts[index], some, name=image.name)
-    return found
+    tiles = make_tiles(picture.width, picture.height, size=data.tile, overlap=data.overlap)
+    by_tile: dict[int, list[HorizontalBox]] = {}
+    for box in (box for box in boxes if _area_inside(box, picture) > 0):
+        for index in find_tiles(box.box, tiles):
+            by_tile.setdefault(index, []).append(box)
+    results: list[OrientedResult] = []
+    for index, tile_boxes in sorted(by_tile.items()):
+        results += _predict_tile(predictor, picture, tiles[index], tile_boxes, name=image.name)
+    return results
 
 
 def _area_inside(box: HorizontalBox, picture: Image.Image) -> float:
@@ -97,22 +98,22 @@ def _area_inside(box: HorizontalBox, picture: Image.Image) -> float:
     return float((clipped[2:] - clipped[:2]).clip(min=0).prod())
 
 
-def _on_tile(
+def _predict_tile(
     predictor: Predictor, picture: Image.Image, tile: Tile, boxes: Sequence[HorizontalBox], *, name: str
 ) -> list[OrientedResult]:
     corner = np.array([tile.x, tile.y], dtype=np.float64)
-    prompts = np.stack([one.box for one in boxes]) - np.tile(corner, 2)
+    prompts = np.stack([box.box for box in boxes]) - np.tile(corner, 2)
     prompts = prompts.clip(0, [tile.width, tile.height] * 2)
     x1, y1, x2, y2 = (int(value) for value in tile.box)
     predictor.set_image(picture.crop((x1, y1, x2, y2)))
     prediction = predictor.segment(Prompts(boxes=prompts))
-    found = []
+    results = []
     for box, mask, score in zip(boxes, prediction.masks[:, 0], prediction.scores[:, 0], strict=True):
         rectangle = mask_rectangle(mask)
         if rectangle is not None:
             value = float(score) if box.score is None else box.score
-            found.append(OrientedResult(name, rectangle + corner, box.category, value))
-    return found
+            results.append(OrientedResult(name, rectangle + corner, box.category, value))
+    return results
 
 
 def write_submission(folder: Path, results: Sequence[OrientedResult]) -> None:
@@ -122,10 +123,10 @@ def write_submission(folder: Path, results: Sequence[OrientedResult]) -> None:
         OutputError: the folder exists, or cannot be written.
     """
     with new_directory(folder, overwrite=False, marker=_MARKER) as fresh:
-        for category in sorted({one.category for one in results}):
-            ordered = sorted((one for one in results if one.category == category), key=lambda one: -one.score)
+        for category in sorted({result.category for result in results}):
+            ordered = sorted((r for r in results if r.category == category), key=lambda result: -result.score)
             lines = [
-                f"{one.image} {one.score:.6f} {' '.join(f'{value:.2f}' for value in one.corners.ravel())}"
-                for one in ordered
+                f"{result.image} {result.score:.6f} {' '.join(f'{value:.2f}' for value in result.corners.ravel())}"
+                for result in ordered
             ]
             write_bytes(fresh / f"Task1_{category}.txt", ("\n".join(lines) + "\n").encode())

@@ -27,13 +27,13 @@ def run_prediction(
     """Segment an image.
 
     Args:
-        image: the file.
+        image: image file.
         prompts_of: width and height → prompts.
         model: float model, quantized directory, or exported directory.
-        output: mask to write; None for none.
-        overlay: picture of the mask on the image to write; None for none.
-        backend: `torch`, `onnx` or `openvino`; None for what the model's files are for.
-        device: for `torch`.
+        output: file of the mask; None to write none.
+        overlay: file of the picture of the mask on the image; None to write none.
+        backend: `torch`, `onnx` or `openvino`; None for the backend of the model's files.
+        device: device of `torch`.
 
     Returns:
         The prediction, and each written file with what it is.
@@ -61,10 +61,10 @@ def run_prediction(
 def make_prompts(
     boxes: Sequence[Sequence[float]], points: Sequence[Sequence[float]], *, width: int, height: int
 ) -> Prompts:
-    """Boxes [4 each], each a prompt; or points (x, y and a label, 1 if it is left out), all of them one prompt.
+    """Make prompts of boxes (x1, y1, x2, y2), or one prompt of all points (x, y and a label, 1 by default).
 
     Raises:
-        AnnotationError: there are neither or both, or they do not fit the image.
+        AnnotationError: neither or both are given, or they do not fit the image.
     """
     if bool(len(boxes)) == bool(len(points)):
         raise AnnotationError("Give boxes (one or more) or points (one or more), and not both.")

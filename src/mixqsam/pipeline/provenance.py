@@ -1,4 +1,4 @@
-"""How and where a result was made: options, versions and machine, for whoever reads or repeats it."""
+"""Provenance of a result: options, versions and machine."""
 
 import os
 import platform
@@ -16,14 +16,14 @@ _PACKAGES = ("mixqsam", "torch", "transformers", "numpy", "safetensors", "highsp
 
 
 def versions() -> dict[str, str]:
-    """Package → version of what results depend on, Python first."""
-    found = {"python": platform.python_version()}
+    """Package → version of everything that results depend on, Python first."""
+    by_package = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def machine() -> dict[str, str]:

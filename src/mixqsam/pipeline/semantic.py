@@ -27,7 +27,7 @@ def run_semantic(
         models: name → float model or quantized directory.
         data: images, label maps, prompts.
         session: progress, device.
-        limit: only the first so many images.
+        limit: maximum number of images.
 
     Raises:
         AnnotationError, ImageError: the data set is malformed, or holds no region to prompt with.
@@ -47,11 +47,11 @@ def run_semantic(
             painted = ground
             if len(regions.classes):
                 predictor.set_image(picture)
-                found = predictor.segment(regions.prompts(data.prompts))
-                painted = paint(found.masks[:, 0], found.scores[:, 0], regions.classes, ground=ground)
+                prediction = predictor.segment(regions.prompts(data.prompts))
+                painted = paint(prediction.masks[:, 0], prediction.scores[:, 0], regions.classes, ground=ground)
             counts[name].add(truth, painted)
     if empty == len(images):
         raise AnnotationError(
             f"{data.labels}: no label map has a region of at least {data.least} pixels to prompt with."
         )
-    return {name: one.scores() for name, one in counts.items()}
+    return {name: confusion.scores() for name, confusion in counts.items()}

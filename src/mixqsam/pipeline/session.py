@@ -1,4 +1,4 @@
-"""Where a job runs: its cache, progress, device and group of processes; and where its images come from."""
+"""Sessions of jobs: cache, progress, device and group of processes; and sources of images."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mixqsam.files import Cache, default_cache
-from mixqsam.parallel.engine import Alone, Engine, start
+from mixqsam.parallel.engine import Engine, SingleProcess, join_group
 from mixqsam.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Where samples come from."""
+    """A source of samples."""
 
     @property
     def annotations(self) -> Path | None:
-        """The COCO file that AP is scored against, if any."""
+        """The COCO file of the annotations for AP, if any."""
         ...
 
     def samples(self, *, count: int | None, progress: Progress, seed: int | None = None) -> "list[Sample]":
-        """All samples, or at least `count`: the first, or with a seed those of a sample spread over folders."""
+        """Return all samples, or at least `count`: the first, or with a seed a random sample of all folders."""
         ...
 
 
 def _grids() -> "GridLibrary":
-    # It loads torch, which the options beside this module must not.
+    # This import loads torch; modules of options must not load it.
     from mixqsam.calibrate import GridLibrary  # noqa: PLC0415
 
     return GridLibrary()
@@ -36,28 +36,28 @@ def _grids() -> "GridLibrary":
 
 @dataclass
 class Session:
-    """One job: where stages are cached, who hears of progress, and how long each stage took.
+    """Cache, progress, device and times of one job.
 
     Attributes:
-        cache: finished stages.
-        progress: listener.
-        device: where models compute.
-        engine: the group of processes that this one belongs to.
-        grids: weights' grids, each searched once.
-        seconds: stage → wall time; a stage found in the cache takes next to none.
+        cache: cache of the finished stages.
+        progress: receives the progress.
+        device: device of the models.
+        engine: group of processes of this process.
+        grids: grids of the weights, each searched once.
+        seconds: stage → wall time; a stage from the cache takes almost no time.
         command: the command as the user gave it, for the record.
     """
 
     cache: Cache = field(default_factory=lambda: Cache(default_cache()))
     progress: Progress = field(default_factory=Silent)
     device: str = "cpu"
-    engine: Engine = field(default_factory=Alone)
+    engine: Engine = field(default_factory=SingleProcess)
     grids: "GridLibrary" = field(default_factory=_grids)
     seconds: dict[str, float] = field(default_factory=dict)
     command: str = ""
 
     def timed(self, stage: str) -> "_Timer":
-        """A context that adds its wall time to a stage."""
+        """Return a context that adds its wall time to a stage."""
         return _Timer(self.seconds, stage)
 
 
@@ -70,28 +70,28 @@ def open_session(
     is_group: bool = False,
     command: str = "",
 ) -> Session:
-    """The session of a job.
+    """Open the session of a job.
 
     Args:
-        cache: folder of finished stages; None for the user's.
-        device: where to compute.
-        progress: listener; None for nobody.
-        processes: how many processes there have to be; None for as many as there are.
+        cache: folder of the cache; None for the user's.
+        device: device of the computation.
+        progress: receives the progress; None for silence.
+        processes: required number of processes; None for any.
         is_group: whether this process may be one of several that torchrun launched.
         command: the command as the user gave it.
 
     Raises:
         InputError: the device cannot be used here.
-        ParallelError: there are not as many processes as asked for.
+        ParallelError: the number of processes is not the required one.
     """
     from mixqsam.sam.load import check_device  # noqa: PLC0415  (loads torch)
 
     check_device(device)
     root = Path(cache) if cache else default_cache()
     Cache(root).sweep()
-    engine: Engine = start(processes=processes, device=device) if is_group else Alone()
+    engine: Engine = join_group(processes=processes, device=device) if is_group else SingleProcess()
     place = getattr(engine, "device", device) if device == "cuda" else device
-    return Session(Cache(root, patient=engine.world > 1), progress or Silent(), place, engine, command=command)
+    return Session(Cache(root, wait_for_locks=engine.world > 1), progress or Silent(), place, engine, command=command)
 
 
 class _Timer:

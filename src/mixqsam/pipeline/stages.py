@@ -1,15 +1,15 @@
-"""One function for each stage; its result is kept under the hash of its inputs."""
+"""One function for each stage; the cache stores its result under the hash of its inputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, allocate
-from mixqsam.analysis.run import Measurements, analyze
+from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
 from mixqsam.data.records import holds_masks
-from mixqsam.data.samples import Sample, for_calibration
+from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.deployed.backends import BACKENDS, backend_of
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
@@ -19,8 +19,8 @@ from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Quantiz
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, UnitBits
 from mixqsam.prediction import Predictor
+from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.run import Quantized, quantize
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
@@ -44,16 +44,16 @@ def load(source: str | Path, *, device: str = "cpu") -> Sam:
 
 
 def make_predictor(source: str | Path, *, backend: str | None = None, device: str = "cpu") -> Predictor:
-    """A predictor over a model, whatever runs it.
+    """Make a predictor of a model, for any backend.
 
     Args:
-        source: for `torch` a float model or a directory that mixqsam wrote (which computes in whole numbers where that
-            can be done); for `onnx` and `openvino` a directory that `export` wrote.
-        backend: `torch`, `onnx` or `openvino`; None for what the files are for.
-        device: for `torch`.
+        source: for `torch` a float model or a directory that mixqsam wrote (with integer arithmetic
+            if possible); for `onnx` and `openvino` a directory that `export` wrote.
+        backend: `torch`, `onnx` or `openvino`; None for the backend of the files.
+        device: device of `torch`.
 
     Raises:
-        InputError: the backend is unknown, not installed, or the model is not one of its kind.
+        InputError: the backend is unknown, not installed, or cannot run the model.
     """
     path = Path(source).expanduser()
     exported = backend_of(path)
@@ -69,51 +69,51 @@ def make_predictor(source: str | Path, *, backend: str | None = None, device: st
 
 
 def check_backend(name: str) -> None:
-    """Refuse what neither PyTorch nor an exported model runs on.
+    """Check the name of a backend.
 
     Raises:
-        InputError: the message lists the backends.
+        InputError: it is unknown; the message lists the backends.
     """
     if name not in BACKEND_NAMES:
         raise InputError(f"The backend {name!r} is unknown; choose {', '.join(BACKEND_NAMES)}.")
 
 
 def calibration_samples(data: Source, options: AnalysisOptions, session: Session) -> list[Sample]:
-    """The images that calibration and analysis use: a seeded sample, spread over folders."""
+    """Select the images of calibration and analysis: a seeded sample, spread over folders."""
     samples = data.samples(count=options.count, progress=session.progress, seed=options.seed)
-    return for_calibration(
+    return draw_calibration_samples(
         samples, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
     )
 
 
-def left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Session) -> list[Sample]:
-    """Images that the calibration has not seen; all of them where there are none."""
+def select_left_over(everything: Sequence[Sample], used: Sequence[Sample], session: Session) -> list[Sample]:
+    """Select the images that the calibration does not use; all images if it uses all."""
     seen = {sample.path for sample in used}
     rest = [sample for sample in everything if sample.path not in seen]
     if any(len(sample.prompts) for sample in rest):
-        session.progress.note(f"Evaluating on {len(rest)} images that the calibration leaves over.")
+        session.progress.note(f"Evaluating on {len(rest)} images that the calibration does not use.")
         return rest
-    session.progress.note("All images are used for calibration, so the evaluation is on images that it has seen.")
+    session.progress.note("All images are used for calibration, so the evaluation uses them, too.")
     return list(everything)
 
 
 def check_truth(data: Source) -> None:
-    """Refuse annotations that cannot be scored against, before the long work.
+    """Check before the long work that masks can be scored against the annotations.
 
     Raises:
-        AnnotationError: they cannot.
+        AnnotationError: they cannot be used.
     """
     if data.annotations is not None:
         Truth(data.annotations)
 
 
-def scored_annotations(data: Source, *, named: bool, session: Session) -> Path | None:
-    """The annotations that masks are scored against, if any.
+def select_annotations(data: Source, *, named: bool, session: Session) -> Path | None:
+    """Select the annotations for the scores of masks, if any.
 
     Args:
-        data: where the judged images are from.
-        named: whether it was named for judging; annotations of a calibration may be boxes only.
-        session: is told that they are.
+        data: source of the evaluated images.
+        named: whether the user named it for the evaluation; annotations of a calibration may hold boxes only.
+        session: receives a note about annotations without masks.
     """
     if data.annotations is None or named or holds_masks(data.annotations):
         return data.annotations
@@ -122,7 +122,7 @@ def scored_annotations(data: Source, *, named: bool, session: Session) -> Path |
 
 
 def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session) -> Ranges:
-    """Calibrate, or take the finished calibration."""
+    """Calibrate, or use the cached calibration."""
     with session.timed("calibration"):
         return cached_ranges(
             sam, samples, observer=observer, cache=session.cache, progress=session.progress, engine=session.engine
@@ -132,7 +132,7 @@ def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: 
 def analyze_model(
     sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session, observer: str | None = None
 ) -> Analysis:
-    """Measure importance, synergy and sensitivities; images that were measured before are not measured again.
+    """Measure importance, synergy and sensitivities; measured images come from the cache.
 
     Only the sensitivities need a calibration. Its ranges are those of `observer`, by default the options' own.
     """
@@ -141,13 +141,13 @@ def analyze_model(
     ranges = find_ranges(sam, samples, observer=observer, session=session) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
     weights = session.grids.of(sam, observer=observer)
-    with session.timed("analysis"), session.cache.lock("analysis", key, wanted=session.engine.rank == 0):
+    with session.timed("analysis"), session.cache.lock("analysis", key, is_main_process=session.engine.rank == 0):
         return analyze(
             sam,
             samples,
             ranges=ranges,
             weights=weights,
-            wanted=Measurements(
+            options=MeasurementOptions(
                 importance=options.importance,
                 pairs=options.importance and options.pairs,
                 sensitivity_bits=options.sensitivity_bits,
@@ -162,7 +162,7 @@ def analyze_model(
 def quantize_model(
     sam: Sam, plan: BitPlan, samples: Sequence[Sample], *, options: QuantizationOptions, session: Session
 ) -> Quantized:
-    """Quantize by a recipe; finished calibrations and pieces of a reconstruction are taken from the cache."""
+    """Quantize by a recipe; finished calibrations and pieces of a reconstruction come from the cache."""
     with session.timed("quantization"):
         return quantize(
             sam,
@@ -177,17 +177,17 @@ def quantize_model(
 
 
 def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, session: Session) -> Analysis:
-    """From a model and images to an analysis."""
+    """Analyse a model on images."""
     sam = load_sam(model, device=session.device)
     samples = calibration_samples(data, options, session)
     return analyze_model(sam, samples, options=options, session=session)
 
 
 def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOptions, session: Session) -> Allocation:
-    """From an analysis and a budget to bits.
+    """Choose bits within a budget, from an analysis.
 
     Raises:
-        BudgetError: no choice of bits fits, or a rule of `keep` fits no unit.
+        BudgetError: no choice of bits fits, or a rule of `keep` matches no unit.
     """
     label = f"Choosing bits, at most {options.time_limit:.0f} s"
     with session.timed("allocation"):
@@ -207,12 +207,12 @@ def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOpt
 
 
 def with_prompts(analysis: Analysis, options: AllocationOptions) -> Analysis:
-    """The analysis with the number of prompts that the BitOps count, where the user says it."""
+    """Set the number of prompts in the BitOps, if the options have one."""
     return analysis if options.prompts_per_image is None else analysis.with_prompts(options.prompts_per_image)
 
 
 def uniform_allocation(analysis: Analysis, bits: UnitBits) -> Allocation:
-    """The same bits for all units."""
+    """Allocate the same bits to all units."""
     budget = Budget(f"uniform:{bits}", uniform=bits)
     plan = budget.uniform_plan(analysis.costs)
     return Allocation(
@@ -221,7 +221,7 @@ def uniform_allocation(analysis: Analysis, bits: UnitBits) -> Allocation:
 
 
 def nearest_uniform(analysis: Analysis, allocation: Allocation) -> Allocation | None:
-    """The largest uniform model within an allocation's budget, to compare it with."""
+    """Find the largest uniform model within an allocation's budget; None if none fits."""
     for bits in reversed(CANDIDATE_BITS):
         uniform = uniform_allocation(analysis, UnitBits(bits, bits))
         size, bitops = allocation.budget.size, allocation.budget.bitops

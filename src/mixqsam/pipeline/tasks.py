@@ -15,9 +15,9 @@ class OrientedData(OptionClass):
     """An oriented data set.
 
     Attributes:
-        images, labels: folders.
+        images, labels: folders of images and labels.
         boxes: folder of a detector's `Task2_<category>.txt`; None for the rectangles around the labelled objects.
-        tile, overlap: pixels.
+        tile, overlap: side and overlap of the tiles, in pixels.
         merge: rotated IoU above which the weaker of two results of a category is dropped.
     """
 
@@ -37,7 +37,7 @@ class OrientedData(OptionClass):
         """Check all values.
 
         Raises:
-            InputError: a value that the option cannot have, or an overlap that does not fit the tile.
+            InputError: a value is not valid, or the overlap does not fit the tile.
         """
         super().__post_init__()
         if self.overlap >= self.tile:
@@ -51,10 +51,10 @@ class SemanticData(OptionClass):
     """A data set of label maps.
 
     Attributes:
-        images, labels: folders.
+        images, labels: folders of images and labels.
         prompts: `boxes` around regions, or `points` inside them.
-        background: the class that fills what no mask covers, and gives no prompts.
-        least: pixels of a region that prompts.
+        background: class of pixels without a mask; its regions give no prompts.
+        least: minimum number of pixels of a region with a prompt.
     """
 
     images: Annotated[Path, Option("Folder of images (jpg, png, webp).", flags=("--images", "-i"))]
@@ -62,14 +62,14 @@ class SemanticData(OptionClass):
     prompts: Annotated[PromptKind, Option("Boxes around regions, or points inside them, prompt the model.")] = "boxes"
     background: Annotated[
         int | None,
-        Option("Class that fills what no mask covers; it gives no prompts.", minimum=0, maximum=254),
+        Option("Class of pixels without a mask; its regions give no prompts.", minimum=0, maximum=254),
     ] = None
-    least: Annotated[int, Option("Minimum number of pixels of a region that prompts.", minimum=1)] = 64
+    least: Annotated[int, Option("Minimum number of pixels of a region with a prompt.", minimum=1)] = 64
 
 
 @dataclass(frozen=True)
 class DetectionOptions(OptionClass):
-    """Which boxes of a detector are kept; None for what its publication uses.
+    """Selection of a detector's boxes; None for the values of its publication.
 
     Attributes:
         score: minimum score.

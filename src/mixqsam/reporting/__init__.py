@@ -1,1 +1,1 @@
-"""What a person reads and looks at. Knows no torch."""
+"""Reports, summaries, tables and pictures for people. Never imports torch."""

@@ -1,4 +1,4 @@
-"""The comparison of recipes, budgets and bits as Markdown, CSV, JSON and a figure."""
+"""Write the comparison of recipes, budgets and bits as Markdown, CSV, JSON and a figure."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 Mode = Literal["float", "uniform", "mixed"]
 
-_MARKS: Mapping[Mode, Mapping[str, Any]] = {
+_LINE_STYLES: Mapping[Mode, Mapping[str, Any]] = {
     "uniform": {"linestyle": "--", "marker": "o", "fillstyle": "none"},
     "mixed": {"linestyle": "-", "marker": "o"},
 }
@@ -21,14 +21,14 @@ class Row:
     """One quantized model.
 
     Attributes:
-        recipe, budget, mode: what it is.
-        bits: of a uniform model, e.g. W4A4.
+        recipe, budget, mode: how it was quantized.
+        bits: bits of a uniform model, e.g. W4A4.
         size: bytes.
-        bitops: per image.
+        bitops: BitOps per image.
         ap: COCO mask AP in percent; None without annotations.
-        truth_iou: mean IoU with annotated masks; None where they are not known.
+        truth_iou: mean IoU with annotated masks; None without them.
         mean_iou: mean IoU with the float model's masks.
-        seconds: quantization, as it took when it was done.
+        seconds: time of the quantization, without the cache.
     """
 
     recipe: str
@@ -50,9 +50,9 @@ class Comparison:
     Attributes:
         model: the float model.
         calibration, evaluation: numbers of images.
-        float_row: the float model itself; its `mean_iou` is 1.
-        rows: the quantized ones.
-        settings: what else a reader has to know.
+        float_row: the float model; its `mean_iou` is 1.
+        rows: the quantized models.
+        settings: other settings for the reader.
     """
 
     model: str
@@ -63,12 +63,12 @@ class Comparison:
     settings: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able form."""
+        """The comparison as JSON values."""
         return {"format": "mixqsam-comparison", "version": 1, **asdict(self)}
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line for each model, the float one first."""
+    """Write one line for each model, the float model first."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(asdict(comparison.float_row)), lineterminator="\n")
     writer.writeheader()
@@ -77,11 +77,11 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """A table of quality with a column for each budget, and one of size, BitOps and time."""
-    known = comparison.float_row.ap is not None
+    """Write a table of quality and one of size, BitOps and time, with a column for each budget."""
+    has_ap = comparison.float_row.ap is not None
     figures = (
         "AP / mean IoU with annotated masks / mean IoU with the float masks"
-        if known
+        if has_ap
         else "mean IoU with the float masks"
     )
     return "\n".join(
@@ -96,7 +96,7 @@ def to_markdown(comparison: Comparison) -> str:
             "",
             quality_table(comparison),
             "",
-            "What they cost (seconds: of quantization, when it was done; what was in the cache then cost nothing):",
+            "Size, BitOps and the time of the quantization; results from the cache took no time:",
             "",
             cost_table(comparison),
             "",
@@ -107,22 +107,26 @@ def to_markdown(comparison: Comparison) -> str:
 def quality_table(comparison: Comparison) -> str:
     """Rows: recipe and mode; columns: budgets."""
     budgets = _budgets(comparison)
-    lines = [_line(["recipe", "bits", *budgets]), _line(["---", "---", *["---:"] * len(budgets)])]
-    lines.append(_line(["float", "", *[_quality(comparison.float_row)] * len(budgets)]))
-    for recipe, mode, found in _groups(comparison):
-        lines.append(_line([recipe, mode, *(_quality(found[b]) if b in found else "–" for b in budgets)]))
+    lines = [_format_line(["recipe", "bits", *budgets]), _format_line(["---", "---", *["---:"] * len(budgets)])]
+    lines.append(_format_line(["float", "", *[_format_quality(comparison.float_row)] * len(budgets)]))
+    for recipe, mode, by_budget in _group_rows(comparison):
+        lines.append(
+            _format_line([recipe, mode, *(_format_quality(by_budget[b]) if b in by_budget else "–" for b in budgets)])
+        )
     return "\n".join(lines)
 
 
 def cost_table(comparison: Comparison) -> str:
     """Rows: recipe and mode; columns: budgets."""
     budgets, start = _budgets(comparison), comparison.float_row
-    lines = [_line(["recipe", "bits", *budgets]), _line(["---", "---", *["---:"] * len(budgets)])]
+    lines = [_format_line(["recipe", "bits", *budgets]), _format_line(["---", "---", *["---:"] * len(budgets)])]
     lines.append(
-        _line(["float", "", *[f"{start.size / 1e6:.2f} MB, {start.bitops / 1e9:,.1f} GBitOps"] * len(budgets)])
+        _format_line(["float", "", *[f"{start.size / 1e6:.2f} MB, {start.bitops / 1e9:,.1f} GBitOps"] * len(budgets)])
     )
-    for recipe, mode, found in _groups(comparison):
-        lines.append(_line([recipe, mode, *(_cost(found[b]) if b in found else "–" for b in budgets)]))
+    for recipe, mode, by_budget in _group_rows(comparison):
+        lines.append(
+            _format_line([recipe, mode, *(_format_costs(by_budget[b]) if b in by_budget else "–" for b in budgets)])
+        )
     return "\n".join(lines)
 
 
@@ -130,36 +134,36 @@ def _budgets(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(row.budget for row in comparison.rows))
 
 
-def _groups(comparison: Comparison) -> list[tuple[str, Mode, dict[str, Row]]]:
-    found: dict[tuple[str, Mode], dict[str, Row]] = {}
+def _group_rows(comparison: Comparison) -> list[tuple[str, Mode, dict[str, Row]]]:
+    groups: dict[tuple[str, Mode], dict[str, Row]] = {}
     for row in comparison.rows:
-        found.setdefault((row.recipe, row.mode), {})[row.budget] = row
-    return [(recipe, mode, rows) for (recipe, mode), rows in found.items()]
+        groups.setdefault((row.recipe, row.mode), {})[row.budget] = row
+    return [(recipe, mode, rows) for (recipe, mode), rows in groups.items()]
 
 
-def _quality(row: Row) -> str:
-    known = [f"{row.ap:.1f}"] if row.ap is not None else []
-    known += [f"{row.truth_iou:.3f}"] if row.truth_iou is not None else []
-    return " / ".join([*known, f"{row.mean_iou:.3f}"])
+def _format_quality(row: Row) -> str:
+    figures = [f"{row.ap:.1f}"] if row.ap is not None else []
+    figures += [f"{row.truth_iou:.3f}"] if row.truth_iou is not None else []
+    return " / ".join([*figures, f"{row.mean_iou:.3f}"])
 
 
-def _cost(row: Row) -> str:
+def _format_costs(row: Row) -> str:
     return f"{row.size / 1e6:.2f} MB, {row.bitops / 1e9:,.1f} GBitOps, {row.seconds:,.0f} s"
 
 
-def _line(cells: Sequence[str]) -> str:
+def _format_line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
 def figure(comparison: Comparison) -> dict[str, bytes]:
-    """Quality against size and against BitOps: file name → content (SVG and PNG)."""
+    """Draw quality against size and against BitOps: file name → content (SVG and PNG)."""
     by_ap = comparison.float_row.ap is not None
     drawing = Figure(figsize=(12, 5.2), layout="constrained")
     size_axes, bitops_axes = drawing.subplots(1, 2, sharey=True)
     recipes = list(dict.fromkeys(row.recipe for row in comparison.rows))
-    for recipe, mode, found in _groups(comparison):
-        rows = sorted(found.values(), key=lambda row: row.size)
-        style = {**_MARKS[mode], "color": f"C{recipes.index(recipe)}", "label": f"{recipe}, {mode}"}
+    for recipe, mode, by_budget in _group_rows(comparison):
+        rows = sorted(by_budget.values(), key=lambda row: row.size)
+        style = {**_LINE_STYLES[mode], "color": f"C{recipes.index(recipe)}", "label": f"{recipe}, {mode}"}
         heights = [row.ap if by_ap and row.ap is not None else row.mean_iou for row in rows]
         size_axes.plot([row.size / 1e6 for row in rows], heights, **style)
         bitops_axes.plot([row.bitops / 1e9 for row in rows], heights, **style)
@@ -171,11 +175,11 @@ def figure(comparison: Comparison) -> dict[str, bytes]:
     size_axes.set_ylabel("COCO mask AP" if by_ap else "mean IoU with the float masks")
     size_axes.set_title(f"{comparison.model}: dashed and hollow, uniform bits; solid, mixed bits", loc="left")
     drawing.legend(*size_axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    return {f"comparison.{kind}": _drawn(drawing, kind) for kind in ("svg", "png")}
+    return {f"comparison.{kind}": _render(drawing, kind) for kind in ("svg", "png")}
 
 
-def _drawn(drawing: Figure, kind: str) -> bytes:
+def _render(drawing: Figure, kind: str) -> bytes:
     stream = io.BytesIO()
-    # Without a date the same comparison gives the same file.
+    # A date would make the files of equal comparisons differ.
     drawing.savefig(stream, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Pictures of masks on photographs."""
+"""Draw masks on photographs."""
 
 import io
 from collections.abc import Mapping
@@ -9,27 +9,27 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mixqsam.prompts import Prompts
 
-# Okabe–Ito colours: told apart by people who see colours differently.
+# Okabe–Ito colours, which colour-blind people can distinguish.
 _COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
-# Where a mask has lost pixels, and where it has gained some.
+# Colours of lost and of gained pixels.
 LOST, GAINED = (230, 159, 0), (204, 60, 140)
-_BAR = 28
+_CAPTION_HEIGHT = 28
 
 
 def draw_overlay(image: Image.Image, masks: NDArray[np.bool_], prompts: Prompts) -> Image.Image:
-    """A photograph with masks [P, height, width] in colours, their outlines, and the prompts."""
+    """Draw masks [P, height, width] in colours, their outlines, and the prompts."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32).copy()
     for index, mask in enumerate(masks):
         colour = np.array(_COLOURS[index % len(_COLOURS)], dtype=np.float32)
         pixels[mask] = 0.45 * pixels[mask] + 0.55 * colour
-        pixels[mask & ~_eroded(mask)] = colour
+        pixels[mask & ~_erode(mask)] = colour
     picture = Image.fromarray(pixels.astype(np.uint8))
     _draw_prompts(picture, prompts)
     return picture
 
 
 def draw_difference(image: Image.Image, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Image.Image:
-    """A greyed photograph; what both masks [height, width] cover in grey-blue, one alone in orange or in pink."""
+    """Draw two masks [height, width] on a grey photograph: common pixels grey-blue, lost orange, gained pink."""
     grey = np.asarray(image.convert("L"), dtype=np.float32)
     pixels = np.repeat(0.55 * grey[..., None] + 90, 3, axis=-1)
     for where, colour in ((first & second, (86, 130, 180)), (first & ~second, LOST), (second & ~first, GAINED)):
@@ -37,8 +37,8 @@ def draw_difference(image: Image.Image, first: NDArray[np.bool_], second: NDArra
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask without its border of two pixels."""
+def _erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Remove the mask's border of two pixels."""
     inner = mask.copy()
     for _ in range(2):
         padded = np.pad(inner, 1)
@@ -60,23 +60,23 @@ def _draw_prompts(picture: Image.Image, prompts: Prompts) -> None:
 
 
 def side_by_side(pictures: Mapping[str, Image.Image], *, height: int = 360) -> Image.Image:
-    """Pictures in a row, each under its caption."""
+    """Put pictures in a row, each under its caption."""
     scaled = {
         caption: p.resize((max(1, round(p.width * height / p.height)), height)) for caption, p in pictures.items()
     }
     total = sum(p.width for p in scaled.values()) + 8 * (len(scaled) - 1)
-    canvas = Image.new("RGB", (total, height + _BAR), "white")
+    canvas = Image.new("RGB", (total, height + _CAPTION_HEIGHT), "white")
     pen = ImageDraw.Draw(canvas)
     left = 0
     for caption, picture in scaled.items():
         pen.text((left + 4, 5), caption, fill="black", font=ImageFont.load_default(16))
-        canvas.paste(picture, (left, _BAR))
+        canvas.paste(picture, (left, _CAPTION_HEIGHT))
         left += picture.width + 8
     return canvas
 
 
 def stack(rows: list[Image.Image]) -> Image.Image:
-    """Pictures below each other."""
+    """Put pictures below each other."""
     canvas = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows) + 8 * (len(rows) - 1)), "white")
     top = 0
     for row in rows:
@@ -86,24 +86,24 @@ def stack(rows: list[Image.Image]) -> Image.Image:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """An image as PNG."""
+    """Encode an image as PNG."""
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 
 def jpeg_bytes(image: Image.Image) -> bytes:
-    """An image as JPEG."""
+    """Encode an image as JPEG."""
     stream = io.BytesIO()
     image.convert("RGB").save(stream, format="JPEG", quality=85, optimize=True)
     return stream.getvalue()
 
 
 def mask_image(masks: NDArray[np.bool_]) -> Image.Image:
-    """Masks [P, height, width] as one grey picture.
+    """Draw masks [P, height, width] as one grey picture.
 
-    One mask is black and white (0 and 255); of several, each pixel holds the number of its mask, 1 … P, the last one
-    on top, and 0 where there is none.
+    One mask is black and white (0 and 255). With several masks a pixel holds the number of the last mask that covers
+    it, 1 … P, or 0.
     """
     if len(masks) == 1:
         return Image.fromarray(masks[0].astype(np.uint8) * 255)

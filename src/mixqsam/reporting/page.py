@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens anywhere, offline, for people."""
+"""Write the report: one HTML file that opens offline."""
 
 import base64
 from collections import Counter
@@ -15,27 +15,27 @@ from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import Figures, Run
 from mixqsam.reporting.scatter import Point, frontier, scatter_svg
 
-# What may be known of a model's quality: field, heading, digits.
+# Measures of quality: field, heading, digits.
 QUALITIES = (
     ("ap", "COCO mask AP", 1),
     ("truth_iou", "IoU with annotated masks", 3),
     ("mean_iou", "IoU with float masks", 3),
 )
-# As many units and pairs are told of, beside the picture.
-_LEADING = 8
+# Maximum rows of the tables of units and pairs.
+_MAX_LISTED = 8
 _TITLES = {
-    "worst": "The image on which it does worst",
-    "median": "A usual image: the median",
-    "best": "The image on which it does best",
+    "worst": "Worst image",
+    "median": "Median image",
+    "best": "Best image",
 }
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluatedModels:
     """Models that were compared on the same images.
 
     Attributes:
-        about: what they were compared on.
+        about: description of the images.
         models: name → figures, the float model first.
     """
 
@@ -44,31 +44,31 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a report is made of.
+class ReportContent:
+    """Content of a report.
 
     Attributes:
-        analysis: what was measured of the units.
-        allocation: as JSON.
-        run: what was measured of the models.
+        analysis: importance and synergy of the units.
+        allocation: allocation as JSON.
+        run: record of the run.
         pictures: file → JPEG.
-        evaluation: of the model and others on images of the reader's.
-        budgets: models at several budgets, the float one first; drawn as quality against size.
-        notes: what the reader has to know of these.
+        evaluation: the model and others on the reader's images.
+        budgets: models at several budgets, the float model first; drawn as quality against size.
+        notes: notes for the reader about `budgets`.
     """
 
     analysis: Analysis
     allocation: Mapping[str, Any]
     run: Run
     pictures: Mapping[str, bytes] = field(default_factory=dict)
-    evaluation: Evaluated | None = None
+    evaluation: EvaluatedModels | None = None
     budgets: Mapping[str, Figures] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
-def write_page(material: Material) -> str:
-    """The report as HTML; it refers to nothing outside of itself."""
-    analysis, allocation, run = material.analysis, material.allocation, material.run
+def write_page(content: ReportContent) -> str:
+    """Write the report as HTML; it needs no other file."""
+    analysis, allocation, run = content.analysis, content.allocation, content.run
     plan = BitPlan.from_json(allocation["plan"])
     facts = unit_facts(analysis, plan, allocation["objective"])
     pairs = _pairs(facts)
@@ -76,7 +76,7 @@ def write_page(material: Material) -> str:
         _environment()
         .get_template("report.html")
         .render(
-            title=_title(analysis.model),
+            title=_shorten_model(analysis.model),
             analysis=analysis,
             allocation=allocation,
             run=run,
@@ -84,15 +84,15 @@ def write_page(material: Material) -> str:
             budget=_budget(allocation),
             facts=facts,
             measure=facts[0]["measure"] if facts else None,
-            network=Markup(network_svg(facts)),  # noqa: S704  (made by us; what it quotes is escaped there)
+            network=Markup(network_svg(facts)),  # noqa: S704  (our SVG; it escapes quoted text)
             histogram=_histogram(analysis, plan),
-            leading=sorted(facts, key=lambda one: int(one["rank"]))[:_LEADING],
-            pairs=pairs[:_LEADING],
-            ties=sum(one["synergy"] == pairs[_LEADING - 1]["synergy"] for one in pairs[_LEADING:]),
-            examples=_examples(material),
-            evaluation=material.evaluation,
-            pareto=_pareto(material.budgets),
-            notes=material.notes,
+            leading=sorted(facts, key=lambda fact: int(fact["rank"]))[:_MAX_LISTED],
+            pairs=pairs[:_MAX_LISTED],
+            ties=sum(pair["synergy"] == pairs[_MAX_LISTED - 1]["synergy"] for pair in pairs[_MAX_LISTED:]),
+            examples=_examples(content),
+            evaluation=content.evaluation,
+            pareto=_pareto(content.budgets),
+            notes=content.notes,
             qualities=QUALITIES,
             total=sum(run.seconds.values()) or 1.0,
         )
@@ -107,32 +107,32 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"megabytes": _megabytes, "giga": _giga, "breakable": _breakable}
+    environment.filters |= {"megabytes": _format_megabytes, "giga": _format_giga, "breakable": _make_breakable}
     return environment
 
 
-def _megabytes(value: float) -> str:
+def _format_megabytes(value: float) -> str:
     return f"{value / 1e6:,.2f} MB"
 
 
-def _giga(value: float) -> str:
+def _format_giga(value: float) -> str:
     return f"{value / 1e9:,.1f}" if value < 1e11 else f"{value / 1e9:,.0f}"
 
 
-def _breakable(name: str) -> Markup:
-    """A dotted name that narrow columns may break after its dots."""
+def _make_breakable(name: str) -> Markup:
+    """Allow line breaks after the dots of a name."""
     return Markup(".<wbr>").join(name.split("."))
 
 
-def _title(model: str) -> str:
-    """A model's name: of a path, what it ends with."""
+def _shorten_model(model: str) -> str:
+    """Shorten a model's path to its last part."""
     return model.rstrip("/").rsplit("/", maxsplit=1)[-1]
 
 
 def _columns(run: Run) -> list[tuple[str, Figures]]:
-    """The models of a run, under the names that readers know them by."""
+    """Name the models of a run for readers."""
     names = {"uniform": "uniform {bits}", "mixed": "mixed bits"}
-    return [(names.get(name, name).format(bits=one.bits), one) for name, one in run.models.items()]
+    return [(names.get(name, name).format(bits=figures.bits), figures) for name, figures in run.models.items()]
 
 
 def _budget(allocation: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -164,46 +164,52 @@ def _histogram(analysis: Analysis, plan: BitPlan) -> list[dict[str, Any]]:
 
 
 def _pairs(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbours, those that depend on each other most first."""
+    """Pairs of neighbours, those with the highest synergy first."""
     pairs = [
-        {"first": one, "second": other, "synergy": one["synergy"]} for one, other in pairwise(facts) if one["synergy"]
+        {"first": fact, "second": next_fact, "synergy": fact["synergy"]}
+        for fact, next_fact in pairwise(facts)
+        if fact["synergy"]
     ]
     return sorted(pairs, key=lambda pair: -float(pair["synergy"]))
 
 
-def _examples(material: Material) -> list[dict[str, Any]]:
+def _examples(content: ReportContent) -> list[dict[str, Any]]:
     names = {"mixed": "mixed bits", "difference": "difference"}
-    found = []
-    for example in material.run.examples:
+    examples = []
+    for example in content.run.examples:
         pictures = [
-            (names.get(name, name), "data:image/jpeg;base64," + base64.b64encode(material.pictures[file]).decode())
+            (names.get(name, name), "data:image/jpeg;base64," + base64.b64encode(content.pictures[file]).decode())
             for name, file in example.pictures.items()
-            if file in material.pictures
+            if file in content.pictures
         ]
         if pictures:
-            found.append({"title": _TITLES[example.which], "about": example, "pictures": pictures})
-    return found
+            examples.append({"title": _TITLES[example.which], "about": example, "pictures": pictures})
+    return examples
 
 
 def _pareto(budgets: Mapping[str, Figures]) -> dict[str, Any] | None:
-    """The picture of quality against size, by the strictest quality that is known of all."""
+    """Draw quality against size, with the first measure of quality that all models have."""
     start = budgets.get("float")
-    models = {name: one for name, one in budgets.items() if name != "float"}
+    models = {name: figures for name, figures in budgets.items() if name != "float"}
     key, heading = next(
-        ((k, h) for k, h, _ in QUALITIES if models and all(getattr(one, k) is not None for one in models.values())),
+        (
+            (k, h)
+            for k, h, _ in QUALITIES
+            if models and all(getattr(figures, k) is not None for figures in models.values())
+        ),
         (None, ""),
     )
     if key is None:
         return None
     points = [
-        Point(name, "uniform" if one.bits else "mixed", one.size, float(getattr(one, key)))
-        for name, one in models.items()
+        Point(name, "uniform" if figures.bits else "mixed", figures.size, float(getattr(figures, key)))
+        for name, figures in models.items()
     ]
     level: float | None = 1.0 if key == "mean_iou" else getattr(start, key, None)
     svg = scatter_svg(points, level=level, quality=heading)
     return {
-        "svg": Markup(svg),  # noqa: S704  (made by us; what it quotes is escaped there)
-        "points": sorted(points, key=lambda one: one.size),
-        "best": {one.label for one in frontier(points)},
+        "svg": Markup(svg),  # noqa: S704  (our SVG; it escapes quoted text)
+        "points": sorted(points, key=lambda point: point.size),
+        "best": {point.label for point in frontier(points)},
         "quality": heading,
     }

@@ -1,6 +1,6 @@
-"""What is kept of a run beside the model: figures, times, versions, and which pictures show what.
+"""The record of a run: figures, times, versions and pictures.
 
-It lies as `run.json` in every quantized directory; reports are made of it, and of nothing that needs the model.
+Every quantized directory contains it as `run.json`. Reports read it and do not need the model.
 """
 
 from typing import Any, Literal
@@ -18,16 +18,16 @@ class _Strict(BaseModel):
 
 
 class Figures(_Strict):
-    """One model of a run.
+    """Figures of one model of a run.
 
     Attributes:
-        bits: what uniform bits it has, e.g. `W4A4`; empty for the others.
+        bits: bits of a uniform model, e.g. `W4A4`; empty for the others.
         size: bytes.
-        bitops: per image.
-        mean_iou: of its masks with the float model's.
-        truth_iou: with the annotated masks.
+        bitops: BitOps per image.
+        mean_iou: mean IoU with the float model's masks.
+        truth_iou: mean IoU with the annotated masks.
         ap: COCO mask AP.
-        kl: of its output from the float model's.
+        kl: KL divergence from the float model's output.
     """
 
     bits: str = ""
@@ -39,14 +39,14 @@ class Figures(_Strict):
     kl: float | None = None
 
 
-class Check(_Strict):
-    """What the figures of quality were measured on.
+class EvaluationImages(_Strict):
+    """The images of the figures of quality.
 
     Attributes:
-        images, prompts: how many.
-        kind: of the prompts, e.g. `grid points`; empty in records of older versions.
-        seen: whether these images were used for the calibration too.
-        digest: the same for the same images and prompts.
+        images, prompts: numbers of images and prompts.
+        kind: kind of the prompts, e.g. `grid points`; empty in records of older versions.
+        seen: whether the calibration used these images, too.
+        digest: hash of images and prompts.
     """
 
     images: int
@@ -56,12 +56,12 @@ class Check(_Strict):
     digest: str
 
 
-class Calibration(_Strict):
+class CalibrationImages(_Strict):
     """The images that a model was calibrated on.
 
     Attributes:
         seed: of the sample.
-        images: their files, without the folders that all share.
+        images: names of the files, without their common folders.
     """
 
     seed: int
@@ -72,11 +72,11 @@ class Example(_Strict):
     """Pictures of one image.
 
     Attributes:
-        which: of all images, by the IoU of the masks.
-        image: the file's name.
-        mean_iou: over all its prompts.
-        prompts: how many it has.
-        shown: how many of them are drawn, those with the lowest IoU.
+        which: position among all images, by the IoU of the masks.
+        image: name of the file.
+        mean_iou: mean over its prompts.
+        prompts: number of its prompts.
+        shown: number of drawn prompts, those with the lowest IoU.
         pictures: name of a model, or `difference` → file, relative to the directory.
     """
 
@@ -89,13 +89,13 @@ class Example(_Strict):
 
 
 class Piece(_Strict):
-    """How the reconstruction of one piece went.
+    """Reconstruction of one piece.
 
     Attributes:
-        piece: its name.
+        piece: name of the piece.
         before, after: squared distance to the float model's output, rounded to nearest and as deployed.
-        iterations: done.
-        ending: why it ended.
+        iterations: number of iterations.
+        ending: reason of its end.
     """
 
     piece: str
@@ -109,19 +109,19 @@ class Run(_Strict):
     """One run of `quantize`.
 
     Attributes:
-        command: as it was given.
-        options: as `mixqsam quantize --config` reads them; empty in runs of earlier versions.
+        command: command line.
+        options: options as `mixqsam quantize --config` reads them; empty in runs of earlier versions.
         finished: date and time, ISO 8601.
-        recipe: by name.
+        recipe: name of the recipe.
         versions: package → version.
-        machine: what a reader needs to know of it.
+        machine: processor, cores and system.
         seconds: stage → wall time.
         models: `float`, `uniform`, `mixed` → figures.
-        check: what these were measured on; None if they were not.
+        check: images of the figures of quality; None without these figures.
         calibration: images of the calibration; None in records of older versions.
-        file_bytes: of `model.safetensors`.
-        reconstruction: its pieces.
-        examples: pictures.
+        file_bytes: size of `model.safetensors`.
+        reconstruction: reconstructed pieces.
+        examples: pictures of examples.
     """
 
     format: Literal["mixqsam-run"] = "mixqsam-run"
@@ -134,8 +134,8 @@ class Run(_Strict):
     machine: dict[str, str]
     seconds: dict[str, float]
     models: dict[str, Figures]
-    check: Check | None = None
-    calibration: Calibration | None = None
+    check: EvaluationImages | None = None
+    calibration: CalibrationImages | None = None
     file_bytes: int = Field(ge=0)
     reconstruction: list[Piece] = Field(default_factory=list)
     examples: list[Example] = Field(default_factory=list)
@@ -145,7 +145,7 @@ class Run(_Strict):
         """Validate; `source` names the file in errors.
 
         Raises:
-            ArtifactError: it is no record of a run, or malformed; says which field.
+            ArtifactError: the value is not the record of a run, or is malformed; the message names the field.
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-run":
             raise ArtifactError(f"{source} is not the record of a run; it is written by `mixqsam quantize`.")
@@ -154,5 +154,5 @@ class Run(_Strict):
         except ValidationError as error:
             detail = error.errors()[0]
             place = ".".join(str(part) for part in detail["loc"])
-            wrong = shortened(f"{place}: {detail['msg']}")
-            raise ArtifactError(f"{source}: {wrong}; quantize again to make it anew.") from error
+            problem = shortened(f"{place}: {detail['msg']}")
+            raise ArtifactError(f"{source}: {problem}; run `mixqsam quantize` again.") from error

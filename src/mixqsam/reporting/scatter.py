@@ -1,4 +1,4 @@
-"""Quality against size as a picture: SVG that follows the page's colours, each point telling itself on hover."""
+"""Draw quality against size as SVG in the page's colours; each point has a tooltip."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from matplotlib.ticker import MaxNLocator
 
 _WIDTH, _HEIGHT = 720, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 16, 44
-# Two labels nearer than this would lie on each other.
-_CROWDED = 14
+# Labels that are nearer than this would overlap.
+_MIN_LABEL_DISTANCE = 14
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Point:
     """A model in the picture.
 
     Attributes:
-        label: what it is.
-        kind: `float`, `uniform` or `mixed`: its mark.
+        label: name of the model.
+        kind: `float`, `uniform` or `mixed`, which selects the mark.
         size: bytes.
-        quality: what the picture's y axis says.
+        quality: value on the y axis.
     """
 
     label: str
@@ -31,7 +31,7 @@ class Point:
 
 @dataclass(frozen=True)
 class _Axes:
-    """From values to places in the picture."""
+    """Maps values to positions in the picture."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -47,29 +47,29 @@ class _Axes:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats in size and quality at once (Pareto), by size."""
+    """The Pareto frontier of size and quality, by size."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.size, -one.quality)):
+    for point in sorted(points, key=lambda candidate: (candidate.size, -candidate.quality)):
         if not best or point.quality > best[-1].quality:
             best.append(point)
     return best
 
 
 def scatter_svg(points: Sequence[Point], *, level: float | None, quality: str) -> str:
-    """The picture.
+    """Draw the picture.
 
     Args:
         points: quantized models.
         level: the float model's quality, drawn as a line.
         quality: name of the y axis.
     """
-    heights = [one.quality for one in points] + ([] if level is None else [level])
-    axes = _Axes(_span([one.size / 1e6 for one in points]), _span(heights))
-    xs, ys = _ticks(axes.x), _ticks(axes.y)
+    heights = [point.quality for point in points] + ([] if level is None else [level])
+    axes = _Axes(_find_span([point.size / 1e6 for point in points]), _find_span(heights))
+    xs, ys = _find_ticks(axes.x), _find_ticks(axes.y)
     parts = [
         f'<svg class="scatter" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{escape(quality)} against size">',
-        *_frame(axes, xs, ys, quality),
+        *_draw_frame(axes, xs, ys, quality),
     ]
     if level is not None:
         y = axes.at_y(level)
@@ -77,20 +77,20 @@ def scatter_svg(points: Sequence[Point], *, level: float | None, quality: str) -
         parts.append(f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{y - 5:.1f}">float</text>')
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(axes.place, frontier(points)))
     parts.append(f'<polyline class="frontier" points="{line}"/>')
-    return "".join([*parts, *_marks(points, axes), "</svg>"])
+    return "".join([*parts, *_draw_points(points, axes), "</svg>"])
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
+def _find_span(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     room = max((high - low) * 0.1, abs(high) * 0.01, 1e-6)
     return low - room, high + room
 
 
-def _ticks(span: tuple[float, float]) -> list[float]:
+def _find_ticks(span: tuple[float, float]) -> list[float]:
     return [float(tick) for tick in MaxNLocator(6).tick_values(*span) if span[0] <= tick <= span[1]]
 
 
-def _frame(axes: _Axes, xs: Sequence[float], ys: Sequence[float], quality: str) -> Iterable[str]:
+def _draw_frame(axes: _Axes, xs: Sequence[float], ys: Sequence[float], quality: str) -> Iterable[str]:
     bottom = _HEIGHT - _BOTTOM
     for value in xs:
         x = axes.at_x(value)
@@ -105,15 +105,17 @@ def _frame(axes: _Axes, xs: Sequence[float], ys: Sequence[float], quality: str) 
     yield f'<text class="block" transform="rotate(-90 14 {middle:g})" x="14" y="{middle:g}">{escape(quality)}</text>'
 
 
-def _marks(points: Sequence[Point], axes: _Axes) -> Iterable[str]:
+def _draw_points(points: Sequence[Point], axes: _Axes) -> Iterable[str]:
     labelled: list[tuple[float, float]] = []
     for point in points:
         x, y = axes.place(point)
-        words = escape(f"{point.label}: {point.size / 1e6:.2f} MB, {point.quality:.4g}")
-        yield f'<circle class="{point.kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{words}</title></circle>'
-        free = all(abs(y - other_y) > _CROWDED or abs(x - other_x) > 110 for other_x, other_y in labelled)
-        if free:
+        description = escape(f"{point.label}: {point.size / 1e6:.2f} MB, {point.quality:.4g}")
+        yield f'<circle class="{point.kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{description}</title></circle>'
+        has_room = all(
+            abs(y - other_y) > _MIN_LABEL_DISTANCE or abs(x - other_x) > 110 for other_x, other_y in labelled
+        )
+        if has_room:
             labelled.append((x, y))
-            end = x > _WIDTH - 150
-            place = f'x="{x + 6:.1f}" text-anchor="end"' if end else f'x="{x - 6:.1f}" text-anchor="start"'
+            is_at_right = x > _WIDTH - 150
+            place = f'x="{x + 6:.1f}" text-anchor="end"' if is_at_right else f'x="{x - 6:.1f}" text-anchor="start"'
             yield f'<text class="label" {place} y="{y + 14:.1f}">{escape(point.label)}</text>'

@@ -1,4 +1,4 @@
-"""The Markdown summary that lies beside every quantized model."""
+"""Write the Markdown summary of a quantized directory."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,30 +7,30 @@ from typing import Any
 import numpy as np
 
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.reporting.network import ranks
-from mixqsam.reporting.record import Calibration, Check, Figures, Piece, Run
+from mixqsam.reporting.network import rank_units
+from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Piece, Run
 from mixqsam.reporting.shares import unit_shares
 
 
 def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str, Any], run: Run) -> str:
-    """The summary's text.
+    """Write the summary.
 
     Args:
-        analysis: what was measured.
+        analysis: importance and synergy of the units.
         plan: the bits.
-        allocation: as JSON.
-        run: what was measured of the models.
+        allocation: allocation as JSON.
+        run: record of the run.
     """
     lines = [
         f"# {analysis.model}, quantized by mixqsam",
         "",
-        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. {_calibrated(analysis, run)}",
+        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. {_describe_calibration(analysis, run)}",
         "",
         *_models(run.models),
-        *_measured(run.check),
+        *_describe_evaluation(run.check),
         "",
-        f"`model.safetensors` has {run.file_bytes:,} bytes; the bits above, with all scales and float tensors, "
-        f"are {allocation['size']:,.0f} (the difference is the file's header and the filling of last bytes).",
+        f"`model.safetensors` has {run.file_bytes:,} bytes. The bits above, with all scales and float tensors, have "
+        f"{allocation['size']:,.0f} bytes; the file adds a header and padding.",
         "",
         *_proof(allocation),
         "",
@@ -46,42 +46,44 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         "|---|---:|",
         *(f"| {stage} | {value:.1f} |" for stage, value in run.seconds.items()),
         "",
-        "Stages found in the cache take next to no time.",
+        "Stages from the cache take almost no time.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _calibrated(analysis: Analysis, run: Run) -> str:
+def _describe_calibration(analysis: Analysis, run: Run) -> str:
     if run.calibration is None:
         return f"Calibrated on {analysis.images} images."
-    return f"Calibrated on {analysis.images} images, a sample with seed {run.calibration.seed}, listed below."
+    return f"Calibrated on the {analysis.images} images below, drawn with seed {run.calibration.seed}."
 
 
-def _measured(check: Check | None) -> list[str]:
-    """On what quality was measured."""
+def _describe_evaluation(check: EvaluationImages | None) -> list[str]:
     if check is None:
         return []
     of_kind = f" ({check.kind})" if check.kind else ""
-    seen = "that the calibration has seen too" if check.seen else "that the calibration has not seen"
-    return ["", f"Quality is measured on {check.images} images with {check.prompts} prompts{of_kind}, {seen}."]
+    usage = "used them, too" if check.seen else "did not use them"
+    return [
+        "",
+        f"Quality is measured on {check.images} images with {check.prompts} prompts{of_kind}; the calibration {usage}.",
+    ]
 
 
-def _calibration_images(calibration: Calibration | None) -> list[str]:
+def _calibration_images(calibration: CalibrationImages | None) -> list[str]:
     if calibration is None:
         return []
     return ["## Calibration images", "", ", ".join(f"`{name}`" for name in calibration.images), ""]
 
 
 def _models(models: Mapping[str, Figures]) -> list[str]:
-    measured = any(one.mean_iou is not None for one in models.values())
+    measured = any(figures.mean_iou is not None for figures in models.values())
     rows = ["| model | size | BitOps per image |", "|---|---:|---:|"]
     if measured:
         rows = [f"{rows[0]} mean IoU with float masks |", f"{rows[1]}---:|"]
-    for name, one in models.items():
-        label = f"{name} {one.bits}".strip()
-        row = f"| {label} | {one.size / 1e6:.2f} MB | {one.bitops / 1e9:,.1f} G |"
-        fidelity = "1" if name == "float" else "–" if one.mean_iou is None else f"{one.mean_iou:.3f}"
+    for name, figures in models.items():
+        label = f"{name} {figures.bits}".strip()
+        row = f"| {label} | {figures.size / 1e6:.2f} MB | {figures.bitops / 1e9:,.1f} G |"
+        fidelity = "1" if name == "float" else "–" if figures.mean_iou is None else f"{figures.mean_iou:.3f}"
         rows.append(f"{row} {fidelity} |" if measured else row)
     return rows
 
@@ -89,7 +91,7 @@ def _models(models: Mapping[str, Figures]) -> list[str]:
 def _proof(allocation: Mapping[str, Any]) -> list[str]:
     objective = allocation["objective"]
     if objective is None:
-        return ["All units have the same bits; nothing was optimised."]
+        return ["All units have the same bits; they were not optimised."]
     state = "proven optimal" if allocation["gap"] == 0 else f"within {allocation['gap']:.2%} of the optimum"
     used = [
         f"{label} {allocation[key] / limit:.2%}"
@@ -100,7 +102,7 @@ def _proof(allocation: Mapping[str, Any]) -> list[str]:
         f"Allocation: P_Y `{objective['output']}`, utility `{objective['utility']}`, "
         f"synergy `{objective['synergy']}` with λ = {objective['coupling']:g}. {state.capitalize()}: "
         f"objective {allocation['value']:.6g}, bound {allocation['bound']:.6g}, {allocation['seconds']:.2f} s. "
-        f"Of the budget it uses {', '.join(used)}."
+        f"It uses {', '.join(used)} of the budget."
     ]
 
 
@@ -110,7 +112,7 @@ def _reconstruction(logs: Sequence[Piece]) -> list[str]:
     rows = [
         "## Reconstruction",
         "",
-        "Loss is the squared distance to the float model's output, rounded to nearest and as deployed.",
+        "The loss is the squared distance to the float model's output: first rounded to nearest, then as deployed.",
         "",
         "| piece | nearest | deployed | iterations | ended |",
         "|---|---:|---:|---:|---|",
@@ -125,18 +127,18 @@ def _histogram(analysis: Analysis, plan: BitPlan) -> list[str]:
         weights[plan.bits[unit.name].weight] += unit.parameters
     total = max(1, sum(weights.values()))
     activations = Counter(plan.bits[unit.name].activation for unit in analysis.units)
-    rows = ["## Bits", "", "| bits | share of weights | units with such activations |", "|---:|---:|---:|"]
+    rows = ["## Bits", "", "| bits | share of weights | units with these activation bits |", "|---:|---:|---:|"]
     used = sorted(set(weights) | set(activations))
     return rows + [f"| {bits} | {weights[bits] / total:.1%} | {activations[bits]} |" for bits in used]
 
 
 def _units(analysis: Analysis, plan: BitPlan) -> list[str]:
     measure, share = unit_shares(analysis, None) or ("nothing measured", np.zeros(len(analysis.units)))
-    rank = ranks(share)
+    rank = rank_units(share)
     rows = [
-        "## Units, in the order of the data",
+        "## Units in the order of execution",
         "",
-        "For a product of attention, W is the right operand (k or v) and A the left one (q or the attention).",
+        "In a product of attention, W is the right operand (k or v), and A is the left one (q or the attention).",
         "",
         f"| unit | W | A | parameters | M multiply-adds | {measure} | rank |",
         "|---|---:|---:|---:|---:|---:|---:|",

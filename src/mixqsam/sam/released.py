@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixqsam.errors import ModelError
-from mixqsam.files import default_cache, digest_file, named_failures
+from mixqsam.files import default_cache, digest_file, explain_write_errors
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def find_release(name: str) -> Path:
             f"{release.repository} holds another {release.file} than {release.title} as released: its SHA-256 differs. "
             f"Run {release.script}, or give the path of a file that you trust as the model."
         )
-    with named_failures(target):
+    with explain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             copy = Path(shutil.copyfile(downloaded, Path(folder) / target.name))

@@ -1,1 +1,1 @@
-"""The web page: models side by side on one's own images. Knows predictors and reports, not how models are made."""
+"""The web page: models side by side on the visitor's images. Uses predictors and reports; does not make models."""

@@ -1,22 +1,22 @@
-"""What one visitor may ask of the page."""
+"""Limits for the visitors of the page."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the server.
+    """Limits of the server.
 
     Attributes:
-        upload: bytes of an image file.
-        request: bytes of any other request.
-        side: pixels; larger images are shrunk to it.
-        images: uploaded ones that are kept; the oldest goes.
-        encoded: images that are kept encoded, over all models.
-        prompts: points of a prompt.
-        waiting: requests that may wait for a model; the next one is told that the server is busy.
-        connections: open at once.
-        seconds: that a client may take to send its request.
+        upload: maximum bytes of an image file.
+        request: maximum bytes of any other request.
+        side: maximum width and height in pixels; larger images are resized.
+        images: number of uploaded images in memory; the oldest is removed.
+        encoded: number of encoded images in memory, over all models.
+        prompts: maximum points of a prompt.
+        waiting: number of requests that may wait for a model; further ones get an error.
+        connections: maximum open connections.
+        seconds: maximum time that a client needs to send its request.
     """
 
     upload: int = 20_000_000

@@ -15,8 +15,8 @@ from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.sam.load import EMBEDDED
 from mixqsam.serving.app import make_app
 from mixqsam.serving.limits import Limits
-from mixqsam.serving.patience import Impatient
-from mixqsam.serving.studio import Studio, gather
+from mixqsam.serving.timeouts import HeadTimeoutProtocol
+from mixqsam.serving.workspace import Workspace, collect_models
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -35,33 +35,33 @@ def serve(
     Args:
         models: name → source.
         samples: name → image.
-        host: address to listen at; only loopback cannot be reached from other machines.
-        port: to listen at; 0 for any that is free.
-        ready: is told the page's address.
-        limits: of what visitors may ask.
+        host: address to listen at; other machines reach every address but loopback.
+        port: port to listen at; 0 for any free one.
+        ready: receives the page's address.
+        limits: limits for visitors.
 
     Raises:
         MixqsamError: a model cannot be loaded.
-        OutputError: the address cannot be listened at.
+        OutputError: the server cannot listen at the address.
     """
     limits = limits or Limits()
-    studio = Studio(models, samples, limits=limits)
-    studio.check_models()
-    with _listening(host, port) as listener:
-        number = listener.getsockname()[1]
+    workspace = Workspace(models, samples, limits=limits)
+    workspace.check_models()
+    with _listen(host, port) as listener:
+        actual_port = listener.getsockname()[1]
         hosts = [*LOOPBACK[:2], "[::1]"] if host in LOOPBACK else ["*"]
         config = uvicorn.Config(
-            make_app(studio, hosts=hosts),
-            # Clients that go away or are dropped are no news; what a visitor should know is in the answer.
+            make_app(workspace, hosts=hosts),
+            # Disconnected clients need no message; visitors find errors in the response.
             log_level="critical",
-            http=Impatient,
+            http=HeadTimeoutProtocol,
             limit_concurrency=limits.connections,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=2,
             server_header=False,
         )
-        shown = f"[{host}]" if ":" in host else host
-        ready(f"http://{shown}:{number}/")
+        url_host = f"[{host}]" if ":" in host else host
+        ready(f"http://{url_host}:{actual_port}/")
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -73,44 +73,44 @@ def serve_models(
     port: int,
     ready: Callable[[str, Sequence[str]], None],
 ) -> None:
-    """Serve models, and the float one that the first was made from, until Ctrl-C.
+    """Serve models, and the float model of the first, until Ctrl-C.
 
     Args:
         sources: float models, quantized directories, exported directories; none for `default_models`.
         images: folder of images that visitors may choose; None for the demonstration's photographs.
         host: see `serve`.
-        port: likewise.
-        ready: is told the page's address and the models' names.
+        port: see `serve`.
+        ready: receives the page's address and the models' names.
 
     Raises:
-        MixqsamError: a model cannot be loaded, or there are no images.
-        OutputError: the address cannot be listened at.
+        MixqsamError: a model cannot be loaded, or the folder has no images.
+        OutputError: the server cannot listen at the address.
     """
-    models = gather(sources or default_models())
+    models = collect_models(sources or default_models())
     serve(models, _samples(images), host=host, port=port, ready=lambda address: ready(address, list(models)))
 
 
 def default_models() -> list[str]:
-    """The demonstration's model where it lies in the working directory; otherwise the embedded model."""
+    """The demonstration's model from the working directory; without it the embedded model."""
     demonstration = Path(DEMO_FOLDER) / "quantized"
     return [str(demonstration) if is_quantized(demonstration) else EMBEDDED]
 
 
-# Nobody looks through more thumbnails than these.
-_SAMPLES = 24
+# Maximum number of thumbnails on the page.
+_MAX_SAMPLES = 24
 
 
 def _samples(folder: Path | None) -> dict[str, Path]:
-    """Images to choose from: a folder's, or those of the demonstration where they are installed."""
+    """Images of a folder, or the demonstration's photographs if they are installed."""
     if folder is not None:
-        return {str(path.relative_to(folder)): path for path in list_images(folder)[:_SAMPLES]}
+        return {str(path.relative_to(folder)): path for path in list_images(folder)[:_MAX_SAMPLES]}
     try:
         return {sample.path.name: sample.path for sample in demo_samples(EVALUATION)}
     except ImageError:
         return {}
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)

@@ -1,16 +1,16 @@
-/* A unit tells itself below the picture, where fingers have no hover; chosen by a tap it stays told. */
-for (const told of document.querySelectorAll("[data-told]")) {
-  const picture = document.getElementById(told.dataset.told);
+/* Show the description of a unit below the picture, because touch screens have no hover; a tap pins it. */
+for (const caption of document.querySelectorAll("[data-told]")) {
+  const picture = document.getElementById(caption.dataset.told);
   let chosen = null;
   picture.addEventListener("pointerover", (event) => {
     const unit = event.target.closest(".unit");
-    if (unit && !chosen) told.textContent = unit.dataset.words;
+    if (unit && !chosen) caption.textContent = unit.dataset.words;
   });
   picture.addEventListener("click", (event) => {
     const unit = event.target.closest(".unit");
     if (chosen) chosen.classList.remove("chosen");
     chosen = unit === chosen ? null : unit;
-    if (chosen) { chosen.classList.add("chosen"); told.textContent = chosen.dataset.words; }
+    if (chosen) { chosen.classList.add("chosen"); caption.textContent = chosen.dataset.words; }
   });
 }
-addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details")) one.open = true; });
+addEventListener("beforeprint", () => { for (const section of document.querySelectorAll("details")) section.open = true; });

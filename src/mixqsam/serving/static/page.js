@@ -15,21 +15,21 @@ async function ask(path, { body, signal } = {}) {
   return value;
 }
 
-function say(words, bad = false) {
-  byId("message").textContent = words;
-  byId("message").classList.toggle("bad", bad);
+function showMessage(text, isError = false) {
+  byId("message").textContent = text;
+  byId("message").classList.toggle("bad", isError);
 }
 
-/* A request that a later one of its kind makes pointless is given up. */
-function latest(action) {
+/* Abort the running request when a newer one of its kind starts. */
+function runLatest(action) {
   let running = null;
   return async () => {
     if (running) running.abort();
-    const own = (running = new AbortController());
+    const controller = (running = new AbortController());
     try {
-      await action(own.signal);
+      await action(controller.signal);
     } catch (error) {
-      if (error.name !== "AbortError") say(error.message, true);
+      if (error.name !== "AbortError") showMessage(error.message, true);
     }
   };
 }
@@ -44,21 +44,21 @@ async function choose(name) {
   picture.src = `/api/images/${encodeURIComponent(name)}`;
   await picture.decode();
   Object.assign(state, { image: name, picture, box: null, points: [], masks: [null, null] });
-  for (const one of document.querySelectorAll(".sample")) one.setAttribute("aria-pressed", one.dataset.name === name);
+  for (const sample of document.querySelectorAll(".sample")) sample.setAttribute("aria-pressed", sample.dataset.name === name);
   byId("figures").hidden = true;
   byId("agreement").textContent = "";
-  say("Draw a box around something, or click on it.");
+  showMessage("Draw a box around something, or click on it.");
   draw();
 }
 
 async function upload(file) {
   if (!file) return;
-  if (file.size > state.limits.upload) return say(`${file.name} is too large: at most ${state.limits.upload / 1e6} MB can be sent.`, true);
-  say("Sending …");
+  if (file.size > state.limits.upload) return showMessage(`${file.name} is too large; at most ${state.limits.upload / 1e6} MB can be sent.`, true);
+  showMessage("Sending …");
   try {
     await choose((await ask("/api/images", { body: file })).image);
   } catch (error) {
-    say(error.message, true);
+    showMessage(error.message, true);
   }
 }
 
@@ -73,7 +73,7 @@ function showSamples(names) {
     image.src = `/api/images/${encodeURIComponent(name)}?small`;
     image.alt = name;
     button.append(image);
-    button.addEventListener("click", () => choose(name).catch((error) => say(error.message, true)));
+    button.addEventListener("click", () => choose(name).catch((error) => showMessage(error.message, true)));
     byId("samples").append(button);
   }
 }
@@ -96,7 +96,7 @@ function draw() {
   }
 }
 
-function painted(width, height, colourAt) {
+function paintLayer(width, height, colourAt) {
   const layer = new OffscreenCanvas(width, height);
   const pen = layer.getContext("2d");
   const pixels = pen.createImageData(width, height);
@@ -110,13 +110,13 @@ function painted(width, height, colourAt) {
 
 function maskLayer(index, width, height) {
   const mask = state.masks[index];
-  return mask && painted(width, height, (i) => (mask[i] ? colours.mask : null));
+  return mask && paintLayer(width, height, (i) => (mask[i] ? colours.mask : null));
 }
 
 function differenceLayer(width, height) {
   const [first, second] = state.masks;
   if (!first || !second) return null;
-  return painted(width, height, (i) => (first[i] ? (second[i] ? colours.both : colours.lost) : second[i] ? colours.gained : null));
+  return paintLayer(width, height, (i) => (first[i] ? (second[i] ? colours.both : colours.lost) : second[i] ? colours.gained : null));
 }
 
 function drawPrompt(pen, size) {
@@ -154,7 +154,7 @@ async function pixelsOf(url) {
 
 /* --- prompts -------------------------------------------------------------------------------------------------- */
 
-function place(event) {
+function pixelAt(event) {
   const canvas = event.currentTarget;
   const area = canvas.getBoundingClientRect();
   const x = ((event.clientX - area.left) / area.width) * canvas.width;
@@ -167,17 +167,17 @@ function listen(canvas) {
   canvas.addEventListener("pointerdown", (event) => {
     if (!state.picture) return;
     canvas.setPointerCapture(event.pointerId);
-    start = place(event);
+    start = pixelAt(event);
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!start || state.mode !== "box") return;
-    const [x, y] = place(event);
+    const [x, y] = pixelAt(event);
     state.drag = [Math.min(start[0], x), Math.min(start[1], y), Math.max(start[0], x), Math.max(start[1], y)];
     draw();
   });
   canvas.addEventListener("pointerup", (event) => {
     if (!start) return;
-    const [x, y] = place(event);
+    const [x, y] = pixelAt(event);
     start = null;
     if (state.mode !== "box") {
       state.points.push([x, y, state.mode === "object" ? 1 : 0]);
@@ -186,7 +186,7 @@ function listen(canvas) {
     } else {
       state.drag = null;
       draw();
-      return say("Drag to draw a box; for a click, choose a point above.");
+      return showMessage("Drag to draw a box; for a click, choose a point above.");
     }
     state.drag = null;
     segment();
@@ -197,74 +197,74 @@ function listen(canvas) {
   });
 }
 
-const segment = latest(async (signal) => {
+const segment = runLatest(async (signal) => {
   if (!state.image || (!state.box && !state.points.length)) return draw();
   draw();
-  say("Segmenting …");
+  showMessage("Segmenting …");
   const models = [0, 1].map((index) => byId(`model-${index}`).value);
   const body = JSON.stringify({ models, image: state.image, box: state.box, points: state.points });
-  const found = await ask("/api/segment", { body, signal });
-  const masks = await Promise.all(found.results.map((one) => pixelsOf(one.mask)));
+  const answer = await ask("/api/segment", { body, signal });
+  const masks = await Promise.all(answer.results.map((result) => pixelsOf(result.mask)));
   if (signal.aborted) return;
   state.masks = masks;
   draw();
-  showFigures(found);
-  say("");
+  showFigures(answer);
+  showMessage("");
 });
 
 function showFigures({ results, difference }) {
-  const rows = results.map((one) => {
-    const model = state.models.find((other) => other.name === one.model);
-    const encoded = milliseconds(one.encode_seconds) + (one.encoded_now ? "" : " (before)");
-    return [one.model, model.size ? megabytes(model.size) : "–", encoded, milliseconds(one.prompt_seconds), one.predicted_iou.toFixed(3), one.pixels.toLocaleString("en")];
+  const rows = results.map((result) => {
+    const model = state.models.find((candidate) => candidate.name === result.model);
+    const encoded = milliseconds(result.encode_seconds) + (result.encoded_now ? "" : " (cached)");
+    return [result.model, model.size ? megabytes(model.size) : "–", encoded, milliseconds(result.prompt_seconds), result.predicted_iou.toFixed(3), result.pixels.toLocaleString("en")];
   });
   const body = document.createElement("tbody");
   for (const cells of rows) for (const [index, cell] of cells.entries()) (index ? body.lastChild : body.insertRow()).insertCell().textContent = cell;
   byId("figures").tBodies[0].replaceWith(body);
   byId("figures").hidden = false;
-  const counts = [difference.only_first, difference.only_second].map((one) => one.toLocaleString("en"));
-  byId("agreement").textContent = `The masks’ IoU is ${difference.iou.toFixed(3)}: ${counts[0]} pixels only left, ${counts[1]} only right.`;
+  const counts = [difference.only_first, difference.only_second].map((count) => count.toLocaleString("en"));
+  byId("agreement").textContent = `The masks’ IoU is ${difference.iou.toFixed(3)}: ${counts[0]} pixels are only in the left one, ${counts[1]} only in the right one.`;
 }
 
 /* --- budget --------------------------------------------------------------------------------------------------- */
 
 let range = null;
-const own = () => byId("model-1").value;
+const rightModel = () => byId("model-1").value;
 /* Sliders are logarithmic: 0 … 1000 from the lowest to the highest value. */
 const valueOf = (name) => range[name].low * (range[name].high / range[name].low) ** (byId(name).value / 1000);
-const placeOf = (name, value) => (1000 * Math.log(value / range[name].low)) / Math.log(range[name].high / range[name].low);
+const sliderOf = (name, value) => (1000 * Math.log(value / range[name].low)) / Math.log(range[name].high / range[name].low);
 
 function showBudget() {
   byId("size-text").textContent = megabytes(valueOf("size"));
   byId("bitops-text").textContent = `${(valueOf("bitops") / 1e9).toPrecision(3)} G`;
 }
 
-const openBudget = latest(async (signal) => {
-  const model = state.models.find((one) => one.name === own());
+const openBudget = runLatest(async (signal) => {
+  const model = state.models.find((candidate) => candidate.name === rightModel());
   byId("budget").hidden = !model.analysed;
   if (!model.analysed) return;
   range = await ask("/api/allocate", { body: JSON.stringify({ model: model.name }), signal });
-  /* A hair above where the model stands, so that it fits itself. */
-  for (const name of ["size", "bitops"]) byId(name).value = Math.ceil(placeOf(name, range[name].now));
+  /* Slightly above the model's own costs, so that the model itself fits the budget. */
+  for (const name of ["size", "bitops"]) byId(name).value = Math.ceil(sliderOf(name, range[name].now));
   showBudget();
   solve();
 });
 
-const solve = latest(async (signal) => {
+const solve = runLatest(async (signal) => {
   byId("solved").textContent = "Solving …";
-  const body = JSON.stringify({ model: own(), size: valueOf("size"), bitops: valueOf("bitops"), tied: byId("tied").checked });
-  let found;
+  const body = JSON.stringify({ model: rightModel(), size: valueOf("size"), bitops: valueOf("bitops"), tied: byId("tied").checked });
+  let allocation;
   try {
-    found = await ask("/api/allocate", { body, signal });
+    allocation = await ask("/api/allocate", { body, signal });
   } catch (error) {
     if (error.name !== "AbortError") byId("solved").textContent = error.message;
     return;
   }
-  const uniform = found.uniform ? `the largest uniform model within it is ${found.uniform}` : "no uniform model fits it";
-  const proof = found.gap ? `within ${(100 * found.gap).toFixed(2)}% of the optimum` : "proven optimal";
-  byId("solved").textContent = `${megabytes(found.size)}, ${(found.bitops / 1e9).toPrecision(3)} GBitOps, ${found.mean_weight_bits.toFixed(2)} bits a weight; ${uniform}; ${proof} in ${milliseconds(found.seconds)}.`;
-  byId("network").innerHTML = found.picture;
-  byId("command").textContent = found.command;
+  const uniform = allocation.uniform ? `the largest uniform model within the budget is ${allocation.uniform}` : "no uniform model fits";
+  const proof = allocation.gap ? `within ${(100 * allocation.gap).toFixed(2)}% of the optimum` : "proven optimal";
+  byId("solved").textContent = `${megabytes(allocation.size)}, ${(allocation.bitops / 1e9).toPrecision(3)} GBitOps, ${allocation.mean_weight_bits.toFixed(2)} bits per weight; ${uniform}; ${proof} in ${milliseconds(allocation.seconds)}.`;
+  byId("network").innerHTML = allocation.picture;
+  byId("command").textContent = allocation.command;
 });
 
 /* --- start ---------------------------------------------------------------------------------------------------- */
@@ -292,7 +292,7 @@ async function start() {
   for (const button of document.querySelectorAll(".mode")) {
     button.addEventListener("click", () => {
       state.mode = button.dataset.mode;
-      for (const one of document.querySelectorAll(".mode")) one.setAttribute("aria-checked", one === button);
+      for (const other of document.querySelectorAll(".mode")) other.setAttribute("aria-checked", other === button);
     });
   }
   byId("clear").addEventListener("click", () => {
@@ -317,15 +317,15 @@ async function start() {
       pause = setTimeout(solve, 120);
     });
   }
-  const told = (event) => {
+  const describeUnit = (event) => {
     const unit = event.target.closest(".unit");
     if (unit) byId("told").textContent = unit.dataset.words;
   };
-  byId("network").addEventListener("pointerover", told);
-  byId("network").addEventListener("click", told);
+  byId("network").addEventListener("pointerover", describeUnit);
+  byId("network").addEventListener("click", describeUnit);
   if (state.samples.length) await choose(state.samples[0]);
-  else say("Upload an image to begin.");
+  else showMessage("Upload an image to begin.");
   openBudget();
 }
 
-start().catch((error) => say(error.message, true));
+start().catch((error) => showMessage(error.message, true));

@@ -1,4 +1,4 @@
-"""The whole analysis, image by image; each image's measurements are kept, so that a killed run goes on."""
+"""Measure importance, synergy and sensitivity image by image; each image is cached, so that a killed run resumes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
-from mixqsam.parallel.engine import Alone, Engine, combine, share
+from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
 from mixqsam.plan import Analysis, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
-# Raised when what a measurement means changes, so that old ones in the cache are not taken for new.
+# Increase it when a measurement changes its meaning, so that old cached values are not used.
 _VERSION = 1
 
 # P_Y definition → flat list of KLs of one image.
-Measured = dict[str, list[float]]
-# The plain pass over an image and a label for the progress → what is measured.
-Measurement = Callable[[Prefix, str], Measured]
+Divergences = dict[str, list[float]]
+# The unchanged pass over an image and a label for the progress → its divergences.
+MeasureImage = Callable[[Prefix, str], Divergences]
 
 
 @dataclass(frozen=True)
-class Measurements:
-    """What to measure.
+class MeasurementOptions:
+    """Options of a measurement.
 
     Attributes:
         importance: ablate each unit (for the importance and the synergy estimator `proximity`).
-        pairs: ablate adjacent units together too (for the synergy estimator `interaction`).
-        sensitivity_bits: bit-widths at which each unit alone is quantized; none: do not measure.
-        fisher: P_Y definitions for which the Fisher sensitivity is measured; none: do not measure.
+        pairs: also ablate adjacent units together (for the synergy estimator `interaction`).
+        sensitivity_bits: bit-widths at which each unit alone is quantized; empty for no sensitivity.
+        fisher: P_Y definitions of the Fisher sensitivity; empty for no Fisher sensitivity.
     """
 
     importance: bool = True
@@ -52,21 +52,21 @@ def analyze(
     *,
     ranges: Ranges | None,
     weights: WeightGrids,
-    wanted: Measurements,
+    options: MeasurementOptions,
     cache: Cache,
     progress: Progress,
     engine: Engine | None = None,
 ) -> Analysis:
-    """Measure what is wanted of importance, synergy and sensitivities of all units.
+    """Measure the requested importance, synergy and sensitivities of all units.
 
     Args:
         sam: the float model.
         samples: calibration images with prompts.
-        ranges: activations' ranges, for the sensitivities; None where none is wanted.
-        weights: weights' grids, for the sensitivities.
-        wanted: what to measure.
-        cache: keeps each image's measurements.
-        progress: is told about images.
+        ranges: ranges of the activations, for the sensitivities; None without sensitivities.
+        weights: grids of the weights, for the sensitivities.
+        options: quantities to measure.
+        cache: stores each image's measurements.
+        progress: receives the progress of each image.
         engine: the group of processes that share the images.
 
     Raises:
@@ -74,37 +74,37 @@ def analyze(
     """
     costs = sam.costs()
     names = [unit.name for unit in costs.units]
-    neighbours = list(pairwise(names)) if wanted.pairs else []
+    neighbours = list(pairwise(names)) if options.pairs else []
     quantized: list[QuantizedVariants] = []
 
-    def ablation(prefix: Prefix, label: str) -> Measured:
+    def ablation(prefix: Prefix, label: str) -> Divergences:
         single, joint = ablate(sam, prefix, names=names, pairs=neighbours, progress=progress, label=label)
         return {output: single[output] + joint[output] for output in OUTPUTS}
 
-    def sensitivity(prefix: Prefix, label: str) -> Measured:
-        assert ranges is not None  # noqa: S101  (only called where the sensitivity is wanted)
+    def sensitivity(prefix: Prefix, label: str) -> Divergences:
+        assert ranges is not None  # noqa: S101  (only called with sensitivity bits)
         if not quantized:
             progress.note("Searching the grids of weights at every bit-width.")
-            quantized.append(QuantizedVariants(sam, ranges, weights, bits=wanted.sensitivity_bits))
+            quantized.append(QuantizedVariants(sam, ranges, weights, bits=options.sensitivity_bits))
         return quantized[0].measure(sam, prefix, progress=progress, label=label)
 
-    measure = _Measure(sam, cache, engine or Alone())
+    measure = _ImageMeasurer(sam, cache, engine or SingleProcess())
     omegas: dict[str, Vector] = {}
     synergies: dict[str, Vector] = {}
-    if wanted.importance:
+    if options.importance:
         ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
         omegas, synergies = _summarize(ablated, count=len(names))
     sensitivities: dict[str, Vector] = {}
-    if wanted.sensitivity_bits:
-        settings = [list(wanted.sensitivity_bits), digest(ranges.to_json() if ranges else None)]
-        length = sum(len(unit.operands) for unit in costs.units) * len(wanted.sensitivity_bits)
+    if options.sensitivity_bits:
+        settings = [list(options.sensitivity_bits), digest(ranges.to_json() if ranges else None)]
+        length = sum(len(unit.operands) for unit in costs.units) * len(options.sensitivity_bits)
         measured = measure(samples, sensitivity, stage="sensitivity", length=length, settings=settings)
         arrange = QuantizedVariants.arrange
         sensitivities = {
-            output: arrange(values.mean(axis=0), bits=wanted.sensitivity_bits) for output, values in measured.items()
+            output: arrange(values.mean(axis=0), bits=options.sensitivity_bits) for output, values in measured.items()
         }
     fisher: dict[str, Vector] = {}
-    for output in wanted.fisher:
+    for output in options.fisher:
         assert ranges is not None  # noqa: S101  (as above)
         fisher[output] = fisher_sensitivity(
             sam,
@@ -114,13 +114,13 @@ def analyze(
             weights=weights,
             cache=cache,
             progress=progress,
-            engine=engine or Alone(),
+            engine=engine or SingleProcess(),
         )
-    return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, wanted.sensitivity_bits, fisher)
+    return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, options.sensitivity_bits, fisher)
 
 
 def _summarize(ablated: dict[str, Vector], *, count: int) -> tuple[dict[str, Vector], dict[str, Vector]]:
-    """KLs of so many units, then perhaps of pairs → importance and synergy."""
+    """Compute importance and synergy from the KLs of `count` units, followed by those of pairs, if measured."""
     divergences = {output: values[:, :count] for output, values in ablated.items()}
     omegas = {output: importance(values) for output, values in divergences.items()}
     synergies = {f"proximity/{output}": proximity(values) for output, values in divergences.items()}
@@ -130,8 +130,8 @@ def _summarize(ablated: dict[str, Vector], *, count: int) -> tuple[dict[str, Vec
     return omegas, synergies
 
 
-class _Measure:
-    """Measures images one at a time and keeps each result."""
+class _ImageMeasurer:
+    """Measures images one at a time and caches each result."""
 
     def __init__(self, sam: Sam, cache: Cache, engine: Engine) -> None:
         self._sam, self._cache, self._engine = sam, cache, engine
@@ -139,23 +139,23 @@ class _Measure:
     def __call__(
         self,
         samples: Sequence[Sample],
-        measure: Measurement,
+        measure: MeasureImage,
         *,
         stage: str,
         length: int,
         settings: Sequence[object] = (),
     ) -> dict[str, Vector]:
-        """P_Y definition → [images, length]; of a longer result that is kept, the beginning is what is asked for."""
-        own: dict[int, Measured] = {}
-        for index, sample in share(self._engine, samples):
+        """Measure all images: P_Y definition → [images, length]; of a longer cached result the beginning is used."""
+        measured_here: dict[int, Divergences] = {}
+        for index, sample in take_share(self._engine, samples):
             key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
-            found: Measured | None = self._cache.get(stage, key)
-            if found is None or len(found[next(iter(OUTPUTS))]) < length:
+            divergences: Divergences | None = self._cache.get(stage, key)
+            if divergences is None or len(divergences[next(iter(OUTPUTS))]) < length:
                 label = f"{stage.capitalize()}, image {index + 1} of {len(samples)}"
-                found = measure(run_prefix(self._sam, sample), label)
-                if not all(np.isfinite(values).all() for values in found.values()):
+                divergences = measure(run_prefix(self._sam, sample), label)
+                if not all(np.isfinite(values).all() for values in divergences.values()):
                     raise NumericError(f"The model's output on {sample.path} is not finite; the checkpoint is damaged.")
-                self._cache.put(stage, key, found)
-            own[index] = found
-        rows = combine(self._engine, own, count=len(samples))
+                self._cache.put(stage, key, divergences)
+            measured_here[index] = divergences
+        rows = combine(self._engine, measured_here, count=len(samples))
         return {output: np.array([row[output][:length] for row in rows]) for output in OUTPUTS}

@@ -1,4 +1,4 @@
-"""Lists of bit-widths: from a user's text, and back."""
+"""Parse and write lists of bit-widths."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from mixqsam.options.values import quote
 
 
 def parse_candidates(value: Any, label: str) -> tuple[int, ...]:
-    """Bit-widths to choose from, at least one.
+    """Parse at least one bit-width to choose from.
 
     Raises:
-        BudgetError: not whole numbers from 2 to 8, or none.
+        BudgetError: the bits are not whole numbers from 2 to 8, or the list is empty.
     """
     bits = parse_measured_bits(value, label)
     if not bits:
-        raise BudgetError(f"{label} names no bit-width.")
+        raise BudgetError(f"{label} is empty; give at least one bit-width, such as 2-8.")
     return bits
 
 
 def parse_measured_bits(value: Any, label: str) -> tuple[int, ...]:
-    """`2-8`, `2,4,8`, or a list of numbers → bit-widths, ascending; an empty text gives none.
+    """Parse `2-8`, `2,4,8`, or a list of numbers into ascending bit-widths; an empty text gives none.
 
     Raises:
-        BudgetError: not whole numbers from 2 to 8.
+        BudgetError: the bits are not whole numbers from 2 to 8.
     """
     parts = value.replace(" ", "").split(",") if isinstance(value, str) else value
     bits: set[int] = set()
@@ -31,7 +31,7 @@ def parse_measured_bits(value: Any, label: str) -> tuple[int, ...]:
         for part in parts:
             first, _, last = str(part).partition("-")
             if first:
-                bits.update(range(_bits(first), _bits(last or first) + 1))
+                bits.update(range(_parse_bits(first), _parse_bits(last or first) + 1))
     except (TypeError, ValueError) as error:
         raise BudgetError(f"{label} {quote(value)}: write bit-widths as 2-8 or 2,4,8.") from error
     if not bits <= set(CANDIDATE_BITS):
@@ -39,13 +39,13 @@ def parse_measured_bits(value: Any, label: str) -> tuple[int, ...]:
     return tuple(sorted(bits))
 
 
-def _bits(text: str) -> int:
-    """A number of bits; beyond any that there are, one that is refused by its size and not counted up to."""
+def _parse_bits(text: str) -> int:
+    """Parse a number of bits; a limit avoids huge ranges, which are refused later."""
     return min(int(text), 99)
 
 
 def write_bits(bits: tuple[int, ...]) -> str:
-    """What `parse_measured_bits` reads."""
+    """Write bit-widths as `parse_measured_bits` reads them."""
     if len(bits) > 2 and bits == tuple(range(bits[0], bits[-1] + 1)):
         return f"{bits[0]}-{bits[-1]}"
     return ",".join(map(str, bits))
