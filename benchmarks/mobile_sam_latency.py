@@ -23,7 +23,7 @@ from benchmarks.backends import Array, Encoder, onnx_encoder, openvino_encoder, 
 from benchmarks.harness import machine
 from benchmarks.performance_tables import line
 from mixqsam.artifact.store import load_model
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.deployed.backends import ONNX, OPENVINO
 from mixqsam.deployed.names import ENCODER
 from mixqsam.files import read_json, write_json
@@ -35,7 +35,7 @@ def make(coco: Path, folder: Path, *, count: int, recipe: str) -> dict[str, Path
     """Files of all encoders by name, and ours as a directory for PyTorch."""
     sam = encoders.load_model()
     ours = encoders.quantized_directory(
-        coco, folder, budget="uniform:W8A8", count=count, recipe=recipe, progress=Bars()
+        coco, folder, budget="uniform:W8A8", count=count, recipe=recipe, progress=ProgressBars()
     )
     found = {"float, convolutions": encoders.float_graph(sam, folder), "W8A8, PyTorch": ours}
     for backend in (ONNX, OPENVINO):
