@@ -91,14 +91,8 @@ def _nothing() -> None:
 
 
 def _make_ours(coco: Path, folder: Path, budget: str, count: int, recipe: str) -> None:
-<<<<<<< HEAD
-    directory = encoders.quantized_directory(
-        coco, folder, budget=budget, count=count, recipe=recipe, progress=ProgressBars()
-    )
-=======
     progress = ProgressBars()
     directory = encoders.quantized_directory(coco, folder, budget=budget, count=count, recipe=recipe, progress=progress)
->>>>>>> export
     for backend in (ONNX, OPENVINO):
         encoders.exported(directory, backend)
 
