@@ -115,7 +115,7 @@ class Predictor(ABC):
 
     @property
     def is_image_set(self) -> bool:
-        """Whether prompts can be given."""
+        """Whether an image is set."""
         return self.original_size is not None
 
     @property
@@ -159,10 +159,10 @@ class Predictor(ABC):
 
         Args:
             transformed_image: tensor [1, 3, height, width], values of 0 to 255, its longer side that of the frame.
-            original_image_size: height and width before.
+            original_image_size: height and width of the original image.
 
         Raises:
-            InputError: another shape, or values that are not finite.
+            InputError: the tensor has another shape, or values that are not finite.
         """
         pixels, original = resized_pixels(transformed_image, original_image_size, side=self.frame_side)
         self.reset_image()
@@ -191,9 +191,9 @@ class Predictor(ABC):
 
         Args:
             point_coords: [N, 2], x and y in the image's pixels.
-            point_labels: [N], 1 for the object and 0 for the background; −1 for a point that does not count.
+            point_labels: [N], 1 for the object and 0 for the background; −1 for a point that is ignored.
             box: [4] or [1, 4] as x1, y1, x2, y2; or [P, 4] for P prompts (without points and mask then).
-            mask_input: [1, 4h, 4w], low-resolution logits of an earlier prediction; alone it is a prompt too.
+            mask_input: [1, 4h, 4w], low-resolution logits of an earlier prediction; it is a prompt on its own, too.
             multimask_output: three masks instead of one.
             return_logits: logits instead of booleans.
 

@@ -250,11 +250,13 @@ def test_depthwise_convolutions_of_any_grid(bits: int, stride: int, last: bool, 
     assert ((found - expected).abs() > 1e-4 * expected.abs().amax()).float().mean() < 0.01
     # The bias is rounded to whole steps of the products, which are made fine enough for that.
     rounded_bias = float(layer.scale.max()) / 2 ** max(1, 8 - bits)
-    then = OutputGrid(0.5, 100)
+    then = OutputGrid(-50.0, 77.5)
     if last:
         found = run_depthwise(layer, values, last=True, then=then)
-        clipped = expected.clamp(-50, 77.5)
-        assert (found - clipped).abs().max() <= 0.25 + rounded_bias + 1e-3
+        inside = (expected > then.low) & (expected < then.high)
+        assert (found - expected)[inside].abs().max() <= 0.25 + rounded_bias + 1e-2
+        assert found.min() >= then.low - 0.5
+        assert found.max() <= then.high + 0.5
 
 
 def test_the_grid_before_a_gelu_cuts_off_nothing_that_matters() -> None:
@@ -263,7 +265,9 @@ def test_the_grid_before_a_gelu_cuts_off_nothing_that_matters() -> None:
         then = OutputGrid.before_gelu(quantizer)
         assert then is not None
         values = torch.linspace(-9, high, 4001)
-        steps = (values / then.scale).round().add(then.zero).clamp(0, 255) - then.zero
-        error = torch.nn.functional.gelu(steps * then.scale) - torch.nn.functional.gelu(values)
-        assert error.abs().max() <= quantizer.step / 4 + 0.6 * then.scale
+        # Of a channel that may be of any size; others have smaller steps.
+        (step,) = then.steps(np.array([-1e6]), np.array([1e6])).tolist()
+        steps = (values / step).round().add(then.zero).clamp(0, 255) - then.zero
+        error = torch.nn.functional.gelu(steps * step) - torch.nn.functional.gelu(values)
+        assert error.abs().max() <= quantizer.step / 4 + 0.6 * step
     assert OutputGrid.before_gelu(torch.nn.Identity()) is None

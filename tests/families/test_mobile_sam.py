@@ -342,6 +342,7 @@ def test_a_directory_that_lacks_a_tensor_says_so(model: MobileSamModel, tmp_path
     [
         {"depths": [1, 1]},
         {"window_sizes": [0, 4, 7]},
+        {"window_sizes": [5, 65, 7]},
         {"embed_dims": [8, 12, 16, 10**9]},
         {"depths": [1, 10**9, 1, 1]},
         {"patch_kernel": 2},
@@ -362,3 +363,14 @@ def test_the_processor_is_found_by_the_model_type(model: MobileSamModel, tmp_pat
     processor.save_pretrained(tmp_path)
     batch = AutoProcessor.from_pretrained(tmp_path)(images=Image.new("RGB", (40, 20)), return_tensors="pt")
     assert batch["pixel_values"].shape == (1, 3, 96, 96)
+
+
+def test_parts_that_do_not_fit_each_other_are_refused() -> None:
+    values = tiny_config().to_dict()
+    values["vision_config"]["image_size"] = 112
+    with pytest.raises(ValueError, match="7 × 7 places of 112 pixels, but prompt_encoder_config is for 6 × 6 of 96"):
+        MobileSamConfig.from_dict(values)
+    values = tiny_config().to_dict()
+    values["mask_decoder_config"]["hidden_size"] = 24
+    with pytest.raises(ValueError, match=r"hidden_size of prompts and decoder differ: \[16, 24\]"):
+        MobileSamConfig.from_dict(values)

@@ -201,7 +201,7 @@ def test_a_depthwise_unit_left_in_float_stays_so(mobile: Sam, samples: list[Samp
 def test_variants_are_right_whatever_the_batch(
     mobile: Sam, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, elements: int
 ) -> None:
-    monkeypatch.setattr(variants, "_ELEMENTS", elements)
+    monkeypatch.setattr(variants, "_MAX_ELEMENTS", elements)
     names = [unit.name for unit in mobile.costs().units if unit.part == "encoder"][:12]
     prefix = run_prefix(mobile, samples[0])
     sizes = []

@@ -78,7 +78,8 @@ class OutputGrid:
         """A step for each channel: as fine as bytes allow, where a channel cannot leave [low, high].
 
         Args:
-            low, high: [channels].
+            low: the least output of each channel, [channels].
+            high: the largest one, [channels].
         """
         below = -np.clip(low, self.low, 0) / self.zero
         above = np.clip(high, 0, self.high) / (255 - self.zero)

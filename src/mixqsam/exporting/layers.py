@@ -153,7 +153,6 @@ class Layers:
 
     def convolution(self, value: str, layer: nn.Module, *, unit: str) -> str:
         """A convolution [batch, in, h, w] → [batch, out, h', w']."""
-        graph = self.graph
         assert isinstance(layer, QuantizedConv2d | PackedConv2d | nn.Conv2d)  # noqa: S101
         if isinstance(layer, QuantizedConv2d | PackedConv2d):
             value = self.activation(value, layer.input, unit=unit)

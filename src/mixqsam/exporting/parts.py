@@ -1,4 +1,4 @@
-"""Layers cut out of others: some rows of a linear, a convolution as a linear over patches; and operands on their way."""
+"""Layers cut out of others (rows of a linear, a convolution as a linear over patches), and operands on their way."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def linear_rows(layer: Any, rows: Tensor) -> nn.Module:
 
 
 def as_linear(convolution: Any) -> nn.Module:
-    """A convolution with one group as a linear layer over patches, whose elements are sorted by row, column, channel."""
+    """A convolution with one group as a linear layer over patches, sorted by row, column and channel."""
     return _linear(convolution, None)
 
 

@@ -135,7 +135,7 @@ class _Encoder:
         return operand
 
     def _biases(self, attention: Any, name: str) -> str:
-        """The bias of every pair of places, [1, heads, window², window²]; runtimes make it once, at a session's start."""
+        """The bias of every pair of places, [1, heads, window², window²]; runtimes make it once, at the start."""
         graph, window = self.graph, attention.window
         if window not in self._offsets:
             place = np.arange(window)
@@ -184,7 +184,8 @@ class _Encoder:
             maps = layers.convolution(graph.transpose(maps, 0, 3, 1, 2), layer, unit=unit)
             return graph.transpose(maps, 0, 2, 3, 1)
         operand = Operand(layers, maps, layer.input, unit=unit, together=False)
-        kernel, border = layer.stored.shape[2:], [int(pad) for pad in layer.padding]
+        convolution: Any = layer
+        kernel, border = layer.stored.shape[2:], [int(pad) for pad in convolution.padding]
         pads = graph.constant([0, *border, 0, 0, *border, 0], np.int64)
         padded = graph.add("Pad", operand.value, pads, graph.constant(int(layer.input.zero), np.uint8))
         axes, parts = graph.constant([1, 2], np.int64), []

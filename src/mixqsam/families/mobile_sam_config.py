@@ -9,6 +9,8 @@ from transformers.configuration_utils import PreTrainedConfig
 _MOST = 65_536
 _MOST_BLOCKS = 512
 _MOST_STAGES = 8
+# Every pair of places within a window has a bias: 17 million of them, for each head.
+_LARGEST_WINDOW = 64
 
 
 class MobileSamVisionConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -55,6 +57,7 @@ class MobileSamVisionConfig(PreTrainedConfig):  # type: ignore[misc]
         sizes += [*self.num_heads, *self.window_sizes, self.expansion, self.mlp_ratio]
         _check_range("a size of the vision encoder", sizes, most=_MOST)
         _check_range("a depth of the vision encoder", self.depths, most=_MOST_BLOCKS)
+        _check_range("a window of the vision encoder", self.window_sizes, most=_LARGEST_WINDOW)
         if self.patch_kernel not in {1, 3} or self.local_kernel not in {1, 3, 5, 7}:
             raise ValueError("patch_kernel is 1 or 3, local_kernel 1, 3, 5 or 7")
         if self.embed_dims[0] % 2 or any(c % h for c, h in zip(self.embed_dims[1:], self.num_heads, strict=True)):
@@ -66,6 +69,20 @@ class MobileSamConfig(SamConfig):  # type: ignore[misc]
 
     model_type = "mobile_sam"
     sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": MobileSamVisionConfig}  # noqa: RUF012
+
+    def __post_init__(self, **more: Any) -> None:
+        """Check that the parts agree on the image and on the embedding."""
+        super().__post_init__(**more)
+        vision, prompts, decoder = self.vision_config, self.prompt_encoder_config, self.mask_decoder_config
+        side = vision.image_size // vision.patch_size
+        if prompts.image_size != vision.image_size or prompts.image_embedding_size != side:
+            raise ValueError(
+                f"the encoder gives {side} × {side} places of {vision.image_size} pixels, but prompt_encoder_config is "
+                f"for {prompts.image_embedding_size} × {prompts.image_embedding_size} of {prompts.image_size}"
+            )
+        widths = {vision.output_channels, prompts.hidden_size, decoder.hidden_size}
+        if len(widths) > 1:
+            raise ValueError(f"output_channels and the hidden_size of prompts and decoder differ: {sorted(widths)}")
 
 
 def register_config() -> None:

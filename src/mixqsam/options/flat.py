@@ -13,7 +13,7 @@ from mixqsam.options.values import OptionClass, to_json_value
 def flatten(owner: Any, nested: Nested | None = None) -> list[Entry]:
     """List all options of a class, or of a function with such parameters, in the order of the fields.
 
-    A name that two of the classes have is one option, described by the first.
+    A name that occurs in two classes is one option; the first class describes it.
     """
     nesting = nested or Nested()
     entries: list[Entry] = []

@@ -79,7 +79,7 @@ class AllocationOptions(OptionClass):
     utility: Annotated[
         names.Utility,
         Option("Utility of b bits, u(b); linear is the paper's.", panel=_ALLOCATION, is_advanced=True),
-    ] = "exponential"
+    ] = "fisher"
     synergy: Annotated[
         names.Synergy,
         Option(

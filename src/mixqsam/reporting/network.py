@@ -39,7 +39,7 @@ def unit_facts(analysis: Analysis, plan: BitPlan, objective: Mapping[str, Any] |
     Without a measured importance, `importance` holds the shares of `unit_shares`; `measure` names the quantity.
 
     Args:
-        analysis: importance and synergy of the units.
+        analysis: importance, synergy and sensitivities of the units.
         plan: the bits.
         objective: objective of the allocation, which selects the importance; None for the first in the analysis.
     """
