@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ from mixqsam.pipeline.options import Session
 from mixqsam.plan import CANDIDATE_BITS, Analysis, Operand, Unit
 from mixqsam.progress import Silent
 from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors
-from mixqsam.sam.load import Sam
+from mixqsam.sam.load import Sam, load_sam
+from tests.families.released import random_mobile_sam, tiny_config
 from tests.oracles import logits_of
 
 _DRAWS = 40
@@ -142,6 +144,25 @@ def test_error_products_by_hand() -> None:
     found = error_products(quantizers, values, gradient, groups=2)
     errors = [((one(values) - values).double() * gradient.double()).sum((1, 2)) for one in quantizers]
     torch.testing.assert_close(found, torch.stack(errors, dim=1), rtol=1e-4, atol=1e-2)
+
+
+def test_channels_with_grids_of_their_own_are_rounded_on_them(
+    tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_mobile_sam(tiny_config()).save_pretrained(tmp_path)
+    mobile = load_sam(tmp_path)
+    ranges = calibrate(mobile, samples, observer="omse", progress=Silent())
+    weights = WeightGrids(mobile, observer="minmax")
+    monkeypatch.setattr(fisher, "CANDIDATE_BITS", (4,))
+    estimated = FisherMeter(mobile, ranges, weights).measure(samples[0], output="bernoulli", draws=30).mean(axis=0)
+    variants = QuantizedVariants(mobile, ranges, weights, bits=(4,))
+    flat = variants.measure(mobile, run_prefix(mobile, samples[0]), progress=Silent())["bernoulli"]
+    measured = np.array(flat).reshape(estimated.shape)
+    depthwise = [index for index, unit in enumerate(mobile.costs().units) if unit.role == "depthwise"]
+    ratios = estimated[depthwise] / measured[depthwise]
+    assert len(depthwise) > 3
+    # On one grid for all channels, the inputs' estimates are some nine times what is measured.
+    assert np.abs(np.log(ratios).mean(axis=0)).max() < np.log(1.7)
 
 
 def test_draws_of_an_image_are_always_the_same(meter: FisherMeter, samples: list[Sample]) -> None:

@@ -26,7 +26,7 @@ from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors, visib
 from mixqsam.sam.load import Sam
 
 # Increase it when measurements change their meaning, so that old ones in the cache are not used.
-_VERSION = 1
+_VERSION = 2
 # Draws of y that are averaged, over all images: their mean has the relative deviation √(2/32) = 0.25. With few draws
 # some operand looks far too cheap by chance, and gets too few bits.
 _DRAWS = 32
@@ -126,7 +126,7 @@ class FisherMeter:
         self._places = {unit.name: index for index, unit in enumerate(self._units)}
         self._quantizers = {
             (unit.name, operand): [
-                Quantizer(ranges.grid(unit.name, operand=operand, bits=b)).to(sam.device) for b in CANDIDATE_BITS
+                ranges.quantizer(unit.name, operand=operand, bits=b).to(sam.device) for b in CANDIDATE_BITS
             ]
             for unit in self._units
             for operand in unit.activations
