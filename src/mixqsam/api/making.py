@@ -25,7 +25,7 @@ def demo(
     output: Path | str = DEMO_FOLDER,
     *,
     model: str | None = None,
-    budget: Budget | str = "W4A4",
+    budget: Budget | str = "W6A6",
     cache: Path | str | None = None,
     progress: Progress | None = None,
 ) -> DemoResult:

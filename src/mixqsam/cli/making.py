@@ -41,7 +41,7 @@ def demo(
         str | None,
         Option("As for quantize.", flags=("--model", "-m"), default_help="mobile-sam, or sam-tiny without a network"),
     ] = None,
-    budget: BudgetValue = "W4A4",
+    budget: BudgetValue = "W6A6",
     cache: Cache = None,
 ) -> Outcome:
     """Run a demonstration: MobileSAM on photographs of installed Python packages, in a few minutes."""
