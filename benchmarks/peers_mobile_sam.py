@@ -29,7 +29,7 @@ from benchmarks import mobile_peers as makers
 from benchmarks.backends import Encoder, onnx_encoder, openvino_encoder, torch_encoder
 from benchmarks.harness import machine
 from benchmarks.performance_tables import line
-from mixqsam.cli.console import Bars
+from mixqsam.cli.console import ProgressBars
 from mixqsam.data.samples import Sample
 from mixqsam.deployed.backends import ONNX, OPENVINO
 from mixqsam.deployed.names import ENCODER
@@ -91,7 +91,8 @@ def _nothing() -> None:
 
 
 def _make_ours(coco: Path, folder: Path, budget: str, count: int, recipe: str) -> None:
-    directory = encoders.quantized_directory(coco, folder, budget=budget, count=count, recipe=recipe, progress=Bars())
+    progress = ProgressBars()
+    directory = encoders.quantized_directory(coco, folder, budget=budget, count=count, recipe=recipe, progress=progress)
     for backend in (ONNX, OPENVINO):
         encoders.exported(directory, backend)
 

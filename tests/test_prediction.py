@@ -71,7 +71,7 @@ def test_logits_on_request(predictor: SamPredictor) -> None:
         ({"point_coords": [1, 2], "point_labels": [1]}, r"point_coords has shape \(2,\)"),
         ({"point_coords": [[1, 2]], "point_labels": [1, 0]}, r"point_labels has shape \(2,\)"),
         ({"box": BOX, "mask_input": np.zeros((20, 20))}, r"mask_input has shape \(20, 20\)"),
-        ({"box": [BOX, BOX], "mask_input": np.zeros((1, 20, 20))}, "prompts of their own"),
+        ({"box": [BOX, BOX], "mask_input": np.zeros((1, 20, 20))}, "do not go with several boxes"),
     ],
 )
 def test_what_does_not_fit_is_named(predictor: SamPredictor, arguments: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""What predictors are called with, as prompts: the same rules for all of them, and segment-anything's."""
+"""Parse the arguments of predictors into prompts, by the rules of segment-anything."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from mixqsam.errors import InputError, shortened
 from mixqsam.prompts import Prompts
 
-# 1 is the object, 0 the background, −1 a point that fills up the row.
+# 1 is the object, 0 the background, −1 a padding point.
 LABELS = (-1, 0, 1)
 
 
-def one_prompt(point_coords: Any, point_labels: Any, box: Any, mask_input: Any) -> tuple[Prompts, bool]:
-    """The arguments of segment-anything's `predict`, as prompts, and whether they are several.
+def parse_prompt_arguments(point_coords: Any, point_labels: Any, box: Any, mask_input: Any) -> tuple[Prompts, bool]:
+    """Parse the arguments of segment-anything's `predict`; return the prompts, and whether there are several boxes.
 
     Args:
         point_coords: [N, 2] or None.
@@ -22,39 +22,39 @@ def one_prompt(point_coords: Any, point_labels: Any, box: Any, mask_input: Any) 
         mask_input: [1, 4h, 4w] or None.
 
     Raises:
-        InputError: they are not numbers, or of another shape.
+        InputError: an argument does not hold numbers, or has another shape.
     """
     _check_pair(point_coords, point_labels)
-    boxes = _numbers(box, "box")
-    points = _numbers(point_coords, "point_coords")
-    labels = _numbers(point_labels, "point_labels")
-    masks = _numbers(mask_input, "mask_input")
+    boxes = _to_numbers(box, "box")
+    points = _to_numbers(point_coords, "point_coords")
+    labels = _to_numbers(point_labels, "point_labels")
+    masks = _to_numbers(mask_input, "mask_input")
     if boxes is not None:
-        _check(boxes.shape == (4,) or (boxes.ndim == 2 and boxes.shape[1] == 4), "box", "[4] or [P, 4]", boxes)
+        _check_shape(boxes.shape == (4,) or (boxes.ndim == 2 and boxes.shape[1] == 4), "box", "[4] or [P, 4]", boxes)
     if points is not None and labels is not None:
         points = points.reshape(0, 2) if not points.size else points
-        _check(points.ndim == 2 and points.shape[1] == 2, "point_coords", "[N, 2]", points)
-        _check(labels.shape == points.shape[:1], "point_labels", f"[{len(points)}], one for each point", labels)
+        _check_shape(points.ndim == 2 and points.shape[1] == 2, "point_coords", "[N, 2]", points)
+        _check_shape(labels.shape == points.shape[:1], "point_labels", f"[{len(points)}], one for each point", labels)
     if masks is not None:
-        _check(masks.ndim == 3 and len(masks) == 1, "mask_input", "[1, 4h, 4w], logits of an earlier call", masks)
-    several = boxes is not None and boxes.ndim == 2 and len(boxes) != 1
-    if several and (points is not None or masks is not None):
-        raise InputError("Several boxes are prompts of their own; give points or a mask with one box at a time.")
+        _check_shape(masks.ndim == 3 and len(masks) == 1, "mask_input", "[1, 4h, 4w], logits of an earlier call", masks)
+    has_many_boxes = boxes is not None and boxes.ndim == 2 and len(boxes) != 1
+    if has_many_boxes and (points is not None or masks is not None):
+        raise InputError("Points and masks do not go with several boxes; give one box with points or a mask.")
     if points is not None and not len(points):
         points = labels = None
     return (
         Prompts(
             boxes=None if boxes is None else boxes.reshape(-1, 4),
             points=None if points is None else points[None],
-            labels=None if labels is None else whole_labels(labels)[None],
+            labels=None if labels is None else parse_labels(labels)[None],
             masks=None if masks is None else masks.astype(np.float32)[None],
         ),
-        several,
+        has_many_boxes,
     )
 
 
-def many_prompts(point_coords: Any, point_labels: Any, boxes: Any, mask_input: Any) -> Prompts:
-    """The arguments of segment-anything's `predict_torch` as prompts, still in the pixels that they came in.
+def parse_prompt_tensors(point_coords: Any, point_labels: Any, boxes: Any, mask_input: Any) -> Prompts:
+    """Parse the arguments of segment-anything's `predict_torch`; coordinates stay in the pixels of the arguments.
 
     Args:
         point_coords: [P, N, 2] or None.
@@ -63,32 +63,32 @@ def many_prompts(point_coords: Any, point_labels: Any, boxes: Any, mask_input: A
         mask_input: [P, 1, 4h, 4w], or [1, 1, 4h, 4w] for all prompts; or None.
 
     Raises:
-        InputError: they are not numbers, or of another shape.
+        InputError: an argument does not hold numbers, or has another shape.
     """
     _check_pair(point_coords, point_labels)
-    points, labels = _numbers(point_coords, "point_coords"), _numbers(point_labels, "point_labels")
-    corners, masks = _numbers(boxes, "boxes"), _numbers(mask_input, "mask_input")
+    points, labels = _to_numbers(point_coords, "point_coords"), _to_numbers(point_labels, "point_labels")
+    corners, masks = _to_numbers(boxes, "boxes"), _to_numbers(mask_input, "mask_input")
     if points is not None and labels is not None:
-        _check(points.ndim == 3 and points.shape[2] == 2, "point_coords", "[P, N, 2]", points)
-        _check(labels.shape == points.shape[:2], "point_labels", f"{list(points.shape[:2])}", labels)
+        _check_shape(points.ndim == 3 and points.shape[2] == 2, "point_coords", "[P, N, 2]", points)
+        _check_shape(labels.shape == points.shape[:2], "point_labels", f"{list(points.shape[:2])}", labels)
     if corners is not None:
         corners = corners.reshape(-1, 4) if corners.shape[1:] == (1, 4) else corners
-        _check(corners.ndim == 2 and corners.shape[1] == 4, "boxes", "[P, 4]", corners)
+        _check_shape(corners.ndim == 2 and corners.shape[1] == 4, "boxes", "[P, 4]", corners)
     if masks is not None:
-        _check(masks.ndim == 4 and masks.shape[1] == 1, "mask_input", "[P, 1, 4h, 4w]", masks)
+        _check_shape(masks.ndim == 4 and masks.shape[1] == 1, "mask_input", "[P, 1, 4h, 4w]", masks)
     count = len(Prompts(corners, points))
     if masks is not None and len(masks) == 1 and count > 1:
         masks = np.repeat(masks, count, axis=0)
     return Prompts(
         corners,
         points,
-        None if labels is None else whole_labels(labels),
+        None if labels is None else parse_labels(labels),
         None if masks is None else masks.astype(np.float32),
     )
 
 
-def whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Labels as whole numbers.
+def parse_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Convert labels to whole numbers.
 
     Raises:
         InputError: a label is not 1, 0 or −1.
@@ -103,11 +103,11 @@ def whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def check_prompts(prompts: Prompts, *, mask_side: int | None) -> None:
-    """Refuse what cannot be segmented.
+    """Check that the prompts can be segmented.
 
     Args:
-        prompts: of one image.
-        mask_side: side of the low-resolution logits that a prompt may start from; None where no image is set.
+        prompts: prompts of one image.
+        mask_side: side of the low-resolution logits of mask prompts; None without an image.
 
     Raises:
         InputError: no image is set, there are no prompts, or their numbers cannot be used.
@@ -120,9 +120,9 @@ def check_prompts(prompts: Prompts, *, mask_side: int | None) -> None:
     if (prompts.points is None) != (prompts.labels is None):
         raise InputError("Points and labels go together; give both or neither.")
     if prompts.labels is not None:
-        whole_labels(prompts.labels)
+        parse_labels(prompts.labels)
     if prompts.masks is not None:
-        _check(
+        _check_shape(
             prompts.masks.shape[1:] == (1, mask_side, mask_side),
             "mask_input",
             f"[1, {mask_side}, {mask_side}], logits of an earlier call",
@@ -131,7 +131,7 @@ def check_prompts(prompts: Prompts, *, mask_side: int | None) -> None:
 
 
 def _check_values(prompts: Prompts) -> None:
-    """Refuse numbers that are not finite, and parts that are not for all prompts."""
+    """Check that all numbers are finite, and all parts have one entry for each prompt."""
     parts = {"box": prompts.boxes, "point": prompts.points, "label": prompts.labels, "mask": prompts.masks}
     for name, values in parts.items():
         if values is None:
@@ -149,11 +149,11 @@ def _check_pair(point_coords: Any, point_labels: Any) -> None:
         raise InputError("point_coords and point_labels go together; give both or neither.")
 
 
-def _numbers(value: Any, name: str) -> NDArray[np.float64] | None:
-    """An array, a list or a tensor as float64.
+def _to_numbers(value: Any, name: str) -> NDArray[np.float64] | None:
+    """Convert an array, a list or a tensor to float64.
 
     Raises:
-        InputError: it holds something else.
+        InputError: it does not hold numbers.
     """
     if value is None:
         return None
@@ -165,6 +165,6 @@ def _numbers(value: Any, name: str) -> NDArray[np.float64] | None:
         raise InputError(f"{name} is not an array of numbers: {shortened(error)}.") from error
 
 
-def _check(fits: bool, name: str, expected: str, found: NDArray[Any]) -> None:
+def _check_shape(fits: bool, name: str, expected: str, values: NDArray[Any]) -> None:
     if not fits:
-        raise InputError(f"{name} has shape {found.shape}; expected {expected}.")
+        raise InputError(f"{name} has shape {values.shape}; expected {expected}.")

@@ -121,13 +121,13 @@ def to_rgb(image: Image.Image, *, name: str, stored: Stored) -> Image.Image:
     with named_faults(name):
         if image.mode in RESCALED_MODES:
             return Image.fromarray(_scaled(np.asarray(image), name=name, bits=stored.bits)).convert("RGB")
-        found = image.convert("RGB")
-    if stored.coarse and int(np.asarray(found).max()) < _TWELVE_BITS >> 8:
+        rgb = image.convert("RGB")
+    if stored.coarse and int(np.asarray(rgb).max()) < _TWELVE_BITS >> 8:
         raise ImageError(
             f"{name} has 16 bits a value, and none of them uses the upper 4 bits: it seems to hold fewer bits. "
             "Scale it to 8 bits."
         )
-    return found
+    return rgb
 
 
 def _scaled(values: NDArray[Any], *, name: str, bits: int | None = None) -> Pixels:
@@ -181,12 +181,12 @@ def from_input(image: object, *, image_format: str = "RGB") -> Image.Image:
     if image_format not in FORMATS:
         raise InputError(f"image_format is {shortened(repr(image_format))}; expected {' or '.join(FORMATS)}.")
     if isinstance(image, Image.Image):
-        found = to_rgb(image, name="The image", stored=stored_form(image))
+        rgb = to_rgb(image, name="The image", stored=stored_form(image))
     else:
-        found = Image.fromarray(_array_pixels(image))
-    if not found.width or not found.height:
+        rgb = Image.fromarray(_array_pixels(image))
+    if not rgb.width or not rgb.height:
         raise ImageError("The image has no pixels.")
-    return Image.fromarray(np.asarray(found)[..., ::-1].copy()) if image_format == "BGR" else found
+    return Image.fromarray(np.asarray(rgb)[..., ::-1].copy()) if image_format == "BGR" else rgb
 
 
 def _array_pixels(image: object) -> Pixels:

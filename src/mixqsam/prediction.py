@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from mixqsam.arguments import many_prompts, one_prompt
+from mixqsam.arguments import parse_prompt_arguments, parse_prompt_tensors
 from mixqsam.errors import InputError
 from mixqsam.pixels import from_input
 from mixqsam.prompts import Prompts
@@ -204,7 +204,7 @@ class Predictor(ABC):
         Raises:
             InputError: no image has been set, there is no prompt, or shapes do not fit.
         """
-        prompts, has_many_boxes = one_prompt(point_coords, point_labels, box, mask_input)
+        prompts, has_many_boxes = parse_prompt_arguments(point_coords, point_labels, box, mask_input)
         prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)
         masks = prediction.masks if prediction.full is None else prediction.full
         if has_many_boxes:
@@ -238,7 +238,7 @@ class Predictor(ABC):
         """
         import torch  # noqa: PLC0415  (exported models run without it)
 
-        prompts = many_prompts(point_coords, point_labels, boxes, mask_input)
+        prompts = parse_prompt_tensors(point_coords, point_labels, boxes, mask_input)
         if self.original_size is not None:
             prompts = self.transform.undo(prompts, self.original_size)
         prediction = self.segment(prompts, multimask=multimask_output, full=return_logits)

@@ -106,10 +106,10 @@ def resized_pixels(
         raise InputError(f"The image has shape {values.shape}; {expected}.")
     if min(height, width) < 1 or not np.isfinite(values).all():
         raise InputError(f"The image holds NaN or infinity, or its size before is {height}×{width}.")
-    found = resized_size(height, width, side=side)
-    if values.shape[2:] != found:
+    expected_size = resized_size(height, width, side=side)
+    if values.shape[2:] != expected_size:
         raise InputError(
             f"The image has {values.shape[2]}×{values.shape[3]} pixels, but {height}×{width} becomes "
-            f"{found[0]}×{found[1]}; give height and width of the image before transform.apply_image."
+            f"{expected_size[0]}×{expected_size[1]}; give height and width of the image before transform.apply_image."
         )
     return np.ascontiguousarray(values[0].transpose(1, 2, 0)), (height, width)

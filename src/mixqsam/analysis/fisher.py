@@ -113,7 +113,7 @@ def fisher_sensitivity(
 
 
 def draws_of(images: int) -> int:
-    """How often y is drawn for each of so many images."""
+    """Number of draws of y for each of `images` images."""
     return -(-_DRAWS // images)
 
 

@@ -1,4 +1,4 @@
-"""Gradients of units' operands: each is shown once, when a backward pass comes to it, and is not kept.
+"""Gradients of units' operands; a backward pass passes each to a callback once, and does not store it.
 
 A block of the model is computed again in the backward pass (torch's checkpoints), so that what one block saves bounds
 the memory, whatever the number of blocks.
@@ -29,7 +29,7 @@ MeetWeight = Callable[[Unit, nn.Module, Tensor, Tensor], None]
 def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -> Iterator[None]:
     """While this is open, a backward pass through the model shows the gradients of all operands of all units.
 
-    The model may have no parameter that wants a gradient. An operand's gradient is that of its own use: where several
+    The parameters of the model need not require gradients. An operand's gradient is that of its own use: where several
     units read one tensor, each sees its share. A product that is made in pieces shows each piece.
 
     Args:
@@ -130,17 +130,17 @@ class _Layer(Function):
         del anchor
         ctx.save_for_backward(values)
         ctx.module, ctx.meet, ctx.meet_weight = module, meet, meet_weight
-        # The class's own: the instance's is what called us.
+        # The forward of the class: that of the instance has called this function.
         out: Tensor = type(module).forward(module, values)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (values,) = ctx.saved_tensors
-        own = _input_gradient(ctx.module, values, gradient)
+        input_gradient = _input_gradient(ctx.module, values, gradient)
         ctx.meet_weight(values, gradient)
-        ctx.meet(values, own)
-        return (own if ctx.needs_input_grad[0] else None), None, None, None, None
+        ctx.meet(values, input_gradient)
+        return (input_gradient if ctx.needs_input_grad[0] else None), None, None, None, None
 
 
 def _input_gradient(module: nn.Module, values: Tensor, gradient: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def _input_gradient(module: nn.Module, values: Tensor, gradient: Tensor) -> Tens
 
 
 def _convolution_gradient(module: nn.Conv2d, values: Tensor, gradient: Tensor, *, of_weight: bool) -> Tensor:
-    found = torch.ops.aten.convolution_backward(
+    gradients = torch.ops.aten.convolution_backward(
         gradient,
         values,
         module.weight,
@@ -165,5 +165,5 @@ def _convolution_gradient(module: nn.Conv2d, values: Tensor, gradient: Tensor, *
         module.groups,
         [not of_weight, of_weight, False],
     )
-    out: Tensor = found[1 if of_weight else 0]
+    out: Tensor = gradients[1 if of_weight else 0]
     return out
