@@ -171,8 +171,24 @@ def test_draws_of_an_image_are_always_the_same(meter: FisherMeter, samples: list
     assert not np.allclose(two[0], two[1])
 
 
-def test_few_images_have_more_draws_each() -> None:
-    assert [fisher.draws_of(images) for images in (1, 4, 20, 32, 100)] == [32, 8, 2, 1, 1]
+def test_few_images_have_more_draws_each(
+    monkeypatch: pytest.MonkeyPatch,
+    sam: Sam,
+    samples: list[Sample],
+    ranges: Ranges,
+    weights: WeightGrids,
+    session: Session,
+) -> None:
+    plain, counts = FisherMeter.measure, []
+
+    def counted(self: FisherMeter, sample: Sample, *, output: str, draws: int) -> np.ndarray:
+        counts.append(draws)
+        return plain(self, sample, output=output, draws=1)
+
+    monkeypatch.setattr(fisher.FisherMeter, "measure", counted)
+    run(sam, samples[:1], ranges, weights, session, draws=5)
+    run(sam, samples[:2], ranges, weights, session, draws=5)
+    assert counts == [5, 3, 3]
 
 
 def test_no_gradient_of_an_activation_is_kept(sam: Sam, samples: list[Sample], meter: FisherMeter) -> None:
@@ -203,13 +219,15 @@ def test_the_model_is_left_as_it_was(sam: Sam, samples: list[Sample], meter: Fis
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in sam.model.parameters())
 
 
-def run(sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, session: Session) -> Analysis:
+def run(
+    sam: Sam, samples: list[Sample], ranges: Ranges, weights: WeightGrids, session: Session, *, draws: int = 32
+) -> Analysis:
     return analyze(
         sam,
         samples,
         ranges=ranges,
         weights=weights,
-        options=MeasurementOptions(importance=False, pairs=False, fisher=("bernoulli",)),
+        options=MeasurementOptions(importance=False, pairs=False, fisher=("bernoulli",), draws=draws),
         cache=session.cache,
         progress=session.progress,
     )
@@ -231,13 +249,14 @@ def test_a_stopped_measurement_goes_on_where_it_was(
             raise KeyboardInterrupt
         return plain(self, sample, output=output, draws=draws)
 
-    monkeypatch.setattr(fisher, "_DRAWS", 2)
     monkeypatch.setattr(fisher.FisherMeter, "measure", counted)
     with pytest.raises(KeyboardInterrupt):
-        run(sam, samples, ranges, weights, session)
-    resumed = run(sam, samples, ranges, weights, session)
+        run(sam, samples, ranges, weights, session, draws=2)
+    resumed = run(sam, samples, ranges, weights, session, draws=2)
     assert calls == [1, 2, 2]
-    fresh = run(sam, samples, ranges, weights, replace(session, cache=type(session.cache)(session.cache.root / "b")))
+    fresh = run(
+        sam, samples, ranges, weights, replace(session, cache=type(session.cache)(session.cache.root / "b")), draws=2
+    )
     assert resumed.to_json() == fresh.to_json()
 
 

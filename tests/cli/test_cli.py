@@ -274,7 +274,7 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     command += ["-o", str(tmp_path / "out"), "--sensitivity-bits", "2,4,8", "--eval-limit", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
     deadline = time.monotonic() + 120
-    while len(list(own_cache.glob("ablation-*.json"))) < 2 and time.monotonic() < deadline:
+    while len(list(own_cache.glob("fisher-*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -282,7 +282,7 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     assert "Finished stages are cached" in errors
     assert leftovers(tmp_path) == ["images"]
     kept = {p: p.stat().st_mtime_ns for p in own_cache.glob("*.json")}
-    assert any(p.name.startswith("ablation-") for p in kept)
+    assert any(p.name.startswith("fisher-") for p in kept)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert (tmp_path / "out/model.safetensors").exists()
     assert {p: p.stat().st_mtime_ns for p in kept} == kept

@@ -27,9 +27,6 @@ from mixqsam.sam.load import Sam
 
 # Increase it when measurements change their meaning, so that old ones in the cache are not used.
 _VERSION = 2
-# Draws of y that are averaged, over all images: their mean has the relative deviation √(2/32) = 0.25. With few draws
-# some operand looks far too cheap by chance, and gets too few bits.
-_DRAWS = 32
 # Pixels that the `spatial` distribution draws for each mask; the scores' covariance does not depend on it.
 _PIXELS_DRAWN = 4096
 # Elements that are rounded at once, at all bit-widths; this many stay in the processor's cache.
@@ -68,6 +65,7 @@ def fisher_sensitivity(
     samples: Sequence[Sample],
     *,
     output: str,
+    draws: int,
     ranges: Ranges,
     weights: WeightGrids,
     cache: Cache,
@@ -82,6 +80,8 @@ def fisher_sensitivity(
         sam: the float model.
         samples: calibration images with prompts.
         output: P_Y definition.
+        draws: of y, averaged over all images. The mean of 32 has the relative deviation √(2/32) = 0.25. With few draws
+            some operand looks far too cheap by chance, and gets too few bits.
         ranges: ranges of the activations.
         weights: grids of the weights.
         cache: stores each image's values.
@@ -94,14 +94,14 @@ def fisher_sensitivity(
     meter = FisherMeter(sam, ranges, weights)
     settings = digest(ranges.to_json())
     divergences: dict[int, list[float]] = {}
-    draws = draws_of(len(samples))
+    draws_per_image = -(-draws // len(samples))
     label = f"Fisher sensitivity ({output})"
     share = take_share(engine, samples)
     for index, sample in progress.track(share, label=label, total=len(share)):
-        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws)
+        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws_per_image)
         values: list[float] | None = cache.get("fisher", key)
         if values is None or len(values) != meter.length:
-            estimates = meter.measure(sample, output=output, draws=draws).mean(axis=0)
+            estimates = meter.measure(sample, output=output, draws=draws_per_image).mean(axis=0)
             if not np.isfinite(estimates).all():
                 raise NumericError(f"The model's gradients on {sample.path} are not finite; the checkpoint is damaged.")
             values = estimates.ravel().tolist()
@@ -110,11 +110,6 @@ def fisher_sensitivity(
     rows = combine(engine, divergences, count=len(samples))
     mean: Vector = np.mean(rows, axis=0).reshape(-1, 2, len(CANDIDATE_BITS))
     return mean
-
-
-def draws_of(images: int) -> int:
-    """Number of draws of y for each of `images` images."""
-    return -(-_DRAWS // images)
 
 
 class FisherMeter:

@@ -38,12 +38,14 @@ class MeasurementOptions:
         pairs: also ablate adjacent units together (for the synergy estimator `interaction`).
         sensitivity_bits: bit-widths at which each unit alone is quantized; empty for no sensitivity.
         fisher: P_Y definitions of the Fisher sensitivity; empty for no Fisher sensitivity.
+        draws: of the Fisher sensitivity, over all images.
     """
 
     importance: bool = True
     pairs: bool = True
     sensitivity_bits: tuple[int, ...] = ()
     fisher: tuple[str, ...] = ()
+    draws: int = 32
 
 
 def analyze(
@@ -110,6 +112,7 @@ def analyze(
             sam,
             samples,
             output=output,
+            draws=options.draws,
             ranges=ranges,
             weights=weights,
             cache=cache,

@@ -68,6 +68,7 @@ class AnalysisOptions(OptionClass):
         pairs: also measure the synergy estimator `interaction`.
         sensitivity_bits: bit-widths of the sensitivity for the `measured` utility; empty for no measurement.
         fisher: P_Y definitions of the `fisher` utility; empty for no measurement.
+        fisher_draws: draws of the output for the `fisher` utility, over all images.
         seed: random seed of the sample of calibration images.
     """
 
@@ -117,6 +118,10 @@ class AnalysisOptions(OptionClass):
             is_advanced=True,
         ),
     ] = names.OUTPUT_DISTRIBUTIONS
+    fisher_draws: Annotated[
+        int,
+        Option("Backward passes of --utility fisher, over all images.", panel=_ANALYSIS, minimum=1, is_advanced=True),
+    ] = 32
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ def analyze_model(
                 pairs=options.importance and options.pairs,
                 sensitivity_bits=options.sensitivity_bits,
                 fisher=options.fisher,
+                draws=options.fisher_draws,
             ),
             cache=session.cache,
             progress=session.progress,
