@@ -231,7 +231,8 @@ def _coupling(
         return np.zeros(count - 1)
     name = f"{objective.synergy}/{objective.output}"
     if name not in analysis.synergy:
-        raise BudgetError(f"The analysis holds no synergy {name!r}; it has {', '.join(analysis.synergy)}.")
+        held = f"it holds {', '.join(analysis.synergy)}" if analysis.synergy else "run `mixqsam analyze --importance`"
+        raise BudgetError(f"The analysis does not hold the synergy {name!r}, which --synergy-weight needs; {held}.")
     strength = analysis.synergy[name]
     slope = float(np.mean([u.max() - u.min() for u in utility])) / (max(candidates) - min(candidates))
     coupling = objective.coupling * slope * strength / max(float(strength.mean()), 1e-30)
@@ -255,7 +256,8 @@ def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int
     raise BudgetError(
         f"No choice of bits meets the budget {budget.text!r}. The smallest feasible budget, with every free unit at "
         f"{min(min(s.ravel()) for s in states)} bits, is size={math.ceil(size)}B,bitops={bitops} "
-        f"(requested: {_format_limit(budget.size, 'bytes')}, {_format_limit(budget.bitops, 'BitOps')})."
+        f"({size / costs.size(costs.float_plan):.0%} of the float model's size; requested: "
+        f"{_format_limit(budget.size, 'bytes')}, {_format_limit(budget.bitops, 'BitOps')})."
     )
 
 

@@ -91,7 +91,7 @@ def select_left_over(everything: Sequence[Sample], used: Sequence[Sample], sessi
     seen = {sample.path for sample in used}
     rest = [sample for sample in everything if sample.path not in seen]
     if any(len(sample.prompts) for sample in rest):
-        session.progress.note(f"Evaluating on {len(rest)} images that the calibration does not use.")
+        session.progress.note(f"Evaluating on images that the calibration does not use: {len(rest)}.")
         return rest
     session.progress.note("All images are used for calibration, so the evaluation uses them, too.")
     return list(everything)

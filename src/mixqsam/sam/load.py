@@ -165,7 +165,10 @@ def _load_transformers(place: str) -> tuple[PreTrainedModel, Any]:
 def _check_config(values: dict[str, Any], place: str) -> Family:
     kind = values.get("model_type")
     if kind is None:
-        raise ModelError(f"{place} holds no config.json of a transformers model.")
+        raise ModelError(
+            f"{place}: config.json is missing or has no model_type; mixqsam quantizes models of type "
+            f"{', '.join(repr(name) for name in FAMILIES)}."
+        )
     family = find_family(str(kind), source=place)
     if "quantization_config" in values:
         raise ModelError(f"{place} is quantized already; give the float checkpoint that it was made from.")
