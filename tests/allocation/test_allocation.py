@@ -292,7 +292,8 @@ def test_an_impossible_budget_names_the_smallest_feasible_one() -> None:
     toy = analysis(9)
     with pytest.raises(BudgetError, match="smallest feasible budget") as caught:
         allocate(toy, "size=1kB", objective=objective())
-    smallest = str(caught.value).split("bits, is ")[1].split(" (requested")[0]
+    smallest = str(caught.value).split("bits, is ")[1].split(" (")[0]
+    assert "% of the float model's size" in str(caught.value)
     found = allocate(toy, smallest, objective=objective())
     assert set(found.plan.bits.values()) == {UnitBits(2, 2)}
     with pytest.raises(BudgetError, match="smallest feasible budget"):
