@@ -27,7 +27,7 @@ from mixqsam.evaluation.coco import Truth
 from mixqsam.files import read_json
 from mixqsam.numeric.tensor_file import TensorFile
 from mixqsam.pipeline.stages import uniform_allocation
-from mixqsam.plan import Analysis, UnitBits
+from mixqsam.plan import Analysis, Operand, UnitBits
 from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import Run
 from mixqsam.sam.load import load_sam
@@ -99,8 +99,9 @@ def _tensors(path: Path, *, beside: Path) -> object:
     with TensorFile(path, checked=True) as tensors:
         taken: list[object] = []
         for unit, entry in manifest.units.items():
-            operands = ("left", "right") if unit.endswith((".qk", ".av")) else ("input",)
-            taken += [tensors.quantizer(f"{unit}.{one}", kind="affine", bits=entry.activation) for one in operands]
+            operands: tuple[Operand, ...] = ("left", "right") if unit.endswith((".qk", ".av")) else ("input",)
+            bits = UnitBits(entry.weight, entry.activation)
+            taken += [tensors.quantizer(f"{unit}.{one}", kind="affine", bits=bits.of(one)) for one in operands]
         taken += [tensors.take(f"{name}_zero", shape=1, dtype=torch.uint8) for name in manifest.eight_bit]
         taken += [tensors._read(name) for name in sorted(tensors._left)]
         return taken
