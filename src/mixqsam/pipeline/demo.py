@@ -21,7 +21,7 @@ from mixqsam.sam.predictor import SamPredictor
 from mixqsam.sam.released import find_release
 
 RELEASED = "mobile-sam"
-# Fewer draws than the default: a draw of MobileSAM takes five seconds on two cores.
+# Fewer draws than the default: a draw of MobileSAM takes about ten seconds of processor time.
 _OPTIONS = AnalysisOptions(count=len(CALIBRATION), fisher_draws=12)
 
 

@@ -64,7 +64,7 @@ def quantize(
         samples: calibration images with prompts.
         recipe: how.
         cache: keeps calibrations and finished pieces of reconstructions.
-        progress: is told about steps.
+        progress: receives steps.
         grids: weights' grids that are known already.
         options: how long to reconstruct.
 

@@ -30,7 +30,7 @@ class Setting:
         ranges: activations' ranges by the recipe's observer.
         weights: weights' grids by the recipe's observer.
         cache: keeps what is finished.
-        progress: is told about steps.
+        progress: receives steps.
     """
 
     sam: Sam

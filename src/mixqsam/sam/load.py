@@ -122,7 +122,7 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
         model, processor = _load_transformers(text)
     else:
         raise ModelError(
-            f"Unknown model {text!r}: it is no file, no directory, not {EMBEDDED!r} and not a hub id (owner/name)."
+            f"Unknown model {text!r}: it is not a file, a directory, {EMBEDDED!r} or a hub id (owner/name)."
         )
     _check_finite(model, text)
     align_tensors(model)

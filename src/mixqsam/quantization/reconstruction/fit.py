@@ -71,7 +71,7 @@ class Fit:
         piece: what to fit.
         source: the float model.
         options: how long and how fast.
-        progress: is told about iterations.
+        progress: receives iterations.
     """
 
     def __init__(
