@@ -13,6 +13,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
+from mixqsam.heap import keep_freed_memory
 from mixqsam.pipeline.options import Session
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
@@ -20,6 +21,7 @@ from mixqsam.sam.load import Sam, load_sam
 
 # Tiny models are slower on two threads than on one.
 torch.set_num_threads(1)
+keep_freed_memory()
 
 
 @pytest.fixture(scope="session")

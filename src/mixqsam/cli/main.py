@@ -3,6 +3,7 @@
 from mixqsam.cli import deploying, judging, making
 from mixqsam.cli.app import app
 from mixqsam.cli.command import install
+from mixqsam.heap import keep_freed_memory
 
 for module, panel in (
     (making, "Make a quantized model"),
@@ -14,4 +15,5 @@ for module, panel in (
 
 def run() -> None:
     """Run the command line."""
+    keep_freed_memory()
     app()
