@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from mixqsam.exporting.layers import Array, Layers, array
-from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.modules import StoredLayer
-from mixqsam.numeric.quantizers import AffineQuantizer, Quantizer
-from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.numeric.quantizers import AffineQuantizer
 
 
 @dataclass(frozen=True)
@@ -43,53 +39,7 @@ class _Steps:
         return float(self.zero[0]) if (self.zero == self.zero[0]).all() else None
 
 
-@dataclass(frozen=True)
-class OutputGrid:
-    """A range for the output of a convolution, which ONNX Runtime needs to compute it in whole numbers.
-
-    Attributes:
-        low: its lower end, negative.
-        high: its upper end, positive.
-    """
-
-    low: float
-    high: float
-
-    @classmethod
-    def before_gelu(cls, quantizer: nn.Module) -> "OutputGrid | None":
-        """What a GELU maps into the range of the quantizer behind it; None where that has no one range.
-
-        Above, GELU is the identity up to where that range ends. Below, it goes to zero: this range ends where what is
-        cut off is less than a quarter of that quantizer's step.
-        """
-        if not isinstance(quantizer, Quantizer):
-            return None
-        high = (2**quantizer.bits - 1 - float(quantizer.zero)) * quantizer.step
-        tail = np.arange(-8, -0.75, 0.01)
-        cut = tail[np.abs(_gelu(tail)) < quantizer.step / 4]
-        return cls(float(cut[-1]) if len(cut) else -8.0, max(high, quantizer.step))
-
-    @property
-    def zero(self) -> int:
-        """The byte that means zero."""
-        return min(254, max(1, round(-255 * self.low / (self.high - self.low))))
-
-    def steps(self, low: Array, high: Array) -> Array:
-        """A step for each channel: as fine as bytes allow, where a channel cannot leave [low, high].
-
-        Args:
-            low: the least output of each channel, [channels].
-            high: the largest one, [channels].
-        """
-        below = -np.clip(low, self.low, 0) / self.zero
-        above = np.clip(high, 0, self.high) / (255 - self.zero)
-        steps: Array = np.maximum(np.maximum(below, above), 1e-6).astype(np.float32)
-        return steps
-
-
-def write_depthwise(
-    layers: Layers, value: str, layer: Any, *, unit: str, channels_last: bool, then: OutputGrid | None = None
-) -> str:
+def write_depthwise(layers: Layers, value: str, layer: Any, *, unit: str, channels_last: bool) -> str:
     """A depthwise convolution of a map.
 
     Args:
@@ -98,7 +48,6 @@ def write_depthwise(
         layer: quantized or float.
         unit: its name.
         channels_last: whether they are, in the input and in the output.
-        then: where channels are last: a grid for the output.
 
     Returns:
         The output, its channels where the input has them.
@@ -109,14 +58,11 @@ def write_depthwise(
         maps = layers.convolution(maps, layer, unit=unit)
         return graph.transpose(maps, 0, 2, 3, 1) if channels_last else maps
     write = _write_last if channels_last else _write_first
-    return write(layers, value, layer, _Steps.of(layer.input), unit=unit, then=then)
+    return write(layers, value, layer, _Steps.of(layer.input), unit=unit)
 
 
-def _write_first(
-    layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str, then: OutputGrid | None = None
-) -> str:
+def _write_first(layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str) -> str:
     """With a grid for each channel as ONNX has them, which OpenVINO computes in whole numbers."""
-    del then
     graph = layers.graph
     weight = layers.weight(layer.stored, unit=unit)
     if steps.scale.size == 1:
@@ -129,10 +75,12 @@ def _write_first(
     return layers.convolved(graph.add("DequantizeLinear", codes, *grid, axis=1), weight, layer)
 
 
-def _write_last(
-    layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str, then: OutputGrid | None = None
-) -> str:
-    """With one grid for all channels, which ONNX Runtime computes in whole numbers if the output has a grid too."""
+def _write_last(layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str) -> str:
+    """With one grid for all channels.
+
+    The output stays in float. ONNX Runtime computes a convolution in whole numbers only if its output has a grid too.
+    That grid is one more rounding, which PyTorch does not have: it moved MobileSAM's embedding by 5% at 8 bits.
+    """
     graph, single = layers.graph, steps.scale.size == 1
     codes, padded = _encode(layers, value, layer, steps)
     scale, zero = _scalars(steps)
@@ -140,39 +88,10 @@ def _write_last(
         "DequantizeLinear", graph.transpose(codes, 0, 3, 1, 2), graph.constant(scale), graph.constant(zero, np.uint8)
     )
     factors = np.ones_like(steps.scale) if single else steps.scale
-    if then is None:
-        weight = layers.weight(layer.stored, unit=unit, times=factors)
-        bias = _bias(layer, steps) if padded else None
-        layers.float_units[unit] = "ONNX Runtime computes a convolution in whole numbers only if its output has a grid"
-        return graph.transpose(layers.convolved(values, weight, layer, bias=bias, padded=padded), 0, 2, 3, 1)
-    finest = then.steps(*_reach(layer, steps))
-    weight = layers.weight(_finer(layer.stored), unit=unit, times=factors / finest)
-    bias = (_bias(layer, steps) if padded else _plain_bias(layer)) / finest
-    maps = layers.convolved(values, weight, layer, bias=bias, padded=padded)
-    grid = graph.constant(1.0), graph.constant(then.zero, np.uint8)
-    codes = graph.transpose(graph.add("QuantizeLinear", maps, *grid), 0, 2, 3, 1)
-    return graph.add("Mul", graph.add("DequantizeLinear", codes, *grid), graph.constant(finest))
-
-
-def _reach(layer: StoredLayer, steps: _Steps) -> tuple[Array, Array]:
-    """The least and the largest output that each channel can have."""
-    weight = array(layer.stored.dequantize().flatten(1))
-    ends = [((code - steps.zero) * steps.scale).reshape(-1, 1) for code in (0, 2**steps.bits - 1)]
-    products = weight * ends[0], weight * ends[1]
-    bias = _plain_bias(layer)
-    # The border holds zeros, which lie within.
-    return np.minimum(*products).sum(1) + bias, np.maximum(*products).sum(1) + bias
-
-
-def _finer(stored: QuantizedTensor) -> QuantizedTensor:
-    """The same weight in smaller steps: ONNX Runtime rounds the bias to the step of the products."""
-    factor = 2 ** max(0, 7 - stored.grid.bits)
-    if factor == 1:
-        return stored
-    signed = (stored.codes.float() - stored.grid.zero) * factor
-    zero = torch.full_like(stored.grid.zero, 128)
-    grid = AffineGrid(8, stored.grid.scale / factor, zero)
-    return QuantizedTensor((signed + 128).to(torch.uint8), grid, stored.shape)
+    weight = layers.weight(layer.stored, unit=unit, times=factors)
+    bias = _bias(layer, steps) if padded else None
+    layers.float_units[unit] = "ONNX Runtime computes a convolution in whole numbers only if its output has a grid"
+    return graph.transpose(layers.convolved(values, weight, layer, bias=bias, padded=padded), 0, 2, 3, 1)
 
 
 def _scalars(steps: _Steps) -> tuple[float, int]:
@@ -227,9 +146,3 @@ def _bias(layer: StoredLayer, steps: _Steps) -> Array:
 
 def _plain_bias(layer: StoredLayer) -> Array:
     return np.zeros(layer.stored.shape[0], np.float32) if layer.bias is None else array(layer.bias)
-
-
-def _gelu(values: Any) -> Any:
-    from scipy.special import erf  # noqa: PLC0415
-
-    return values * (1 + erf(values / np.sqrt(2))) / 2

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mixqsam.exporting.depthwise import OutputGrid, write_depthwise
+from mixqsam.exporting.depthwise import write_depthwise
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers
 from mixqsam.exporting.parts import Operand, as_linear, linear_rows
@@ -70,9 +70,7 @@ class _Encoder:
         """1×1, depthwise, 1×1, with a GELU behind the first and the second."""
         graph = self.graph
         maps = graph.add("Gelu", self._pointwise(maps, block.conv1, f"{name}.conv1"))
-        then = OutputGrid.before_gelu(block.conv3.input) if isinstance(block.conv3, StoredLayer) else None
-        unit = f"{name}.conv2"
-        maps = write_depthwise(self.layers, maps, block.conv2, unit=unit, channels_last=self.last, then=then)
+        maps = write_depthwise(self.layers, maps, block.conv2, unit=f"{name}.conv2", channels_last=self.last)
         return self._pointwise(graph.add("Gelu", maps), block.conv3, f"{name}.conv3")
 
     def _pointwise(self, maps: str, layer: Any, unit: str) -> str:
