@@ -41,11 +41,8 @@ class EncoderPredictor(ExportedPredictor):
         super().__init__(directory, backend=ONNX.name, threads=threads)
         self._encode_frame = encoder
 
-    def set_image(self, image: Image.Image | Array, image_format: str = "RGB") -> None:
+    def encode_image(self, image: Image.Image) -> None:
         """Encode an RGB image."""
-        del image_format
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(image)
         self._embedding = self._encode_frame(self.preprocessing.frame(image))
         self._original = (image.height, image.width)
 
