@@ -30,7 +30,7 @@ from mixqsam.sam.load import Sam
 from mixqsam.sam.units import operand_taps
 
 # Raised when what a calibration means changes, so that old ones in the cache are not taken for new.
-_VERSION = 2
+_VERSION = 3
 
 # (unit, operand) → what was seen of it.
 _Seen = dict[tuple[str, Operand], Statistics]

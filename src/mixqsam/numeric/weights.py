@@ -1,6 +1,7 @@
 """Weights on affine grids, one grid per output channel."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,9 +9,10 @@ from torch import Tensor
 from mixqsam.errors import NumericError
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.packing import pack, unpack
+from mixqsam.numeric.search import search_rows
 
 # Factors of the extremes that are tried; where errors are weighted, a search is one of many and is coarser.
-_FACTORS, _COARSE = torch.linspace(0.01, 1, 100).tolist(), torch.linspace(0.3, 1, 36).tolist()
+_FACTORS, _COARSE = torch.linspace(0.01, 1, 100), torch.linspace(0.3, 1, 36)
 # Rows are searched in pieces of this many elements, so that a piece stays in the cache.
 _PIECE = 1 << 17
 
@@ -73,7 +75,7 @@ def weight_grid(weight: Tensor, *, bits: int, observer: str, name: str, importan
         weight: shape [channels, …].
         bits: 2 to 8.
         observer: `minmax` and `avgminmax` take each channel's extremes; the others search, per channel, the
-            shrink factor of the extremes (100 steps; 36 with `importance`) with the least squared error.
+            shrink factor of the extremes (of 100; of 36 with `importance`) with the least squared error.
         name: whose weight it is, for the error.
         importance: factor of each squared error, [1 or channels, elements of a channel]; all the same if not given.
 
@@ -108,17 +110,23 @@ def _rows(weight: Tensor) -> Tensor:
 
 
 def _best_shrink(rows: Tensor, low: Tensor, high: Tensor, *, bits: int, importance: Tensor | None) -> Tensor:
+    factors = _FACTORS if importance is None else _COARSE
     best = torch.ones_like(low)
-    factors = None if importance is None else importance.to(rows).expand_as(rows)
+    weights = None if importance is None else importance.to(rows).expand_as(rows)
     step = max(1, _PIECE // rows.shape[1])
     for start in range(0, rows.shape[0], step):
         piece = slice(start, start + step)
-        least = torch.full_like(low[piece], float("inf"))
-        for factor in _FACTORS if factors is None else _COARSE:
-            grid = AffineGrid.spanning(low[piece] * factor, high[piece] * factor, bits=bits, signed=True)
-            squares = (grid.project(rows[piece]) - rows[piece]).square_()
-            error = (squares if factors is None else squares.mul_(factors[piece])).sum(1, keepdim=True)
-            better = error < least
-            least = torch.where(better, error, least)
-            best[piece] = torch.where(better, torch.full_like(error, factor), best[piece])
+        taken = None if weights is None else weights[piece]
+        errors = partial(_shrunk_errors, rows[piece], low[piece], high[piece], factors, bits=bits, importance=taken)
+        best[piece] = factors.to(low)[search_rows(errors, count=len(factors), rows=len(rows[piece]))][:, None]
     return best
+
+
+def _shrunk_errors(
+    rows: Tensor, low: Tensor, high: Tensor, factors: Tensor, index: Tensor, *, bits: int, importance: Tensor | None
+) -> Tensor:
+    """The squared error of each row where its range is shrunk by the factor that `index` [rows] names."""
+    shrink = factors.to(rows.device)[index][:, None]
+    grid = AffineGrid.spanning(low * shrink, high * shrink, bits=bits, signed=True)
+    squares = (grid.project(rows) - rows).square_()
+    return (squares if importance is None else squares.mul_(importance)).sum(1)
