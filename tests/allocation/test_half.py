@@ -93,8 +93,9 @@ def test_a_size_that_only_activations_without_scales_meet() -> None:
     size, fewest = ceil(toy.costs.size(smallest)), toy.costs.bitops(BitPlan.uniform(toy.units, UnitBits(2, 2)))
     options = {"objective": objective(), "candidates": UNIT_BITS, "tied": False}
     assert allocate(toy, f"size={size}B", **options).plan == smallest
-    found = allocate(toy, f"size={size + 5}B,bitops={8 * fewest}", **options)
+    found = allocate(toy, f"size={size + 5}B,bitops={0.8 * toy.costs.bitops(smallest)}", **options)
     assert found.size <= size + 5
+    assert found.bitops <= 0.8 * toy.costs.bitops(smallest)
     assert {bits.weight for name, bits in found.plan.bits.items() if name.endswith("lin")} == {2}
     with pytest.raises(BudgetError, match="every free unit at weights of 2 and activations of 16 bits, is") as caught:
         allocate(toy, f"size={size - 1}B", **options)
