@@ -99,7 +99,7 @@ class UnitBits:
 
     A product of two activations has no weight: its right operand (k, or v) takes the weight's place, and its left one
     (q, or the attention A) the activation's. So budgets, BitOps and files treat all kinds of units alike.
-    16 means half precision for a weight, and no quantizer for an activation; 32 and 32 mean a unit that is left in float.
+    16 means half precision for a weight, and no quantizer for an activation; 32 and 32 mean a unit left in float.
     """
 
     weight: int

@@ -70,7 +70,8 @@ def programs(draw: st.DrawFn) -> Program:
     """Small random programs, tied or free, of which some have a unit with fixed bits."""
     tied = draw(st.booleans())
     toy = analysis(draw(st.integers(2, 5 if tied else 3)), seed=draw(st.integers(0, 10**6)))
-    candidates = draw(st.sampled_from([(2, 4, 8), (2, 3, 5, 8), (2, 4, 16)] if tied else [(2, 4), (3, 8), (2, 4, 8), (2, 16)]))
+    choices = [(2, 4, 8), (2, 3, 5, 8), (2, 4, 16)] if tied else [(2, 4), (3, 8), (2, 4, 8), (2, 16)]
+    candidates = draw(st.sampled_from(choices))
     text = draw(st.sampled_from(["W3A3", "W4A4", "W6A6", "W4A16", "size=0.16x", "bitops=0.02x", "W8A8"]))
     fixed = {toy.units[0].name: UnitBits(2, 2)} if draw(st.booleans()) else {}
     goal = objective(draw(st.sampled_from(UTILITIES)), coupling=draw(st.sampled_from([0.0, 0.1, 1.0, 5.0])))

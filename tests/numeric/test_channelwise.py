@@ -99,8 +99,9 @@ def test_a_channel_takes_three_bytes() -> None:
     assert sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) == 3 * CHANNELS
     unit = Unit("u", "conv", "encoder", 45, CHANNELS, 1, "depthwise", "0")
     dense = replace(unit, role="convolution")
-    assert [unit.overhead_bytes(UnitBits(w, a)) // CHANNELS for w, a in ((4, 4), (4, 16), (16, 4), (16, 16))] == [6, 3, 3, 0]
-    assert [dense.overhead_bytes(UnitBits(w, a)) for w, a in ((4, 4), (4, 16), (16, 4))] == [3 * CHANNELS + 5, 3 * CHANNELS, 5]
+    bits = [UnitBits(4, 4), UnitBits(4, 16), UnitBits(16, 4), UnitBits(16, 16)]
+    assert [unit.overhead_bytes(b) for b in bits] == [6 * CHANNELS, 3 * CHANNELS, 3 * CHANNELS, 0]
+    assert [dense.overhead_bytes(b) for b in bits] == [3 * CHANNELS + 5, 3 * CHANNELS, 5, 0]
 
 
 def stored(**other: Tensor) -> TensorTable:

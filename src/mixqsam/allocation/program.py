@@ -207,9 +207,7 @@ def interpolate(divergence: Vector, measured_at: Sequence[int], bits: Sequence[i
     return result
 
 
-def count_costs(
-    costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]
-) -> tuple[tuple[Vector, ...], Vector]:
+def count_costs(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
     """Count what the states cost, in shares of the budget, and what share the units may use; see `Program`."""
     columns = []
     for unit, allowed in zip(costs.units, states, strict=True):

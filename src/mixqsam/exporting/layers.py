@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mixqsam.exporting.graph import Graph
+from mixqsam.numeric.half import HalfTensor, StoredWeight, Unquantized
 from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import (
     ActivationQuantizer,
@@ -80,6 +81,9 @@ class Layers:
             if key not in layers._known:
                 layers._known[key] = layers.dequantize(layers.quantize(value, quantizer), quantizer)
             return layers._known[key]
+        if isinstance(quantizer, Unquantized):
+            self.float_units[unit] = "its activations have 16 bits and are not quantized"
+            return value
         if not isinstance(quantizer, ActivationQuantizer):
             return value
         self.float_units[unit] = f"its {quantizer.kind} quantizer has no single step"
@@ -92,10 +96,10 @@ class Layers:
             return _affine_by_channel(own, value, quantizer)
         raise TypeError(f"{unit}: a quantizer of kind {quantizer.kind} cannot be written as ONNX.")
 
-    def weight(
-        self, stored: QuantizedTensor, *, unit: str, transposed: bool = False, times: Array | None = None
-    ) -> str:
-        """The weight [out, …], or [in, out], as codes and their step: 4-bit codes up to 4 bits, bytes above.
+    def weight(self, stored: StoredWeight, *, unit: str, transposed: bool = False, times: Array | None = None) -> str:
+        """The weight [out, …], or [in, out]: in half precision, or as codes and their step.
+
+        Codes are 4-bit ones up to 4 bits, bytes above.
 
         Args:
             stored: the weight.
@@ -104,6 +108,8 @@ class Layers:
             times: a factor for each output.
         """
         graph = self.graph
+        if isinstance(stored, HalfTensor):
+            return self._half(stored, unit=unit, transposed=transposed, times=times)
         codes = stored.codes.reshape(stored.shape).cpu().numpy()
         zero = stored.grid.zero.reshape(-1).cpu().numpy()
         scale = array(stored.grid.scale.reshape(-1)) * (np.float32(1) if times is None else times)
@@ -127,6 +133,19 @@ class Layers:
         else:
             values = graph.constant(signed, np.int8, name=unit), graph.constant(np.zeros_like(zero), np.int8)
         return graph.add("DequantizeLinear", values[0], graph.constant(scale), values[1], axis=axis)
+
+    def _half(self, stored: HalfTensor, *, unit: str, transposed: bool, times: Array | None) -> str:
+        """A weight of 16 bits, cast to float32, which runtimes do once, when a session starts.
+
+        bfloat16 values become float16 where that says the same, because all runtimes and tools know float16.
+        """
+        graph = self.graph
+        self.float_units.setdefault(unit, "its weights have 16 bits")
+        weight = graph.add("Cast", graph.half(stored.values.t() if transposed else stored.values, name=unit), to=1)
+        if times is None:
+            return weight
+        shape = [-1 if axis == int(transposed) else 1 for axis in range(len(stored.shape))]
+        return graph.add("Mul", weight, graph.constant(times.reshape(shape)))
 
     def linear(self, value: str, layer: Any, *, unit: str, rank: int = 3) -> str:
         """Y = x·wᵀ + bias, of a value with so many axes.

@@ -47,7 +47,7 @@ class Setting:
         return [u for u in self.units if not self.plan.bits[u.name].is_float and (not roles or u.role in roles)]
 
     def activation_bits(self, *roles: Role) -> dict[str, int]:
-        """Name → bits of the input (or the left operand) where it gets a quantizer, of the units that `quantized` finds."""
+        """Name → bits of the quantizer of the input (or of the left operand), of the units that `quantized` finds."""
         found = {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*roles)}
         return {name: bits for name, bits in found.items() if bits < HALF_BITS}
 
