@@ -134,6 +134,19 @@ class Layers:
             values = graph.constant(signed, np.int8, name=unit), graph.constant(np.zeros_like(zero), np.int8)
         return graph.add("DequantizeLinear", values[0], graph.constant(scale), values[1], axis=axis)
 
+    def decoded(self, stored: StoredWeight, *, unit: str, transposed: bool = False) -> str:
+        """The weight [out, …], or [in, out], as codes that are cast and scaled without a node for quantization."""
+        if isinstance(stored, HalfTensor):
+            return self.weight(stored, unit=unit, transposed=transposed)
+        graph, axis = self.graph, int(transposed)
+        codes = stored.codes.reshape(stored.shape).cpu().numpy()
+        codes = np.ascontiguousarray(codes.T if transposed else codes)
+        shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
+        scale, zero = (array(values.reshape(-1)).reshape(shape) for values in (stored.grid.scale, stored.grid.zero))
+        kept = graph.half_bytes(codes, name=unit) if stored.bits <= 4 else graph.constant(codes, np.uint8, name=unit)
+        steps = graph.add("Sub", graph.add("Cast", kept, to=1), graph.constant(zero))
+        return graph.add("Mul", steps, graph.constant(scale))
+
     def _half(self, stored: HalfTensor, *, unit: str, transposed: bool, times: Array | None) -> str:
         """A weight of 16 bits, cast to float32, which runtimes do once, when a session starts.
 
@@ -161,7 +174,10 @@ class Layers:
         """`linear` of a value that has been through the layer's quantizer."""
         graph = self.graph
         if isinstance(layer, StoredLayer):
-            weight = self.weight(layer.stored, unit=unit, transposed=True)
+            # ONNX Runtime joins a DequantizeLinear to the product of float values behind it, and then rounds these
+            # values to 8 bits (MatMulNBits).
+            decode = self.weight if isinstance(layer.input, Quantizer) else self.decoded
+            weight = decode(layer.stored, unit=unit, transposed=True)
         else:
             weight = graph.transpose(self.tensor(f"{unit}.weight", layer.weight), 1, 0)
         product = graph.add("MatMul", value, weight)
