@@ -143,11 +143,7 @@ class Layers:
         codes = np.ascontiguousarray(codes.T if transposed else codes)
         shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
         scale, zero = (array(values.reshape(-1)).reshape(shape) for values in (stored.grid.scale, stored.grid.zero))
-        if stored.bits <= 4:
-            # Casts of 4-bit codes to float are newer than ONNX Runtime 1.22.
-            kept = graph.add("Cast", graph.half_bytes(codes, name=unit), to=3)
-        else:
-            kept = graph.constant(codes, np.uint8, name=unit)
+        kept = graph.half_bytes(codes, name=unit) if stored.bits <= 4 else graph.constant(codes, np.uint8, name=unit)
         steps = graph.add("Sub", graph.add("Cast", kept, to=1), graph.constant(zero))
         return graph.add("Mul", steps, graph.constant(scale))
 
