@@ -65,6 +65,13 @@ def mixture(sam: Sam, *, seed: int, floats: bool = True) -> BitPlan:
     )
 
 
+def half_mixture(sam: Sam, *, seed: int) -> BitPlan:
+    """Random bits of which many are 16, and some units in float."""
+    rng = np.random.default_rng(seed)
+    choices = [UnitBits(*pair) for pair in ((16, 16), (8, 16), (4, 16), (16, 4), (16, 8), (4, 4), (8, 8))] + [FLOAT]
+    return BitPlan({unit.name: choices[rng.integers(len(choices))] for unit in sam.costs().units})
+
+
 def patches_slowly(layer: torch.nn.Conv2d, values: torch.Tensor) -> torch.Tensor:
     """What a convolution's weights meet, output value by output value: [groups, images·height·width, d]."""
     values = values.double()

@@ -18,11 +18,12 @@ from mixqsam.errors import ArtifactError, shortened
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.channel_statistics import ChannelStatistics
+from mixqsam.numeric.half import HalfTensor, StoredWeight, Unquantized
 from mixqsam.numeric.observers import OBSERVERS, Range, Statistics
 from mixqsam.numeric.quantizers import ActivationQuantizer, ChannelQuantizer, Quantizer
-from mixqsam.numeric.weights import weight_grid
+from mixqsam.numeric.weights import quantize_weight, weight_grid
 from mixqsam.parallel.engine import Engine, SingleProcess, take_share
-from mixqsam.plan import CANDIDATE_BITS, Operand
+from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Operand
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
 from mixqsam.sam.hooks import Watcher, watched
@@ -58,7 +59,12 @@ class Ranges:
         return AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits, signed=operand == "right")
 
     def quantizer(self, unit: str, *, operand: Operand, bits: int) -> ActivationQuantizer:
-        """What quantizes an activation where no recipe says otherwise: on one grid, or on one for each channel."""
+        """What quantizes an activation where no recipe says otherwise: on one grid, or on one for each channel.
+
+        An activation of 16 bits is left as it is.
+        """
+        if bits == HALF_BITS:
+            return Unquantized()
         if operand == "input" and unit in self.channels:
             low, high = torch.tensor(self.channels[unit][bits]).unbind(1)
             return ChannelQuantizer.from_range(low, high, bits=bits)
@@ -128,6 +134,17 @@ class WeightGrids:
         if key not in self._known:
             self._known[key] = weight_grid(self.weight(unit), bits=bits, observer=self.observer, name=unit)
         return self._known[key]
+
+    def nearest(self, unit: str, *, bits: int) -> StoredWeight:
+        """A unit's weight rounded to nearest: on its grid, or in half precision.
+
+        Raises:
+            NumericError: the weight holds NaN or infinity.
+        """
+        weight = self.weight(unit)
+        if bits == HALF_BITS:
+            return HalfTensor.nearest(weight, name=unit)
+        return quantize_weight(weight, self.grid(unit, bits=bits))
 
 
 class GridLibrary:

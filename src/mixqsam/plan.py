@@ -35,7 +35,12 @@ Role = Literal[
 Vector = NDArray[np.float64]
 
 FLOAT_BITS = 32
+# Bits of grids.
 CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
+# Weights in half precision, activations without a quantizer.
+HALF_BITS = 16
+# What a unit may have, beside float.
+UNIT_BITS = (*CANDIDATE_BITS, HALF_BITS)
 # Sizes of files stay below this; so their products with bits are exact.
 _MOST = 2**53
 _ANALYSIS_VERSION = 3
@@ -77,15 +82,15 @@ class Unit:
         """The quantized operands that depend on the image."""
         return ("left", "right") if self.kind == "product" else ("input",)
 
-    @property
-    def overhead_bytes(self) -> int:
-        """Bytes of scales and zero points when the unit is quantized.
+    def overhead_bytes(self, bits: "UnitBits") -> int:
+        """Bytes of scales and zero points at some bits; what has 16 bits or more has none.
 
         A channel of a weight has a bfloat16 and a uint8, and so has each input channel of a depthwise convolution;
         any other activation has a float32 and a uint8.
         """
-        grids = 3 * self.channels if self.role == "depthwise" else 5 * len(self.activations)
-        return 3 * self.channels + grids
+        per_activation = 3 * self.channels if self.role == "depthwise" else 5
+        per_operand = {"weight": 3 * self.channels} | dict.fromkeys(self.activations, per_activation)
+        return sum(size for operand, size in per_operand.items() if bits.of(operand) < HALF_BITS)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class UnitBits:
 
     A product of two activations has no weight: its right operand (k, or v) takes the weight's place, and its left one
     (q, or the attention A) the activation's. So budgets, BitOps and files treat all kinds of units alike.
-    32 means float.
+    16 means half precision for a weight, and no quantizer for an activation; 32 and 32 mean a unit left in float.
     """
 
     weight: int
@@ -141,15 +146,15 @@ class BitPlan:
         """The inverse of `to_json`.
 
         Raises:
-            ArtifactError: an entry is malformed, or a bit-width is outside 2–8 (or 32 for float).
+            ArtifactError: an entry is malformed, or a bit-width is not 2 to 8 or 16 (or 32 and 32 for float).
         """
         bits = {}
         try:
             for name, entry in value.items():
                 unit = UnitBits(int(entry["weight"]), int(entry["activation"]))
-                allowed = unit == FLOAT or {unit.weight, unit.activation} <= set(CANDIDATE_BITS)
+                allowed = unit == FLOAT or {unit.weight, unit.activation} <= set(UNIT_BITS)
                 if not allowed:
-                    raise ArtifactError(f"Unit {name} has bits {entry}; expected 2 to 8, or 32 and 32 for float.")
+                    raise ArtifactError(f"Unit {name} has bits {entry}; expected 2 to 8 or 16, or 32 and 32 for float.")
                 bits[str(name)] = unit
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ArtifactError(f"The bit plan is malformed ({shortened(repr(error))}).") from error
@@ -180,9 +185,9 @@ class Costs:
 
     def unit_size_bits(self, unit: Unit, bits: UnitBits) -> int:
         """Bits that a unit's weight, scales and zero points take in the file."""
-        if bits.is_float:
-            return unit.parameters * bits.weight
-        return unit.parameters * bits.weight + 8 * (unit.overhead_bytes + self.extra_bytes.get(unit.name, 0))
+        # What a recipe adds belongs to the quantizer of the activation.
+        extra = self.extra_bytes.get(unit.name, 0) if bits.activation < HALF_BITS else 0
+        return unit.parameters * bits.weight + 8 * (unit.overhead_bytes(bits) + extra)
 
     def unit_bitops(self, unit: Unit, bits: UnitBits) -> int:
         """BitOps of a unit per image: multiply-adds × weight bits × activation bits."""

@@ -70,8 +70,9 @@ def programs(draw: st.DrawFn) -> Program:
     """Small random programs, tied or free, of which some have a unit with fixed bits."""
     tied = draw(st.booleans())
     toy = analysis(draw(st.integers(2, 5 if tied else 3)), seed=draw(st.integers(0, 10**6)))
-    candidates = draw(st.sampled_from([(2, 4, 8), (2, 3, 5, 8)] if tied else [(2, 4), (3, 8), (2, 4, 8)]))
-    text = draw(st.sampled_from(["W3A3", "W4A4", "W6A6", "size=0.16x", "bitops=0.02x", "W8A8"]))
+    choices = [(2, 4, 8), (2, 3, 5, 8), (2, 4, 16)] if tied else [(2, 4), (3, 8), (2, 4, 8), (2, 16)]
+    candidates = draw(st.sampled_from(choices))
+    text = draw(st.sampled_from(["W3A3", "W4A4", "W6A6", "W4A16", "size=0.16x", "bitops=0.02x", "W8A8"]))
     fixed = {toy.units[0].name: UnitBits(2, 2)} if draw(st.booleans()) else {}
     goal = objective(draw(st.sampled_from(UTILITIES)), coupling=draw(st.sampled_from([0.0, 0.1, 1.0, 5.0])))
     budget = limits_of(text, toy.costs)
@@ -230,8 +231,9 @@ def test_budgets_that_mean_nothing(text: str) -> None:
         ("4bit", "did you mean W4A4?"),
         ("4-bits", "did you mean W4A4?"),
         ("int8", "did you mean W8A8?"),
-        ("int16", "bit-widths go from 2 to 8"),
-        ("W4A16", "bit-widths go from 2 to 8"),
+        ("int16", "did you mean W16A16?"),
+        ("int12", "bit-widths go from 2 to 8, or are 16"),
+        ("W4A12", "bit-widths go from 2 to 8, or are 16"),
         ("uniform:W4", "did you mean W4A4?"),
         ("uniform:", "write W4A6, 8 (both) or float"),
         ("uniform:9", "bit-widths go from 2 to 8"),
@@ -286,6 +288,8 @@ def test_bits_in_words() -> None:
     assert parse_bits("W4A6") == UnitBits(4, 6)
     assert parse_bits("8") == UnitBits(8, 8)
     assert parse_bits("float") == FLOAT
+    assert parse_bits("16") == UnitBits(16, 16)
+    assert parse_bits("W4A16") == UnitBits(4, 16)
 
 
 def test_an_impossible_budget_names_the_smallest_feasible_one() -> None:

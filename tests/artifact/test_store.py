@@ -202,7 +202,7 @@ def test_a_directory_of_the_first_format_is_read(samples: list[Sample], saved: P
     ("changes", "message"),
     [
         ({"eight_bit": ["nowhere.weight"]}, r"quantizes nowhere.weight"),
-        ({"format_version": 3}, "format version 3, this mixqsam reads up to 2"),
+        ({"format_version": 4}, "format version 4, this mixqsam reads up to 3"),
         ({"quant_method": "gptq"}, "no quantization_config of mixqsam"),
         ({"units": {"nowhere.lin": {"weight": 4, "activation": 4}}}, r"quantizes nowhere.lin"),
         ({"units": {"a": {"weight": 1, "activation": 4}}}, r"units.a.weight"),

@@ -153,7 +153,7 @@ def test_a_cut_file_is_refused(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 3}, "format version 3, this mixqsam reads up to 2"),
+        ({"format_version": 4}, "format version 4, this mixqsam reads up to 3"),
         ({"surprise": 1}, "surprise"),
     ],
 )

@@ -392,6 +392,8 @@ def test_candidates_in_words() -> None:
     assert parse_candidates("2-8", "x") == (2, 3, 4, 5, 6, 7, 8)
     assert parse_candidates("8, 2,4", "x") == (2, 4, 8)
     assert parse_candidates([4, 2], "x") == (2, 4)
+    assert parse_candidates("2-8,16", "x") == (2, 3, 4, 5, 6, 7, 8, 16)
+    assert parse_candidates("16", "x") == (16,)
     assert parse_measured_bits("", "x") == ()
     for text in ("9", "a", "2-9", "2-99999999999", "", [True], [2.5], None):
         with pytest.raises(BudgetError, match="--candidates"):

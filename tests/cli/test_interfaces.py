@@ -171,7 +171,7 @@ def test_a_command_can_be_spelled_and_read_again() -> None:
     )
     assert text == (
         "mixqsam quantize --images 'my photos' --output out --budget '50 MB' --no-pairs --tied "
-        "--keep 'neck.*=8' --keep '*.av=W8A8'"
+        "--candidates 2-8 --keep 'neck.*=8' --keep '*.av=W8A8'"
     )
     assert line("evaluate", {"models": ["a b", "c"], "images": "x"}) == "mixqsam evaluate 'a b' c --images x"
     assert (

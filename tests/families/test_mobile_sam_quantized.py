@@ -19,6 +19,7 @@ from mixqsam.calibrate import Ranges, WeightGrids, cached_ranges, calibrate, dep
 from mixqsam.data.samples import Sample
 from mixqsam.families.mobile_sam_model import MobileSamModel
 from mixqsam.files import Cache
+from mixqsam.numeric.half import Unquantized
 from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import ChannelQuantizer, Quantizer
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
@@ -31,7 +32,7 @@ from mixqsam.runtime.build import integer_model, simulated_units
 from mixqsam.runtime.kernels import missing_kernels
 from mixqsam.sam.load import Sam, load_sam
 from tests.families.released import random_mobile_sam, tiny_config
-from tests.oracles import logits_of, mixture, nearest
+from tests.oracles import half_mixture, logits_of, mixture, nearest
 
 integer_kernels = pytest.mark.skipif(missing_kernels() is not None, reason="no integer kernels here")
 
@@ -234,3 +235,24 @@ def test_sensitivity_is_measured_on_the_grids_of_channels(
         return [float(values[place, 1, 0]) for values in found.sensitivity.values()]
 
     assert inputs(ranges) != inputs(replace(ranges, channels={}))
+
+
+@pytest.mark.parametrize("recipe", ["omse", "compensated"])
+def test_units_of_16_bits_are_quantized_and_saved_to_the_last_bit(
+    mobile: Sam, samples: list[Sample], tmp_path: Path, recipe: str
+) -> None:
+    depthwise = depthwise_units(mobile)
+    pairs = [UnitBits(*pair) for pair in ((16, 16), (4, 16), (16, 4), (8, 8))]
+    plan = BitPlan(half_mixture(mobile, seed=4).bits | {name: pairs[i % 4] for i, name in enumerate(depthwise)})
+    found = run(mobile, plan, samples, recipe=recipe, cache=tmp_path / "cache").sam
+    for name in depthwise:
+        expected = Unquantized if plan.bits[name].activation == 16 else ChannelQuantizer
+        assert inputs_of(found)[name] is expected
+    folder = tmp_path / "out"
+    folder.mkdir()
+    file_bytes = save_model(found, Manifest.of(found, plan, recipe=recipe, prompts_per_image=1), folder)
+    header = int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little") + 8
+    theory = mobile.costs().size(plan)
+    assert theory <= file_bytes - header <= 1.01 * theory + 200
+    for integer in (False, True):
+        assert same(load_model(folder, integer=integer)[0], found, samples)

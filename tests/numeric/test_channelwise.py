@@ -16,7 +16,7 @@ from mixqsam.numeric.observers import OBSERVERS, Statistics
 from mixqsam.numeric.quantizers import ChannelQuantizer, Quantizer
 from mixqsam.numeric.tensor_file import TensorTable
 from mixqsam.numeric.weights import quantize_weight, weight_grid
-from mixqsam.plan import Unit
+from mixqsam.plan import Unit, UnitBits
 from mixqsam.quantization.reconstruction.learnable import LearnableQuantizer
 
 SPREAD = torch.tensor([0.01, 1.0, 3.0, 10.0, 170.0])
@@ -98,8 +98,10 @@ def test_a_channel_takes_three_bytes() -> None:
     stored = quantizer(8).tensors()
     assert sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) == 3 * CHANNELS
     unit = Unit("u", "conv", "encoder", 45, CHANNELS, 1, "depthwise", "0")
-    assert unit.overhead_bytes == 2 * 3 * CHANNELS
-    assert replace(unit, role="convolution").overhead_bytes == 3 * CHANNELS + 5
+    dense = replace(unit, role="convolution")
+    bits = [UnitBits(4, 4), UnitBits(4, 16), UnitBits(16, 4), UnitBits(16, 16)]
+    assert [unit.overhead_bytes(b) for b in bits] == [6 * CHANNELS, 3 * CHANNELS, 3 * CHANNELS, 0]
+    assert [dense.overhead_bytes(b) for b in bits] == [3 * CHANNELS + 5, 3 * CHANNELS, 5, 0]
 
 
 def stored(**other: Tensor) -> TensorTable:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mixqsam.errors import BudgetError
-from mixqsam.plan import CANDIDATE_BITS, FLOAT, BitPlan, Costs, UnitBits, matches
+from mixqsam.plan import FLOAT, UNIT_BITS, BitPlan, Costs, UnitBits, matches
 
 HELP = (
     "W4A4 (as large and as costly as that uniform model), 12.5MB or size=12.5MB, bitops=3.2T, "
@@ -130,7 +130,7 @@ def parse_bits(text: str) -> UnitBits:
     """Parse `W4A6`, `8` (both), or `float`.
 
     Raises:
-        BudgetError: the text is none of these, or the bits are outside 2–8.
+        BudgetError: the text is none of these, or the bits are not 2 to 8 or 16.
     """
     cleaned = text.strip().lower()
     if cleaned in {"float", "32", "w32a32"}:
@@ -141,8 +141,8 @@ def parse_bits(text: str) -> UnitBits:
             f"{text!r:.60} is not a bit-width; {_suggest_bits(cleaned) or 'write W4A6, 8 (both) or float.'}"
         )
     bits = UnitBits(int(match[1] or match[3]), int(match[2] or match[3]))
-    if not {bits.weight, bits.activation} <= set(CANDIDATE_BITS):
-        raise BudgetError(f"{text!r:.60}: bit-widths go from {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}.")
+    if not {bits.weight, bits.activation} <= set(UNIT_BITS):
+        raise BudgetError(f"{text!r:.60}: bit-widths go from 2 to 8, or are 16.")
     return bits
 
 
@@ -218,7 +218,7 @@ def _suggest_amount(value: float, quantity: Quantity) -> str:
         return f"{prefix}{value:g}x (of the float model's)"
     if quantity == "bitops":
         return f"bitops={value:g}G or bitops={value:g}T"
-    if value in CANDIDATE_BITS:
+    if value in UNIT_BITS:
         return f"W{value:g}A{value:g} ({value:g} bits everywhere) or {value:g}MB"
     return f"{value:g}MB" if value < _FEWEST_BITOPS else f"{value / 1e6:g}MB"
 
@@ -227,6 +227,6 @@ def _suggest_bits(text: str) -> str:
     """What `w4`, `4bit` or `int8` is likely to mean; empty for other texts."""
     match = re.fullmatch(r"(?:w|a|u?int)\s*-?(\d{1,2})|(\d{1,2})\s*-?\s*bits?", text)
     bits = int(match[1] or match[2]) if match else 0
-    if bits in CANDIDATE_BITS:
+    if bits in UNIT_BITS:
         return f"did you mean W{bits}A{bits}?"
-    return f"bit-widths go from {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}, e.g. W4A4." if bits else ""
+    return "bit-widths go from 2 to 8, or are 16; e.g. W4A4." if bits else ""

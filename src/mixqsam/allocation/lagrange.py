@@ -35,7 +35,7 @@ class Relaxation:
 
 def relax(program: Program) -> Relaxation:
     """Bound a program whose cheapest choice is feasible."""
-    cheapest = np.array([int(s.sum(axis=1).argmin()) for s in program.states])
+    cheapest = program.cheapest
     best = improve(program, cheapest)
     limit = 1e4 * max(1e-12, sum(float(np.ptp(u)) for u in program.utility))
     cuts = [(program.value(cheapest), program.capacity - program.usage(cheapest))]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mixqsam.allocation.budget import Limits
 from mixqsam.errors import BudgetError
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs, UnitBits, Vector
+from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Analysis, BitPlan, Costs, UnitBits, Vector
 
 Utility = Literal["linear", "exponential", "measured", "fisher"]
 UTILITIES: tuple[Utility, ...] = ("linear", "exponential", "measured", "fisher")
@@ -71,6 +71,11 @@ class Program:
         distances = ((chosen[1:] - chosen[:-1]) ** 2).mean(axis=1)
         return utility - float(self.coupling @ distances)
 
+    @property
+    def cheapest(self) -> Choice:
+        """A choice within all budgets, wherever `check_feasible` found one."""
+        return find_cheapest(self.states, self.costs, self.capacity)
+
     def usage(self, choice: Choice) -> Vector:
         """The share of each budget that a choice uses: [K]."""
         usage: Vector = np.sum([c[i] for c, i in zip(self.costs, choice, strict=True)], axis=0)
@@ -120,7 +125,7 @@ def build_program(
     states = unit_states(analysis.costs, candidates=candidates, tied=tied, fixed=fixed)
     check_feasible(analysis.costs, budget, states)
     utility = _utility(analysis, objective, states, candidates)
-    costs, capacity = _costs(analysis.costs, budget, states)
+    costs, capacity = count_costs(analysis.costs, budget, states)
     return Program(
         names=tuple(u.name for u in analysis.units),
         states=states,
@@ -189,7 +194,8 @@ def interpolate(divergence: Vector, measured_at: Sequence[int], bits: Sequence[i
     """Interpolate the measured KL at any bit-widths: [units, 2, bits], operands as in `Unit.operands`.
 
     Quantization noise falls as 4^(−b), so log KL is nearly linear in b and is interpolated linearly. Beyond the
-    measured bits it falls by a factor of 4 per bit; in float it is 0.
+    measured bits it falls by a factor of 4 per bit. At 16 bits and in float it counts as 0: such activations are not
+    quantized, and half precision moves a weight far less than 8 bits do.
     """
     measured_bits, requested_bits = np.array(measured_at, float), np.array(bits, float)
     # More bits increase KL only by measurement noise; without this the solver would take noise for a gain.
@@ -197,11 +203,12 @@ def interpolate(divergence: Vector, measured_at: Sequence[int], bits: Sequence[i
     logs = np.log(np.maximum(decreasing, 1e-30))
     inside = np.apply_along_axis(lambda row: np.interp(requested_bits, measured_bits, row), -1, logs)
     beyond = (requested_bits - np.clip(requested_bits, measured_bits[0], measured_bits[-1])) * np.log(4)
-    result: Vector = np.where(requested_bits >= 32, 0.0, np.exp(inside - beyond))
+    result: Vector = np.where(requested_bits >= HALF_BITS, 0.0, np.exp(inside - beyond))
     return result
 
 
-def _costs(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
+def count_costs(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
+    """Count what the states cost, in shares of the budget, and what share the units may use; see `Program`."""
     columns = []
     for unit, allowed in zip(costs.units, states, strict=True):
         choices = [UnitBits(int(w), int(a)) for w, a in allowed]
@@ -242,20 +249,50 @@ def _coupling(
     return result
 
 
+def find_cheapest(states: Sequence[NDArray[np.int64]], costs: Sequence[Vector], capacity: Vector) -> Choice:
+    """Find the choice that is most likely to be within all budgets.
+
+    Without a limit of BitOps it has the least size, otherwise the fewest BitOps. More bits cost more of both, but for
+    activations of 16 bits: these have no scales, and so are smaller by some bytes. Where both quantities are limited
+    and the size is exceeded, units move to smaller states, those first that add the fewest BitOps for a byte.
+
+    Args:
+        states: bits of the states of each unit, [S, 2].
+        costs: of the states of each unit, [S, K], the size before the BitOps.
+        capacity: [K].
+    """
+    # lexsort sorts by its last key first.
+    keys = [[s.sum(axis=1), *c.T] for s, c in zip(states, costs, strict=True)]
+    choice = np.array([int(np.lexsort(key)[0]) for key in keys], dtype=np.int64)
+    while len(capacity) > 1 and sum(float(c[i, 0]) for c, i in zip(costs, choice, strict=True)) > capacity[0]:
+        moves = []
+        for unit, (c, current) in enumerate(zip(costs, choice, strict=True)):
+            added = c - c[current]
+            moves += [(-added[s, 1] / added[s, 0], unit, int(s)) for s in np.flatnonzero(added[:, 0] < 0)]
+        if not moves:
+            break
+        _, unit, state = min(moves)
+        choice[unit] = state
+    return choice
+
+
 def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> None:
-    """Check that the fewest bits meet the budget; more bits never cost less, so one plan is enough.
+    """Check that the cheapest choice of bits meets the budget.
 
     Raises:
         BudgetError: the budget is too small; the message names the smallest feasible one.
     """
-    fewest = [s[int(s.sum(axis=1).argmin())] for s in states]
+    columns, capacity = count_costs(costs, budget, states)
+    fewest = [s[i] for s, i in zip(states, find_cheapest(states, columns, capacity), strict=True)]
     plan = BitPlan({u.name: UnitBits(int(s[0]), int(s[1])) for u, s in zip(costs.units, fewest, strict=True)})
     size, bitops = costs.size(plan), costs.bitops(plan)
     if (budget.size is None or size <= budget.size) and (budget.bitops is None or bitops <= budget.bitops):
         return
+    weight, activation = (min(int(bits[operand]) for bits in fewest) for operand in (0, 1))
+    fewest_bits = f"{weight}" if weight == activation else f"weights of {weight} and activations of {activation}"
     raise BudgetError(
         f"No choice of bits meets the budget {budget.text!r}. The smallest feasible budget, with every free unit at "
-        f"{min(min(s.ravel()) for s in states)} bits, is size={math.ceil(size)}B,bitops={bitops} "
+        f"{fewest_bits} bits, is size={math.ceil(size)}B,bitops={bitops} "
         f"({size / costs.size(costs.float_plan):.0%} of the float model's size; requested: "
         f"{_format_limit(budget.size, 'bytes')}, {_format_limit(budget.bitops, 'BitOps')})."
     )

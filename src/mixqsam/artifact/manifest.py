@@ -3,20 +3,28 @@
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
 from mixqsam.errors import ArtifactError, shortened
 from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer, Quantizer
 from mixqsam.numeric.tensor_file import kinds_of
-from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
+from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, UNIT_BITS, BitPlan, Costs, UnitBits
 from mixqsam.sam.load import Sam
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 QUANT_METHOD = "mixqsam"
 
-Bits = Annotated[int, Field(ge=CANDIDATE_BITS[0], le=CANDIDATE_BITS[-1])]
+
+def _check_bits(bits: int) -> int:
+    """Refuse bit-widths that no unit has."""
+    if bits not in UNIT_BITS:
+        raise ValueError(f"expected {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}, or {HALF_BITS}")
+    return bits
+
+
+Bits = Annotated[int, AfterValidator(_check_bits)]
 
 
 def _check_kind(kind: str) -> str:
@@ -44,6 +52,15 @@ class UnitEntry(BaseModel):
     activation: Bits
     quantizers: dict[Literal["input", "left", "right"], Kind] | None = None
 
+    @model_validator(mode="after")
+    def _check_quantizers(self) -> "UnitEntry":
+        """Refuse a quantizer of an activation that has 16 bits."""
+        bits = UnitBits(self.weight, self.activation)
+        for operand in self.quantizers or {}:
+            if bits.of(operand) == HALF_BITS:
+                raise ValueError(f"{operand} has {HALF_BITS} bits, and so no quantizer")
+        return self
+
     @property
     def kinds(self) -> dict[str, str]:
         """Operand → kind, where it is not affine."""
@@ -55,7 +72,7 @@ class Manifest(BaseModel):
 
     Attributes:
         quant_method: whose format it is.
-        format_version: rises when older readers would misread.
+        format_version: rises when older readers would misread: 3 where a unit has 16 bits, otherwise 2.
         source: the float model, as its user named it.
         recipe: how it was quantized.
         prompts_per_image: that the BitOps were counted with.
@@ -66,7 +83,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     quant_method: Literal["mixqsam"] = "mixqsam"
-    format_version: Literal[1, 2] = 2
+    format_version: Literal[1, 2, 3] = 2
     source: str
     recipe: str
     prompts_per_image: int = Field(default=1, ge=1)
@@ -86,6 +103,7 @@ class Manifest(BaseModel):
             if not bits.is_float
         }
         return cls(
+            format_version=3 if any(HALF_BITS in {unit.weight, unit.activation} for unit in units.values()) else 2,
             source=sam.source,
             recipe=recipe,
             prompts_per_image=prompts_per_image,

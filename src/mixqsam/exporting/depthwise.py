@@ -53,12 +53,19 @@ def write_depthwise(layers: Layers, value: str, layer: Any, *, unit: str, channe
         The output, its channels where the input has them.
     """
     graph = layers.graph
-    if not isinstance(layer, StoredLayer) or not isinstance(layer.input, AffineQuantizer):
+    if not _is_integer(layer):
         maps = graph.transpose(value, 0, 3, 1, 2) if channels_last else value
         maps = layers.convolution(maps, layer, unit=unit)
         return graph.transpose(maps, 0, 2, 3, 1) if channels_last else maps
     write = _write_last if channels_last else _write_first
     return write(layers, value, layer, _Steps.of(layer.input), unit=unit)
+
+
+def _is_integer(layer: Any) -> bool:
+    """Whether a layer multiplies codes by codes."""
+    if not isinstance(layer, StoredLayer):
+        return False
+    return isinstance(layer.input, AffineQuantizer) and isinstance(layer.stored, QuantizedTensor)
 
 
 def _write_first(layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: str) -> str:

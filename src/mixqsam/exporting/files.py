@@ -54,7 +54,8 @@ class Exported:
 
     Attributes:
         files: name → bytes.
-        float_units: quantized units whose products stay in float arithmetic → why. Their values are quantized.
+        float_units: quantized units whose products stay in float arithmetic → why. Their values are quantized, but
+            for those of 16 bits.
     """
 
     files: Mapping[str, int]

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
 OPSET = 21
 _KINDS = {np.dtype(t): k for t, k in ((np.float32, TensorProto.FLOAT), (np.uint8, TensorProto.UINT8))}
@@ -55,6 +57,17 @@ class Graph:
         flat = np.append(codes.reshape(-1), np.zeros(codes.size % 2, np.uint8))
         packed = flat[0::2] | (flat[1::2] << 4)
         self._constants.append(helper.make_tensor(key, TensorProto.UINT4, codes.shape, packed.tobytes(), raw=True))
+        return key
+
+    def half(self, values: Tensor, *, name: str) -> str:
+        """A constant of float16 or bfloat16 values, as float16 where that says the same."""
+        key, kind = self._name(name), TensorProto.FLOAT16
+        short = values.half()
+        if not torch.equal(short.float(), values.float()):
+            short, kind = values, TensorProto.BFLOAT16
+        # numpy does not know bfloat16; both types have two bytes.
+        raw = short.detach().cpu().contiguous().view(torch.int16).numpy().tobytes()
+        self._constants.append(helper.make_tensor(key, kind, tuple(values.shape), raw, raw=True))
         return key
 
     def reshape(self, value: str, *shape: int) -> str:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mixqsam.exporting.graph import Graph
+from mixqsam.numeric.half import HalfTensor, StoredWeight, Unquantized
 from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import (
     ActivationQuantizer,
@@ -80,6 +81,9 @@ class Layers:
             if key not in layers._known:
                 layers._known[key] = layers.dequantize(layers.quantize(value, quantizer), quantizer)
             return layers._known[key]
+        if isinstance(quantizer, Unquantized):
+            self.float_units[unit] = "its activations have 16 bits and are not quantized"
+            return value
         if not isinstance(quantizer, ActivationQuantizer):
             return value
         self.float_units[unit] = f"its {quantizer.kind} quantizer has no single step"
@@ -92,10 +96,10 @@ class Layers:
             return _affine_by_channel(own, value, quantizer)
         raise TypeError(f"{unit}: a quantizer of kind {quantizer.kind} cannot be written as ONNX.")
 
-    def weight(
-        self, stored: QuantizedTensor, *, unit: str, transposed: bool = False, times: Array | None = None
-    ) -> str:
-        """The weight [out, …], or [in, out], as codes and their step: 4-bit codes up to 4 bits, bytes above.
+    def weight(self, stored: StoredWeight, *, unit: str, transposed: bool = False, times: Array | None = None) -> str:
+        """The weight [out, …], or [in, out]: in half precision, or as codes and their step.
+
+        Codes are 4-bit ones up to 4 bits, bytes above.
 
         Args:
             stored: the weight.
@@ -104,6 +108,8 @@ class Layers:
             times: a factor for each output.
         """
         graph = self.graph
+        if isinstance(stored, HalfTensor):
+            return self._half(stored, unit=unit, transposed=transposed, times=times)
         codes = stored.codes.reshape(stored.shape).cpu().numpy()
         zero = stored.grid.zero.reshape(-1).cpu().numpy()
         scale = array(stored.grid.scale.reshape(-1)) * (np.float32(1) if times is None else times)
@@ -128,6 +134,32 @@ class Layers:
             values = graph.constant(signed, np.int8, name=unit), graph.constant(np.zeros_like(zero), np.int8)
         return graph.add("DequantizeLinear", values[0], graph.constant(scale), values[1], axis=axis)
 
+    def decoded(self, stored: StoredWeight, *, unit: str, transposed: bool = False) -> str:
+        """The weight [out, …], or [in, out], as codes that are cast and scaled without a node for quantization."""
+        if isinstance(stored, HalfTensor):
+            return self.weight(stored, unit=unit, transposed=transposed)
+        graph, axis = self.graph, int(transposed)
+        codes = stored.codes.reshape(stored.shape).cpu().numpy()
+        codes = np.ascontiguousarray(codes.T if transposed else codes)
+        shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
+        scale, zero = (array(values.reshape(-1)).reshape(shape) for values in (stored.grid.scale, stored.grid.zero))
+        kept = graph.half_bytes(codes, name=unit) if stored.bits <= 4 else graph.constant(codes, np.uint8, name=unit)
+        steps = graph.add("Sub", graph.add("Cast", kept, to=1), graph.constant(zero))
+        return graph.add("Mul", steps, graph.constant(scale))
+
+    def _half(self, stored: HalfTensor, *, unit: str, transposed: bool, times: Array | None) -> str:
+        """A weight of 16 bits, cast to float32, which runtimes do once, when a session starts.
+
+        bfloat16 values become float16 where that says the same, because all runtimes and tools know float16.
+        """
+        graph = self.graph
+        self.float_units.setdefault(unit, "its weights have 16 bits")
+        weight = graph.add("Cast", graph.half(stored.values.t() if transposed else stored.values, name=unit), to=1)
+        if times is None:
+            return weight
+        shape = [-1 if axis == int(transposed) else 1 for axis in range(len(stored.shape))]
+        return graph.add("Mul", weight, graph.constant(times.reshape(shape)))
+
     def linear(self, value: str, layer: Any, *, unit: str, rank: int = 3) -> str:
         """Y = x·wᵀ + bias, of a value with so many axes.
 
@@ -142,7 +174,10 @@ class Layers:
         """`linear` of a value that has been through the layer's quantizer."""
         graph = self.graph
         if isinstance(layer, StoredLayer):
-            weight = self.weight(layer.stored, unit=unit, transposed=True)
+            # ONNX Runtime joins a DequantizeLinear to the product of float values behind it, and then rounds these
+            # values to 8 bits (MatMulNBits).
+            decode = self.weight if isinstance(layer.input, Quantizer) else self.decoded
+            weight = decode(layer.stored, unit=unit, transposed=True)
         else:
             weight = graph.transpose(self.tensor(f"{unit}.weight", layer.weight), 1, 0)
         product = graph.add("MatMul", value, weight)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.half import HalfTensor
 from mixqsam.numeric.modules import QuantizedLinear, StoredLayer
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import QuantizedTensor
@@ -58,6 +59,8 @@ def _linear(layer: Any, rows: Tensor | None) -> nn.Module:
     bias = None if layer.bias is None else layer.bias.detach()[chosen]
     if isinstance(layer, StoredLayer):
         stored = layer.stored
+        if isinstance(stored, HalfTensor):
+            return QuantizedLinear(HalfTensor(_flat(stored.values)[chosen]), bias, layer.input)
         codes = _flat(stored.codes.reshape(stored.shape))[chosen]
         grid = AffineGrid(stored.grid.bits, stored.grid.scale[chosen], stored.grid.zero[chosen])
         return QuantizedLinear(QuantizedTensor(codes, grid, tuple(codes.shape)), bias, layer.input)

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.errors import HonestyError
+from mixqsam.numeric.half import HALF_TYPES, HalfTensor, Unquantized
 from mixqsam.numeric.modules import Product, QuantizedLayer, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
+from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import BitPlan, UnitBits
 
 
@@ -16,8 +18,9 @@ def check_model(model: nn.Module, plan: BitPlan | None = None) -> None:
     """Check every quantized module of a model.
 
     Each weight must equal the decoding of its stored codes, each code must fit its bits, and each activation
-    quantizer must emit at most 2^b distinct values. With a plan, every unit of it must be a frozen quantized module
-    of exactly the plan's bits, so that nothing soft is left of a reconstruction.
+    quantizer must emit at most 2^b distinct values. A weight of 16 bits must be stored in half precision. With a plan,
+    every unit of it must be a frozen quantized module of exactly the plan's bits, so that nothing soft is left of a
+    reconstruction.
 
     Raises:
         HonestyError: one does not; the message names it.
@@ -28,7 +31,7 @@ def check_model(model: nn.Module, plan: BitPlan | None = None) -> None:
         if isinstance(module, ActivationQuantizer):
             _check_quantizer(module, name)
         if isinstance(module, Product) and len(module.quantizers) == 1:
-            raise HonestyError(f"{name}: only one operand of the product is quantized.")
+            raise HonestyError(f"{name}: only one operand of the product was given bits.")
     if plan is not None:
         for name, bits in plan.bits.items():
             _check_unit(model.get_submodule(name), name, bits)
@@ -36,7 +39,7 @@ def check_model(model: nn.Module, plan: BitPlan | None = None) -> None:
 
 def _check_unit(module: nn.Module, name: str, bits: UnitBits) -> None:
     if isinstance(module, StoredLayer):
-        found = str(UnitBits(module.stored.grid.bits, module.input.bits))
+        found = str(UnitBits(module.stored.bits, module.input.bits))
     elif isinstance(module, Product) and module.quantizers:
         found = str(UnitBits(module.quantizers["right"].bits, module.quantizers["left"].bits))
     else:
@@ -48,13 +51,18 @@ def _check_unit(module: nn.Module, name: str, bits: UnitBits) -> None:
 
 def _check_weight(module: StoredLayer, name: str) -> None:
     stored = module.stored
-    if int(stored.codes.max()) >= 2**stored.grid.bits:
-        raise HonestyError(f"{name}: a weight code does not fit {stored.grid.bits} bits.")
+    if isinstance(stored, QuantizedTensor) and int(stored.codes.max()) >= 2**stored.bits:
+        raise HonestyError(f"{name}: a weight code does not fit {stored.bits} bits.")
+    if isinstance(stored, HalfTensor) and stored.values.dtype not in HALF_TYPES:
+        raise HonestyError(f"{name}: a weight of {stored.bits} bits is stored as {stored.values.dtype}.")
     if isinstance(module, QuantizedLayer) and not torch.equal(module.weight.cpu(), stored.whole().cpu()):
-        raise HonestyError(f"{name}: the weight in use is not the weight on its {stored.grid.bits}-bit grid.")
+        what = "stored in half precision" if isinstance(stored, HalfTensor) else f"on its {stored.bits}-bit grid"
+        raise HonestyError(f"{name}: the weight in use is not the weight {what}.")
 
 
 def _check_quantizer(module: ActivationQuantizer, name: str) -> None:
+    if isinstance(module, Unquantized):
+        return
     distinct = int(distinct_values(module).max())
     if distinct > 2**module.bits:
         raise HonestyError(f"{name}: {distinct} distinct values from a {module.bits}-bit quantizer.")

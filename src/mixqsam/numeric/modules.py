@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mixqsam.numeric.half import StoredWeight
 from mixqsam.numeric.quantizers import ActivationQuantizer
-from mixqsam.numeric.weights import QuantizedTensor
 
 
 class StoredLayer(nn.Module, ABC):
@@ -22,8 +22,8 @@ class StoredLayer(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def stored(self) -> QuantizedTensor:
-        """Codes and grids of the weight."""
+    def stored(self) -> StoredWeight:
+        """The weight as it is stored."""
 
     def stored_weight(self) -> dict[str, Tensor]:
         """What is stored of the weight; see `QuantizedTensor.tensors`."""
@@ -46,29 +46,29 @@ class QuantizedLayer(StoredLayer):
     """A layer that computes with the quantized values in float arithmetic.
 
     Attributes:
-        weight: the weight in steps, as whole numbers in float32.
+        weight: the weight in steps, as whole numbers in float32; a weight of 16 bits as it is.
         scale: what the product of whole numbers is multiplied by, [channels].
     """
 
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, quantizer: ActivationQuantizer) -> None:
+    def __init__(self, weight: StoredWeight, bias: Tensor | None, quantizer: ActivationQuantizer) -> None:
         super().__init__()
         self.input = quantizer
         self._stored = weight
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_buffer("weight", weight.whole(), persistent=False)
-        self.register_buffer("scale", quantizer.product_scale(weight.grid.scale), persistent=False)
+        self.register_buffer("scale", quantizer.product_scale(weight.scale), persistent=False)
 
     @property
-    def stored(self) -> QuantizedTensor:
-        """Codes and grids of the weight."""
+    def stored(self) -> StoredWeight:
+        """The weight as it is stored."""
         return self._stored
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        return f"shape={self.stored.shape}, bits={self.stored.grid.bits}"
+        return f"shape={self.stored.shape}, bits={self.stored.bits}"
 
 
 class QuantizedLinear(QuantizedLayer):
@@ -84,7 +84,7 @@ class QuantizedConv2d(QuantizedLayer):
     """A convolution of the quantized input with the quantized kernel."""
 
     def __init__(
-        self, weight: QuantizedTensor, bias: Tensor | None, quantizer: ActivationQuantizer, *, source: nn.Conv2d
+        self, weight: StoredWeight, bias: Tensor | None, quantizer: ActivationQuantizer, *, source: nn.Conv2d
     ) -> None:
         super().__init__(weight, bias, quantizer)
         self.stride = source.stride

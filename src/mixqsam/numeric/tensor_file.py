@@ -3,7 +3,8 @@
 For a unit `u` with a weight the file holds `u.weight` (codes as a bit stream, one-dimensional uint8: see
 `numeric.packing`), `u.weight_scale` [channels] bfloat16 (or float32), `u.weight_zero` [channels] uint8, and its
 input's quantizer: for the kind `affine` `u.input_scale` (float32) and `u.input_zero` (uint8), for other kinds the
-fields that `numeric.quantizers` lists. A product holds the same of its operands, `u.left_…` and `u.right_…`.
+fields that `numeric.quantizers` lists. A weight of 16 bits is `u.weight`, float16 or bfloat16, one-dimensional, without
+a grid; an activation of 16 bits has no tensors. A product holds the same of its operands, `u.left_…` and `u.right_…`.
 """
 
 from abc import ABC, abstractmethod
@@ -20,10 +21,12 @@ from torch import Tensor
 from mixqsam.errors import ArtifactError, shortened
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.half import HALF_TYPES, HalfTensor, StoredWeight, Unquantized
 from mixqsam.numeric.memory import aligned
 from mixqsam.numeric.packing import packed_bytes
 from mixqsam.numeric.quantizers import QUANTIZERS, ActivationQuantizer, Quantizer
 from mixqsam.numeric.weights import QuantizedTensor, stored_scale
+from mixqsam.plan import HALF_BITS
 
 
 class TensorSource(ABC):
@@ -50,10 +53,7 @@ class TensorSource(ABC):
         Where float32 is expected, a shorter float will do, and is converted. The tensor has aligned memory (see
         `numeric.memory`).
         """
-        if name not in self._left:
-            raise ArtifactError(f"{self._source}: the tensor {name} is missing.")
-        tensor = self._read(name)
-        self._left.discard(name)
+        tensor = self._take(name)
         if tensor.dtype in {torch.float16, torch.bfloat16} and dtype == torch.float32:
             tensor = tensor.float()
         fits = tensor.ndim == shape if isinstance(shape, int) else tuple(tensor.shape) == shape
@@ -62,12 +62,34 @@ class TensorSource(ABC):
             raise ArtifactError(
                 f"{self._source}: {name} is {tuple(tensor.shape)} of {tensor.dtype}, expected {expected} of {dtype}."
             )
-        if dtype.is_floating_point and not torch.isfinite(tensor).all():
-            raise ArtifactError(f"{self._source}: {name} holds NaN or infinity.")
-        return aligned(tensor)
+        return aligned(self._check_finite(name, tensor))
 
-    def weight(self, unit: str, *, bits: int, shape: tuple[int, ...]) -> QuantizedTensor:
+    def _take(self, name: str) -> Tensor:
+        if name not in self._left:
+            raise ArtifactError(f"{self._source}: the tensor {name} is missing.")
+        tensor = self._read(name)
+        self._left.discard(name)
+        return tensor
+
+    def _check_finite(self, name: str, tensor: Tensor) -> Tensor:
+        if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{self._source}: {name} holds NaN or infinity.")
+        return tensor
+
+    def half(self, name: str, *, shape: tuple[int, ...]) -> Tensor:
+        """The values of a weight of 16 bits as they are stored: float16 or bfloat16, with one axis."""
+        tensor = self._take(name)
+        if tensor.dtype not in HALF_TYPES or tuple(tensor.shape) != (prod(shape),):
+            raise ArtifactError(
+                f"{self._source}: {name} is {tuple(tensor.shape)} of {tensor.dtype}, expected ({prod(shape)},) of "
+                "torch.float16 or torch.bfloat16."
+            )
+        return aligned(self._check_finite(name, tensor))
+
+    def weight(self, unit: str, *, bits: int, shape: tuple[int, ...]) -> StoredWeight:
         """The weight of a unit; the first axis of `shape` is its channels."""
+        if bits == HALF_BITS:
+            return HalfTensor(self.half(f"{unit}.weight", shape=shape).reshape(shape))
         return self.codes(f"{unit}.weight", bits=bits, shape=shape, rows=shape[0])
 
     def codes(self, name: str, *, bits: int, shape: tuple[int, ...], rows: int) -> QuantizedTensor:
@@ -77,7 +99,9 @@ class TensorSource(ABC):
         return QuantizedTensor.from_packed(parts[""], grid=grid, shape=shape)
 
     def packed(self, name: str, *, bits: int, shape: tuple[int, ...], rows: int) -> dict[str, Tensor]:
-        """The same as it is stored (see `QuantizedTensor.tensors`), of the right sizes."""
+        """The same as it is stored (see `QuantizedTensor.tensors` and `HalfTensor.tensors`), of the right sizes."""
+        if bits == HALF_BITS:
+            return {"": self.half(name, shape=shape)}
         scale = self.take(f"{name}_scale", shape=(rows,), dtype=torch.float32)
         zero = self.take(f"{name}_zero", shape=(rows,), dtype=torch.uint8)
         if not bool((scale > 0).all()) or bool((zero > 2**bits - 1).any()):
@@ -97,6 +121,8 @@ class TensorSource(ABC):
             channels: how many channels its activations have, where that is fixed.
             groups: of channels that its layer keeps apart; None for an operand of a product.
         """
+        if bits == HALF_BITS:
+            return Unquantized()
         family = QUANTIZERS[kind]
         tensors = {
             field: self.take(f"{name}_{field}", shape=() if rank == 0 else rank, dtype=dtype)
@@ -180,5 +206,6 @@ class TensorFile(TensorSource):
 
 
 def kinds_of(quantizers: Mapping[str, ActivationQuantizer]) -> dict[str, str]:
-    """Operand → kind, of those that are not affine: what a reader has to be told."""
-    return {operand: one.kind for operand, one in quantizers.items() if one.kind != Quantizer.kind}
+    """Operand → kind, of those that bits do not tell: all but affine ones, and activations without a quantizer."""
+    plain = {Quantizer.kind, Unquantized.kind}
+    return {operand: one.kind for operand, one in quantizers.items() if one.kind not in plain}

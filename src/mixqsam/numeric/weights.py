@@ -31,6 +31,16 @@ class QuantizedTensor:
     grid: AffineGrid
     shape: tuple[int, ...]
 
+    @property
+    def bits(self) -> int:
+        """Bit-width of the codes."""
+        return self.grid.bits
+
+    @property
+    def scale(self) -> Tensor:
+        """Step of each row, [rows, 1]."""
+        return self.grid.scale
+
     def dequantize(self) -> Tensor:
         """The float32 weight, in its own shape; every element lies exactly on the grid."""
         return self.grid.decode(self.codes).reshape(self.shape)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mixqsam.errors import BudgetError
-from mixqsam.options.names import CANDIDATE_BITS
+from mixqsam.options.names import CANDIDATE_BITS, UNIT_BITS
 from mixqsam.options.values import quote
 
 
@@ -11,12 +11,14 @@ def parse_candidates(value: Any, label: str) -> tuple[int, ...]:
     """Parse at least one bit-width to choose from.
 
     Raises:
-        BudgetError: the bits are not whole numbers from 2 to 8, or the list is empty.
+        BudgetError: the bits are not whole numbers from 2 to 8 or 16, or the list is empty.
     """
-    bits = parse_measured_bits(value, label)
+    bits = _parse_list(value, label)
+    if not bits <= set(UNIT_BITS):
+        raise BudgetError(f"{label} {quote(value)}: bit-widths go from 2 to 8, or are 16.")
     if not bits:
         raise BudgetError(f"{label} is empty; give at least one bit-width, such as 2-8.")
-    return bits
+    return tuple(sorted(bits))
 
 
 def parse_measured_bits(value: Any, label: str) -> tuple[int, ...]:
@@ -25,6 +27,13 @@ def parse_measured_bits(value: Any, label: str) -> tuple[int, ...]:
     Raises:
         BudgetError: the bits are not whole numbers from 2 to 8.
     """
+    bits = _parse_list(value, label)
+    if not bits <= set(CANDIDATE_BITS):
+        raise BudgetError(f"{label} {quote(value)}: bit-widths go from {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}.")
+    return tuple(sorted(bits))
+
+
+def _parse_list(value: Any, label: str) -> set[int]:
     parts = value.replace(" ", "").split(",") if isinstance(value, str) else value
     bits: set[int] = set()
     try:
@@ -34,9 +43,7 @@ def parse_measured_bits(value: Any, label: str) -> tuple[int, ...]:
                 bits.update(range(_parse_bits(first), _parse_bits(last or first) + 1))
     except (TypeError, ValueError) as error:
         raise BudgetError(f"{label} {quote(value)}: write bit-widths as 2-8 or 2,4,8.") from error
-    if not bits <= set(CANDIDATE_BITS):
-        raise BudgetError(f"{label} {quote(value)}: bit-widths go from {CANDIDATE_BITS[0]} to {CANDIDATE_BITS[-1]}.")
-    return tuple(sorted(bits))
+    return bits
 
 
 def _parse_bits(text: str) -> int:
@@ -45,7 +52,8 @@ def _parse_bits(text: str) -> int:
 
 
 def write_bits(bits: tuple[int, ...]) -> str:
-    """Write bit-widths as `parse_measured_bits` reads them."""
-    if len(bits) > 2 and bits == tuple(range(bits[0], bits[-1] + 1)):
-        return f"{bits[0]}-{bits[-1]}"
-    return ",".join(map(str, bits))
+    """Write ascending bit-widths as `parse_candidates` reads them."""
+    grids = [width for width in bits if width in CANDIDATE_BITS]
+    if len(grids) <= 2 or grids != list(range(grids[0], grids[-1] + 1)):
+        return ",".join(map(str, bits))
+    return ",".join([f"{grids[0]}-{grids[-1]}", *(str(width) for width in bits if width not in grids)])

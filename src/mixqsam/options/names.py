@@ -17,6 +17,7 @@ PromptKind = Literal["boxes", "points"]
 # Where the demonstration writes, and where the page looks for a model when it is not given one.
 DEMO_FOLDER = "mixqsam-demo"
 CANDIDATE_BITS = (2, 3, 4, 5, 6, 7, 8)
+UNIT_BITS = (*CANDIDATE_BITS, 16)
 RECIPE_NAMES = (
     "minmax",
     "percentile",

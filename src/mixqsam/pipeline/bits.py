@@ -66,7 +66,7 @@ class AllocationOptions(OptionClass):
         synergy: estimator.
         synergy_weight: λ.
         tied: one bit-width for a unit's weight and activation.
-        candidates: bit-widths to choose from.
+        candidates: bit-widths to choose from; None for `choices`.
         keep: fixed bits by pattern.
         prompts_per_image: prompts in the BitOps; None for those of the analysis.
         time_limit: maximum seconds of the solver.
@@ -105,20 +105,22 @@ class AllocationOptions(OptionClass):
         ),
     ] = False
     candidates: Annotated[
-        tuple[int, ...],
+        tuple[int, ...] | None,
         Option(
-            "Bit-widths to choose from, e.g. 2-8 or 2,4,8.",
+            "Bit-widths to choose from, e.g. 2-8 or 2,4,8,16. 16 means half precision for weights, float for "
+            "activations.",
             panel=_ALLOCATION,
             is_list=True,
             parse=parse_candidates,
             write=write_bits,
             is_advanced=True,
+            default_help="2-8,16; 2-8 with --tied",
         ),
-    ] = names.CANDIDATE_BITS
+    ] = None
     keep: Annotated[
         tuple[str, ...],
         Option(
-            "Fix bits by pattern: 'neck.*=8', '*.av=W8A8', '*=float'.",
+            "Fix bits by pattern: 'neck.*=8', '*.av=W8A8', 'neck.*=16', '*=float'.",
             panel=_ALLOCATION,
             parse=_check_rule,
             is_advanced=True,
@@ -137,6 +139,13 @@ class AllocationOptions(OptionClass):
     time_limit: Annotated[
         float, Option("Maximum number of seconds for solving.", panel=_ALLOCATION, minimum=1, is_advanced=True)
     ] = 50.0
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The bit-widths to choose from: the candidates, or 2 to 8, and 16 where the bits are not tied."""
+        if self.candidates is not None:
+            return self.candidates
+        return names.CANDIDATE_BITS if self.tied else names.UNIT_BITS
 
     @property
     def objective(self) -> "Objective":

@@ -202,7 +202,7 @@ def check_budget(sam: Sam, budget: Budget, options: Options) -> None:
         BudgetError: the budget cannot be met, or the options contradict each other.
     """
     costs, allocation = sam.costs(prompts_per_image=options.allocation.prompts_per_image or 1), options.allocation
-    check_request(costs, budget, candidates=allocation.candidates, tied=allocation.tied, keep=allocation.keep)
+    check_request(costs, budget, candidates=allocation.choices, tied=allocation.tied, keep=allocation.keep)
     if budget.uniform is None:
         _check_measurements(options)
 

@@ -17,7 +17,7 @@ from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, UnitBits
+from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, UNIT_BITS, Analysis, BitPlan, UnitBits
 from mixqsam.prediction import Predictor
 from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import find_recipe
@@ -197,7 +197,7 @@ def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOpt
                 analysis,
                 budget,
                 objective=options.objective,
-                candidates=options.candidates,
+                candidates=options.choices,
                 tied=options.tied,
                 keep=options.keep,
                 time_limit=options.time_limit,
@@ -222,10 +222,15 @@ def uniform_allocation(analysis: Analysis, bits: UnitBits) -> Allocation:
 
 
 def nearest_uniform(analysis: Analysis, allocation: Allocation) -> Allocation | None:
-    """Find the largest uniform model within an allocation's budget; None if none fits."""
-    for bits in reversed(CANDIDATE_BITS):
-        uniform = uniform_allocation(analysis, UnitBits(bits, bits))
-        size, bitops = allocation.budget.size, allocation.budget.bitops
+    """Find the largest uniform model within an allocation's budget; None if none fits.
+
+    It may have 16 bits where the allocation has them; its activations have where nothing limits the BitOps.
+    """
+    chosen = {bits for unit in allocation.plan.bits.values() for bits in (unit.weight, unit.activation)}
+    has_half = HALF_BITS in chosen
+    size, bitops = allocation.budget.size, allocation.budget.bitops
+    for bits in reversed(UNIT_BITS if has_half else CANDIDATE_BITS):
+        uniform = uniform_allocation(analysis, UnitBits(bits, HALF_BITS if has_half and bitops is None else bits))
         fits = (size is None or uniform.size <= size) and (bitops is None or uniform.bitops <= bitops)
         if fits:
             return uniform

@@ -4,7 +4,6 @@ import copy
 from dataclasses import replace
 
 from mixqsam.numeric.honesty import check_model
-from mixqsam.numeric.weights import quantize_weight
 from mixqsam.plan import BitPlan, Unit
 from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.attach import attach_layer, attach_product
@@ -50,5 +49,5 @@ def attach_nearest(quantized: Sam, unit: Unit, setting: Setting, activations: Ac
     if unit.kind == "product":
         attach_product(model, name, left=quantizers["left"], right=quantizers["right"])
         return
-    grid = setting.weights.grid(name, bits=setting.plan.bits[name].weight)
-    attach_layer(model, name, weight=quantize_weight(setting.weights.weight(name), grid), quantizer=quantizers["input"])
+    weight = setting.weights.nearest(name, bits=setting.plan.bits[name].weight)
+    attach_layer(model, name, weight=weight, quantizer=quantizers["input"])

@@ -9,7 +9,7 @@ from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.quantizers import ActivationQuantizer
-from mixqsam.plan import BitPlan, Operand, Role, Unit
+from mixqsam.plan import HALF_BITS, BitPlan, Operand, Role, Unit
 from mixqsam.progress import Progress
 from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
@@ -47,8 +47,9 @@ class Setting:
         return [u for u in self.units if not self.plan.bits[u.name].is_float and (not roles or u.role in roles)]
 
     def activation_bits(self, *roles: Role) -> dict[str, int]:
-        """Name → bits of the input (or the left operand), of the units that `quantized` finds."""
-        return {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*roles)}
+        """Name → bits of the quantizer of the input (or of the left operand), of the units that `quantized` finds."""
+        found = {unit.name: self.plan.bits[unit.name].activation for unit in self.quantized(*roles)}
+        return {name: bits for name, bits in found.items() if bits < HALF_BITS}
 
     def need(self, *roles: Role, step: str) -> None:
         """Refuse a model without any unit of these roles, which a step of a recipe works on.

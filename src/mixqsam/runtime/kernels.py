@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.half import Unquantized
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
 from mixqsam.numeric.weights import QuantizedTensor
 
@@ -45,6 +46,8 @@ class ByteGrid:
         Raises:
             UnsupportedError: it is not affine with one scale for the whole tensor.
         """
+        if isinstance(quantizer, Unquantized):
+            raise UnsupportedError("its activations have 16 bits and are not quantized")
         if not isinstance(quantizer, Quantizer):
             raise UnsupportedError(f"a {quantizer.kind} quantizer has no single step")
         return cls(quantizer, quantizer.bits, quantizer.step, int(quantizer.zero))

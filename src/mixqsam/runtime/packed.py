@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.half import HalfTensor, StoredWeight
 from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, StoredLayer, scaled
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.plan import HALF_BITS
 from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, missing_kernels
 
 # A convolution as an integer product was faster from so many multiply-adds for each value that is copied (1×1 on 64² to
@@ -37,7 +39,7 @@ class PackedLayer(StoredLayer):
     Args:
         shape: the weight's.
         bits: its bit-width.
-        packed: codes as a bit stream; scale and zero point of each channel beside it.
+        tensors: codes as a bit stream, with scale and zero point of each channel; or values in half precision.
         bias: float32, or None.
         quantizer: of the input.
     """
@@ -57,36 +59,41 @@ class PackedLayer(StoredLayer):
     ) -> None:
         super().__init__()
         self.shape, self.bits = shape, bits
-        for ending in ("", "_scale", "_zero"):
-            self.register_buffer(f"weight{ending}", tensors[ending])
+        self._endings = tuple(tensors)
+        for ending, tensor in tensors.items():
+            self.register_buffer(f"weight{ending}", tensor)
         self.bias = bias
         self.input = quantizer
 
     @property
-    def stored(self) -> QuantizedTensor:
-        """The weight as codes, unpacked anew each time."""
+    def stored(self) -> StoredWeight:
+        """The weight as codes, unpacked anew each time, or in half precision."""
+        if self.bits == HALF_BITS:
+            return HalfTensor(self.weight.reshape(self.shape))
         grid = AffineGrid(self.bits, self.weight_scale.float()[:, None], self.weight_zero.float()[:, None])
         return QuantizedTensor.from_packed(self.weight, grid=grid, shape=self.shape)
 
     @property
     def scale(self) -> Tensor:
         """What the product of whole numbers is multiplied by, [channels]."""
-        return self.input.product_scale(self.weight_scale)
+        return self.input.product_scale(self.stored.scale if self.bits == HALF_BITS else self.weight_scale)
 
     def stored_weight(self) -> dict[str, Tensor]:
         """What is stored of the weight, as it is."""
-        return {ending: self.get_buffer(f"weight{ending}").cpu() for ending in ("", "_scale", "_zero")}
+        return {ending: self.get_buffer(f"weight{ending}").cpu() for ending in self._endings}
 
     def _reason_against(self) -> str | None:
         """Why integer kernels are not used, whatever the quantizer; None where they are."""
-        return missing_kernels()
+        return "its weights have 16 bits" if self.bits == HALF_BITS else missing_kernels()
 
     @cached_property
     def _prepared(self) -> IntegerLinear | str:
         if reason := self._reason_against():
             return reason
         try:
-            return IntegerLinear(self.stored, self.bias, ByteGrid.of(self.input))
+            grid, weight = ByteGrid.of(self.input), self.stored
+            assert isinstance(weight, QuantizedTensor)  # noqa: S101  (there was a reason against others)
+            return IntegerLinear(weight, self.bias, grid)
         except UnsupportedError as error:
             return str(error)
 
@@ -187,7 +194,7 @@ def kernel_of(layer: nn.Module, values: Tensor) -> IntegerLinear | None:
 def pack_layer(module: QuantizedLayer) -> PackedLayer:
     """The packed form of a fake-quantized layer; its tensors are shared where they can be."""
     stored = module.stored
-    parts = (stored.shape, stored.grid.bits)
+    parts = (stored.shape, stored.bits)
     if isinstance(module, QuantizedConv2d):
         return PackedConv2d(*parts, tensors=stored.tensors(), bias=module.bias, quantizer=module.input, source=module)
     return PackedLinear(*parts, tensors=stored.tensors(), bias=module.bias, quantizer=module.input)

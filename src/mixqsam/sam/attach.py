@@ -6,10 +6,10 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from mixqsam.errors import ArtifactError, ModelError
+from mixqsam.numeric.half import StoredWeight
 from mixqsam.numeric.modules import Product, QuantizedConv2d, QuantizedLinear
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorSource
-from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Operand, UnitBits
 
 
@@ -23,7 +23,7 @@ class LayerMaker(Protocol):
         ...
 
 
-def attach_layer(model: nn.Module, name: str, *, weight: QuantizedTensor, quantizer: ActivationQuantizer) -> None:
+def attach_layer(model: nn.Module, name: str, *, weight: StoredWeight, quantizer: ActivationQuantizer) -> None:
     """Replace the linear or convolution `name` by its quantized form; the bias is kept.
 
     Raises:

@@ -92,7 +92,7 @@ class _Walk(Reconstruction):
     compensation: Compensation = field(default_factory=Compensation)
 
     def _finish(self, block: Block, units: Sequence[Unit]) -> list[Log]:
-        """Round a block's weights; products take their grids as they are."""
+        """Round a block's weights; products, and weights of 16 bits, are taken as they are."""
         logs = []
         alike = self.compensation.inputs == "float"
         moments: Mapping[str, _Pair] = self._from_float(block, units) if alike else {}
@@ -104,7 +104,7 @@ class _Walk(Reconstruction):
                 moments = self._from_draft(block, together)
             for unit in together:
                 self._attach_grids(unit)
-                if unit.kind != "product":
+                if self._is_rounded(unit):
                     logs.append(self._round(unit, moments[unit.name]))
         return logs
 
@@ -140,9 +140,9 @@ class _Walk(Reconstruction):
 
     def _from_float(self, block: Block, units: Sequence[Unit]) -> dict[str, _Pair]:
         """Moments of all layers of a block, from the float model's inputs."""
-        moments = {unit.name: _Pair() for unit in units if unit.kind != "product"}
+        moments = {unit.name: _Pair() for unit in units if self._is_rounded(unit)}
         quantizers = {unit.name: self._quantizer(unit) for unit in units if unit.name in moments}
-        for index in range(self.states.count):
+        for index in range(self.states.count) if moments else ():
 
             def see(name: str, values: Tensor, index: int = index) -> None:
                 exact, quantized = (self._rows(name, one, index) for one in (values, quantizers[name](values)))
@@ -153,7 +153,9 @@ class _Walk(Reconstruction):
 
     def _keep_exact(self, block: Block, units: Sequence[Unit]) -> None:
         """Keep some rows of the float model's inputs to a block's layers."""
-        names = [unit.name for unit in units if unit.kind != "product"]
+        names = [unit.name for unit in units if self._is_rounded(unit)]
+        if not names:
+            return
 
         def take(index: int) -> dict[str, Tensor]:
             rows: dict[str, Tensor] = {}
@@ -168,7 +170,7 @@ class _Walk(Reconstruction):
 
     def _from_draft(self, block: Block, units: Sequence[Unit]) -> dict[str, _Pair]:
         """Moments of some layers, from the inputs that the quantized model has there so far."""
-        moments = {unit.name: _Pair() for unit in units if unit.kind != "product"}
+        moments = {unit.name: _Pair() for unit in units if self._is_rounded(unit)}
         quantizers = {unit.name: self._quantizer(unit) for unit in units if unit.name in moments}
         for index in range(self.states.count) if moments else ():
             exact = self.states.get("exact", index)

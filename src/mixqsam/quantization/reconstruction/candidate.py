@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.half import StoredWeight
 from mixqsam.numeric.modules import Product
 from mixqsam.numeric.quantizers import ActivationQuantizer
-from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Operand
 from mixqsam.quantization.reconstruction.learnable import LearnableLayer, LearnableQuantizer, SoftWeight
 from mixqsam.quantization.reconstruction.method import Phase
@@ -26,7 +26,7 @@ class Frozen:
         quantizers: operand (`input`, or `left` and `right`) → quantizer.
     """
 
-    weight: QuantizedTensor | None
+    weight: StoredWeight | None
     quantizers: Mapping[Operand, ActivationQuantizer]
 
 
@@ -74,7 +74,7 @@ class Trainee:
 
     Args:
         start: what they begin as.
-        grids: unit → grid of its weight.
+        grids: unit → grid of its weight; a weight without one stays as it is.
         source: the float model.
         phase: what is learned.
         generator: what drops.
@@ -93,7 +93,7 @@ class Trainee:
         self.soft = {
             name: SoftWeight(_layer(source, name).weight, grids[name])
             for name, one in start.items()
-            if phase.weights and one.weight is not None
+            if phase.weights and name in grids
         }
         self._quantizers = {
             (name, operand): self._learnable(quantizer)

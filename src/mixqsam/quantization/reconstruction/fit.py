@@ -32,7 +32,7 @@ class Piece:
 
     Attributes:
         name: for messages.
-        grids: unit → its weight's grid, for those with a weight.
+        grids: unit → its weight's grid, for those with a weight on a grid.
         loss: ‖y_q − y_fp‖² of a draft on an image, as it is learned from (some of the input may be the float model's).
         judge: the same with the quantized model's own input.
         count: images.

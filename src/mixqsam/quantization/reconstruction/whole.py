@@ -9,8 +9,7 @@ from torch import Tensor
 
 from mixqsam.errors import ArtifactError
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.weights import quantize_weight
-from mixqsam.plan import Unit
+from mixqsam.plan import HALF_BITS, Unit
 from mixqsam.quantization.nearest import draft, finished
 from mixqsam.quantization.reconstruction.candidate import Candidate, Frozen, attach, detach
 from mixqsam.quantization.reconstruction.fit import Fit, Log, Piece
@@ -176,15 +175,20 @@ class Reconstruction:
         }
 
     def _grids(self, units: Sequence[Unit]) -> dict[str, AffineGrid]:
+        """Grids of the weights that have one."""
         plan, weights = self.setting.plan, self.setting.weights
-        return {u.name: weights.grid(u.name, bits=plan.bits[u.name].weight) for u in units if u.kind != "product"}
+        return {u.name: weights.grid(u.name, bits=plan.bits[u.name].weight) for u in units if self._is_rounded(u)}
+
+    def _is_rounded(self, unit: Unit) -> bool:
+        """Whether a unit has a weight on a grid."""
+        return unit.kind != "product" and self.setting.plan.bits[unit.name].weight < HALF_BITS
 
     def _start(self, units: Sequence[Unit]) -> Candidate:
         """Rounded to nearest."""
-        grids, weights = self._grids(units), self.setting.weights
+        plan, weights = self.setting.plan, self.setting.weights
         return {
             unit.name: Frozen(
-                quantize_weight(weights.weight(unit.name), grids[unit.name]) if unit.name in grids else None,
+                None if unit.kind == "product" else weights.nearest(unit.name, bits=plan.bits[unit.name].weight),
                 {operand: self.activations[unit.name, operand] for operand in unit.activations},
             )
             for unit in units

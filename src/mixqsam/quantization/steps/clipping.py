@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.attention import DecoderAttention
+from mixqsam.numeric.half import Unquantized
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.plan import Operand, Role, Unit
+from mixqsam.plan import HALF_BITS, Operand, Role, Unit
 from mixqsam.quantization.setting import Activations, Setting
 
 # Raised when what is kept of an attention means something else.
@@ -64,10 +65,7 @@ class PerceptualClipping:
         chosen = dict(activations)
         for name, found in setting.remembered("clipping", depends, partial(_search, setting)).items():
             for (unit, operand), bits in _clipped(attentions[name], setting).items():
-                low, high = found[f"{unit}/{operand}"]
-                chosen[unit, operand] = Quantizer(
-                    AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits)
-                )
+                chosen[unit, operand] = _quantizer(*found[f"{unit}/{operand}"], bits)
         return chosen
 
 
@@ -113,7 +111,7 @@ def _best(
     most, best = -1.0, {}
     for step in STEPS:
         ranges = [_quantiles(values, step) for values in ordered]
-        quantizers = [_affine(low, high, bits) for (low, high), bits in zip(ranges, clipped.values(), strict=True)]
+        quantizers = [_quantizer(low, high, bits) for (low, high), bits in zip(ranges, clipped.values(), strict=True)]
         overlaps = []
         for (queries, keys), focus in zip(pairs, foci, strict=True):
             q = quantizers[2](module.q_proj(quantizers[0](queries)))
@@ -126,7 +124,9 @@ def _best(
     return best
 
 
-def _affine(low: float, high: float, bits: int) -> ActivationQuantizer:
+def _quantizer(low: float, high: float, bits: int) -> ActivationQuantizer:
+    if bits == HALF_BITS:
+        return Unquantized()
     return Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
 
 

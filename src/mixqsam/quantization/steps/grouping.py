@@ -56,14 +56,13 @@ class ChannelGrouping:
             MixqsamError: a unit has fewer channels than groups; the message names it. Or no unit has such a role.
         """
         setting.need(*_ROLES, step="Channel-aware grouping")
-        units = setting.quantized(*_ROLES)
-        for unit in units:
-            if unit.parameters // unit.channels < _GROUPS:
+        bits = setting.activation_bits(*_ROLES)
+        for unit in setting.quantized(*_ROLES):
+            if unit.name in bits and unit.parameters // unit.channels < _GROUPS:
                 raise MixqsamError(
                     f"{unit.name} has {unit.parameters // unit.channels} input channels; grouping needs {_GROUPS}. "
                     f"Choose another recipe, or leave the unit in float with --keep '{unit.name}=float'."
                 )
-        bits = setting.activation_bits(*_ROLES)
 
         def search(names: list[str]) -> Iterator[tuple[str, dict[str, list[float]]]]:
             watchers = {name: _Channels() for name in names}

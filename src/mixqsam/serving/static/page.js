@@ -288,7 +288,7 @@ async function start() {
   }
   nameViews();
   showSamples(state.samples);
-  byId("legend").innerHTML = [2, 3, 4, 5, 6, 7, 8].map((bits) => `<span><i class="b${bits}"></i>${bits} bits</span>`).join("");
+  byId("legend").innerHTML = [2, 3, 4, 5, 6, 7, 8, 16].map((bits) => `<span><i class="b${bits}"></i>${bits} bits</span>`).join("");
   for (const button of document.querySelectorAll(".mode")) {
     button.addEventListener("click", () => {
       state.mode = button.dataset.mode;
