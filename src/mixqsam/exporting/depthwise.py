@@ -12,6 +12,7 @@ import numpy as np
 from mixqsam.exporting.layers import Array, Layers, array
 from mixqsam.numeric.modules import StoredLayer
 from mixqsam.numeric.quantizers import AffineQuantizer
+from mixqsam.numeric.weights import QuantizedTensor
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,255 @@
+"""Mixed bits against uniform ones and against simple rules, at the size and the BitOps of uniform bits.
+
+    python -m benchmarks.mixed_bits --model mobile-sam --coco COCO_FOLDER --first 50 --images 50   # reported images
+    python -m benchmarks.mixed_bits --table                                                        # what is known
+
+Calibrates on train2017 and judges on images of val2017, by annotated boxes: the first 50 choose defaults, the others are
+reported. Every cell is kept, so that a stopped run resumes. A cell of MobileSAM takes 5 to 15 minutes on one core.
+
+The simple rules cost more than uniform bits, because they add bits: a mixture at the budget of uniform bits has less.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.harness import machine
+from mixqsam.allocation.budget import Budget
+from mixqsam.cli.console import ProgressBars
+from mixqsam.data.samples import Sample
+from mixqsam.evaluation.coco import Truth
+from mixqsam.evaluation.record import Record, measure
+from mixqsam.files import Cache, digest, read_json, write_json
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
+from mixqsam.pipeline.stages import analyze_model, calibration_samples, quantize_model, run_allocation
+from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.prediction import Prediction
+from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.predictor import SamPredictor
+
+FORMS = ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed", "mixed 2-8", "mixed size only")
+BUDGETS = ("W8A8", "W6A6", "W4A4", "W3A3")
+_VERSION, _DRAWS = 1, 1000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to quantize.
+
+    Attributes:
+        budget: as on the command line, without `uniform:`.
+        form: how the bits are chosen.
+        recipe: how weights are rounded.
+    """
+
+    budget: str
+    form: str
+    recipe: str
+
+    @property
+    def name(self) -> str:
+        """Its key in the file."""
+        return f"{self.budget}, {self.form}, {self.recipe}"
+
+
+class Experiment:
+    """A model, its calibration images, and the images on which it is judged."""
+
+    def __init__(self, arguments: argparse.Namespace, session: Session) -> None:
+        self.session = session
+        self.sam: Sam = load_sam(arguments.model)
+        options = AnalysisOptions(
+            count=arguments.count,
+            importance=False,
+            pairs=False,
+            sensitivity_bits=(),
+            fisher=("bernoulli",),
+            fisher_draws=arguments.draws,
+        )
+        annotations = arguments.coco / "annotations"
+        train = Data(arguments.coco / "train2017", annotations / "instances_train2017.json")
+        val = Data(arguments.coco / "val2017", annotations / "instances_val2017.json")
+        self.samples = calibration_samples(train, options, session)
+        everything = sorted(val.samples(count=None, progress=session.progress), key=lambda sample: sample.path.name)
+        chosen = everything[arguments.first : arguments.first + arguments.images]
+        self.judged: list[Sample] = [sample for sample in chosen if len(sample.prompts)]
+        assert val.annotations is not None
+        self.truth = Truth(val.annotations)
+        self._options = options
+        self._floats: dict[int, Prediction] = {}
+        images = [sample.digest() for sample in (*self.samples, *self.judged)]
+        self._key = digest(_VERSION, self.sam.fingerprint, images, arguments.draws)
+
+    def analysis(self) -> Analysis:
+        """Costs and Fisher sensitivities of all units."""
+        return analyze_model(self.sam, self.samples, options=self._options, session=self.session)
+
+    def plan(self, cell: Cell) -> BitPlan:
+        """The bits of a cell."""
+        return choose_bits(self.analysis(), cell, self.session)
+
+    def reference(self, sample: Sample) -> Prediction:
+        """The float model's masks."""
+        if sample.image_id not in self._floats:
+            self._floats[sample.image_id] = predict(SamPredictor(self.sam), sample)
+        return self._floats[sample.image_id]
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Quantize and judge; finished cells come from the cache."""
+        plan = self.plan(cell)
+        costs = self.sam.costs()
+        about = {"size": costs.size(plan), "bitops": costs.bitops(plan)}
+        key = digest(self._key, plan.to_json(), cell.recipe)
+        found: dict[str, Any] | None = self.session.cache.get("mixed-bits", key)
+        if found is None:
+            started = monotonic()
+            options = QuantizationOptions(cell.recipe)
+            model = quantize_model(self.sam, plan, self.samples, options=options, session=self.session).sam
+            found = {"seconds": monotonic() - started, "records": self._records(SamPredictor(model))}
+            self.session.cache.put("mixed-bits", key, found)
+        return {**about, "seconds": found["seconds"], **self._figures(found["records"])}
+
+    def float_figures(self) -> dict[str, Any]:
+        """What the float model has with the truth."""
+        return self._figures([self._record(sample, self.reference(sample)) for sample in self.judged])
+
+    def _records(self, predictor: SamPredictor) -> list[Record]:
+        tracked = self.session.progress.track(self.judged, label="Judging", total=len(self.judged))
+        return [self._record(sample, predict(predictor, sample)) for sample in tracked]
+
+    def _record(self, sample: Sample, prediction: Prediction) -> Record:
+        return measure(sample, prediction, self.reference(sample), truth=self.truth)
+
+    def _figures(self, records: Sequence[Record]) -> dict[str, Any]:
+        images = [sample.image_id for sample in self.judged]
+        results = [result for record in records for result in record["results"]]
+        return {
+            "ious": [record["ious"] for record in records],
+            "truth_ious": [record["truth_ious"] for record in records],
+            "ap": self.truth.score(results, images=images).ap,
+        }
+
+
+def predict(predictor: SamPredictor, sample: Sample) -> Prediction:
+    """One mask for each prompt."""
+    predictor.set_image(sample.open())
+    return predictor.segment(sample.prompts)
+
+
+def choose_bits(analysis: Analysis, cell: Cell, session: Session) -> BitPlan:
+    """The bits of a cell: by the program, or by a simple rule."""
+    units = analysis.costs.units
+    if cell.form.startswith("mixed"):
+        budget = Budget.parse(cell.budget)
+        candidates = tuple(range(2, 9)) if cell.form == "mixed 2-8" else None
+        options = AllocationOptions(candidates=candidates)
+        return run_allocation(analysis, budget, options=options, session=session).plan
+    weight, _, activation = cell.budget.removeprefix("W").partition("A")
+    plan = BitPlan.uniform(units, UnitBits(int(weight), int(activation)))
+    if cell.form == "uniform":
+        return plan
+    if cell.form == "worst five 16":
+        finer = dict.fromkeys(worst_units(analysis, plan, count=5), UnitBits(16, 16))
+    else:
+        bits = int(cell.form.removeprefix("decoder "))
+        finer = {unit.name: UnitBits(bits, bits) for unit in units if unit.part == "decoder"}
+    return BitPlan({**plan.bits, **finer})
+
+
+def worst_units(analysis: Analysis, plan: BitPlan, *, count: int) -> list[str]:
+    """The units that cost most at a plan's bits, by their Fisher sensitivity."""
+    table = analysis.fisher["bernoulli"]
+    costs = {}
+    for index, unit in enumerate(analysis.costs.units):
+        bits = plan.bits[unit.name]
+        costs[unit.name] = float(table[index, 0, bits.weight - 2] + table[index, 1, bits.activation - 2])
+    return sorted(costs, key=lambda name: -costs[name])[:count]
+
+
+def interval(by_image: Sequence[Sequence[float]], other: Sequence[Sequence[float]] | None = None) -> list[float]:
+    """Mean over prompts, and its 95% interval over images; with `other`, of the difference to it."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(by_image), (_DRAWS, len(by_image)))
+    counts = np.array([len(image) for image in by_image])
+    sums = np.array([sum(image) for image in by_image])
+    if other is not None:
+        sums = sums - np.array([sum(image) for image in other])
+    means = sums[draws].sum(1) / counts[draws].sum(1)
+    return [float(sums.sum() / counts.sum()), *(float(end) for end in np.percentile(means, [2.5, 97.5]))]
+
+
+def table(content: Mapping[str, Any]) -> Iterator[str]:
+    """Rows of Markdown: one for each recipe and form, a column for each budget."""
+    for model, found in content["models"].items():
+        cells = found["cells"]
+        budgets = list(dict.fromkeys(cell["budget"] for cell in cells.values()))
+        exact = interval(found["float"]["truth_ious"])[0]
+        yield f"| {model}, images from {found['first'] + 1}: {found['images']} | {' | '.join(budgets)} |"
+        yield "|---|" + "---:|" * len(budgets)
+        for recipe, form in dict.fromkeys((cell["recipe"], cell["form"]) for cell in cells.values()):
+            texts = [_text(cells.get(Cell(budget, form, recipe).name), exact) for budget in budgets]
+            yield f"| {form}, {recipe} | {' | '.join(texts)} |"
+        yield ""
+
+
+def _text(cell: Mapping[str, Any] | None, exact: float) -> str:
+    if cell is None:
+        return "–"
+    middle, low, high = interval(cell["ious"])
+    share = interval(cell["truth_ious"])[0] / exact
+    return f"{middle:.3f} ({low:.3f}–{high:.3f}); {share:.1%} of the truth, {cell['size'] / 1e6:.2f} MB"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure what is not known yet; write after each cell."""
+    torch.set_num_threads(arguments.threads)
+    session = Session(Cache(arguments.cache, wait_for_locks=True), ProgressBars())
+    experiment = Experiment(arguments, session)
+    content = (
+        read_json(arguments.output, what="results of this script") if arguments.output.exists() else {"models": {}}
+    )
+    key = f"{arguments.model} {arguments.first}"
+    about = {"first": arguments.first, "images": len(experiment.judged), "calibration": len(experiment.samples)}
+    found = content["models"].setdefault(key, {**about, "cells": {}})
+    found["float"] = experiment.float_figures()
+    for budget in arguments.budgets:
+        for recipe in arguments.recipes:
+            for form in arguments.forms:
+                cell = Cell(budget, form, recipe)
+                figures = experiment.run(cell)
+                found["cells"][cell.name] = {"budget": budget, "form": form, "recipe": recipe, **figures}
+                write_json(arguments.output, {**content, "machine": machine()})
+                print(f"{key} {cell.name}: {_text(found['cells'][cell.name], interval(found['float']['truth_ious'])[0])}"
+                      f", AP {figures['ap']:.1f} of {found['float']['ap']:.1f}, {figures['seconds']:.0f} s", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    """Parse arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--model", default="sam-tiny")
+    parser.add_argument("--coco", type=Path, default=Path("../shared/data/coco-mini"))
+    parser.add_argument("--first", type=int, default=0, help="images of val2017 to leave out before the first")
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--count", type=int, default=32, help="calibration images")
+    parser.add_argument("--draws", type=int, default=32, help="of the output, for the Fisher sensitivity")
+    parser.add_argument("--budgets", nargs="*", default=BUDGETS)
+    parser.add_argument("--forms", nargs="*", default=FORMS[:-1])
+    parser.add_argument("--recipes", nargs="*", default=("omse", "compensated"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=Path("out/mixed-bits"))
+    parser.add_argument("--output", type=Path, default=Path("docs/data/mixed_bits.json"))
+    parser.add_argument("--table", action="store_true", help="print what is known, and measure nothing")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        run(arguments)
+    print("\n".join(table(read_json(arguments.output, what="results of this script"))))
+
+
+if __name__ == "__main__":
+    main()
