@@ -3,8 +3,8 @@
     python -m benchmarks.mixed_bits --model mobile-sam --coco COCO_FOLDER --first 50 --images 50   # reported images
     python -m benchmarks.mixed_bits --table                                                        # what is known
 
-Calibrates on train2017 and judges on images of val2017, by annotated boxes: the first 50 choose defaults, the others are
-reported. Every cell is kept, so that a stopped run resumes. A cell of MobileSAM takes 5 to 15 minutes on one core.
+Calibrates on train2017 and judges on images of val2017, by annotated boxes: the first 50 choose defaults, the others
+are reported. Every cell is kept, so that a stopped run resumes. A cell of MobileSAM takes 5 to 15 minutes on one core.
 
 The simple rules cost more than uniform bits, because they add bits: a mixture at the budget of uniform bits has less.
 """
@@ -225,8 +225,10 @@ def run(arguments: argparse.Namespace) -> None:
                 figures = experiment.run(cell)
                 found["cells"][cell.name] = {"budget": budget, "form": form, "recipe": recipe, **figures}
                 write_json(arguments.output, {**content, "machine": machine()})
-                print(f"{key} {cell.name}: {_text(found['cells'][cell.name], interval(found['float']['truth_ious'])[0])}"
-                      f", AP {figures['ap']:.1f} of {found['float']['ap']:.1f}, {figures['seconds']:.0f} s", flush=True)  # fmt: skip
+                seconds = f"{figures['seconds']:.0f} s"
+                text = _text(found["cells"][cell.name], interval(found["float"]["truth_ious"])[0])
+                aps = f"AP {figures['ap']:.1f} of {found['float']['ap']:.1f}"
+                print(f"{key} {cell.name}: {text}, {aps}, {seconds}", flush=True)
 
 
 def main() -> None:
