@@ -89,8 +89,8 @@ class Unit:
         any other activation has a float32 and a uint8.
         """
         per_activation = 3 * self.channels if self.role == "depthwise" else 5
-        per_operand = {"weight": 3 * self.channels} | dict.fromkeys(self.activations, per_activation)
-        return sum(size for operand, size in per_operand.items() if bits.of(operand) < HALF_BITS)
+        quantized = sum(bits.of(operand) < HALF_BITS for operand in self.activations)
+        return per_activation * quantized + (3 * self.channels if bits.weight < HALF_BITS else 0)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,9 @@ def test_a_size_takes_activations_of_16_bits_everywhere() -> None:
     assert uniform is not None
     assert uniform.budget.text.endswith("A16")
     assert uniform.size <= found.budget.size
+    for budget in ("W4A16", "W4A4", "W16A16"):
+        mixed = allocate(toy, budget, objective=objective(coupling=0), candidates=UNIT_BITS, tied=False)
+        assert nearest_uniform(toy, mixed).budget.text == budget  # type: ignore[union-attr]
     assert nearest_uniform(toy, narrow).budget.text == "W4A4"  # type: ignore[union-attr]
 
 

@@ -172,7 +172,7 @@ def test_units_of_16_bits_are_computed_in_float_and_named(
     half = {u.name: UnitBits(8, 16) for u in units if u.name.endswith("layers.0.attn.qk")}
     half |= {u.name: UnitBits(16, 8) for u in units if u.name.endswith("vision_encoder.layers.1.mlp.lin2")}
     assert len(half) == 2
-    plan = BitPlan(BitPlan.uniform(units, UnitBits(8, 8)).bits | half)
+    plan = BitPlan({**BitPlan.uniform(units, UnitBits(8, 8)).bits, **half})
     model = nearest(sam, plan, ranges)
     integer = integer_model(model)
     reasons = dict(simulated_units(integer.model))

@@ -243,7 +243,7 @@ def test_units_of_16_bits_are_quantized_and_saved_to_the_last_bit(
 ) -> None:
     depthwise = depthwise_units(mobile)
     pairs = [UnitBits(*pair) for pair in ((16, 16), (4, 16), (16, 4), (8, 8))]
-    plan = BitPlan(half_mixture(mobile, seed=4).bits | {name: pairs[i % 4] for i, name in enumerate(depthwise)})
+    plan = BitPlan({**half_mixture(mobile, seed=4).bits, **{name: pairs[i % 4] for i, name in enumerate(depthwise)}})
     found = run(mobile, plan, samples, recipe=recipe, cache=tmp_path / "cache").sam
     for name in depthwise:
         expected = Unquantized if plan.bits[name].activation == 16 else ChannelQuantizer

@@ -147,7 +147,7 @@ def _bordered(layers: Layers, codes: str, steps: _Steps, *, axis: int, wide: int
 def _bias(layer: StoredLayer, steps: _Steps) -> Array:
     """The bias less what the zero points add to every sum."""
     stored = layer.stored
-    sums = array(stored.whole().flatten(1).sum(1)) * array(stored.grid.scale.reshape(-1))
+    sums = array(stored.whole().flatten(1).sum(1)) * array(stored.scale.reshape(-1))
     less: Array = (_plain_bias(layer) - sums * steps.scale * steps.zero).astype(np.float32)
     return less
 

@@ -224,13 +224,15 @@ def uniform_allocation(analysis: Analysis, bits: UnitBits) -> Allocation:
 def nearest_uniform(analysis: Analysis, allocation: Allocation) -> Allocation | None:
     """Find the largest uniform model within an allocation's budget; None if none fits.
 
-    It may have 16 bits where the allocation has them; its activations have where nothing limits the BitOps.
+    Where the allocation has 16 bits somewhere, the uniform model may have them too: in weights, in activations or both.
     """
     chosen = {bits for unit in allocation.plan.bits.values() for bits in (unit.weight, unit.activation)}
-    has_half = HALF_BITS in chosen
+    widths = [UnitBits(bits, bits) for bits in reversed(CANDIDATE_BITS)]
+    if HALF_BITS in chosen:
+        widths = [UnitBits(w, a) for w in reversed(UNIT_BITS) for a in dict.fromkeys((HALF_BITS, w))]
     size, bitops = allocation.budget.size, allocation.budget.bitops
-    for bits in reversed(UNIT_BITS if has_half else CANDIDATE_BITS):
-        uniform = uniform_allocation(analysis, UnitBits(bits, HALF_BITS if has_half and bitops is None else bits))
+    for bits in widths:
+        uniform = uniform_allocation(analysis, bits)
         fits = (size is None or uniform.size <= size) and (bitops is None or uniform.bitops <= bitops)
         if fits:
             return uniform

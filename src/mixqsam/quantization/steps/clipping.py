@@ -65,7 +65,8 @@ class PerceptualClipping:
         chosen = dict(activations)
         for name, found in setting.remembered("clipping", depends, partial(_search, setting)).items():
             for (unit, operand), bits in _clipped(attentions[name], setting).items():
-                chosen[unit, operand] = _quantizer(*found[f"{unit}/{operand}"], bits)
+                low, high = found[f"{unit}/{operand}"]
+                chosen[unit, operand] = _quantizer(low, high, bits)
         return chosen
 
 
