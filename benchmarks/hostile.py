@@ -26,7 +26,7 @@ from mixqsam.data.records import read_detections
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import read_json
 from mixqsam.numeric.tensor_file import TensorFile
-from mixqsam.pipeline.stages import uniform_allocation
+from mixqsam.allocation.uniform import uniform_allocation
 from mixqsam.plan import Analysis, Operand, UnitBits
 from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import Run

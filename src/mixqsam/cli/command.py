@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from mixqsam.cli.app import app
 from mixqsam.cli.config import choose_settings, read_settings
+from mixqsam.cli.conflicts import check_conflicts
 from mixqsam.cli.console import err, run_guarded
 from mixqsam.cli.deprecated import modernise
 from mixqsam.cli.outcome import Outcome, print_outcome
@@ -80,6 +81,7 @@ def _make_runner(name: str, spec: Spec) -> Callable[..., None]:
             given = {name: value for name, value in raw.items() if _is_given(context, name)}
             settings, file = context.meta.get(_SETTINGS, {}), context.meta.get(_FILE, "")
             values = gather(spec.entries, given, settings, file)
+            check_conflicts(spec.entries, values, given=set(given))
             print_outcome(COMMANDS[name].body(**assemble(spec.body, values)), as_json=json)
 
         code = run_guarded(act, debug=_is_debugging(debug), as_json=json)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from mixqsam.cli.command import command, line
 from mixqsam.cli.console import Table, out
+from mixqsam.cli.following import new_path
 from mixqsam.cli.options import (
     Cache,
     Device,
@@ -47,7 +48,9 @@ def report(
     from mixqsam.pipeline.report import run_report
 
     page = run_report(directories, images, session=open_session(cache), limit=limit, reference=reference, output=output)
-    following = {line("serve", {"models": directories}): "try these models in the browser"}
+    following = {
+        line("serve", {"models": directories, "images": images and images.images}): "try these models in the browser"
+    }
     return Outcome(data={"report": str(page)}, made={page: "report, for the browser"}, next=following)
 
 
@@ -122,7 +125,9 @@ def predict(
         f"mask {index}: {mask['pixels']:,} pixels, predicted IoU {mask['predicted_iou']:.3f}"
         for index, mask in enumerate(masks, start=1)
     ]
-    following = {line("serve", {"models": [model]}): "draw boxes and click points in the browser"}
+    following = {
+        line("serve", {"models": [model], "images": image.parent}): "draw boxes and click points in the browser"
+    }
     return Outcome(data={"masks": masks}, lines=lines, made=made, next=following)
 
 
@@ -221,7 +226,7 @@ def benchmark(
     columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
     if output is not None:
         write_json(output, times.to_json())
-    next_options = {"model": str(model), "format": "openvino", "output": f"{model}-openvino"}
+    next_options = {"model": str(model), "format": "openvino", "output": new_path(f"{model}-openvino")}
     return Outcome(
         data=times.to_json(),
         tables=[Table(title, columns, rows)],

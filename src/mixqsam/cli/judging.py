@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from mixqsam.cli.command import command, line
 from mixqsam.cli.console import models_table
+from mixqsam.cli.following import new_path
 from mixqsam.cli.options import (
     Cache,
     Device,
@@ -58,6 +59,8 @@ def detect(
         "annotations": annotations,
         "boxes": output,
         "skip_missing": skip_missing,
+        "cache": cache,
+        "device": device,
     }
     return Outcome(
         data={"detections": str(output), "boxes": len(boxes), "images": count},
@@ -107,7 +110,13 @@ def evaluate(
     rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
     basis = next(iter(results.values())).basis
     outcome = _make_outcome(basis, rows, {name: result.to_json() for name, result in results.items()}, output)
-    next_options = {"directories": quantized, "output": "report.html", "reference": reference, "limit": limit}
+    next_options = {
+        "directories": quantized,
+        "output": new_path("report.html"),
+        "reference": reference,
+        "limit": limit,
+        "cache": cache,
+    }
     following = (
         {line("report", next_options | flat_values(images)): "see the masks that differ most"} if quantized else {}
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.uniform import nearest_uniform
 from mixqsam.data.samples import Sample, draw_calibration_samples, draw_samples
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import InputError
@@ -20,7 +21,6 @@ from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
     check_truth,
-    nearest_uniform,
     quantize_model,
     run_allocation,
     select_annotations,
@@ -149,10 +149,9 @@ def _plan_models(
     models = []
     for budget in request.budgets:
         chosen = run_allocation(analysis, budget, options=request.options.allocation, session=session)
-        by_mode: dict[Mode, Allocation | None] = {"uniform": nearest_uniform(analysis, chosen), "mixed": chosen}
-        if budget.uniform is not None:
-            # A uniform budget leaves no choice: the model is the uniform one.
-            by_mode["uniform"] = chosen
+        # A uniform budget leaves no choice: the model is the uniform one.
+        uniform = nearest_uniform(analysis, chosen, keep=request.options.allocation.keep)
+        by_mode: dict[Mode, Allocation | None] = {"uniform": uniform, "mixed": chosen}
         for mode in request.modes:
             if budget.uniform is not None and mode == "mixed":
                 continue

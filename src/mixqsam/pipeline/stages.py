@@ -17,7 +17,7 @@ from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, UnitBits
+from mixqsam.plan import Analysis, BitPlan
 from mixqsam.prediction import Predictor
 from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import find_recipe
@@ -210,26 +210,6 @@ def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOpt
 def with_prompts(analysis: Analysis, options: AllocationOptions) -> Analysis:
     """Set the number of prompts in the BitOps, if the options have one."""
     return analysis if options.prompts_per_image is None else analysis.with_prompts(options.prompts_per_image)
-
-
-def uniform_allocation(analysis: Analysis, bits: UnitBits) -> Allocation:
-    """Allocate the same bits to all units."""
-    budget = Budget(f"uniform:{bits}", uniform=bits)
-    plan = budget.uniform_plan(analysis.costs)
-    return Allocation(
-        plan, budget.limits(analysis.costs), None, analysis.costs.size(plan), float(analysis.costs.bitops(plan))
-    )
-
-
-def nearest_uniform(analysis: Analysis, allocation: Allocation) -> Allocation | None:
-    """Find the largest uniform model within an allocation's budget; None if none fits."""
-    for bits in reversed(CANDIDATE_BITS):
-        uniform = uniform_allocation(analysis, UnitBits(bits, bits))
-        size, bitops = allocation.budget.size, allocation.budget.bitops
-        fits = (size is None or uniform.size <= size) and (bitops is None or uniform.bitops <= bitops)
-        if fits:
-            return uniform
-    return None
 
 
 def read_analysis(path: Path) -> Analysis:

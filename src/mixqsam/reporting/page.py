@@ -81,6 +81,7 @@ def write_page(content: ReportContent) -> str:
             allocation=allocation,
             run=run,
             columns=_columns(run),
+            own=_columns(run)[-1][0],
             budget=_budget(allocation),
             facts=facts,
             measure=facts[0]["measure"] if facts else None,
