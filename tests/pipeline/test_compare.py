@@ -74,7 +74,7 @@ def test_a_comparison_has_a_row_for_everything_asked_for(
     uniform, mixed = by["qdrop", "W4A4", "uniform"], by["qdrop", "W4A4", "mixed"]
     assert uniform.bits == "W4A4"
     # The largest uniform model that fits a budget in bytes.
-    assert by["qdrop", "46kB", "uniform"].bits == "W2A2"
+    assert by["qdrop", "46kB", "uniform"].bits == "W2A8"
     assert mixed.size <= uniform.size
     assert mixed.bitops <= uniform.bitops
     assert 0 <= mixed.mean_iou <= 1
@@ -102,6 +102,10 @@ def test_a_uniform_budget_gives_one_row_that_keeps_fixed_bits(
     assert [(row.budget, row.mode, row.bits) for row in found.rows] == [("uniform:W4A4", "uniform", "W4A4")]
     plain = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], budgets=["uniform:W4A4"])
     assert found.rows[0].size > plain.rows[0].size
+    # The uniform rows of other budgets keep them, too.
+    mixed = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], budgets=["W6A6"], options=options)
+    assert [row.mode for row in mixed.rows] == ["uniform", "mixed"]
+    assert mixed.rows[0].size <= found.rows[0].size * 2
     with pytest.raises(InputError, match="give uniform bits only"):
         run(model_directory, six, tmp_path / "out", session, budgets=["uniform:W4A4"], modes=["mixed"])
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from mixqsam.allocation.budget import Budget, parse_keep
+from mixqsam.allocation.budget import Budget, Limits, UniformCosts, parse_keep
 from mixqsam.allocation.choose import Allocation
+from mixqsam.errors import BudgetError
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, UnitBits
 
 
@@ -26,8 +27,9 @@ def uniform_allocation(
 def nearest_uniform(analysis: Analysis, allocation: Allocation, *, keep: Sequence[str] = ()) -> Allocation | None:
     """Find the largest uniform model within an allocation's budget; None if none fits.
 
-    Weights and activations have their bits apart. Of the models that fit, the largest is the one whose lower
-    bit-width is highest, then the one with most bits, then the one with most BitOps.
+    Weights and activations have their bits apart. The bits that a budget such as `W4A8` names are taken if they fit.
+    Otherwise the largest model is the one whose lower bit-width is highest, then the one with most bits, then the one
+    with most BitOps.
 
     Args:
         analysis: units and costs.
@@ -37,16 +39,38 @@ def nearest_uniform(analysis: Analysis, allocation: Allocation, *, keep: Sequenc
     if allocation.objective is None:
         return allocation
     fixed = parse_keep(keep, names=[unit.name for unit in analysis.units])
-    size, bitops = allocation.budget.size, allocation.budget.bitops
-    best: Allocation | None = None
-    rank: tuple[float, ...] = ()
-    for weight, activation in product(CANDIDATE_BITS, repeat=2):
-        uniform = uniform_allocation(analysis, UnitBits(weight, activation), fixed=fixed)
-        fits = (size is None or uniform.size <= size) and (bitops is None or uniform.bitops <= bitops)
-        uniform_rank = (min(weight, activation), weight + activation, uniform.bitops)
-        if fits and uniform_rank > rank:
-            best, rank = uniform, uniform_rank
-    return best
+    named = _named_bits(allocation.budget.text)
+    others = sorted((UnitBits(w, a) for w, a in product(CANDIDATE_BITS, repeat=2)), key=_rank, reverse=True)
+    fitting: list[Allocation] = []
+    for bits in [*named, *others]:
+        uniform = uniform_allocation(analysis, bits, fixed=fixed)
+        if not _fits(uniform, allocation.budget):
+            continue
+        if bits in named:
+            return uniform
+        if fitting and _rank(bits) < _rank(_bits_of(fitting[0].budget.text)):
+            break
+        fitting.append(uniform)
+    return max(fitting, key=lambda uniform: uniform.bitops, default=None)
+
+
+def _rank(bits: UnitBits) -> tuple[int, int]:
+    return min(bits.weight, bits.activation), bits.weight + bits.activation
+
+
+def _fits(uniform: Allocation, limits: Limits) -> bool:
+    within_size = limits.size is None or uniform.size <= limits.size
+    return within_size and (limits.bitops is None or uniform.bitops <= limits.bitops)
+
+
+def _named_bits(text: str) -> list[UnitBits]:
+    """Bits of the uniform models that a budget names, e.g. of `W4A8`."""
+    try:
+        terms = Budget.parse(text).terms
+    except BudgetError:
+        # Limits of a file may have any text.
+        return []
+    return [term.bits for term in terms if isinstance(term, UniformCosts)]
 
 
 def uniform_label(analysis: Analysis, uniform: Allocation) -> str:

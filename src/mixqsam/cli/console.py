@@ -6,73 +6,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table as RichTable
 
 from mixqsam.errors import MixqsamError
 
-T = TypeVar("T")
-
 # Lines are not wrapped, so that paths and commands can be copied; tables fit the width.
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
-
-
-class ProgressBars:
-    """Progress bars on a terminal, nested ones below each other; on a pipe only notes."""
-
-    def __init__(self) -> None:
-        self._live: Progress | None = None
-
-    def track(
-        self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
-    ) -> Iterator[T]:
-        """Yield `items` and show a bar with the remaining time until they are finished."""
-        if self._live is not None:
-            yield from self._count(self._live, items, label=label, total=total, steps=steps)
-            return
-        columns = (
-            TextColumn("{task.description:34}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as live:
-            self._live = live
-            try:
-                yield from self._count(live, items, label=label, total=total, steps=steps)
-            finally:
-                self._live = None
-
-    @staticmethod
-    def _count(
-        live: Progress, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None
-    ) -> Iterator[T]:
-        task = live.add_task(label, total=total)
-        try:
-            for item in items:
-                yield item
-                live.advance(task, steps(item) if steps else 1)
-        finally:
-            live.remove_task(task)
-
-    def note(self, message: str) -> None:
-        """Print a note."""
-        err.print(escape(message), style="yellow" if "Skipped" in message else "dim", highlight=False)
 
 
 @dataclass(frozen=True)

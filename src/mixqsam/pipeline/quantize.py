@@ -17,6 +17,15 @@ from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import BudgetError
 from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
+from mixqsam.pipeline.estimate import (
+    analysis_stages,
+    announce,
+    check_stage,
+    find_hints,
+    measure_speed,
+    quantization_stage,
+    sample_prompts,
+)
 from mixqsam.pipeline.evaluate import RECORDS
 from mixqsam.pipeline.examples import DrawnExample, draw_examples
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
@@ -35,6 +44,7 @@ from mixqsam.pipeline.stages import (
 )
 from mixqsam.pipeline.stored import adopt_allocation, check_units, read_allocation
 from mixqsam.plan import Analysis
+from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
@@ -47,6 +57,8 @@ from mixqsam.sam.predictor import SamPredictor
 PAGE = "report.html"
 # Default number of images for the comparison; the calibration does not use them.
 _DEFAULT_LIMIT = 8
+# Assumed number of images of a comparison without a limit.
+_MANY = 100
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,7 @@ def run_quantization(
     if allocation is not None:
         record["allocation"] = str(allocation.expanduser().absolute())
     request = _Request(model, data, budget, options, evaluation, stored)
-    with claim_directory(output, overwrite=overwrite, marker=MARKER):
+    with claim_directory(output, overwrite=overwrite, marker=MARKER), following(session.progress):
         finished = _quantize(request, session)
         run = _write(finished, output, session=session, overwrite=overwrite, options=record)
     return Result(
@@ -165,6 +177,7 @@ def _quantize(request: _Request, session: Session) -> "_QuantizedModel":
         check_units(request.stored, sam.costs())
     if evaluation.limit != 0 and evaluation.data is not None:
         check_truth(evaluation.data)
+    _begin(request, sam, samples, measurements=measurements, recipe=recipe, session=session)
     analysis = analyze_model(sam, samples, options=measurements, observer=recipe.observer, session=session)
     analysis = with_prompts(analysis, options.allocation)
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
@@ -200,6 +213,38 @@ def _quantize(request: _Request, session: Session) -> "_QuantizedModel":
         )
     calibration = CalibrationImages(seed=measurements.seed, images=shorten_paths([sample.path for sample in samples]))
     return _QuantizedModel(quantized, analysis, allocation, uniform, comparison, recipe, calibration)
+
+
+def _begin(
+    request: _Request,
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    measurements: AnalysisOptions,
+    recipe: Recipe,
+    session: Session,
+) -> None:
+    """Say what the job takes, and start to follow it."""
+    speed = measure_speed(sam, prompts=sample_prompts(samples))
+    stages = analysis_stages(speed, sam, images=len(samples), options=measurements)
+    is_uniform = request.budget.uniform is not None or (request.stored is not None and not request.stored.objective)
+    limit = choose_limit(request.evaluation)
+    models = 2 if not is_uniform and recipe.method is None and limit != 0 else 1
+    stages.append(
+        quantization_stage(
+            speed,
+            images=len(samples),
+            recipe=recipe,
+            options=request.options.quantization,
+            models=models,
+            is_calibrated=len(stages) > 1,
+        )
+    )
+    if limit != 0:
+        # The number of images that a folder has is not known yet.
+        stages.append(check_stage(speed, images=_MANY if limit is None else limit, models=models))
+    announce(stages, find_hints(stages, recipe=recipe, options=measurements), session)
+    begin_job(session.progress, stages)
 
 
 def measure_nothing(options: Options) -> AnalysisOptions:

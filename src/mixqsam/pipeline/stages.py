@@ -15,10 +15,12 @@ from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
+from mixqsam.pipeline.estimate import analysis_stages, announce, measure_speed, sample_prompts
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.plan import Analysis, BitPlan
 from mixqsam.prediction import Predictor
+from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam, load_sam
@@ -181,7 +183,13 @@ def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, s
     """Analyse a model on images."""
     sam = load_sam(model, device=session.device)
     samples = calibration_samples(data, options, session)
-    return analyze_model(sam, samples, options=options, session=session)
+    speed = measure_speed(sam, prompts=sample_prompts(samples))
+    share = -(-len(samples) // session.engine.world)
+    stages = analysis_stages(speed, sam, images=share, options=options)
+    with following(session.progress):
+        announce(stages, (), session)
+        begin_job(session.progress, stages)
+        return analyze_model(sam, samples, options=options, session=session)
 
 
 def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOptions, session: Session) -> Allocation:
