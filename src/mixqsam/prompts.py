@@ -92,3 +92,10 @@ def clip_boxes(boxes: Array, *, width: int, height: int, source: str) -> Array:
             "Check that boxes belong to this image and are in its pixels."
         )
     return clipped
+
+
+def describe_basis(images: int, prompts: int, kind: str) -> str:
+    """Describe the images and prompts of a measurement."""
+    of_kind = f" ({kind})" if kind else ""
+    plural = ["" if count == 1 else "s" for count in (images, prompts)]
+    return f"{images:,} image{plural[0]} with {prompts:,} prompt{plural[1]}{of_kind}"

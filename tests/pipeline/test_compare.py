@@ -64,6 +64,8 @@ def test_a_comparison_has_a_row_for_everything_asked_for(
     out = tmp_path / "out"
     found = run(model_directory, six, out, session, budgets=["W4A4", "46kB"])
     assert (found.calibration, found.evaluation) == (4, 2)
+    assert found.basis.startswith(f"2 images with {found.prompts} prompts (")
+    assert f"quality measured on {found.basis}." in (out / "comparison.md").read_text()
     assert [(r.recipe, r.budget, r.mode) for r in found.rows] == [
         (recipe, budget, mode)
         for recipe in ("minmax", "qdrop")

@@ -138,6 +138,7 @@ def evaluate_oriented(
 
     # Only this command needs the geometry library, which is an extra.
     from mixqsam.pipeline.oriented import run_oriented
+    from mixqsam.prompts import describe_basis
 
     results = run_oriented(
         {model: model for model in models},
@@ -147,7 +148,9 @@ def evaluate_oriented(
         submission=submission,
     )
     scores = {name: asdict(result) for name, result in results.items()}
-    outcome = _make_outcome("Oriented detection", scores, scores, output)
+    first, kind = next(iter(results.values())), "labelled boxes" if data.boxes is None else "detector's boxes"
+    title = f"Oriented detection; quality on {describe_basis(first.images, first.prompts, kind)}"
+    outcome = _make_outcome(title, scores, scores, output)
     files = {} if submission is None else {submission: "Task1_<category>.txt of each model, for the DOTA server"}
     return replace(outcome, made={**outcome.made, **files})
 
@@ -187,10 +190,13 @@ def evaluate_semantic(
     """Semantic segmentation: regions of label maps prompt the model; mean IoU of the painted map."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.semantic import run_semantic
+    from mixqsam.prompts import describe_basis
 
     results = run_semantic({model: model for model in models}, data, session=open_session(device=device), limit=limit)
     scores = {name: asdict(result) for name, result in results.items()}
-    return _make_outcome("Semantic segmentation", scores, scores, output)
+    first, kind = next(iter(results.values())), f"{data.prompts} of label maps"
+    title = f"Semantic segmentation; quality on {describe_basis(first.images, first.prompts, kind)}"
+    return _make_outcome(title, scores, scores, output)
 
 
 def _make_outcome(

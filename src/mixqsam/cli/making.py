@@ -167,7 +167,7 @@ def compare(
     recipe = next((name for name in request.recipes if name == best.recipe), None)
     return Outcome(
         data=comparison.to_json(),
-        tables=[rows_table(f"{comparison.evaluation} images", rows)],
+        tables=[rows_table(f"Quality on {comparison.basis}", rows)],
         made={
             output / "comparison.md": "tables (also .csv and .json)",
             output / "comparison.svg": "quality against size and BitOps (also .png)",

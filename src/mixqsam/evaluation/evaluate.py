@@ -19,6 +19,7 @@ from mixqsam.files import Cache, digest
 from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
 from mixqsam.prediction import Prediction, Predictor
 from mixqsam.progress import Progress
+from mixqsam.prompts import describe_basis
 
 
 @dataclass(frozen=True)
@@ -173,13 +174,6 @@ def evaluate(
         )
         for name in predictors
     }
-
-
-def describe_basis(images: int, prompts: int, kind: str) -> str:
-    """Describe the images and prompts of a measurement."""
-    of_kind = f" ({kind})" if kind else ""
-    plural = ["" if count == 1 else "s" for count in (images, prompts)]
-    return f"{images:,} image{plural[0]} with {prompts:,} prompt{plural[1]}{of_kind}"
 
 
 def _read_truth(annotations: Path, progress: Progress) -> Truth:

@@ -135,8 +135,16 @@ def _compare(
     with session.timed("comparison"):
         share_rows = {index: _make_row(planned_model, *scores(planned_model)) for index, planned_model in tracked}
     rows = combine(engine, share_rows, count=len(models))
+    prompted = [sample for sample in evaluated if len(sample.prompts)]
     return Comparison(
-        str(model), len(samples), scores.images, _make_float_row(analysis, scores.reference()), rows, _settings(request)
+        str(model),
+        len(samples),
+        len(prompted),
+        _make_float_row(analysis, scores.reference()),
+        rows,
+        _settings(request),
+        prompts=sum(len(sample.prompts) for sample in prompted),
+        prompt_kind=" and ".join(sorted({sample.prompt_kind for sample in prompted})),
     )
 
 
@@ -227,7 +235,6 @@ class _Scores:
             [sample.labelled_digest() for sample in evaluated],
             annotations and digest_file(annotations),
         )
-        self.images = len([sample for sample in evaluated if len(sample.prompts)])
 
     def __call__(self, model: _Model) -> tuple[Mapping[str, Any], float]:
         """Return the evaluation result, as JSON, and the seconds of the quantization."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
+from mixqsam.prompts import describe_basis
+
 Mode = Literal["float", "uniform", "mixed"]
 
 _LINE_STYLES: Mapping[Mode, Mapping[str, Any]] = {
@@ -53,6 +55,8 @@ class Comparison:
         float_row: the float model; its `mean_iou` is 1.
         rows: the quantized models.
         settings: other settings for the reader.
+        prompts: number of prompts of the evaluation; 0 in comparisons of earlier versions.
+        prompt_kind: kind of these prompts, e.g. `grid points`.
     """
 
     model: str
@@ -61,6 +65,15 @@ class Comparison:
     float_row: Row
     rows: Sequence[Row]
     settings: Mapping[str, Any]
+    prompts: int = 0
+    prompt_kind: str = ""
+
+    @property
+    def basis(self) -> str:
+        """The images and prompts of the evaluation, in words."""
+        if not self.prompts:
+            return f"{self.evaluation:,} images"
+        return describe_basis(self.evaluation, self.prompts, self.prompt_kind)
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values."""
@@ -88,7 +101,7 @@ def to_markdown(comparison: Comparison) -> str:
         [
             f"# {comparison.model}: recipes, budgets, bits",
             "",
-            f"Calibrated on {comparison.calibration} images, evaluated on {comparison.evaluation}. "
+            f"Calibrated on {comparison.calibration} images, quality measured on {comparison.basis}. "
             + ", ".join(f"{name}: {value}" for name, value in comparison.settings.items())
             + ".",
             "",
