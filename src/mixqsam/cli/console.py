@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from mixqsam.errors import MixqsamError
+from mixqsam.errors import MixqsamError, ModelError, shortened
 
 # Lines are not wrapped, so that paths and commands can be copied; tables fit the width.
 out = Console(soft_wrap=True)
@@ -118,6 +118,21 @@ def _handle_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_HUB = "The hub cannot be reached. Check the network, or give a local directory of the model instead of a hub id."
+# Packages that talk to the hub.
+_HUB_PACKAGES = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub"}
+
+
+def is_hub_error(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, comes from the packages that talk to the hub."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if any(kind.__module__.partition(".")[0] in _HUB_PACKAGES for kind in type(cause).__mro__):
+            return True
+        cause = cause.__cause__
+    return False
+
+
 # Exit code of internal errors (EX_SOFTWARE).
 _FAULT = 70
 
@@ -140,6 +155,8 @@ def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False
     except Exception as error:
         if debug:
             raise
+        if is_hub_error(error):
+            return _print_error("ModelError", f"{_HUB} {shortened(error)}", code=ModelError.exit_code, as_json=as_json)
         message = (
             f"Internal error: {type(error).__name__}: {error}. This is a bug of mixqsam; please run the command again "
             "with --debug, and report the output."

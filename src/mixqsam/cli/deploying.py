@@ -98,7 +98,9 @@ def predict(
     points: Annotated[
         tuple[str, ...], Option("x,y or x,y,0 (background); all points are one prompt.", flags=("--point",))
     ] = (),
-    output: Annotated[Path, Option("Mask to write (PNG).", flags=("--output", "-o"))] = Path("mask.png"),
+    output: Annotated[Path, Option("PNG of the mask; several are numbered.", flags=("--output", "-o"))] = Path(
+        "mask.png"
+    ),
     overlay: Annotated[Path | None, Option("Picture of the mask on the image to write (PNG).")] = None,
     backend: Annotated[
         str | None, Option("torch, onnx or openvino.", default_help="the backend of the model's files")
@@ -106,7 +108,8 @@ def predict(
     device: Device = "cpu",
 ) -> Outcome:
     """Segment one image with boxes or points."""
-    from mixqsam.pipeline.predict import run_prediction
+    from mixqsam.evaluation.coco import encode_masks
+    from mixqsam.pipeline.predict import mask_paths, run_prediction
 
     prediction, made = run_prediction(
         image,
@@ -117,9 +120,11 @@ def predict(
         backend=backend,
         device=device,
     )
+    found = prediction.masks[:, 0]
+    rows = zip(found, prediction.scores[:, 0], mask_paths(output, len(found)), encode_masks(found), strict=True)
     masks = [
-        {"pixels": int(mask.sum()), "predicted_iou": float(score)}
-        for mask, score in zip(prediction.masks[:, 0], prediction.scores[:, 0], strict=True)
+        {"file": str(path), "pixels": int(mask.sum()), "predicted_iou": float(score), "segmentation": code}
+        for mask, score, path, code in rows
     ]
     lines = [
         f"mask {index}: {mask['pixels']:,} pixels, predicted IoU {mask['predicted_iou']:.3f}"
