@@ -54,7 +54,7 @@ def workplace(model_directory: Path, detector_directory: Path, tmp_path_factory:
     folder = tmp_path_factory.mktemp("documented")
     for name in ("facebook/sam-vit-base", "YOUR_SAM", "sam-tiny"):
         shutil.copytree(model_directory, folder / name)
-    shutil.copytree(detector_directory, folder / "facebook/detr-resnet-50")
+    shutil.copytree(detector_directory, folder / "PekingU/rtdetr_r50vd")
     for name, count in (("photos", 6), ("val2017", 3), ("COCO/train2017", 5), ("COCO/val2017", 2)):
         (folder / name).mkdir(parents=True)
         for index in range(count):

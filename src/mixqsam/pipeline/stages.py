@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixqsam.allocation.budget import Budget
+from mixqsam.allocation.budget import Budget, Limits, UniformCosts, parse_keep
 from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
@@ -18,7 +18,7 @@ from mixqsam.files import digest, read_json
 from mixqsam.pipeline.estimate import analysis_stages, announce, measure_speed, sample_prompts
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.plan import Analysis, BitPlan
+from mixqsam.plan import Analysis, BitPlan, Costs, UnitBits
 from mixqsam.prediction import Predictor
 from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, quantize
@@ -198,6 +198,7 @@ def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOpt
     Raises:
         BudgetError: no choice of bits fits, or a rule of `keep` matches no unit.
     """
+    note_large_budget(analysis.costs, budget, options=options, session=session)
     label = f"Choosing bits, at most {options.time_limit:.0f} s"
     with session.timed("allocation"):
         (allocation,) = [
@@ -213,6 +214,33 @@ def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOpt
             for _ in session.progress.track((None,), label=label, total=1)
         ]
     return allocation
+
+
+def note_large_budget(costs: Costs, budget: Budget, *, options: AllocationOptions, session: Session) -> None:
+    """Say that a budget is no limit: the float model meets it, or the most bits do."""
+    if budget.uniform is not None:
+        return
+    most = max(options.candidates)
+    plan = BitPlan.uniform(costs.units, UnitBits(most, most))
+    fixed = parse_keep(options.keep, names=list(plan.bits))
+    plan = BitPlan({**plan.bits, **fixed})
+    limits = budget.limits(costs, fixed=fixed)
+    if not _meets(costs, plan, limits) or any(isinstance(term, UniformCosts) for term in budget.terms):
+        return
+    taken = f"Bits go up to {most}, which take {costs.size(plan) / 1e6:.2f} MB."
+    if _meets(costs, costs.float_plan, limits):
+        float_size = costs.size(costs.float_plan)
+        session.progress.note(
+            f"The float model ({float_size / 1e6:.2f} MB) meets the budget {budget}: nothing needs to be quantized. "
+            f"{taken}"
+        )
+    else:
+        session.progress.note(f"The budget {budget} is larger than the most bits need. {taken}")
+
+
+def _meets(costs: Costs, plan: BitPlan, limits: Limits) -> bool:
+    within_size = limits.size is None or costs.size(plan) <= limits.size
+    return within_size and (limits.bitops is None or costs.bitops(plan) <= limits.bitops)
 
 
 def with_prompts(analysis: Analysis, options: AllocationOptions) -> Analysis:
