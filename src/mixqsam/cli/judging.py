@@ -84,6 +84,9 @@ def evaluate(
         bool, Option("Cache the float model's image embeddings for the next model.", flags=("--keep-embeddings",))
     ] = False,
     output: OutputFile = None,
+    results: Annotated[
+        Path | None, Option("COCO-results JSON to write: the masks as run lengths, with scores. Needs --annotations.")
+    ] = None,
     cache: Cache = None,
     device: Device = "cpu",
     processes: Processes = None,
@@ -91,25 +94,26 @@ def evaluate(
     """Compare with the float model: COCO mask AP with annotations, else fidelity of masks."""
     from mixqsam.cli.session import open_session
     from mixqsam.cli.tables import quality
-    from mixqsam.pipeline.evaluate import float_costs, run_evaluation, stored_costs, with_reference
+    from mixqsam.pipeline.evaluate import float_costs, result_paths, run_evaluation, stored_costs, with_reference
 
     sources = with_reference(models, reference)
     session = open_session(cache, device, processes=processes, is_group=True)
-    results = run_evaluation(
+    scores = run_evaluation(
         sources,
         images,
         limit=limit,
         session=session,
         best_of_three=best_of_three,
         keep_embeddings=keep_embeddings,
+        results=results,
     )
     if session.engine.rank:
         return None
-    rows = {name: stored_costs(Path(sources[name])) | quality(result) for name, result in results.items()}
+    rows = {name: stored_costs(Path(sources[name])) | quality(result) for name, result in scores.items()}
     quantized = [model for model in models if stored_costs(Path(model))]
     rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
-    basis = next(iter(results.values())).basis
-    outcome = _make_outcome(basis, rows, {name: result.to_json() for name, result in results.items()}, output)
+    basis = next(iter(scores.values())).basis
+    outcome = _make_outcome(basis, rows, {name: result.to_json() for name, result in scores.items()}, output)
     next_options = {
         "directories": quantized,
         "output": new_path("report.html"),
@@ -120,7 +124,9 @@ def evaluate(
     following = (
         {line("report", next_options | flat_values(images)): "see the masks that differ most"} if quantized else {}
     )
-    return replace(outcome, next=following)
+    files = {} if results is None else result_paths(results, list(sources))
+    written = {path: f"COCO results of {name}" for name, path in files.items()}
+    return replace(outcome, made={**outcome.made, **written}, next=following)
 
 
 @command()
