@@ -1,5 +1,6 @@
 """Budgets that are misspelled, too small or too large; devices, hubs and packages that are missing."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from typer.testing import CliRunner, Result
 
 from mixqsam.allocation.budget import Budget, UniformCosts
 from mixqsam.allocation.choose import check_request
+from mixqsam.cli.command import COMMANDS
 from mixqsam.cli.console import run_guarded
 from mixqsam.cli.main import app
 from mixqsam.detection.detector import load_detector
 from mixqsam.errors import BudgetError, InputError, ModelError
+from mixqsam.options.numbers import format_giga
 from mixqsam.pipeline.options import AllocationOptions, Session
 from mixqsam.pipeline.stages import run_allocation
 from mixqsam.plan import UnitBits
@@ -87,6 +90,64 @@ def test_a_budget_that_limits_nothing_is_noted(budget: str, note: str | None) ->
     progress = Silent()
     run_allocation(analysis(7), Budget.parse(budget), options=AllocationOptions(), session=Session(progress=progress))
     assert [note in told for told in progress.notes] == ([True] if note else []) if note else not progress.notes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["quantize", "--json", "--nope"], "No such option: --nope"),
+        (["quantize", "-i", "x", "-o", "y", "--count", "x", "--json"], "Invalid value for '--count'"),
+        (["quantize", "-o", "y", "--json"], "Missing option '--images'"),
+        (["fly", "--json"], "No such command 'fly'"),
+    ],
+)
+def test_errors_of_usage_are_json_too(words: list[str], message: str) -> None:
+    done = run(*words)
+    assert done.exit_code == 2
+    answer = json.loads(done.stdout)
+    assert (answer["error"], answer["exit_code"]) == ("UsageError", 2)
+    assert message in answer["message"]
+
+
+def test_only_near_names_are_suggested() -> None:
+    assert "Possible" not in run("quantize", "--nope").output
+    assert "--budget" in run("quantize", "--bugdet", "1").output
+
+
+def test_old_and_wrong_files_of_options_are_named(tmp_path: Path) -> None:
+    def told(name: str, text: str | None, *, command: str = "quantize") -> str:
+        path = tmp_path / name
+        if text is None:
+            path.mkdir()
+        else:
+            path.write_text(text)
+        return " ".join(run(command, "--config", path, "-i", tmp_path / "none", "-o", tmp_path / "out").output.split())
+
+    assert "check is now eval_limit; the next release drops" in told("a.toml", "check = 2\n")
+    assert "limit is now eval_limit" in told("b.toml", "limit = 2\n", command="compare")
+    assert "lambda is now synergy_weight" in told("c.toml", "lambda = 0.5\n")
+    assert "the option 'chek' is unknown; `--help-all` lists" in told("d.toml", "chek = 2\n")
+    assert "is a folder, not a file of options; give a TOML file" in told("folder", None)
+    (tmp_path / "out.d").mkdir()
+    (tmp_path / "out.d/run.json").write_text("{}")
+    assert "out.d/run.json" in run("quantize", "--config", tmp_path / "out.d", "-i", "x", "-o", "y").output
+    assert "is an analysis, not a file of options" in told("e.json", '{"format": "mixqsam-analysis"}')
+    assert "is the configuration of a model" in told("f.json", '{"model_type": "sam"}')
+
+
+def test_help_tells_images_of_the_evaluation_from_those_of_the_calibration() -> None:
+    text = " ".join(run("quantize", "--help-all").output.replace("│", " ").split())
+    assert "Evaluation: folder of images" in text
+    assert "Evaluation: COCO annotation file" in text
+    descriptions = [entry.option.help for entry in COMMANDS["quantize"].entries]
+    assert len(set(descriptions)) == len(descriptions)
+
+
+@pytest.mark.parametrize(
+    ("bitops", "text"), [(0, "0"), (1.23e6, "0.00123"), (4.5678e9, "4.57"), (45.67e9, "45.7"), (1394e9, "1,394")]
+)
+def test_small_models_have_bitops(bitops: float, text: str) -> None:
+    assert format_giga(bitops) == text
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="PyTorch has CUDA")

@@ -19,6 +19,7 @@ from mixqsam.cli.console import err, run_guarded
 from mixqsam.cli.deprecated import modernise
 from mixqsam.cli.outcome import Outcome, print_outcome
 from mixqsam.cli.parameters import gather, parameters, spell
+from mixqsam.cli.usage import guard_usage
 from mixqsam.options.fields import Entry, Option
 from mixqsam.options.flat import assemble, flatten
 
@@ -141,7 +142,7 @@ class _Command(TyperCommand):
             code = run_guarded(lambda: _read(ctx, name, path), debug=debug, as_json="--json" in words)
             if code:
                 raise typer.Exit(code)
-        return super().parse_args(ctx, words)
+        return guard_usage(lambda: super(_Command, self).parse_args(ctx, words), words)
 
 
 def _find_config(words: list[str]) -> Path | None:
@@ -156,7 +157,7 @@ def _find_config(words: list[str]) -> Path | None:
 def _read(context: typer.Context, name: str, path: Path) -> None:
     spec = COMMANDS[name]
     elsewhere = [entry for other in COMMANDS.values() if other.reads_config for entry in other.entries]
-    settings, unused = choose_settings(read_settings(path), spec.entries, elsewhere, source=path)
+    settings, unused = choose_settings(read_settings(path), spec.entries, elsewhere, command=name, source=path)
     if unused:
         err.print(f"{path}: `mixqsam {name}` does not use {', '.join(unused)}.", style="dim", highlight=False)
     context.meta[_SETTINGS], context.meta[_FILE] = settings, str(path)

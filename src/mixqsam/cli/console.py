@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from mixqsam.errors import MixqsamError, ModelError, shortened
+from mixqsam.options.numbers import format_giga
 
 # Lines are not wrapped, so that paths and commands can be copied; tables fit the width.
 out = Console(soft_wrap=True)
@@ -45,7 +46,7 @@ def show_table(table: Table) -> None:
 # Figures of a model: key → heading and format of the number.
 _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "size": ("size", lambda value: f"{value / 1e6:.2f} MB"),
-    "bitops": ("GBitOps", lambda value: f"{value / 1e9:,.0f}"),
+    "bitops": ("GBitOps", format_giga),
     "ap": ("AP", lambda value: f"{value:.1f}"),
     "ap50": ("AP50", lambda value: f"{value:.1f}"),
     "ap75": ("AP75", lambda value: f"{value:.1f}"),
@@ -145,7 +146,7 @@ def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False
     except MixqsamError as error:
         if debug:
             raise
-        return _print_error(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
+        return print_error(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
     except KeyboardInterrupt as stopped:
         err.print("Stopped. Finished stages are cached; the same command resumes from there.")
         return 143 if isinstance(stopped, _Terminated) else 130
@@ -156,16 +157,17 @@ def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False
         if debug:
             raise
         if is_hub_error(error):
-            return _print_error("ModelError", f"{_HUB} {shortened(error)}", code=ModelError.exit_code, as_json=as_json)
+            return print_error("ModelError", f"{_HUB} {shortened(error)}", code=ModelError.exit_code, as_json=as_json)
         message = (
             f"Internal error: {type(error).__name__}: {error}. This is a bug of mixqsam; please run the command again "
             "with --debug, and report the output."
         )
-        return _print_error(type(error).__name__, message, code=_FAULT, as_json=as_json)
+        return print_error(type(error).__name__, message, code=_FAULT, as_json=as_json)
     return 0
 
 
-def _print_error(kind: str, message: str, *, code: int, as_json: bool) -> int:
+def print_error(kind: str, message: str, *, code: int, as_json: bool) -> int:
+    """Print an error for people, and as JSON if wanted; return the exit code."""
     err.print(f"[bold red]Error:[/] {escape(message)}", highlight=False)
     if as_json:
         print(json.dumps({"error": kind, "message": message, "exit_code": code}, indent=1))

@@ -22,6 +22,7 @@ from mixqsam.cli.options import (
 from mixqsam.cli.outcome import Outcome
 from mixqsam.errors import AnnotationError, InputError
 from mixqsam.options.fields import Option
+from mixqsam.options.numbers import format_giga
 
 if TYPE_CHECKING:
     from mixqsam.prompts import Prompts
@@ -235,7 +236,7 @@ def benchmark(
     return Outcome(
         data=times.to_json(),
         tables=[Table(title, columns, rows)],
-        lines=[f"In theory {times.size / 1e6:.2f} MB, {times.bitops / 1e9:,.0f} GBitOps per image"],
+        lines=[f"In theory {times.size / 1e6:.2f} MB, {format_giga(times.bitops)} GBitOps per image"],
         made={} if output is None else {output: "these figures as JSON"},
         next={line("export", next_options): "files for a faster backend (or onnx)"},
     )

@@ -243,6 +243,17 @@ def _title_with_basis(title: str, result: "Result") -> str:
     return f"{title}; quality on {next(iter(result.check.values())).basis}" if result.check else title
 
 
+def _describe_files(result: "Result") -> str:
+    """Say how large the file is, and why it is larger than the table says."""
+    file_bytes, size = result.run.file_bytes, result.allocation.size
+    header = (
+        f" ({size / 1e6:.2f} MB as in the table, and {(file_bytes - size) / 1e6:.2f} MB of names and checksums)"
+        if file_bytes > size
+        else ""
+    )
+    return f"quantized model; the file has {file_bytes / 1e6:.2f} MB{header}"
+
+
 def _make_outcome(title: str, result: "Result", following: Mapping[str, str]) -> Outcome:
     """Make the outcome of a quantization."""
     from mixqsam.cli.tables import allocation_table, proof
@@ -262,7 +273,7 @@ def _make_outcome(title: str, result: "Result", following: Mapping[str, str]) ->
             "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),
         ],
         made={
-            folder: f"quantized model, {result.run.file_bytes / 1e6:.2f} MB; transformers and mixqsam load it",
+            folder: _describe_files(result),
             folder / PAGE: "report, for the browser",
             folder / "summary.md": "report, as text",
         },

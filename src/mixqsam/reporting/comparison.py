@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
+from mixqsam.options.numbers import format_giga
 from mixqsam.prompts import describe_basis
 
 Mode = Literal["float", "uniform", "mixed"]
@@ -134,7 +135,7 @@ def cost_table(comparison: Comparison) -> str:
     budgets, start = _budgets(comparison), comparison.float_row
     lines = [_format_line(["recipe", "bits", *budgets]), _format_line(["---", "---", *["---:"] * len(budgets)])]
     lines.append(
-        _format_line(["float", "", *[f"{start.size / 1e6:.2f} MB, {start.bitops / 1e9:,.1f} GBitOps"] * len(budgets)])
+        _format_line(["float", "", *[f"{start.size / 1e6:.2f} MB, {format_giga(start.bitops)} GBitOps"] * len(budgets)])
     )
     for recipe, mode, by_budget in _group_rows(comparison):
         lines.append(
@@ -161,7 +162,7 @@ def _format_quality(row: Row) -> str:
 
 
 def _format_costs(row: Row) -> str:
-    return f"{row.size / 1e6:.2f} MB, {row.bitops / 1e9:,.1f} GBitOps, {row.seconds:,.0f} s"
+    return f"{row.size / 1e6:.2f} MB, {format_giga(row.bitops)} GBitOps, {row.seconds:,.0f} s"
 
 
 def _format_line(cells: Sequence[str]) -> str:
