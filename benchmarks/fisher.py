@@ -25,7 +25,7 @@ from mixqsam.analysis.ablation import ablate
 from mixqsam.analysis.fisher import FisherMeter
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import run_prefix
-from mixqsam.cli.console import ProgressBars
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
