@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.allocation_experiment import BUDGETS, Experiment
 from mixqsam.allocation.budget import Budget
-from mixqsam.cli.console import ProgressBars
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.evaluation.coco import Truth, mask_results
 from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import AllocationOptions, Session

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mixqsam.cli.console import ProgressBars
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.evaluation.evaluate import evaluate
 from mixqsam.files import Cache, write_json
 from mixqsam.pipeline.options import AnalysisOptions, Data, Session

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import machine
-from mixqsam.cli.console import ProgressBars
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AnalysisOptions, Data, Session

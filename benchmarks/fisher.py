@@ -22,10 +22,10 @@ from benchmarks.compensation import Judge
 from benchmarks.harness import machine
 from mixqsam.allocation.budget import Budget
 from mixqsam.analysis.ablation import ablate
-from mixqsam.analysis.fisher import FisherMeter
+from mixqsam.analysis.fisher import FisherMeter, steady
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import run_prefix
-from mixqsam.cli.console import ProgressBars
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
@@ -39,7 +39,7 @@ _BUDGETS = ("W8A8", "W6A6", "W4A4", "W3A3")
 _UTILITIES = ("exponential", "measured", "fisher")
 # Below this a divergence is the rounding of float32 logits.
 _NOISE = 1e-10
-_VERSION = 1
+_VERSION = 2
 
 
 class Experiment:
@@ -74,7 +74,7 @@ class Experiment:
         return analyze_model(self.sam, self.samples, options=options, session=self.session)
 
     def draws(self) -> Vector:
-        """Fisher estimates [images, draws, units, 2, bits]."""
+        """Fisher estimates and their diagonal parts, [2, images, draws, units, 2, bits]."""
         meter, found = FisherMeter(self.sam, self.ranges, self.weights), []
         for sample in self.session.progress.track(self.samples, label="Fisher", total=len(self.samples)):
             key = digest(_VERSION, self.sam.fingerprint, sample.digest(), digest(self.ranges.to_json()), self._draws)
@@ -83,7 +83,7 @@ class Experiment:
                 values = meter.measure(sample, output="bernoulli", draws=self._draws).tolist()
                 self.session.cache.put("fisher-draws", key, values)
             found.append(values)
-        return np.array(found)
+        return np.array(found).swapaxes(0, 1)
 
     def score(self, plan: BitPlan) -> float:
         """Mean IoU with the float masks."""
@@ -104,12 +104,12 @@ def correlations(measured: Vector, measured_at: Sequence[int], draws: Vector) ->
     Args:
         measured: [units, 2, bits].
         measured_at: the bits.
-        draws: [images, draws, units, 2, bits].
+        draws: [2, images, draws, units, 2, bits].
     """
     places = [CANDIDATE_BITS.index(b) for b in measured_at]
     rows = []
-    for count in (count for count in (1, 2, 4, 8) if count <= draws.shape[1]):
-        estimated = draws[:, :count].mean(axis=(0, 1))[..., places]
+    for count in (count for count in (1, 2, 4, 8) if count <= draws.shape[2]):
+        estimated = steady(*draws[:, :, :count].mean(axis=(1, 2)))[..., places]
         pieces = {"all": (measured, estimated)}
         pieces |= {str(b): (measured[..., i], estimated[..., i]) for i, b in enumerate(measured_at)}
         for name, (truth, estimate) in pieces.items():
@@ -131,9 +131,11 @@ def allocations(experiment: Experiment, draws: Vector, budgets: Sequence[str]) -
     variants: list[tuple[str, str, Analysis]] = [("uniform", "exponential", known)]
     variants += [(name, name, known) for name in experiment.utilities if name != "fisher"]
     if "fisher" in experiment.utilities:
-        for count in sorted({1, draws.shape[1]}):
-            fisher = replace(known, fisher={"bernoulli": draws[:, :count].mean(axis=(0, 1))})
-            variants.append((f"fisher, {count} draw{'s' if count > 1 else ''}", "fisher", fisher))
+        for count in sorted({1, draws.shape[2]}):
+            whole, diagonal = draws[:, :, :count].mean(axis=(1, 2))
+            label = f"{count} draw{'s' if count > 1 else ''}"
+            for name, values in (("fisher as drawn", whole), ("fisher", steady(whole, diagonal))):
+                variants.append((f"{name}, {label}", "fisher", replace(known, fisher={"bernoulli": values})))
     for budget in budgets:
         for label, utility, analysis in variants:
             text = f"uniform:{budget}" if label == "uniform" else budget

@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks.tiny import make_model, make_pictures, quantize, random_model, tiny_config, to_meta
 from mixqsam.allocation.budget import Budget, parse_keep
 from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.uniform import uniform_allocation
 from mixqsam.artifact.manifest import parse_manifest
 from mixqsam.artifact.store import load_model, weight_files
 from mixqsam.data.coco import annotated_samples
@@ -26,7 +27,6 @@ from mixqsam.data.records import read_detections
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import read_json
 from mixqsam.numeric.tensor_file import TensorFile
-from mixqsam.pipeline.stages import uniform_allocation
 from mixqsam.plan import Analysis, Operand, UnitBits
 from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import Run

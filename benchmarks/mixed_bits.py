@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.harness import machine
 from mixqsam.allocation.budget import Budget
-from mixqsam.cli.console import ProgressBars
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample
 from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.record import Record, measure

@@ -23,7 +23,7 @@ from benchmarks.backends import Array, Encoder, onnx_encoder, openvino_encoder, 
 from benchmarks.harness import machine
 from benchmarks.performance_tables import line
 from mixqsam.artifact.store import load_model
-from mixqsam.cli.console import ProgressBars
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.deployed.backends import ONNX, OPENVINO
 from mixqsam.deployed.names import ENCODER
 from mixqsam.files import read_json, write_json

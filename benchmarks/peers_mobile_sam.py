@@ -29,7 +29,7 @@ from benchmarks import mobile_peers as makers
 from benchmarks.backends import Encoder, onnx_encoder, openvino_encoder, torch_encoder
 from benchmarks.harness import machine
 from benchmarks.performance_tables import line
-from mixqsam.cli.console import ProgressBars
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample
 from mixqsam.deployed.backends import ONNX, OPENVINO
 from mixqsam.deployed.names import ENCODER

@@ -85,7 +85,7 @@ def test_at_most_is_deterministic_and_keeps_order() -> None:
     assert (np.diff(first.boxes[:, 0]) > 0).all()
 
 
-@pytest.mark.parametrize("box", [[200, 5, 220, 10], [5, 5, 5, 10], [-9, -9, -1, -1], [9, 9, 3, 3]])
+@pytest.mark.parametrize("box", [[200, 5, 220, 10], [5, 5, 5, 10], [-9, -9, -1, -1]])
 def test_boxes_without_area_in_the_image_are_refused(box: list[float]) -> None:
     with pytest.raises(AnnotationError, match="no area inside the image of 100×50"):
         clip_boxes(np.array([[1.0, 1, 5, 5], box]), width=100, height=50, source="x")

@@ -114,6 +114,15 @@ def check_new_directory(target: Path, *, overwrite: bool, marker: str) -> None:
         raise OutputError(f"{target} exists already; pass --overwrite to replace it.")
 
 
+def free_path(path: Path) -> Path:
+    """The path, or if it exists, the first of `name-2`, `name-3`, … that does not."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}" if path.is_file() else f"{path.name}-{number}")
+    return free
+
+
 def _swap_in(temporary: Path, target: Path) -> None:
     if not target.exists():
         temporary.rename(target)

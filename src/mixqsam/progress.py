@@ -1,7 +1,10 @@
 """Progress of long work, reported without knowing who displays it."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
@@ -18,6 +21,152 @@ class Progress(Protocol):
     def note(self, message: str) -> None:
         """Report one fact to the user."""
         ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a job, and the time that it is expected to take.
+
+    Attributes:
+        name: as `Session.timed` names it.
+        seconds: expected time of all its parts.
+        tracks: number of lists that one part counts through `Progress.track`; 0 if it counts none.
+        parts: how often the job enters the stage.
+    """
+
+    name: str
+    seconds: float
+    tracks: int = 1
+    parts: int = 1
+
+
+@runtime_checkable
+class JobProgress(Progress, Protocol):
+    """Progress that also follows a whole job of several stages."""
+
+    def begin(self, stages: Sequence[Stage]) -> None:
+        """Start a job, of which these stages remain."""
+        ...
+
+    def enter(self, stage: str) -> None:
+        """A stage begins; inside of another stage it is a part of that one."""
+        ...
+
+    def leave(self, stage: str) -> None:
+        """A stage ends."""
+        ...
+
+    def end(self) -> None:
+        """The job ends; nothing happens if none has begun."""
+        ...
+
+
+@contextmanager
+def following(progress: Progress) -> Iterator[None]:
+    """Within this block a job may begin; it ends with the block."""
+    try:
+        yield
+    finally:
+        if isinstance(progress, JobProgress):
+            progress.end()
+
+
+def begin_job(progress: Progress, stages: Sequence[Stage]) -> None:
+    """Start a job, if the progress follows jobs."""
+    if isinstance(progress, JobProgress):
+        progress.begin(stages)
+
+
+class JobClock:
+    """Estimates the time that a job still takes, from the expected and the actual times of its stages.
+
+    Args:
+        stages: in the order of the job.
+        now: the time in seconds.
+    """
+
+    # A stage that takes less than this share of its expected time came from the cache, and says nothing of the pace.
+    _CACHED = 0.05
+
+    def __init__(self, stages: Sequence[Stage], now: Callable[[], float] = time.monotonic) -> None:
+        self._stages = {stage.name: stage for stage in stages}
+        self._finished = dict.fromkeys(self._stages, 0)
+        self._now, self._begun = now, now()
+        self._open: list[str] = []
+        self._started = 0.0
+        self._tracks, self._fraction = 0, 0.0
+        self._expected, self._actual = 0.0, 0.0
+
+    @property
+    def stage(self) -> str:
+        """Name of the outermost open stage; empty between stages."""
+        return self._open[0] if self._open else ""
+
+    def enter(self, name: str) -> None:
+        """A stage begins."""
+        self._open.append(name)
+        if len(self._open) == 1:
+            self._started, self._tracks, self._fraction = self._now(), 0, 0.0
+
+    def leave(self, name: str) -> float:
+        """A stage ends; return its seconds."""
+        self._open.remove(name)
+        seconds = self._now() - self._started
+        if not self._open and name in self._stages:
+            self._finished[name] += 1
+            expected = self._part(name)
+            if seconds > self._CACHED * expected:
+                self._expected, self._actual = self._expected + expected, self._actual + seconds
+        return seconds
+
+    def count(self, fraction: float) -> None:
+        """The stage's present list has come so far, from 0 to 1."""
+        self._fraction = fraction
+
+    def finish_list(self) -> None:
+        """The stage's present list is finished."""
+        self._tracks, self._fraction = self._tracks + 1, 0.0
+
+    @property
+    def left(self) -> float:
+        """Expected seconds to the end of the job."""
+        pace = self._actual / self._expected if self._expected else 1.0
+        left = self._left_of_stage(pace)
+        for name, stage in self._stages.items():
+            parts = stage.parts - self._finished[name] - (name == self.stage)
+            left += pace * self._part(name) * max(0, parts)
+        return left
+
+    @property
+    def share(self) -> float:
+        """Share of the job's time that has passed, from 0 to 1."""
+        elapsed = self._now() - self._begun
+        return elapsed / max(elapsed + self.left, 1e-9)
+
+    def _part(self, name: str) -> float:
+        stage = self._stages[name]
+        return stage.seconds / max(1, stage.parts)
+
+    def _left_of_stage(self, pace: float) -> float:
+        """Expected seconds to the end of the open stage: from the steps counted so far, or else from the time."""
+        if self.stage not in self._stages:
+            return 0.0
+        stage, elapsed = self._stages[self.stage], self._now() - self._started
+        by_time = max(0.0, pace * self._part(self.stage) - elapsed)
+        done = min(1.0, (self._tracks + self._fraction) / stage.tracks) if stage.tracks else 0.0
+        if not done:
+            return by_time
+        by_steps = elapsed * (1 - done) / done
+        # The first steps say little: they are believed by half of the stage.
+        trust = min(1.0, 2 * done)
+        return trust * by_steps + (1 - trust) * by_time
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a time for people: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Silent:

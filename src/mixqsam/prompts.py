@@ -86,9 +86,24 @@ def clip_boxes(boxes: Array, *, width: int, height: int, source: str) -> Array:
     clipped = np.clip(boxes, 0, limits)
     empty = (clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1])
     if empty.any():
-        box = [round(float(v), 2) for v in boxes[int(empty.argmax())]]
+        first = boxes[int(empty.argmax())]
+        box = [round(float(v), 2) for v in first]
+        swapped = [f"{a}1 > {a}2" for a, low, high in (("x", 0, 2), ("y", 1, 3)) if first[low] > first[high]]
+        if swapped:
+            right = [min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])]
+            raise AnnotationError(
+                f"{source}: box {box} (x1, y1, x2, y2) has {' and '.join(swapped)}: corners are swapped; write "
+                f"{','.join(f'{value:g}' for value in right)}."
+            )
         raise AnnotationError(
             f"{source}: box {box} (x1, y1, x2, y2) has no area inside the image of {width}×{height} pixels. "
             "Check that boxes belong to this image and are in its pixels."
         )
     return clipped
+
+
+def describe_basis(images: int, prompts: int, kind: str) -> str:
+    """Describe the images and prompts of a measurement."""
+    of_kind = f" ({kind})" if kind else ""
+    plural = ["" if count == 1 else "s" for count in (images, prompts)]
+    return f"{images:,} image{plural[0]} with {prompts:,} prompt{plural[1]}{of_kind}"

@@ -110,7 +110,7 @@ def test_the_main_job_then_evaluation_and_prediction(
     allocation = json.loads((out / "allocation.json").read_text())
     assert allocation["size"] <= allocation["budget"]["size"]
     summary = (out / "summary.md").read_text()
-    for words in ("Budget: `W4A4`", "Proven optimal", "| vision_encoder.neck.conv1 | 8 | 8 |", "| uniform W4A4 |"):
+    for words in ("Budget: `W4A4`", "Proven optimal", "| vision_encoder.neck.conv1 | 8 | 8 |", " + kept | "):
         assert words in summary
 
     result = run("evaluate", out, "-i", picture_folder, "--grid", 2, "-o", tmp_path / "report.json")

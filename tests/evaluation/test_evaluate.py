@@ -286,6 +286,5 @@ def test_overlay_draws_mask_and_prompt() -> None:
     assert drawn.getpixel((20, 20)) != (255, 255, 255)
     assert drawn.getpixel((55, 2)) == (255, 255, 255)
     assert drawn.getpixel((5, 20)) == (0, 114, 178)
-    assert np.asarray(mask_image(mask)).sum() == 255 * 400
-    assert np.unique(np.asarray(mask_image(np.concatenate([mask, ~mask])))).tolist() == [1, 2]
+    assert np.asarray(mask_image(mask[0])).sum() == 255 * 400
     assert side_by_side({"a": image, "b": image}, height=40).size == (128, 68)

@@ -27,6 +27,7 @@ from mixqsam.pipeline import oriented
 from mixqsam.pipeline.options import OrientedData, Session
 from mixqsam.pipeline.oriented import run_oriented
 from mixqsam.prediction import Prediction
+from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 
 
@@ -356,11 +357,24 @@ def test_a_detectors_scores_order_the_results(aerial: OrientedData, session: Ses
     assert [float(line.split()[1]) for line in written] == [0.54, 0.52, 0.5]
 
 
+@pytest.mark.usefixtures("perfect")
+def test_an_image_that_cannot_be_read_is_skipped_and_its_objects_are_missed(
+    aerial: OrientedData, session: Session
+) -> None:
+    (aerial.images / "P2.png").write_bytes((aerial.images / "P2.png").read_bytes()[:300])
+    scores = run_oriented({"model": "any"}, aerial, session=session)["model"]
+    assert (scores.images, scores.prompts) == (1, 6)
+    assert 40 < scores.map50 < 60
+    assert isinstance(session.progress, Silent)
+    assert any("Skipped 1 of 2 images" in note and "P2.png" in note for note in session.progress.notes)
+
+
 def test_from_the_command_line(aerial: OrientedData, tmp_path: Path) -> None:
     command = ["evaluate-oriented", "sam-tiny", "-i", str(aerial.images), "-l", str(aerial.labels), "--limit", "1"]
     done = CliRunner().invoke(app, [*command, "--tile", "300", "--overlap", "20", "-o", str(tmp_path / "scores.json")])
     assert done.exit_code == 0, done.output
     assert "mAP50, VOC 07" in done.output
+    assert "quality on 1 image with 6 prompts (labelled boxes)" in " ".join(done.output.split())
     assert "map50" in json.loads((tmp_path / "scores.json").read_text())["sam-tiny"]
     failed = CliRunner().invoke(app, [*command, "--tile", "50", "--overlap", "60"])
     assert failed.exit_code == 2

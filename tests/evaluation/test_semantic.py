@@ -8,13 +8,14 @@ from typer.testing import CliRunner
 
 from mixqsam.cli.main import app
 from mixqsam.data.labelmaps import UNLABELLED, find_regions, read_labelled
-from mixqsam.errors import AnnotationError
+from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.evaluation.semantic import Confusion, paint
 from mixqsam.options.names import PromptKind
 from mixqsam.pipeline import semantic
 from mixqsam.pipeline.options import SemanticData, Session
 from mixqsam.pipeline.semantic import run_semantic
 from mixqsam.prediction import Prediction
+from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 
 
@@ -114,8 +115,22 @@ def test_from_the_command_line(data: SemanticData, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "scores.json")])
     assert done.exit_code == 0, done.output
     assert "mIoU" in done.output
+    assert "quality on 1 image with 3 prompts (boxes of label maps)" in " ".join(done.output.split())
     assert set(json.loads((tmp_path / "scores.json").read_text())["sam-tiny"]["classes"]) == {"0", "3", "5"}
     assert "'lines' is unknown" in CliRunner().invoke(app, [*command, "--prompts", "lines"]).output
+
+
+def test_an_image_that_cannot_be_read_is_skipped_and_counted(data: SemanticData, session: Session) -> None:
+    content = (data.images / "a.jpg").read_bytes()
+    (data.images / "b.jpg").write_bytes(content[: len(content) // 2])
+    (data.labels / "b.png").write_bytes((data.labels / "a.png").read_bytes())
+    scores = run_semantic({"m": "sam-tiny"}, data, session=session)["m"]
+    assert (scores.images, scores.prompts) == (1, 3)
+    assert isinstance(session.progress, Silent)
+    assert any("Skipped 1 of 2 images" in note and "b.jpg" in note for note in session.progress.notes)
+    (data.images / "a.jpg").write_bytes(b"")
+    with pytest.raises(ImageError, match="None of the images can be read"):
+        run_semantic({"m": "sam-tiny"}, data, session=session)
 
 
 def test_malformed_data_is_named(data: SemanticData, session: Session, tmp_path: Path) -> None:

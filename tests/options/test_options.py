@@ -227,3 +227,10 @@ def test_a_field_without_an_option_is_not_one() -> None:
         other: int = 2
 
     assert [entry.name for entry in flatten(Odd)] == ["known"]
+
+
+def test_recipes_that_reconstruct_are_those_of_the_table() -> None:
+    from mixqsam.options.names import RECONSTRUCTING_RECIPES
+    from mixqsam.quantization.recipes import RECIPES
+
+    assert [name for name, recipe in RECIPES.items() if recipe.method is not None] == list(RECONSTRUCTING_RECIPES)

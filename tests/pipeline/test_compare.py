@@ -64,6 +64,8 @@ def test_a_comparison_has_a_row_for_everything_asked_for(
     out = tmp_path / "out"
     found = run(model_directory, six, out, session, budgets=["W4A4", "46kB"])
     assert (found.calibration, found.evaluation) == (4, 2)
+    assert found.basis.startswith(f"2 images with {found.prompts} prompts (")
+    assert f"quality measured on {found.basis}." in (out / "comparison.md").read_text()
     assert [(r.recipe, r.budget, r.mode) for r in found.rows] == [
         (recipe, budget, mode)
         for recipe in ("minmax", "qdrop")
@@ -102,6 +104,10 @@ def test_a_uniform_budget_gives_one_row_that_keeps_fixed_bits(
     assert [(row.budget, row.mode, row.bits) for row in found.rows] == [("uniform:W4A4", "uniform", "W4A4")]
     plain = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], budgets=["uniform:W4A4"])
     assert found.rows[0].size > plain.rows[0].size
+    # The uniform rows of other budgets keep them, too.
+    mixed = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], budgets=["W6A6"], options=options)
+    assert [row.mode for row in mixed.rows] == ["uniform", "mixed"]
+    assert mixed.rows[0].size <= found.rows[0].size * 2
     with pytest.raises(InputError, match="give uniform bits only"):
         run(model_directory, six, tmp_path / "out", session, budgets=["uniform:W4A4"], modes=["mixed"])
 

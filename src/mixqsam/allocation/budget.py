@@ -1,5 +1,6 @@
 """Parse budgets and fixed bits; turn them into limits of one model."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ HELP = (
     "0.2x or size=0.2x (of the float model's size), bitops=0.03x; several limits, separated by commas, hold together; "
     "uniform:W4A4 gives all units the same bits"
 )
+_SHORT_HELP = "W4A4, 12.5MB, 0.2x, bitops=3T, bitops=0.03x or uniform:W4A4"
 _UNIFORM = "uniform:"
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
 _UNIT_NAMES = {"size": "b|bytes?", "bitops": "bitops|bops"}
@@ -105,7 +107,7 @@ class Budget:
             return text
         written = text.strip()
         if written.lower().startswith(_UNIFORM):
-            return cls(written, uniform=parse_bits(written[len(_UNIFORM) :]))
+            return cls(written, uniform=_parse_uniform(written[len(_UNIFORM) :].strip(), written))
         return cls(written, terms=tuple(_parse_term(part.strip()) for part in written.split(",")))
 
     def limits(self, costs: Costs, *, fixed: Mapping[str, UnitBits] | None = None) -> Limits:
@@ -146,6 +148,19 @@ def parse_bits(text: str) -> UnitBits:
     return bits
 
 
+def _parse_uniform(text: str, written: str) -> UnitBits:
+    """Parse the bits of a uniform budget, which names those of weights and of activations."""
+    if re.fullmatch(r"(?i)w\d+[\s/_-]*a\d+", text):
+        return parse_bits(text)
+    cleaned = text.lower()
+    suggestion = _suggest_bits(f"w{cleaned}" if cleaned.isdigit() else cleaned).replace("mean ", "mean uniform:")
+    if not suggestion:
+        suggestion = "write the bits of weights and activations, e.g. uniform:W4A4."
+        if re.match(r"\.?\d|size|bitops", cleaned):
+            suggestion += f" A size or BitOps leave the bits open: write --budget {text:.40} for mixed bits."
+    raise BudgetError(f"Budget {written!r:.60} cannot be understood; {suggestion}")
+
+
 def split_rule(rule: str) -> tuple[str, UnitBits]:
     """Split `PATTERN=BITS` into the pattern and the bits.
 
@@ -177,6 +192,27 @@ def parse_keep(rules: Sequence[str], *, names: Sequence[str]) -> dict[str, UnitB
     return fixed
 
 
+def format_share(value: float, whole: float) -> str:
+    """Format a share in percent; small ones with a digit."""
+    share = 100 * value / max(whole, 1e-300)
+    if share < 0.1:
+        return "under 0.1%"
+    return f"{share:.0f}%" if share >= 10 else f"{share:.1f}%"
+
+
+def format_amount(value: float) -> str:
+    """Format a number of MB or GBitOps with four digits."""
+    return "under 0.001" if value < 0.001 else f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
+
+
+def round_up(value: float, *, digits: int = 4) -> float:
+    """Round a number up to some digits, so that what just fits still fits."""
+    if value <= 0:
+        return 0.0
+    scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
+    return math.ceil(value * scale * (1 - 1e-12)) / scale
+
+
 def _tightest(values: Sequence[float | None]) -> float | None:
     return min((value for value in values if value is not None), default=None)
 
@@ -190,7 +226,7 @@ def _parse_term(text: str) -> Amount | UniformCosts:
         return _parse_amount(amount, text, quantity="size")
     if quantity == "bitops":
         return _parse_amount(amount, text, quantity="bitops")
-    raise BudgetError(f"Budget {text!r:.60} cannot be understood; write {HELP}.")
+    raise BudgetError(f"Budget {text!r:.60} cannot be understood; write {_SHORT_HELP}.")
 
 
 def _parse_amount(text: str, term: str, *, quantity: Quantity) -> Amount:
@@ -200,7 +236,7 @@ def _parse_amount(text: str, term: str, *, quantity: Quantity) -> Amount:
     match = re.fullmatch(pattern, cleaned)
     value = float(match[1] + (match[2] or "")) if match else 0.0
     if not match or not 0 < value < float("inf"):
-        suggestion = _suggest_bits(cleaned) or f"write {HELP}."
+        suggestion = _suggest_bits(cleaned) or f"write {_SHORT_HELP}."
         raise BudgetError(f"Budget {term!r:.60} cannot be understood; {suggestion}")
     if not any(match.groups()[2:]) and (quantity == "size" or value < _FEWEST_BITOPS):
         raise BudgetError(

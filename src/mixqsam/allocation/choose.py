@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from mixqsam.allocation.budget import Budget, Limits, parse_keep
 from mixqsam.allocation.program import Objective, Utility, build_program, check_feasible, unit_states
@@ -36,6 +36,11 @@ class Allocation:
     bound: float = 0.0
     gap: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def kind(self) -> Literal["uniform", "mixed"]:
+        """`uniform` where the budget gives all units the same bits, `mixed` where they were chosen."""
+        return "uniform" if self.objective is None else "mixed"
 
     def to_json(self) -> dict[str, Any]:
         """The allocation as JSON values."""

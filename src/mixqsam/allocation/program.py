@@ -8,7 +8,6 @@ A state s of a unit is a pair of bit-widths (weight, activation), and d is the m
 which is (b_l − b_m)² when both are equal.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.allocation.budget import Limits
+from mixqsam.allocation.budget import Limits, format_amount, format_share, round_up
 from mixqsam.errors import BudgetError
 from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Analysis, BitPlan, Costs, UnitBits, Vector
 
@@ -288,15 +287,26 @@ def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int
     size, bitops = costs.size(plan), costs.bitops(plan)
     if (budget.size is None or size <= budget.size) and (budget.bitops is None or bitops <= budget.bitops):
         return
-    weight, activation = (min(int(bits[operand]) for bits in fewest) for operand in (0, 1))
-    fewest_bits = f"{weight}" if weight == activation else f"weights of {weight} and activations of {activation}"
-    raise BudgetError(
-        f"No choice of bits meets the budget {budget.text!r}. The smallest feasible budget, with every free unit at "
-        f"{fewest_bits} bits, is size={math.ceil(size)}B,bitops={bitops} "
-        f"({size / costs.size(costs.float_plan):.0%} of the float model's size; requested: "
-        f"{_format_limit(budget.size, 'bytes')}, {_format_limit(budget.bitops, 'BitOps')})."
+    raise BudgetError(_describe_shortage(costs, budget, size=size, bitops=bitops))
+
+
+def _describe_shortage(costs: Costs, budget: Limits, *, size: float, bitops: float) -> str:
+    """Say what a budget allows, and what the fewest bits take, in MB and in shares of the float model."""
+    whole, whole_bitops = costs.size(costs.float_plan), float(costs.bitops(costs.float_plan))
+    terms, allowed = [], []
+    if budget.size is not None:
+        terms.append(f"{round_up(size / 1e6):.10g}MB")
+        allowed.append(
+            f"{format_amount(budget.size / 1e6)} MB ({format_share(budget.size, whole)} of the float model's size), "
+            f"and the fewest bits take {format_amount(size / 1e6)} MB ({format_share(size, whole)})"
+        )
+    if budget.bitops is not None:
+        terms.append(f"bitops={round_up(bitops / 1e9):.10g}G")
+        allowed.append(
+            f"{format_amount(budget.bitops / 1e9)} GBitOps ({format_share(budget.bitops, whole_bitops)} of the float "
+            f"model's), and the fewest bits take {format_amount(bitops / 1e9)} ({format_share(bitops, whole_bitops)})"
+        )
+    return (
+        f"No choice of bits meets the budget {budget.text!r}: it allows {'; '.join(allowed)}. "
+        f"The smallest feasible budget is {','.join(terms)}."
     )
-
-
-def _format_limit(value: float | None, name: str) -> str:
-    return f"any {name}" if value is None else f"{value:.0f} {name}"

@@ -4,6 +4,10 @@ See docs/method.md, “Fisher sensitivity”.
 
 With y drawn from the model's own output distribution, KL ≈ ½·E_y[⟨∂log p(y)/∂X, ΔX(b)⟩²] for the change ΔX(b) of an
 operand X at b bits. One forward and one backward pass for each draw serve all units, both operands and all bits.
+
+That square varies much from draw to draw. Its diagonal part, ½·E_y[Σ_j (∂log p(y)/∂X_j)²·ΔX_j(b)²], hardly varies, but
+leaves out what errors of a common direction add up to. So the diagonal part says how the divergence changes from one
+bit-width to the next, and the squares of all bit-widths together say how large it is (`steady`).
 """
 
 from collections.abc import Callable, Sequence
@@ -26,11 +30,13 @@ from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors, visib
 from mixqsam.sam.load import Sam
 
 # Increase it when measurements change their meaning, so that old ones in the cache are not used.
-_VERSION = 2
+_VERSION = 3
 # Pixels that the `spatial` distribution draws for each mask; the scores' covariance does not depend on it.
 _PIXELS_DRAWN = 4096
 # Elements that are rounded at once, at all bit-widths; this many stay in the processor's cache.
 _PIECE = 1 << 16
+# Bit-widths at which an error is needed for a line through the ratios.
+_CLEAR = 4
 
 # Logits [P, M, h, w] and random numbers → ∂log p(y)/∂logits.
 Score = Callable[[Tensor, torch.Generator], Tensor]
@@ -80,8 +86,7 @@ def fisher_sensitivity(
         sam: the float model.
         samples: calibration images with prompts.
         output: P_Y definition.
-        draws: of y, averaged over all images. The mean of 32 has the relative deviation √(2/32) = 0.25. With few draws
-            some operand looks far too cheap by chance, and gets too few bits.
+        draws: of y, averaged over all images.
         ranges: ranges of the activations.
         weights: grids of the weights.
         cache: stores each image's values.
@@ -101,15 +106,39 @@ def fisher_sensitivity(
         key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws_per_image)
         values: list[float] | None = cache.get("fisher", key)
         if values is None or len(values) != meter.length:
-            estimates = meter.measure(sample, output=output, draws=draws_per_image).mean(axis=0)
+            estimates = meter.measure(sample, output=output, draws=draws_per_image).mean(axis=1)
             if not np.isfinite(estimates).all():
                 raise NumericError(f"The model's gradients on {sample.path} are not finite; the checkpoint is damaged.")
             values = estimates.ravel().tolist()
             cache.put("fisher", key, values)
         divergences[index] = values
     rows = combine(engine, divergences, count=len(samples))
-    mean: Vector = np.mean(rows, axis=0).reshape(-1, 2, len(CANDIDATE_BITS))
-    return mean
+    whole, diagonal = np.mean(rows, axis=0).reshape(2, -1, 2, len(CANDIDATE_BITS))
+    return steady(whole, diagonal)
+
+
+def steady(whole: Vector, diagonal: Vector) -> Vector:
+    """Take the noise out of divergences, by their diagonal parts.
+
+    The logarithm of whole/diagonal is fitted by a line in the bits: errors of few bits have more of a common direction.
+
+    Args:
+        whole: noisy divergences, [units, 2, bits].
+        diagonal: their diagonal parts, shaped as `whole`.
+
+    Returns:
+        The diagonal parts times the fitted ratio, shaped as `whole`.
+    """
+    places = np.arange(whole.shape[-1], dtype=np.float64)
+    result = np.array(whole, dtype=np.float64)
+    for index in np.ndindex(*whole.shape[:-1]):
+        clear = (whole[index] > 0) & (diagonal[index] > 0)
+        if clear.sum() < _CLEAR:
+            continue
+        ratios = np.log(whole[index][clear] / diagonal[index][clear])
+        line = np.polynomial.Polynomial.fit(places[clear], ratios, deg=1)
+        result[index] = diagonal[index] * np.exp(line(places))
+    return result
 
 
 class FisherMeter:
@@ -126,12 +155,12 @@ class FisherMeter:
             for unit in self._units
             for operand in unit.activations
         }
-        self.length = len(self._units) * 2 * len(CANDIDATE_BITS)
+        self.length = 2 * len(self._units) * 2 * len(CANDIDATE_BITS)
 
     def measure(self, sample: Sample, *, output: str, draws: int) -> Vector:
-        """KL estimates of an image, in nats as `analysis.outputs` has them: [draws, units, 2, bits].
+        """KL estimates of an image and their diagonal parts, in nats: [2, draws, units, 2, bits].
 
-        The draws are the same whenever an image is measured.
+        Nats are counted as `analysis.outputs` does. The draws are the same whenever an image is measured.
         """
         sam = self._sam
         frame = make_frame(sam, sample.open())
@@ -148,7 +177,7 @@ class FisherMeter:
                 # KL is averaged over distributions: `spatial` has one for each mask, `bernoulli` one for each pixel.
                 distributions = shown[..., 0, 0] if output == "spatial" else shown
                 divergences.append(self._squares / (2 * distributions.numel()))
-        return np.stack(divergences)
+        return np.stack(divergences, axis=1)
 
     def _score(self, logits: Tensor, output: str, seed: str) -> Tensor:
         # On the CPU, so that the draws do not depend on the device.
@@ -158,12 +187,13 @@ class FisherMeter:
     def _start(self, *, prompts: int) -> None:
         # Each group has its own draws: one prompt in the decoder, all prompts in the encoder.
         self._prompts = prompts
-        self._sums = np.zeros((len(self._units), 2, prompts, len(CANDIDATE_BITS)))
+        self._sums = np.zeros((2, len(self._units), 2, prompts, len(CANDIDATE_BITS)))
 
     @property
     def _squares(self) -> Vector:
-        """Squared inner products, summed over groups: [units, 2, bits]."""
-        squares: Vector = (self._sums**2).sum(axis=2)
+        """Squared inner products and their diagonal parts, summed over groups: [2, units, 2, bits]."""
+        products, diagonals = self._sums
+        squares: Vector = np.stack([(products**2).sum(axis=2), diagonals.sum(axis=2)])
         return squares
 
     def _groups(self, unit: Unit, values: Tensor) -> int:
@@ -175,7 +205,7 @@ class FisherMeter:
 
     def _add(self, unit: Unit, operand: Operand, products: Tensor) -> None:
         place = self._places[unit.name], unit.operands.index(operand)
-        self._sums[place][: len(products)] += products.cpu().numpy()
+        self._sums[:, *place, : products.shape[1]] += products.cpu().numpy()
 
     @torch.no_grad()
     def _meet_activation(self, unit: Unit, operand: Operand, values: Tensor, gradient: Tensor) -> None:
@@ -186,17 +216,17 @@ class FisherMeter:
     def _meet_weight(self, unit: Unit, module: nn.Module, values: Tensor, gradient: Tensor) -> None:
         slope = weight_gradient(module, values, gradient, groups=self._groups(unit, values))
         weight = self._weights.weight(unit.name)
-        products = []
+        products, squared = [], slope.square()
         for bits in CANDIDATE_BITS:
-            error = project_weight(weight, self._weights.grid(unit.name, bits=bits)).sub_(weight)
-            products.append((slope @ error.reshape(-1)).double())
-        self._add(unit, "weight", torch.stack(products, dim=1))
+            error = project_weight(weight, self._weights.grid(unit.name, bits=bits)).sub_(weight).reshape(-1)
+            products.append(torch.stack([slope @ error, squared @ error.square()]).double())
+        self._add(unit, "weight", torch.stack(products, dim=2))
 
 
 def error_products(
     quantizers: Sequence[ActivationQuantizer], values: Tensor, gradient: Tensor, *, groups: int
 ) -> Tensor:
-    """⟨gradient, Q(values) − values⟩ for each quantizer, in float64.
+    """⟨gradient, Q(values) − values⟩ for each quantizer, and ⟨gradient², (Q(values) − values)²⟩, in float64.
 
     Args:
         quantizers: one for each bit-width.
@@ -205,17 +235,20 @@ def error_products(
         groups: number of parts of the first axes, each with its own sum.
 
     Returns:
-        [groups, quantizers].
+        [2, groups, quantizers].
     """
-    products = torch.zeros(groups, len(quantizers), dtype=torch.float64, device=values.device)
+    products = torch.zeros(2, groups, len(quantizers), dtype=torch.float64, device=values.device)
     if not all(isinstance(quantizer, Quantizer) for quantizer in quantizers):
         for place, quantizer in enumerate(quantizers):
-            errors = (quantizer(values) - values).mul_(gradient)
-            products[:, place] = errors.reshape(groups, -1).sum(1, dtype=torch.float64)
+            errors = (quantizer(values) - values).mul_(gradient).reshape(groups, -1)
+            products[0, :, place] = errors.sum(1, dtype=torch.float64)
+            products[1, :, place] = errors.square_().sum(1, dtype=torch.float64)
         return products
     rows, slopes = values.reshape(groups, -1), gradient.reshape(groups, -1)
     for group in range(groups):
         for piece, slope in zip(rows[group].split(_PIECE), slopes[group].split(_PIECE), strict=True):
             for place, quantizer in enumerate(quantizers):
-                products[group, place] += torch.dot(quantizer(piece).sub_(piece), slope)
+                errors = quantizer(piece).sub_(piece).mul_(slope)
+                products[0, group, place] += errors.sum()
+                products[1, group, place] += torch.dot(errors, errors)
     return products

@@ -110,7 +110,7 @@ def predict(
         model: float model, quantized directory, or exported directory.
         boxes: x1, y1, x2, y2 in pixels; each is a prompt.
         points: x, y or x, y, 0 (background); all of them are one prompt.
-        output: mask to write (PNG); None writes nothing.
+        output: mask to write (PNG), several as `name-1.png`, `name-2.png`, …; None writes nothing.
         overlay: picture of the mask on the image (PNG); None writes nothing.
         backend: `torch`, `onnx` or `openvino`; None for the backend of the model's files.
         device: device for `torch`.

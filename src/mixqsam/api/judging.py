@@ -76,6 +76,7 @@ def evaluate(
     best_of_three: bool = False,
     keep_embeddings: bool = False,
     output: Path | str | None = None,
+    results: Path | str | None = None,
     cache: Path | str | None = None,
     device: str = "cpu",
     processes: int | None = None,
@@ -91,6 +92,7 @@ def evaluate(
         best_of_three: use the best of three masks per prompt, by predicted IoU.
         keep_embeddings: cache the reference's image embeddings for later evaluations.
         output: JSON file to write; None writes nothing.
+        results: COCO results to write, which need annotations; None writes nothing.
         cache: folder of the cache; None for the user's.
         device: device for the computation, e.g. `cpu` or `cuda`.
         processes: expected number of processes from torchrun; None for any.
@@ -100,17 +102,18 @@ def evaluate(
         MixqsamError: any of its kinds; the message says what to do.
     """
     session = start_session(cache, progress, device=device, processes=processes, is_group=True)
-    results = run_evaluation(
+    scores = run_evaluation(
         _put_reference_first(models, reference),
         as_data(images),
         limit=limit,
         session=session,
         best_of_three=best_of_three,
         keep_embeddings=keep_embeddings,
+        results=None if results is None else Path(results),
     )
     if not session.engine.rank:
-        write_output(output, {name: result.to_json() for name, result in results.items()})
-    return results
+        write_output(output, {name: result.to_json() for name, result in scores.items()})
+    return scores
 
 
 def evaluate_oriented(

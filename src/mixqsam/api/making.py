@@ -12,6 +12,7 @@ from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, DemoResult, run_demo
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, CompareRequest, Data, Evaluation, Options
+from mixqsam.pipeline.provenance import record_analysis_options
 from mixqsam.pipeline.quantize import Result, run_quantization
 from mixqsam.pipeline.stages import read_analysis, run_allocation, run_analysis, with_prompts
 from mixqsam.plan import Analysis
@@ -52,6 +53,7 @@ def quantize(
     output: Path | str,
     options: Annotated[Options | None, Nested(without=("observer",))] = None,
     evaluation: Annotated[Evaluation | Data | Path | str | None, Nested(prefix="eval_")] = None,
+    allocation: Path | str | None = None,
     overwrite: bool = False,
     cache: Path | str | None = None,
     device: str = "cpu",
@@ -66,6 +68,8 @@ def quantize(
         output: the directory to write; it is complete or absent.
         options: options of all stages.
         evaluation: images on which the result is compared with the float model.
+        allocation: file of `allocate`, or a quantized directory, whose bits the model gets; the budget and the options
+            of the allocation are then without effect.
         overwrite: replace an earlier directory of mixqsam.
         cache: folder of the cache; None for the user's.
         device: device for the computation, e.g. `cpu` or `cuda`.
@@ -83,6 +87,7 @@ def quantize(
         session=start_session(cache, progress, device=device),
         overwrite=overwrite,
         evaluation=as_evaluation(evaluation),
+        allocation=None if allocation is None else Path(allocation),
     )
 
 
@@ -162,8 +167,10 @@ def analyze(
         MixqsamError: any of its kinds; the message says what to do.
     """
     session = start_session(cache, progress, device=device, processes=processes, is_group=True)
-    analysis = run_analysis(model, as_data(images), options=options or AnalysisOptions(), session=session)
-    write_output(None if session.engine.rank else output, analysis.to_json())
+    data, options = as_data(images), options or AnalysisOptions()
+    analysis = run_analysis(model, data, options=options, session=session)
+    record = record_analysis_options(model, data, options, device)
+    write_output(None if session.engine.rank else output, {**analysis.to_json(), "options": record})
     return analysis
 
 

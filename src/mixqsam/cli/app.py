@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from mixqsam import __version__
+from mixqsam.cli.usage import Group
 
 app = typer.Typer(
     name="mixqsam",
+    cls=Group,
     help=(
         "Quantize the Segment Anything Model with a separate bit-width for every layer (Mix-QSAM).\n\n"
         "Start with [bold]mixqsam demo[/], then [bold]mixqsam quantize --images FOLDER --budget W4A4 -o out[/]."

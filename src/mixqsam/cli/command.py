@@ -14,10 +14,12 @@ from typer.core import TyperCommand
 
 from mixqsam.cli.app import app
 from mixqsam.cli.config import choose_settings, read_settings
+from mixqsam.cli.conflicts import check_conflicts
 from mixqsam.cli.console import err, run_guarded
 from mixqsam.cli.deprecated import modernise
 from mixqsam.cli.outcome import Outcome, print_outcome
 from mixqsam.cli.parameters import gather, parameters, spell
+from mixqsam.cli.usage import guard_usage
 from mixqsam.options.fields import Entry, Option
 from mixqsam.options.flat import assemble, flatten
 
@@ -80,6 +82,7 @@ def _make_runner(name: str, spec: Spec) -> Callable[..., None]:
             given = {name: value for name, value in raw.items() if _is_given(context, name)}
             settings, file = context.meta.get(_SETTINGS, {}), context.meta.get(_FILE, "")
             values = gather(spec.entries, given, settings, file)
+            check_conflicts(spec.entries, values, given=set(given))
             print_outcome(COMMANDS[name].body(**assemble(spec.body, values)), as_json=json)
 
         code = run_guarded(act, debug=_is_debugging(debug), as_json=json)
@@ -139,7 +142,7 @@ class _Command(TyperCommand):
             code = run_guarded(lambda: _read(ctx, name, path), debug=debug, as_json="--json" in words)
             if code:
                 raise typer.Exit(code)
-        return super().parse_args(ctx, words)
+        return guard_usage(lambda: super(_Command, self).parse_args(ctx, words), words)
 
 
 def _find_config(words: list[str]) -> Path | None:
@@ -154,7 +157,7 @@ def _find_config(words: list[str]) -> Path | None:
 def _read(context: typer.Context, name: str, path: Path) -> None:
     spec = COMMANDS[name]
     elsewhere = [entry for other in COMMANDS.values() if other.reads_config for entry in other.entries]
-    settings, unused = choose_settings(read_settings(path), spec.entries, elsewhere, source=path)
+    settings, unused = choose_settings(read_settings(path), spec.entries, elsewhere, command=name, source=path)
     if unused:
         err.print(f"{path}: `mixqsam {name}` does not use {', '.join(unused)}.", style="dim", highlight=False)
     context.meta[_SETTINGS], context.meta[_FILE] = settings, str(path)

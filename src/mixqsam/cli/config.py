@@ -13,6 +13,12 @@ from mixqsam.files import read_text
 from mixqsam.options.fields import Entry
 from mixqsam.options.values import quote
 
+# Formats of other files of mixqsam.
+_OTHER_FILES = {
+    "mixqsam-analysis": "an analysis",
+    "mixqsam-allocation": "an allocation",
+    "mixqsam-comparison": "a comparison",
+}
 # This table is a value; all other tables are groups of options.
 _RECIPE = "recipe"
 
@@ -26,6 +32,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, is neither TOML nor JSON, or names an option twice.
     """
     content = _parse(path)
+    if content.get("format") in _OTHER_FILES or "quantization_config" in content or "model_type" in content:
+        what = _OTHER_FILES.get(str(content.get("format")), "the configuration of a model")
+        raise InputError(f"{path} is {what}, not a file of options; give a TOML file, or the run.json of a run.")
     if content.get("format") == "mixqsam-run":
         content = content.get("options") or {}
         if not content:
@@ -51,6 +60,10 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} does not exist; expected a TOML file of options, or the run.json of a run."
         ) from error
+    except IsADirectoryError as error:
+        run = path / "run.json"
+        hint = f"give {run}" if run.is_file() else "give a TOML file in it, or the run.json of a run"
+        raise InputError(f"{path} is a folder, not a file of options; {hint}.") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a file of options: {shortened(error)}.") from error
     is_json = text.lstrip().startswith("{")
@@ -64,7 +77,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def choose_settings(
-    settings: Mapping[str, Any], entries: Sequence[Entry], elsewhere: Iterable[Entry], *, source: Path
+    settings: Mapping[str, Any], entries: Sequence[Entry], elsewhere: Iterable[Entry], *, command: str, source: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """Split settings into those of a command and the names of those that only other commands have.
 
@@ -72,6 +85,7 @@ def choose_settings(
         settings: name → value.
         entries: the command's options.
         elsewhere: options of the other commands that read such files.
+        command: name of the command, for old names of its options.
         source: the file, for errors.
 
     Raises:
@@ -81,13 +95,13 @@ def choose_settings(
     chosen: dict[str, Any] = {}
     unused: list[str] = []
     for name, value in settings.items():
-        current = renamed(name)
+        current = name if name in known else renamed(command, name, source=source)
         if current in known:
             chosen[known[current]] = value
         elif current in others:
             unused.append(name)
         else:
-            nearest = get_close_matches(current, known, n=1, cutoff=0.5)
+            nearest = get_close_matches(current, known, n=1, cutoff=0.75)
             hint = f"did you mean {nearest[0]}?" if nearest else "`--help-all` lists the options."
             raise InputError(f"{source}: the option {quote(name)} is unknown; {hint}")
     return chosen, unused

@@ -6,73 +6,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table as RichTable
 
-from mixqsam.errors import MixqsamError
-
-T = TypeVar("T")
+from mixqsam.errors import MixqsamError, ModelError, shortened
+from mixqsam.options.numbers import format_giga
 
 # Lines are not wrapped, so that paths and commands can be copied; tables fit the width.
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
-
-
-class ProgressBars:
-    """Progress bars on a terminal, nested ones below each other; on a pipe only notes."""
-
-    def __init__(self) -> None:
-        self._live: Progress | None = None
-
-    def track(
-        self, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None = None
-    ) -> Iterator[T]:
-        """Yield `items` and show a bar with the remaining time until they are finished."""
-        if self._live is not None:
-            yield from self._count(self._live, items, label=label, total=total, steps=steps)
-            return
-        columns = (
-            TextColumn("{task.description:34}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as live:
-            self._live = live
-            try:
-                yield from self._count(live, items, label=label, total=total, steps=steps)
-            finally:
-                self._live = None
-
-    @staticmethod
-    def _count(
-        live: Progress, items: Iterable[T], *, label: str, total: int, steps: Callable[[T], int] | None
-    ) -> Iterator[T]:
-        task = live.add_task(label, total=total)
-        try:
-            for item in items:
-                yield item
-                live.advance(task, steps(item) if steps else 1)
-        finally:
-            live.remove_task(task)
-
-    def note(self, message: str) -> None:
-        """Print a note."""
-        err.print(escape(message), style="yellow" if "Skipped" in message else "dim", highlight=False)
 
 
 @dataclass(frozen=True)
@@ -99,7 +46,7 @@ def show_table(table: Table) -> None:
 # Figures of a model: key → heading and format of the number.
 _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "size": ("size", lambda value: f"{value / 1e6:.2f} MB"),
-    "bitops": ("GBitOps", lambda value: f"{value / 1e9:,.0f}"),
+    "bitops": ("GBitOps", format_giga),
     "ap": ("AP", lambda value: f"{value:.1f}"),
     "ap50": ("AP50", lambda value: f"{value:.1f}"),
     "ap75": ("AP75", lambda value: f"{value:.1f}"),
@@ -172,6 +119,21 @@ def _handle_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_HUB = "The hub cannot be reached. Check the network, or give a local directory of the model instead of a hub id."
+# Packages that talk to the hub.
+_HUB_PACKAGES = {"httpx", "httpcore", "requests", "urllib3", "huggingface_hub"}
+
+
+def is_hub_error(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, comes from the packages that talk to the hub."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if any(kind.__module__.partition(".")[0] in _HUB_PACKAGES for kind in type(cause).__mro__):
+            return True
+        cause = cause.__cause__
+    return False
+
+
 # Exit code of internal errors (EX_SOFTWARE).
 _FAULT = 70
 
@@ -184,7 +146,7 @@ def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False
     except MixqsamError as error:
         if debug:
             raise
-        return _print_error(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
+        return print_error(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
     except KeyboardInterrupt as stopped:
         err.print("Stopped. Finished stages are cached; the same command resumes from there.")
         return 143 if isinstance(stopped, _Terminated) else 130
@@ -194,15 +156,18 @@ def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False
     except Exception as error:
         if debug:
             raise
+        if is_hub_error(error):
+            return print_error("ModelError", f"{_HUB} {shortened(error)}", code=ModelError.exit_code, as_json=as_json)
         message = (
             f"Internal error: {type(error).__name__}: {error}. This is a bug of mixqsam; please run the command again "
             "with --debug, and report the output."
         )
-        return _print_error(type(error).__name__, message, code=_FAULT, as_json=as_json)
+        return print_error(type(error).__name__, message, code=_FAULT, as_json=as_json)
     return 0
 
 
-def _print_error(kind: str, message: str, *, code: int, as_json: bool) -> int:
+def print_error(kind: str, message: str, *, code: int, as_json: bool) -> int:
+    """Print an error for people, and as JSON if wanted; return the exit code."""
     err.print(f"[bold red]Error:[/] {escape(message)}", highlight=False)
     if as_json:
         print(json.dumps({"error": kind, "message": message, "exit_code": code}, indent=1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from mixqsam.cli.command import command, line
 from mixqsam.cli.console import Table, out
+from mixqsam.cli.following import new_path
 from mixqsam.cli.options import (
     Cache,
     Device,
@@ -21,6 +22,7 @@ from mixqsam.cli.options import (
 from mixqsam.cli.outcome import Outcome
 from mixqsam.errors import AnnotationError, InputError
 from mixqsam.options.fields import Option
+from mixqsam.options.numbers import format_giga
 
 if TYPE_CHECKING:
     from mixqsam.prompts import Prompts
@@ -47,7 +49,9 @@ def report(
     from mixqsam.pipeline.report import run_report
 
     page = run_report(directories, images, session=open_session(cache), limit=limit, reference=reference, output=output)
-    following = {line("serve", {"models": directories}): "try these models in the browser"}
+    following = {
+        line("serve", {"models": directories, "images": images and images.images}): "try these models in the browser"
+    }
     return Outcome(data={"report": str(page)}, made={page: "report, for the browser"}, next=following)
 
 
@@ -95,7 +99,9 @@ def predict(
     points: Annotated[
         tuple[str, ...], Option("x,y or x,y,0 (background); all points are one prompt.", flags=("--point",))
     ] = (),
-    output: Annotated[Path, Option("Mask to write (PNG).", flags=("--output", "-o"))] = Path("mask.png"),
+    output: Annotated[Path, Option("PNG of the mask; several are numbered.", flags=("--output", "-o"))] = Path(
+        "mask.png"
+    ),
     overlay: Annotated[Path | None, Option("Picture of the mask on the image to write (PNG).")] = None,
     backend: Annotated[
         str | None, Option("torch, onnx or openvino.", default_help="the backend of the model's files")
@@ -103,7 +109,8 @@ def predict(
     device: Device = "cpu",
 ) -> Outcome:
     """Segment one image with boxes or points."""
-    from mixqsam.pipeline.predict import run_prediction
+    from mixqsam.evaluation.coco import encode_masks
+    from mixqsam.pipeline.predict import mask_paths, run_prediction
 
     prediction, made = run_prediction(
         image,
@@ -114,15 +121,19 @@ def predict(
         backend=backend,
         device=device,
     )
+    found = prediction.masks[:, 0]
+    rows = zip(found, prediction.scores[:, 0], mask_paths(output, len(found)), encode_masks(found), strict=True)
     masks = [
-        {"pixels": int(mask.sum()), "predicted_iou": float(score)}
-        for mask, score in zip(prediction.masks[:, 0], prediction.scores[:, 0], strict=True)
+        {"file": str(path), "pixels": int(mask.sum()), "predicted_iou": float(score), "segmentation": code}
+        for mask, score, path, code in rows
     ]
     lines = [
         f"mask {index}: {mask['pixels']:,} pixels, predicted IoU {mask['predicted_iou']:.3f}"
         for index, mask in enumerate(masks, start=1)
     ]
-    following = {line("serve", {"models": [model]}): "draw boxes and click points in the browser"}
+    following = {
+        line("serve", {"models": [model], "images": image.parent}): "draw boxes and click points in the browser"
+    }
     return Outcome(data={"masks": masks}, lines=lines, made=made, next=following)
 
 
@@ -221,11 +232,11 @@ def benchmark(
     columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
     if output is not None:
         write_json(output, times.to_json())
-    next_options = {"model": str(model), "format": "openvino", "output": f"{model}-openvino"}
+    next_options = {"model": str(model), "format": "openvino", "output": new_path(f"{model}-openvino")}
     return Outcome(
         data=times.to_json(),
         tables=[Table(title, columns, rows)],
-        lines=[f"In theory {times.size / 1e6:.2f} MB, {times.bitops / 1e9:,.0f} GBitOps per image"],
+        lines=[f"In theory {times.size / 1e6:.2f} MB, {format_giga(times.bitops)} GBitOps per image"],
         made={} if output is None else {output: "these figures as JSON"},
         next={line("export", next_options): "files for a faster backend (or onnx)"},
     )

@@ -26,7 +26,16 @@ def _modern(command: str, word: str) -> str:
     return new + equals + value
 
 
-def renamed(name: str) -> str:
-    """The name of an option in a configuration file, in its present spelling."""
+def renamed(command: str, name: str, *, source: object) -> str:
+    """The name of an option in a configuration file, in its present spelling; an old one is named in a warning."""
     flag = "--" + name.replace("_", "-")
-    return OLD_FLAGS.get(("", flag), flag).removeprefix("--").replace("-", "_")
+    new = OLD_FLAGS.get(("", flag)) or OLD_FLAGS.get((command, flag))
+    if new is None:
+        return name
+    current = new.removeprefix("--").replace("-", "_")
+    err.print(
+        f"Warning: {source}: {name} is now {current}; the next release drops the old name.",
+        style="yellow",
+        highlight=False,
+    )
+    return current

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from mixqsam.cli.command import command, line
 from mixqsam.cli.console import models_table
+from mixqsam.cli.following import new_path
 from mixqsam.cli.options import (
     Cache,
     Device,
@@ -58,6 +59,8 @@ def detect(
         "annotations": annotations,
         "boxes": output,
         "skip_missing": skip_missing,
+        "cache": cache,
+        "device": device,
     }
     return Outcome(
         data={"detections": str(output), "boxes": len(boxes), "images": count},
@@ -81,6 +84,9 @@ def evaluate(
         bool, Option("Cache the float model's image embeddings for the next model.", flags=("--keep-embeddings",))
     ] = False,
     output: OutputFile = None,
+    results: Annotated[
+        Path | None, Option("COCO-results JSON to write: the masks as run lengths, with scores. Needs --annotations.")
+    ] = None,
     cache: Cache = None,
     device: Device = "cpu",
     processes: Processes = None,
@@ -88,30 +94,39 @@ def evaluate(
     """Compare with the float model: COCO mask AP with annotations, else fidelity of masks."""
     from mixqsam.cli.session import open_session
     from mixqsam.cli.tables import quality
-    from mixqsam.pipeline.evaluate import float_costs, run_evaluation, stored_costs, with_reference
+    from mixqsam.pipeline.evaluate import float_costs, result_paths, run_evaluation, stored_costs, with_reference
 
     sources = with_reference(models, reference)
     session = open_session(cache, device, processes=processes, is_group=True)
-    results = run_evaluation(
+    scores = run_evaluation(
         sources,
         images,
         limit=limit,
         session=session,
         best_of_three=best_of_three,
         keep_embeddings=keep_embeddings,
+        results=results,
     )
     if session.engine.rank:
         return None
-    rows = {name: stored_costs(Path(sources[name])) | quality(result) for name, result in results.items()}
+    rows = {name: stored_costs(Path(sources[name])) | quality(result) for name, result in scores.items()}
     quantized = [model for model in models if stored_costs(Path(model))]
     rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
-    basis = next(iter(results.values())).basis
-    outcome = _make_outcome(basis, rows, {name: result.to_json() for name, result in results.items()}, output)
-    next_options = {"directories": quantized, "output": "report.html", "reference": reference, "limit": limit}
+    basis = next(iter(scores.values())).basis
+    outcome = _make_outcome(basis, rows, {name: result.to_json() for name, result in scores.items()}, output)
+    next_options = {
+        "directories": quantized,
+        "output": new_path("report.html"),
+        "reference": reference,
+        "limit": limit,
+        "cache": cache,
+    }
     following = (
         {line("report", next_options | flat_values(images)): "see the masks that differ most"} if quantized else {}
     )
-    return replace(outcome, next=following)
+    files = {} if results is None else result_paths(results, list(sources))
+    written = {path: f"COCO results of {name}" for name, path in files.items()}
+    return replace(outcome, made={**outcome.made, **written}, next=following)
 
 
 @command()
@@ -129,6 +144,7 @@ def evaluate_oriented(
 
     # Only this command needs the geometry library, which is an extra.
     from mixqsam.pipeline.oriented import run_oriented
+    from mixqsam.prompts import describe_basis
 
     results = run_oriented(
         {model: model for model in models},
@@ -138,7 +154,9 @@ def evaluate_oriented(
         submission=submission,
     )
     scores = {name: asdict(result) for name, result in results.items()}
-    outcome = _make_outcome("Oriented detection", scores, scores, output)
+    first, kind = next(iter(results.values())), "labelled boxes" if data.boxes is None else "detector's boxes"
+    title = f"Oriented detection; quality on {describe_basis(first.images, first.prompts, kind)}"
+    outcome = _make_outcome(title, scores, scores, output)
     files = {} if submission is None else {submission: "Task1_<category>.txt of each model, for the DOTA server"}
     return replace(outcome, made={**outcome.made, **files})
 
@@ -178,10 +196,13 @@ def evaluate_semantic(
     """Semantic segmentation: regions of label maps prompt the model; mean IoU of the painted map."""
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.semantic import run_semantic
+    from mixqsam.prompts import describe_basis
 
     results = run_semantic({model: model for model in models}, data, session=open_session(device=device), limit=limit)
     scores = {name: asdict(result) for name, result in results.items()}
-    return _make_outcome("Semantic segmentation", scores, scores, output)
+    first, kind = next(iter(results.values())), f"{data.prompts} of label maps"
+    title = f"Semantic segmentation; quality on {describe_basis(first.images, first.prompts, kind)}"
+    return _make_outcome(title, scores, scores, output)
 
 
 def _make_outcome(

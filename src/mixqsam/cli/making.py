@@ -1,10 +1,13 @@
 """Commands that make models. Only their bodies import modules that load torch."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mixqsam.cli.command import command, line
 from mixqsam.cli.console import Table, rows_table
+from mixqsam.cli.following import after_allocation, after_comparison, after_quantization, data_values, new_path
 from mixqsam.cli.options import (
     Cache,
     Device,
@@ -16,7 +19,7 @@ from mixqsam.cli.options import (
     RequiredFile,
 )
 from mixqsam.cli.outcome import Outcome
-from mixqsam.options.fields import Option
+from mixqsam.options.fields import Nested, Option
 from mixqsam.options.flat import flat_values
 from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.options import (
@@ -49,13 +52,13 @@ def demo(
     from mixqsam.pipeline.demo import run_demo
 
     demonstration = run_demo(output, budget=budget, session=open_session(cache), model=model)
-    outcome = _make_outcome("Demonstration", demonstration.result)
     following = {
         "mixqsam quantize --model YOUR_SAM --images YOUR_FOLDER --budget W4A4 -o out": "the same with your model",
         line("serve", {"models": [str(demonstration.result.directory)]}): "try it in the browser",
     }
-    pictures = {demonstration.overlay: "masks of float, uniform and mixed side by side"}
-    return Outcome(outcome.data, outcome.tables, outcome.lines, {**outcome.made, **pictures}, following)
+    outcome = _make_outcome("Demonstration", demonstration.result, following)
+    pictures = {demonstration.overlay: "masks of all these models side by side"}
+    return replace(outcome, made={**outcome.made, **pictures})
 
 
 @command(reads_config=True)
@@ -67,6 +70,13 @@ def quantize(
     budget: BudgetValue = "W4A4",
     options: JobOptions,
     evaluation: EvaluationOptions,
+    allocation: Annotated[
+        Path | None,
+        Option(
+            "File of `mixqsam allocate`, or a quantized directory: its bits are made, and none are chosen.",
+            is_advanced=True,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "cpu",
@@ -84,8 +94,11 @@ def quantize(
         session=open_session(cache, device),
         overwrite=overwrite,
         evaluation=evaluation,
+        allocation=allocation,
     )
-    return _make_outcome(f"Budget {budget}", result)
+    title = f"Budget {budget}" if allocation is None else f"Bits of {allocation}"
+    following = after_quantization(output, images=evaluation.data or images, cache=cache, device=device)
+    return _make_outcome(title, result, following)
 
 
 @command()
@@ -128,8 +141,6 @@ def compare(
     processes: Processes = None,
 ) -> Outcome | None:
     """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. A stopped run resumes."""
-    from dataclasses import asdict, replace
-
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.compare import run_comparison
     from mixqsam.pipeline.demo import DemoData, DemoEvaluation
@@ -151,17 +162,17 @@ def compare(
     rows = {"float": asdict(comparison.float_row)}
     rows |= {f"{row.recipe}, {row.budget}, {row.mode}": asdict(row) for row in comparison.rows}
     best = max(comparison.rows, key=lambda row: (row.ap or 0.0, row.mean_iou))
-    next_options: dict[str, Any] = {"images": "FOLDER", "model": model, "output": "out", **flat_values(request.options)}
-    next_options |= flat_values(images) if images else {}
-    next_options |= {"recipe": best.recipe, "budget": (best.bits and f"uniform:{best.bits}") or best.budget}
+    options: dict[str, Any] = {"model": model, "cache": cache, "device": device, **data_values(images)}
+    options |= flat_values(request.options) | flat_values(evaluation, Nested(prefix="eval_"))
+    recipe = next((name for name in request.recipes if name == best.recipe), None)
     return Outcome(
         data=comparison.to_json(),
-        tables=[rows_table(f"{comparison.evaluation} images", rows)],
+        tables=[rows_table(f"Quality on {comparison.basis}", rows)],
         made={
             output / "comparison.md": "tables (also .csv and .json)",
             output / "comparison.svg": "quality against size and BitOps (also .png)",
         },
-        next={line("quantize", next_options): "the best of these"},
+        next=after_comparison(recipe, best.budget, uniform=best.bits, values=options),
     )
 
 
@@ -179,18 +190,19 @@ def analyze(
     """Measure importance, synergy and sensitivity of every unit; the file serves many allocations."""
     from mixqsam.cli.session import open_session
     from mixqsam.files import write_json
+    from mixqsam.pipeline.provenance import record_analysis_options
     from mixqsam.pipeline.stages import run_analysis
 
     session = open_session(cache, device, processes=processes, is_group=True)
     analysis = run_analysis(model, images, options=options, session=session)
     if session.engine.rank:
         return None
-    write_json(output, analysis.to_json())
-    following = line("allocate", {"analysis": str(output), "budget": "W4A4", "output": "allocation.json"})
+    write_json(output, {**analysis.to_json(), "options": record_analysis_options(model, images, options, device)})
+    next_options = {"analysis": str(output), "budget": "W4A4", "output": new_path("allocation.json")}
     return Outcome(
         data={"analysis": str(output), "units": len(analysis.units), "images": analysis.images},
         made={output: f"what {len(analysis.units)} units mean, measured on {analysis.images} images"},
-        next={following: "choose bits, without the model"},
+        next={line("allocate", next_options): "choose bits, without the model"},
     )
 
 
@@ -203,21 +215,26 @@ def allocate(
     options: AllocationOptions,
 ) -> Outcome:
     """Choose bits under a budget from a stored analysis, in seconds and without the model."""
+    from mixqsam.allocation.uniform import nearest_uniform
     from mixqsam.cli.session import open_session
     from mixqsam.cli.tables import allocation_table, proof
     from mixqsam.files import write_json
+    from mixqsam.pipeline.provenance import read_origin
     from mixqsam.pipeline.stages import read_analysis, run_allocation, with_prompts
 
     measured = with_prompts(read_analysis(analysis), options)
     allocation = run_allocation(measured, budget, options=options, session=open_session())
     write_json(output, allocation.to_json())
-    next_options = {"images": "FOLDER", "output": "out", "model": measured.model, "budget": budget.text}
+    uniform = nearest_uniform(measured, allocation, keep=options.keep)
+    origin = {"model": measured.model, **read_origin(analysis)}
+    if options.prompts_per_image is not None:
+        origin["prompts_per_image"] = options.prompts_per_image
     return Outcome(
         data={"allocation": allocation.to_json()},
-        tables=[allocation_table(f"Budget {budget}", measured, allocation, {})],
+        tables=[allocation_table(f"Budget {budget}", measured, allocation, uniform, {})],
         lines=proof(allocation),
         made={output: "the bits of every unit"},
-        next={line("quantize", next_options | flat_values(options)): "a model with these bits"},
+        next=after_allocation(output, origin=origin),
     )
 
 
@@ -226,7 +243,18 @@ def _title_with_basis(title: str, result: "Result") -> str:
     return f"{title}; quality on {next(iter(result.check.values())).basis}" if result.check else title
 
 
-def _make_outcome(title: str, result: "Result") -> Outcome:
+def _describe_files(result: "Result") -> str:
+    """Say how large the file is, and why it is larger than the table says."""
+    file_bytes, size = result.run.file_bytes, result.allocation.size
+    header = (
+        f" ({size / 1e6:.2f} MB as in the table, and {(file_bytes - size) / 1e6:.2f} MB of names and checksums)"
+        if file_bytes > size
+        else ""
+    )
+    return f"quantized model; the file has {file_bytes / 1e6:.2f} MB{header}"
+
+
+def _make_outcome(title: str, result: "Result", following: Mapping[str, str]) -> Outcome:
     """Make the outcome of a quantization."""
     from mixqsam.cli.tables import allocation_table, proof
     from mixqsam.pipeline.quantize import PAGE
@@ -235,19 +263,19 @@ def _make_outcome(title: str, result: "Result") -> Outcome:
     facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}
     return Outcome(
         data={"directory": str(folder), "run": result.run.model_dump(), "allocation": facts},
-        tables=[allocation_table(_title_with_basis(title, result), result.analysis, result.allocation, result.check)],
+        tables=[
+            allocation_table(
+                _title_with_basis(title, result), result.analysis, result.allocation, result.uniform, result.check
+            )
+        ],
         lines=[
             *proof(result.allocation),
             "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),
         ],
         made={
-            folder: f"quantized model, {result.run.file_bytes / 1e6:.2f} MB; transformers and mixqsam load it",
+            folder: _describe_files(result),
             folder / PAGE: "report, for the browser",
             folder / "summary.md": "report, as text",
         },
-        next={
-            line("evaluate", {"models": [str(folder)], "images": "FOLDER"}): "judge it on more images",
-            line("serve", {"models": [str(folder)]}): "try it in the browser",
-            line("export", {"model": str(folder), "output": f"{folder}-onnx"}): "run it in ONNX Runtime (or openvino)",
-        },
+        next=following,
     )

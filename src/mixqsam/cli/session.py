@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from mixqsam.cli.bars import ProgressBars
 from mixqsam.cli.command import format_command
-from mixqsam.cli.console import ProgressBars, err, out
+from mixqsam.cli.console import err, out
 from mixqsam.pipeline import session
 from mixqsam.pipeline.session import Session
 

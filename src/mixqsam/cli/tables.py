@@ -5,31 +5,35 @@ from dataclasses import asdict
 from typing import Any
 
 from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.uniform import uniform_label
 from mixqsam.cli.console import Table, models_table
 from mixqsam.evaluation.evaluate import EvaluationResult
-from mixqsam.pipeline.stages import nearest_uniform
 from mixqsam.plan import Analysis
 
 
 def allocation_table(
-    title: str, analysis: Analysis, allocation: Allocation, results: Mapping[str, EvaluationResult]
+    title: str,
+    analysis: Analysis,
+    allocation: Allocation,
+    uniform: Allocation | None,
+    results: Mapping[str, EvaluationResult],
 ) -> Table:
-    """Make a table of the float model, the nearest uniform model and the allocation."""
+    """Make a table of the float model, the largest uniform model within the budget, and the allocation.
+
+    After a uniform budget the last two are one model, and have one column.
+    """
     costs = analysis.costs
     rows: dict[str, dict[str, Any]] = {
         "float": {"size": costs.size(costs.float_plan), "bitops": costs.bitops(costs.float_plan)}
     }
-    uniform = nearest_uniform(analysis, allocation)
+    headings = {"float": "float", "mixed": "mixed"}
     if uniform is not None:
-        label = f"uniform {uniform.budget.text}"
-        rows[label] = {"size": uniform.size, "bitops": uniform.bitops}
-        if "uniform" in results:
-            rows[label] |= quality(results["uniform"])
-    rows["mixed"] = {"size": allocation.size, "bitops": allocation.bitops}
-    for name in ("float", "mixed"):
-        if name in results:
-            rows[name] |= quality(results[name])
-    return models_table(title, rows)
+        headings["uniform"] = f"uniform {uniform_label(analysis, uniform)}"
+        rows["uniform"] = {"size": uniform.size, "bitops": uniform.bitops}
+    rows[allocation.kind] = {"size": allocation.size, "bitops": allocation.bitops}
+    for name in rows.keys() & results.keys():
+        rows[name] |= quality(results[name])
+    return models_table(title, {headings[name]: row for name, row in rows.items()})
 
 
 def proof(allocation: Allocation) -> list[str]:

@@ -1,6 +1,7 @@
 """A detector from transformers: DETR, Deformable DETR, RT-DETR, YOLOS and others that its auto classes load."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.utils import logging as transformers_logging
 
 from mixqsam.boxes import Detections, Selection
-from mixqsam.errors import AnnotationError, ModelError
+from mixqsam.errors import AnnotationError, ModelError, shortened
 from mixqsam.numeric.memory import align_tensors
 
 # Selections of the published evaluations by model type (docs/method.md, “Instance segmentation”). Other models use
@@ -87,8 +88,13 @@ def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
     try:
         processor = AutoImageProcessor.from_pretrained(text)
         model = AutoModelForObjectDetection.from_pretrained(text, use_safetensors=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except ImportError as error:
+        raise ModelError(
+            f"{text} cannot be loaded as a detector: {_missing_package(error)} A detector that needs no other package "
+            "is PekingU/rtdetr_r50vd."
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        reason = shortened(error)
         raise ModelError(
             f"{text} cannot be loaded as a detector: {reason} "
             "Give a hub id or a directory of a transformers detector (DETR, Deformable DETR, RT-DETR, YOLOS) with "
@@ -102,6 +108,13 @@ def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
         raise ModelError(f"{text}: its image processor ({type(processor).__name__}) does not belong to a detector.")
     align_tensors(model)
     return Detector(model.eval().requires_grad_(False).to(torch.device(device)), processor, text)
+
+
+def _missing_package(error: ImportError) -> str:
+    """Name the package that a detector needs, and how to install it."""
+    named = re.search(r"pip install (?:-U )?([\w.-]+\w)", str(error))
+    package = named[1] if named else error.name
+    return f"it needs {package}: pip install {package}." if package else f"{shortened(error, most=400)}"
 
 
 def match_categories(names: Mapping[int, str], categories: Mapping[int, str], *, source: str) -> dict[int, int]:

@@ -191,11 +191,16 @@ def mask_results(sample: Sample, prediction: Prediction) -> list[dict[str, Any]]
     scores = prediction.scores[:, 0]
     if sample.scores is not None:
         scores = scores * np.array(sample.scores, dtype=np.float32)
-    encoded = rle.encode(np.asfortranarray(prediction.masks[:, 0].transpose(1, 2, 0).astype(np.uint8)))
     return [
-        {"image_id": sample.image_id, "category_id": category, "segmentation": _text(code), "score": float(score)}
-        for category, code, score in zip(sample.categories, encoded, scores, strict=True)
+        {"image_id": sample.image_id, "category_id": category, "segmentation": code, "score": float(score)}
+        for category, code, score in zip(sample.categories, encode_masks(prediction.masks[:, 0]), scores, strict=True)
     ]
+
+
+def encode_masks(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Encode masks [P, height, width] as COCO's compressed run lengths: `size` and `counts`."""
+    encoded = rle.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    return [_text(code) for code in encoded]
 
 
 def _text(code: dict[str, Any]) -> dict[str, Any]:

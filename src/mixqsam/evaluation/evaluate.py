@@ -19,6 +19,7 @@ from mixqsam.files import Cache, digest
 from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
 from mixqsam.prediction import Prediction, Predictor
 from mixqsam.progress import Progress
+from mixqsam.prompts import describe_basis
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def evaluate(
     best_of_three: bool = False,
     engine: Engine | None = None,
     record_cache: RecordCache | None = None,
+    coco_results: dict[str, list[dict[str, Any]]] | None = None,
 ) -> dict[str, EvaluationResult]:
     """Evaluate predictors; the first is the reference of the fidelity.
 
@@ -135,6 +137,7 @@ def evaluate(
         best_of_three: let the model choose among three masks.
         engine: the group of processes that share the images; all get the same results.
         record_cache: cache of the records; None without a cache.
+        coco_results: receives predictor's name → COCO results, which are empty without annotations.
 
     Raises:
         AnnotationError: no sample has a prompt.
@@ -164,6 +167,9 @@ def evaluate(
     note_skipped([reason for reason in records if isinstance(reason, str)], total=len(usable), progress=progress)
     evaluated = {i: by_name for i, by_name in zip(places, records, strict=True) if not isinstance(by_name, str)}
     reference = next(iter(predictors))
+    if coco_results is not None:
+        for name in predictors:
+            coco_results[name] = [result for by_name in evaluated.values() for result in by_name[name]["results"]]
     return {
         name: _summarize(
             {i: by_name[name] for i, by_name in evaluated.items()},
@@ -173,13 +179,6 @@ def evaluate(
         )
         for name in predictors
     }
-
-
-def describe_basis(images: int, prompts: int, kind: str) -> str:
-    """Describe the images and prompts of a measurement."""
-    of_kind = f" ({kind})" if kind else ""
-    plural = ["" if count == 1 else "s" for count in (images, prompts)]
-    return f"{images:,} image{plural[0]} with {prompts:,} prompt{plural[1]}{of_kind}"
 
 
 def _read_truth(annotations: Path, progress: Progress) -> Truth:

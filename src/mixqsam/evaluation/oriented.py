@@ -50,12 +50,16 @@ class OrientedScores:
         map50: at rotated IoU 0.5, by the area under the curve.
         map: by the area, mean over IoU 0.50 … 0.95.
         categories: category → `map50_voc07` of it.
+        images: number of evaluated images.
+        prompts: number of their boxes.
     """
 
     map50_voc07: float
     map50: float
     map: float
     categories: Mapping[str, float]
+    images: int = 0
+    prompts: int = 0
 
 
 def mask_rectangle(mask: NDArray[np.bool_]) -> Array | None:

@@ -18,12 +18,14 @@ class SemanticScores:
         accuracy: share of labelled pixels with the right class, in percent.
         classes: class → its IoU in percent.
         images: number of evaluated images.
+        prompts: number of regions that prompted the model.
     """
 
     miou: float
     accuracy: float
     classes: Mapping[int, float]
     images: int
+    prompts: int = 0
 
 
 def paint(

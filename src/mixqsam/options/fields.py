@@ -50,12 +50,14 @@ class Nested:
         without: fields without a meaning there, which are omitted.
         inherit: fields that by default take the value of the option of the same name without prefix.
         is_advanced: only `--help-all` lists them.
+        purpose: begins the help of the nested options, which else reads as that of options without prefix.
     """
 
     prefix: str = ""
     without: tuple[str, ...] = ()
     inherit: tuple[str, ...] = ()
     is_advanced: bool = False
+    purpose: str = ""
 
 
 @dataclass(frozen=True)

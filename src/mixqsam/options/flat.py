@@ -34,12 +34,23 @@ def flatten(owner: Any, nested: Nested | None = None) -> list[Entry]:
 def _nest(entry: Entry, nested: Nested) -> Entry:
     """Rename an option for the class that its own class is nested in."""
     flags = ("--" + (nested.prefix + entry.name).replace("_", "-"),) if nested.prefix else entry.option.flags
+    option = replace(entry.option, flags=flags, is_advanced=entry.option.is_advanced or nested.is_advanced)
+    if nested.purpose:
+        option = replace(option, help=_describe(option.help, nested.purpose))
+    if entry.name in nested.inherit:
+        option = replace(option, default_help=f"as {entry.flags[0]}")
     return replace(
         entry,
         name=nested.prefix + entry.name,
-        option=replace(entry.option, flags=flags, is_advanced=entry.option.is_advanced or nested.is_advanced),
+        option=option,
         default=None if entry.name in nested.inherit else entry.default,
     )
+
+
+def _describe(text: str, purpose: str) -> str:
+    """Begin the help of an option with its purpose; names in capitals stay."""
+    is_name = text[:2].isupper()
+    return f"{purpose}: {text if is_name else text[0].lower() + text[1:]}"
 
 
 def _compose(inner: Nested, outer: Nested) -> Nested:

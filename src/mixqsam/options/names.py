@@ -31,5 +31,7 @@ RECIPE_NAMES = (
     "saq-sam",
     "compensated",
 )
+# Recipes that learn the rounding, whose options are iterations and rates.
+RECONSTRUCTING_RECIPES = ("adaround", "brecq", "qdrop", "ptq4sam-l", "ahcptq", "saq-sam")
 OUTPUT_DISTRIBUTIONS: tuple[OutputDistribution, ...] = get_args(OutputDistribution)
 SYNERGIES: tuple[Synergy, ...] = get_args(Synergy)

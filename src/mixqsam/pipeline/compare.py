@@ -8,19 +8,27 @@ from typing import Any
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.uniform import nearest_uniform
 from mixqsam.data.samples import Sample, draw_calibration_samples, draw_samples
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import InputError
 from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.parallel.engine import combine, take_share
-from mixqsam.pipeline.options import CompareRequest, Evaluation
+from mixqsam.pipeline.estimate import (
+    analysis_stages,
+    announce,
+    check_stage,
+    measure_speed,
+    quantization_stage,
+    sample_prompts,
+)
+from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation
 from mixqsam.pipeline.quantize import check_budget, select_measurements
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
     check_truth,
-    nearest_uniform,
     quantize_model,
     run_allocation,
     select_annotations,
@@ -28,6 +36,7 @@ from mixqsam.pipeline.stages import (
     with_prompts,
 )
 from mixqsam.plan import Analysis
+from mixqsam.progress import Stage, begin_job, following
 from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.quantize import check_recipe
 from mixqsam.quantization.recipe import Recipe
@@ -81,7 +90,8 @@ def run_comparison(
         BudgetError: a budget is malformed or cannot be met.
     """
     with claim_directory(output, overwrite=overwrite, marker=MARKER, is_main_process=session.engine.rank == 0):
-        comparison = _compare(model, calibration, evaluation, request=request, session=session)
+        with following(session.progress):
+            comparison = _compare(model, calibration, evaluation, request=request, session=session)
         if not session.engine.rank:
             _write(comparison, output, overwrite=overwrite)
     return comparison
@@ -113,6 +123,7 @@ def _compare(
     evaluated = (
         evaluated if evaluation.limit is None else draw_samples(evaluated, count=evaluation.limit, seed=options.seed)
     )
+    _begin(sam, samples, request=request, options=options, images=len(evaluated), session=session)
     analysis = with_prompts(analyze_model(sam, samples, options=options, session=session), request.options.allocation)
     engine = session.engine
     # A solver that stops at its time limit may stop elsewhere in another process: rank 0 allocates for all.
@@ -121,11 +132,50 @@ def _compare(
     scores = _Scores(sam, samples, evaluated, annotations=annotations, request=request, session=session)
     share = take_share(engine, models)
     tracked = session.progress.track(share, label="Comparing", total=len(share))
-    share_rows = {index: _make_row(planned_model, *scores(planned_model)) for index, planned_model in tracked}
+    with session.timed("comparison"):
+        share_rows = {index: _make_row(planned_model, *scores(planned_model)) for index, planned_model in tracked}
     rows = combine(engine, share_rows, count=len(models))
+    prompted = [sample for sample in evaluated if len(sample.prompts)]
     return Comparison(
-        str(model), len(samples), scores.images, _make_float_row(analysis, scores.reference()), rows, _settings(request)
+        str(model),
+        len(samples),
+        len(prompted),
+        _make_float_row(analysis, scores.reference()),
+        rows,
+        _settings(request),
+        prompts=sum(len(sample.prompts) for sample in prompted),
+        prompt_kind=" and ".join(sorted({sample.prompt_kind for sample in prompted})),
     )
+
+
+def _begin(
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    request: CompareRequest,
+    options: AnalysisOptions,
+    images: int,
+    session: Session,
+) -> None:
+    """Say what the comparison takes, and start to follow it."""
+    speed, world = measure_speed(sam, prompts=sample_prompts(samples)), session.engine.world
+    stages = analysis_stages(speed, sam, images=-(-len(samples) // world), options=options)
+    models = len(request.budgets) * len(request.modes)
+    seconds = sum(
+        quantization_stage(
+            speed,
+            images=len(samples),
+            recipe=find_recipe(choice),
+            options=request.options.quantization,
+            models=models,
+            is_calibrated=False,
+        ).seconds
+        for choice in request.recipes
+    )
+    seconds += len(request.recipes) * check_stage(speed, images=images, models=models).seconds
+    stages.append(Stage("comparison", seconds / world))
+    announce(stages, ["fewer --recipes or budgets", "--eval-limit 8"], session)
+    begin_job(session.progress, stages)
 
 
 def _write(comparison: Comparison, output: Path, *, overwrite: bool) -> None:
@@ -149,10 +199,9 @@ def _plan_models(
     models = []
     for budget in request.budgets:
         chosen = run_allocation(analysis, budget, options=request.options.allocation, session=session)
-        by_mode: dict[Mode, Allocation | None] = {"uniform": nearest_uniform(analysis, chosen), "mixed": chosen}
-        if budget.uniform is not None:
-            # A uniform budget leaves no choice: the model is the uniform one.
-            by_mode["uniform"] = chosen
+        # A uniform budget leaves no choice: the model is the uniform one.
+        uniform = nearest_uniform(analysis, chosen, keep=request.options.allocation.keep)
+        by_mode: dict[Mode, Allocation | None] = {"uniform": uniform, "mixed": chosen}
         for mode in request.modes:
             if budget.uniform is not None and mode == "mixed":
                 continue
@@ -186,7 +235,6 @@ class _Scores:
             [sample.labelled_digest() for sample in evaluated],
             annotations and digest_file(annotations),
         )
-        self.images = len([sample for sample in evaluated if len(sample.prompts)])
 
     def __call__(self, model: _Model) -> tuple[Mapping[str, Any], float]:
         """Return the evaluation result, as JSON, and the seconds of the quantization."""

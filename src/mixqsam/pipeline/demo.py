@@ -91,9 +91,10 @@ def run_demo(output: Path, *, budget: Budget, session: Session, model: str | Non
         evaluation=Evaluation(DemoEvaluation()),
     )
     models = {"float": load(model, device=session.device)}
-    if result.uniform is not None:
+    kind = result.allocation.kind
+    if result.uniform is not None and kind == "mixed":
         models["uniform"] = _uniform_model(models["float"], result.uniform.plan, session=session)
-    models["mixed"] = load(output / "quantized", device=session.device)
+    models[kind] = load(output / "quantized", device=session.device)
     overlay = output / "overlay.png"
     write_bytes(overlay, _draw_overlay({name: SamPredictor(model) for name, model in models.items()}))
     return DemoResult(result, overlay)

@@ -1,14 +1,16 @@
 """Evaluate models by COCO masks or by their fidelity; read origins and costs of models on disk."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.store import CONFIG
 from mixqsam.deployed.backends import backend_of
-from mixqsam.errors import ModelError
+from mixqsam.errors import InputError, ModelError
 from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
-from mixqsam.files import digest, digest_file, read_json
+from mixqsam.files import digest, digest_file, read_json, write_json
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, load, make_predictor, read_analysis
 from mixqsam.prediction import Predictor
@@ -26,6 +28,7 @@ def run_evaluation(
     session: Session,
     best_of_three: bool = False,
     keep_embeddings: bool = False,
+    results: Path | None = None,
 ) -> dict[str, EvaluationResult]:
     """Evaluate models side by side; the first is the reference. With annotations, COCO mask AP as well.
 
@@ -39,7 +42,14 @@ def run_evaluation(
         best_of_three: let the models choose among three masks.
         keep_embeddings: keep the reference's image embeddings (4.2 MB an image for a full-size SAM) for the next model
             that is compared with it.
+        results: file for the COCO results of the last model; those of others go to files beside it, see
+            `result_paths`. None to write none.
+
+    Raises:
+        InputError: results are wanted, but there are no annotations.
     """
+    if results is not None and data.annotations is None:
+        raise InputError("COCO results need --annotations: only these have the ids of images and categories.")
     samples = data.samples(count=limit, progress=session.progress)[:limit]
     loaded = {name: _load_with_key(source, session) for name, source in models.items()}
     truth = None if data.annotations is None else digest_file(data.annotations)
@@ -48,7 +58,8 @@ def run_evaluation(
         first.embeddings = session.cache.root / "embeddings"
     keys = {name: digest(RECORDS, key, reference, truth, best_of_three) for name, (key, _) in loaded.items()}
     predictors = {name: predictor for name, (_, predictor) in loaded.items()}
-    return evaluate(
+    coco_results: dict[str, list[dict[str, Any]]] | None = None if results is None else {}
+    scores = evaluate(
         predictors,
         samples,
         annotations=data.annotations,
@@ -56,7 +67,27 @@ def run_evaluation(
         best_of_three=best_of_three,
         engine=session.engine,
         record_cache=RecordCache(session.cache, keys),
+        coco_results=coco_results,
     )
+    if results is not None and coco_results is not None and not session.engine.rank:
+        for name, path in result_paths(results, list(models)).items():
+            write_json(path, coco_results[name])
+    return scores
+
+
+def result_paths(path: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Name the file of each model's COCO results; the first name is the reference.
+
+    The file itself holds the only model that is compared with the reference, or the reference alone. Several models
+    have files beside it: `results-1-out.json`, `results-2-other.json`.
+    """
+    compared = list(names[1:]) or list(names)
+    if len(compared) == 1:
+        return {compared[0]: path}
+    return {
+        name: path.with_name(f"{path.stem}-{number}-{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(name).name)}{path.suffix}")
+        for number, name in enumerate(compared, start=1)
+    }
 
 
 def _load_with_key(source: str | Path, session: Session) -> tuple[str, Predictor]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.uniform import nearest_uniform, uniform_allocation, uniform_label
+from mixqsam.directories import free_path
 from mixqsam.errors import BudgetError
 from mixqsam.files import read_json
 from mixqsam.options.flat import flatten
@@ -15,7 +17,7 @@ from mixqsam.options.values import convert
 from mixqsam.pipeline.options import AllocationOptions
 from mixqsam.pipeline.report import read_run
 from mixqsam.pipeline.session import Session
-from mixqsam.pipeline.stages import MARKER, nearest_uniform, read_analysis, run_allocation, uniform_allocation
+from mixqsam.pipeline.stages import MARKER, read_analysis, run_allocation
 from mixqsam.plan import CANDIDATE_BITS, UnitBits
 from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import NAME
@@ -53,7 +55,8 @@ class Explorer:
         stored = Allocation.from_json(
             read_json(directory / MARKER, what="an allocation"), source=str(directory / MARKER)
         )
-        self._options, self._origin = _stored_options(directory)
+        self._directory = directory.absolute()
+        self._options, self._origin = _stored_options(self._directory)
         low, high = (
             uniform_allocation(self._analysis, UnitBits(bits, bits)) for bits in (CANDIDATE_BITS[0], CANDIDATE_BITS[-1])
         )
@@ -71,7 +74,7 @@ class Explorer:
         budget = f"{_short(size / 1e6)}MB,bitops={_short(bitops / 1e9)}G"
         options = replace(self._options, tied=tied, time_limit=_SECONDS)
         allocation = run_allocation(self._analysis, Budget.parse(budget), options=options, session=Session())
-        uniform = nearest_uniform(self._analysis, allocation)
+        uniform = nearest_uniform(self._analysis, allocation, keep=options.keep)
         facts = unit_facts(self._analysis, allocation.plan, allocation.to_json()["objective"])
         parameters = sum(int(fact["parameters"]) for fact in facts)
         bits = sum(int(fact["parameters"]) * int(fact["weight"]) for fact in facts)
@@ -81,22 +84,31 @@ class Explorer:
             "gap": allocation.gap,
             "seconds": allocation.seconds,
             "mean_weight_bits": bits / max(1, parameters),
-            "uniform": uniform.budget.text if uniform else None,
+            "uniform": uniform_label(self._analysis, uniform) if uniform else None,
             "picture": network_svg(facts),
-            "command": f"mixqsam quantize {self._origin} --budget {budget} {'--tied' if tied else '--free'} -o NEW",
+            "command": self._write_command(budget, tied=tied),
         }
 
+    def _write_command(self, budget: str, *, tied: bool) -> str:
+        """Write the command that makes the model, in a directory that does not exist yet."""
+        output = free_path(self._directory.with_name(f"{self._directory.name}-{budget.partition(',')[0]}"))
+        words = [*self._origin, "--budget", budget, "--tied" if tied else "--free", "-o", str(output)]
+        return shlex.join(["mixqsam", "quantize", *words])
 
-def _stored_options(directory: Path) -> tuple[AllocationOptions, str]:
+
+def _stored_options(directory: Path) -> tuple[AllocationOptions, list[str]]:
     """Read the options of the directory's allocation, and the arguments of a command that repeats its run."""
     path = directory / NAME
     stored = read_run(directory).options if path.is_file() else {}
     if not stored:
         # An earlier version wrote it, which measured importance.
-        return AllocationOptions(utility="exponential"), "--model YOUR_SAM --images YOUR_FOLDER"
+        unknown = ["--model", "YOUR_SAM", "--images", "FOLDER", "--utility", "exponential"]
+        return AllocationOptions(utility="exponential"), unknown
     entries = [entry for entry in flatten(AllocationOptions) if entry.name in stored]
     values = {entry.name: convert(entry, stored[entry.name], label=f"{path}: {entry.name}") for entry in entries}
-    return AllocationOptions(**values), f"--config {shlex.quote(str(path))}"
+    # The demonstration's photographs are not a folder that an option could name.
+    images = [] if "images" in stored else ["--images", "FOLDER"]
+    return AllocationOptions(**values), ["--config", str(path), *images]
 
 
 def _short(value: float) -> str:

@@ -215,4 +215,4 @@ class CompareRequest(OptionClass):
 
 # A job has one flat list of options: the recipe names the observer, and options of the evaluation have a prefix.
 JobOptions = Annotated[Options, Nested(without=("observer",))]
-EvaluationOptions = Annotated[Evaluation, Nested(prefix="eval_", is_advanced=True)]
+EvaluationOptions = Annotated[Evaluation, Nested(prefix="eval_", is_advanced=True, purpose="Evaluation")]

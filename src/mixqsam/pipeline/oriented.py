@@ -4,14 +4,16 @@ See docs/method.md, “Oriented detection”.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mixqsam.data.dota import DotaImage, HorizontalBox, Tile, find_tiles, make_tiles, read_dota, read_task2
-from mixqsam.data.images import open_image
+from mixqsam.data.images import note_skipped, open_image
 from mixqsam.directories import new_directory
+from mixqsam.errors import ImageError
 from mixqsam.evaluation.oriented import (
     OrientedResult,
     OrientedScores,
@@ -48,7 +50,8 @@ def run_oriented(
         submission: write the DOTA server's files into `submission/<name>/Task1_<category>.txt`.
 
     Raises:
-        AnnotationError, ImageError: the data set is malformed; the message names file and line.
+        AnnotationError: the data set is malformed; the message names file and line.
+        ImageError: no image can be read; those that cannot are named and skipped, and their objects count as missed.
         OutputError: the submission's folder exists.
     """
     images = read_dota(data.images, data.labels)
@@ -58,16 +61,27 @@ def run_oriented(
     images = images[:limit]
     predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
     results: dict[str, list[OrientedResult]] = {name: [] for name in predictors}
+    broken: list[str] = []
+    prompts = 0
     for image in session.progress.track(images, label="Oriented boxes", total=len(images)):
-        picture = open_image(image.path)
+        try:
+            picture = open_image(image.path)
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        prompts += len(boxes[image.name])
         for name, predictor in predictors.items():
             image_results = predict_rotated_boxes(predictor, picture, boxes[image.name], image=image, data=data)
             results[name] += suppress_rotated(image_results, limit=data.merge)
+    note_skipped(broken, total=len(images), progress=session.progress)
     if submission is not None:
         for name, model_results in results.items():
             write_submission(submission / name, model_results)
     truth = {image.name: image.objects for image in images}
-    return {name: score_oriented(truth, model_results) for name, model_results in results.items()}
+    return {
+        name: replace(score_oriented(truth, model_results), images=len(images) - len(broken), prompts=prompts)
+        for name, model_results in results.items()
+    }
 
 
 def predict_rotated_boxes(

@@ -30,7 +30,7 @@ def run_prediction(
         image: image file.
         prompts_of: width and height → prompts.
         model: float model, quantized directory, or exported directory.
-        output: file of the mask; None to write none.
+        output: file of the mask; with several masks `name-1.png`, `name-2.png`, … None to write none.
         overlay: file of the picture of the mask on the image; None to write none.
         backend: `torch`, `onnx` or `openvino`; None for the backend of the model's files.
         device: device of `torch`.
@@ -50,12 +50,20 @@ def run_prediction(
     masks = prediction.masks[:, 0]
     made: dict[Path, str] = {}
     if output is not None:
-        write_bytes(output, png_bytes(mask_image(masks)))
-        made[output] = "mask"
+        for number, (path, mask) in enumerate(zip(mask_paths(output, len(masks)), masks, strict=True), start=1):
+            write_bytes(path, png_bytes(mask_image(mask)))
+            made[path] = "mask" if len(masks) == 1 else f"mask {number}"
     if overlay is not None:
         write_bytes(overlay, png_bytes(draw_overlay(picture, masks, prompts)))
-        made[overlay] = "the mask on the image"
+        made[overlay] = "the mask on the image" if len(masks) == 1 else "the masks on the image"
     return prediction, made
+
+
+def mask_paths(output: Path, count: int) -> list[Path]:
+    """Name the file of each mask: the output itself, or numbered ones beside it."""
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(1, count + 1)]
 
 
 def make_prompts(

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mixqsam.allocation.budget import Budget
+from mixqsam.files import read_json
 from mixqsam.options.fields import Nested
 from mixqsam.options.flat import flat_values
 from mixqsam.options.values import OptionClass
-from mixqsam.pipeline.options import Evaluation, Options, Source
+from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options, Source
+from mixqsam.reporting.record import NAME
 
 _PACKAGES = ("mixqsam", "torch", "transformers", "numpy", "safetensors", "highspy", "pillow")
 
@@ -44,12 +46,31 @@ def record_options(
     model: str | Path, data: Source, *, budget: Budget, options: Options, evaluation: Evaluation, device: str
 ) -> dict[str, Any]:
     """The options of a run, named as `mixqsam quantize --config` reads them."""
-    path = Path(model).expanduser()
     return {
-        "model": str(path.absolute()) if path.exists() else str(model),
-        **(flat_values(data) if isinstance(data, OptionClass) else {}),
+        **_record_source(model, data),
         "budget": budget.text,
         **flat_values(options, Nested(without=("observer",))),
         **flat_values(evaluation, Nested(prefix="eval_")),
         "device": device,
+    }
+
+
+def record_analysis_options(model: str | Path, data: Source, options: AnalysisOptions, device: str) -> dict[str, Any]:
+    """The options of an analysis, named as `mixqsam quantize` reads them; a recipe names the observer there."""
+    return {**_record_source(model, data), **flat_values(options, Nested(without=("observer",))), "device": device}
+
+
+def read_origin(analysis: Path) -> dict[str, Any]:
+    """Read the options of the run that made an analysis file or a quantized directory; empty if it has none."""
+    path = analysis / NAME if analysis.is_dir() else analysis
+    content = read_json(path, what="the options of a run") if path.is_file() else {}
+    options = content.get("options") if isinstance(content, dict) else None
+    return options if isinstance(options, dict) else {}
+
+
+def _record_source(model: str | Path, data: Source) -> dict[str, Any]:
+    path = Path(model).expanduser()
+    return {
+        "model": str(path.absolute()) if path.exists() else str(model),
+        **(flat_values(data) if isinstance(data, OptionClass) else {}),
     }

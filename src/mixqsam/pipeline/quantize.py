@@ -8,6 +8,7 @@ from typing import Any
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, check_request
+from mixqsam.allocation.uniform import nearest_uniform, uniform_label
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
 from mixqsam.data.images import shorten_paths
@@ -16,6 +17,15 @@ from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import BudgetError
 from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
+from mixqsam.pipeline.estimate import (
+    analysis_stages,
+    announce,
+    check_stage,
+    find_hints,
+    measure_speed,
+    quantization_stage,
+    sample_prompts,
+)
 from mixqsam.pipeline.evaluate import RECORDS
 from mixqsam.pipeline.examples import DrawnExample, draw_examples
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
@@ -26,14 +36,15 @@ from mixqsam.pipeline.stages import (
     analyze_model,
     calibration_samples,
     check_truth,
-    nearest_uniform,
     quantize_model,
     run_allocation,
     select_annotations,
     select_left_over,
     with_prompts,
 )
+from mixqsam.pipeline.stored import adopt_allocation, check_units, read_allocation
 from mixqsam.plan import Analysis
+from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
@@ -46,6 +57,8 @@ from mixqsam.sam.predictor import SamPredictor
 PAGE = "report.html"
 # Default number of images for the comparison; the calibration does not use them.
 _DEFAULT_LIMIT = 8
+# Assumed number of images of a comparison without a limit.
+_MANY = 100
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Result:
     Attributes:
         directory: the written directory.
         analysis, allocation: analysis and allocation of the model.
-        uniform: the largest uniform model within the budget, if any.
+        uniform: the largest uniform model within the budget, if any; a uniform budget's is the allocation itself.
         run: record of the run: figures, times, versions.
         check: name → evaluation result; empty without an evaluation.
     """
@@ -66,6 +79,18 @@ class Result:
     uniform: Allocation | None
     run: Run
     check: Mapping[str, EvaluationResult]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a user asks for; `stored` holds the bits where they are not chosen."""
+
+    model: str | Path
+    data: Source
+    budget: Budget
+    options: Options
+    evaluation: Evaluation
+    stored: Allocation | None
 
 
 @dataclass(frozen=True)
@@ -100,6 +125,7 @@ def run_quantization(
     session: Session,
     overwrite: bool = False,
     evaluation: Evaluation | None = None,
+    allocation: Path | None = None,
 ) -> Result:
     """Analyse, allocate, quantize, compare with the float model, and write the directory.
 
@@ -113,11 +139,17 @@ def run_quantization(
         session: cache and progress.
         overwrite: replace a directory that mixqsam wrote.
         evaluation: images of the comparison with the float model.
+        allocation: a stored allocation, or a quantized directory, whose bits the model gets. Budget and options of
+            the allocation are then without effect, and nothing is measured.
     """
     evaluation = evaluation or Evaluation()
+    stored = None if allocation is None else read_allocation(allocation)
     record = record_options(model, data, budget=budget, options=options, evaluation=evaluation, device=session.device)
-    with claim_directory(output, overwrite=overwrite, marker=MARKER):
-        finished = _quantize(model, data, budget=budget, options=options, session=session, evaluation=evaluation)
+    if allocation is not None:
+        record["allocation"] = str(allocation.expanduser().absolute())
+    request = _Request(model, data, budget, options, evaluation, stored)
+    with claim_directory(output, overwrite=overwrite, marker=MARKER), following(session.progress):
+        finished = _quantize(request, session)
         run = _write(finished, output, session=session, overwrite=overwrite, options=record)
     return Result(
         output,
@@ -129,35 +161,44 @@ def run_quantization(
     )
 
 
-def _quantize(
-    model: str | Path, data: Source, *, budget: Budget, options: Options, session: Session, evaluation: Evaluation
-) -> "_QuantizedModel":
+def _quantize(request: _Request, session: Session) -> "_QuantizedModel":
+    options, evaluation, data = request.options, request.evaluation, request.data
     recipe = find_recipe(options.quantization.recipe)
-    measurements = select_measurements(options, [budget])
+    measurements = (
+        select_measurements(options, [request.budget]) if request.stored is None else measure_nothing(options)
+    )
     with session.timed("loading"):
-        sam = load_sam(model, device=session.device)
+        sam = load_sam(request.model, device=session.device)
         samples = calibration_samples(data, measurements, session)
     check_recipe(recipe, images=len(samples))
-    check_budget(sam, budget, options)
+    if request.stored is None:
+        check_budget(sam, request.budget, options)
+    else:
+        check_units(request.stored, sam.costs())
     if evaluation.limit != 0 and evaluation.data is not None:
         check_truth(evaluation.data)
+    _begin(request, sam, samples, measurements=measurements, recipe=recipe, session=session)
     analysis = analyze_model(sam, samples, options=measurements, observer=recipe.observer, session=session)
     analysis = with_prompts(analysis, options.allocation)
     analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
-    allocation = run_allocation(analysis, budget, options=options.allocation, session=session)
-    uniform = nearest_uniform(analysis, allocation)
+    if request.stored is None:
+        allocation = run_allocation(analysis, request.budget, options=options.allocation, session=session)
+    else:
+        allocation = adopt_allocation(request.stored, analysis)
+    uniform = nearest_uniform(analysis, allocation, keep=options.allocation.keep)
     quantized = quantize_model(sam, allocation.plan, samples, options=options.quantization, session=session)
     comparison = _Comparison({})
     limit = choose_limit(evaluation)
     if limit != 0:
         models = {"float": sam}
-        if uniform is not None and recipe.method is None:
+        if uniform is not None and uniform is not allocation and recipe.method is None:
             # A second reconstruction would double the time; `mixqsam compare` makes it.
             models["uniform"] = quantize_model(
                 sam, uniform.plan, samples, options=options.quantization, session=session
             ).sam
-        models["mixed"] = quantized.sam
-        plans = {"mixed": allocation.plan, **({"uniform": uniform.plan} if uniform else {})}
+        models[allocation.kind] = quantized.sam
+        plans = {"uniform": uniform.plan} if uniform else {}
+        plans[allocation.kind] = allocation.plan
         key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, [sample.digest() for sample in samples])
         keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
         comparison = _compare(
@@ -174,11 +215,48 @@ def _quantize(
     return _QuantizedModel(quantized, analysis, allocation, uniform, comparison, recipe, calibration)
 
 
+def _begin(
+    request: _Request,
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    measurements: AnalysisOptions,
+    recipe: Recipe,
+    session: Session,
+) -> None:
+    """Say what the job takes, and start to follow it."""
+    speed = measure_speed(sam, prompts=sample_prompts(samples))
+    stages = analysis_stages(speed, sam, images=len(samples), options=measurements)
+    is_uniform = request.budget.uniform is not None or (request.stored is not None and not request.stored.objective)
+    limit = choose_limit(request.evaluation)
+    models = 2 if not is_uniform and recipe.method is None and limit != 0 else 1
+    stages.append(
+        quantization_stage(
+            speed,
+            images=len(samples),
+            recipe=recipe,
+            options=request.options.quantization,
+            models=models,
+            is_calibrated=len(stages) > 1,
+        )
+    )
+    if limit != 0:
+        # The number of images that a folder has is not known yet.
+        stages.append(check_stage(speed, images=_MANY if limit is None else limit, models=models))
+    announce(stages, find_hints(stages, recipe=recipe, options=measurements), session)
+    begin_job(session.progress, stages)
+
+
+def measure_nothing(options: Options) -> AnalysisOptions:
+    """The options of an analysis that measures no unit."""
+    return replace(options.analysis, importance=False, pairs=False, sensitivity_bits=(), fisher=())
+
+
 def select_measurements(options: Options, budgets: Sequence[Budget]) -> AnalysisOptions:
     """Select the measurements that the allocation uses, because measuring takes long; uniform budgets use none."""
     analysis, allocation = options.analysis, options.allocation
     if all(budget.uniform is not None for budget in budgets):
-        return replace(analysis, importance=False, pairs=False, sensitivity_bits=(), fisher=())
+        return measure_nothing(options)
     coupled, utility = allocation.synergy_weight > 0, allocation.utility
     output = allocation.output_distribution
     return replace(
@@ -249,12 +327,14 @@ def _compare(
                 session.cache, {name: digest(RECORDS, "check", key, truth) for name, key in keys.items()}
             ),
         )
-        examples = draw_examples(predictors, samples, results["mixed"].by_image, progress=session.progress)
+        # The quantized model is the last one.
+        result = list(results.values())[-1]
+        examples = draw_examples(predictors, samples, result.by_image, progress=session.progress)
     seen = {sample.path for sample in used}
     images = EvaluationImages(
-        images=results["mixed"].images,
-        prompts=results["mixed"].prompts,
-        kind=results["mixed"].prompt_kind,
+        images=result.images,
+        prompts=result.prompts,
+        kind=result.prompt_kind,
         seen=any(sample.path in seen for sample in samples),
         digest=digest([sample.labelled_digest() for sample in samples], truth),
     )
@@ -307,16 +387,17 @@ def _figures(
     analysis: Analysis, allocation: Allocation, uniform: Allocation | None, results: Mapping[str, EvaluationResult]
 ) -> dict[str, Figures]:
     costs = analysis.costs
-    plans = {"float": costs.float_plan, "uniform": uniform.plan if uniform else None, "mixed": allocation.plan}
+    plans = {"float": costs.float_plan}
+    plans |= {"uniform": uniform.plan} if uniform else {}
+    plans[allocation.kind] = allocation.plan
     return {
         name: make_figures(
             results.get(name),
             size=costs.size(plan),
             bitops=costs.bitops(plan),
-            bits=uniform.budget.text if uniform and name == "uniform" else "",
+            bits=uniform_label(analysis, uniform) if uniform and name == "uniform" else "",
         )
         for name, plan in plans.items()
-        if plan is not None
     }
 
 

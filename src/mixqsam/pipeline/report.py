@@ -96,9 +96,9 @@ def _add_models(content: ReportContent, directories: Sequence[Path]) -> ReportCo
             )
             continue
         budgets["float"] = run.models["float"]
-        if uniform := run.models.get("uniform"):
+        if (uniform := run.models.get("uniform")) and uniform is not run.quantized:
             budgets[f"uniform {uniform.bits}"] = uniform
-        budgets[label] = run.models["mixed"]
+        budgets[label] = run.quantized
     return replace(content, budgets=budgets, notes=notes)
 
 
@@ -115,12 +115,13 @@ def _evaluate_content(
     labels = _labels(directories)
     models: dict[str, str | Path] = {"float": reference or float_source(directories[0]), **labels}
     results = run_evaluation(models, data, limit=limit, session=session)
-    costs = {"float": content.run.models["float"]} | {n: read_run(path).models["mixed"] for n, path in labels.items()}
+    costs = {"float": content.run.models["float"]} | {n: read_run(path).quantized for n, path in labels.items()}
     figures = {
         name: make_figures(result, size=costs[name].size, bitops=costs[name].bitops) for name, result in results.items()
     }
     first = next(iter(labels))
-    predictors = {"float": make_predictor(models["float"]), "mixed": make_predictor(directories[0])}
+    kind = content.run.quantized_name
+    predictors = {"float": make_predictor(models["float"]), kind: make_predictor(directories[0])}
     samples = data.samples(count=limit, progress=session.progress)[:limit]
     examples = draw_examples(predictors, samples, results[first].by_image, progress=session.progress)
     about = f"{results[first].basis}; the masks below are of these."

@@ -1,13 +1,14 @@
 """Semantic segmentation with SAM: each region of a label map prompts the model, its mask takes the region's class."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from mixqsam.data.images import open_image
+from mixqsam.data.images import note_skipped, open_image
 from mixqsam.data.labelmaps import UNLABELLED, find_regions, read_labelled
-from mixqsam.errors import AnnotationError
+from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.evaluation.semantic import Confusion, SemanticScores, paint
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import load
@@ -30,19 +31,26 @@ def run_semantic(
         limit: maximum number of images.
 
     Raises:
-        AnnotationError, ImageError: the data set is malformed, or holds no region to prompt with.
+        AnnotationError: the data set is malformed, or holds no region to prompt with.
+        ImageError: no image can be read; those that cannot are named and skipped.
     """
     images = read_labelled(data.images, data.labels)[:limit]
     predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
     counts = {name: Confusion() for name in predictors}
-    empty = 0
+    empty, prompts = 0, 0
+    broken: list[str] = []
     for image in session.progress.track(images, label="Label maps", total=len(images)):
-        picture = open_image(image.path)
+        try:
+            picture = open_image(image.path)
+        except ImageError as error:
+            broken.append(str(error))
+            continue
         truth = image.read(width=picture.width, height=picture.height)
         background = () if data.background is None else (data.background,)
         regions = find_regions(truth, background=background, least=data.least)
         ground = np.full_like(truth, UNLABELLED if data.background is None else data.background)
         empty += not len(regions.classes)
+        prompts += len(regions.classes)
         for name, predictor in predictors.items():
             painted = ground
             if len(regions.classes):
@@ -50,8 +58,9 @@ def run_semantic(
                 prediction = predictor.segment(regions.prompts(data.prompts))
                 painted = paint(prediction.masks[:, 0], prediction.scores[:, 0], regions.classes, ground=ground)
             counts[name].add(truth, painted)
-    if empty == len(images):
+    note_skipped(broken, total=len(images), progress=session.progress)
+    if empty == len(images) - len(broken):
         raise AnnotationError(
             f"{data.labels}: no label map has a region of at least {data.least} pixels to prompt with."
         )
-    return {name: confusion.scores() for name, confusion in counts.items()}
+    return {name: replace(confusion.scores(), prompts=prompts) for name, confusion in counts.items()}

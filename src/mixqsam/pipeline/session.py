@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mixqsam.files import Cache, default_cache
 from mixqsam.parallel.engine import Engine, SingleProcess, join_group
-from mixqsam.progress import Progress, Silent
+from mixqsam.progress import JobProgress, Progress, Silent
 
 if TYPE_CHECKING:
     from mixqsam.calibrate import GridLibrary
@@ -58,7 +58,7 @@ class Session:
 
     def timed(self, stage: str) -> "_Timer":
         """Return a context that adds its wall time to a stage."""
-        return _Timer(self.seconds, stage)
+        return _Timer(self.seconds, stage, self.progress)
 
 
 def open_session(
@@ -95,11 +95,16 @@ def open_session(
 
 
 class _Timer:
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+    def __init__(self, seconds: dict[str, float], stage: str, progress: Progress) -> None:
         self._seconds, self._stage = seconds, stage
+        self._job = progress if isinstance(progress, JobProgress) else None
 
     def __enter__(self) -> None:
         self._started = time.monotonic()
+        if self._job is not None:
+            self._job.enter(self._stage)
 
     def __exit__(self, *_: object) -> None:
+        if self._job is not None:
+            self._job.leave(self._stage)
         self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + time.monotonic() - self._started

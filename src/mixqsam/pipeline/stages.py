@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixqsam.allocation.budget import Budget
+from mixqsam.allocation.budget import Budget, Limits, UniformCosts, parse_keep
 from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
@@ -15,10 +15,12 @@ from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
+from mixqsam.pipeline.estimate import analysis_stages, announce, measure_speed, sample_prompts
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, UNIT_BITS, Analysis, BitPlan, UnitBits
+from mixqsam.plan import Analysis, BitPlan, Costs, UnitBits
 from mixqsam.prediction import Predictor
+from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam, load_sam
@@ -181,7 +183,13 @@ def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, s
     """Analyse a model on images."""
     sam = load_sam(model, device=session.device)
     samples = calibration_samples(data, options, session)
-    return analyze_model(sam, samples, options=options, session=session)
+    speed = measure_speed(sam, prompts=sample_prompts(samples))
+    share = -(-len(samples) // session.engine.world)
+    stages = analysis_stages(speed, sam, images=share, options=options)
+    with following(session.progress):
+        announce(stages, (), session)
+        begin_job(session.progress, stages)
+        return analyze_model(sam, samples, options=options, session=session)
 
 
 def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOptions, session: Session) -> Allocation:
@@ -190,6 +198,7 @@ def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOpt
     Raises:
         BudgetError: no choice of bits fits, or a rule of `keep` matches no unit.
     """
+    note_large_budget(analysis.costs, budget, options=options, session=session)
     label = f"Choosing bits, at most {options.time_limit:.0f} s"
     with session.timed("allocation"):
         (allocation,) = [
@@ -207,36 +216,36 @@ def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOpt
     return allocation
 
 
+def note_large_budget(costs: Costs, budget: Budget, *, options: AllocationOptions, session: Session) -> None:
+    """Say that a budget is no limit: the float model meets it, or the most bits do."""
+    if budget.uniform is not None:
+        return
+    most = max(options.choices)
+    plan = BitPlan.uniform(costs.units, UnitBits(most, most))
+    fixed = parse_keep(options.keep, names=list(plan.bits))
+    plan = BitPlan({**plan.bits, **fixed})
+    limits = budget.limits(costs, fixed=fixed)
+    if not _meets(costs, plan, limits) or any(isinstance(term, UniformCosts) for term in budget.terms):
+        return
+    taken = f"Bits go up to {most}, which take {costs.size(plan) / 1e6:.2f} MB."
+    if _meets(costs, costs.float_plan, limits):
+        float_size = costs.size(costs.float_plan)
+        session.progress.note(
+            f"The float model ({float_size / 1e6:.2f} MB) meets the budget {budget}: nothing needs to be quantized. "
+            f"{taken}"
+        )
+    else:
+        session.progress.note(f"The budget {budget} is larger than the most bits need. {taken}")
+
+
+def _meets(costs: Costs, plan: BitPlan, limits: Limits) -> bool:
+    within_size = limits.size is None or costs.size(plan) <= limits.size
+    return within_size and (limits.bitops is None or costs.bitops(plan) <= limits.bitops)
+
+
 def with_prompts(analysis: Analysis, options: AllocationOptions) -> Analysis:
     """Set the number of prompts in the BitOps, if the options have one."""
     return analysis if options.prompts_per_image is None else analysis.with_prompts(options.prompts_per_image)
-
-
-def uniform_allocation(analysis: Analysis, bits: UnitBits) -> Allocation:
-    """Allocate the same bits to all units."""
-    budget = Budget(f"uniform:{bits}", uniform=bits)
-    plan = budget.uniform_plan(analysis.costs)
-    return Allocation(
-        plan, budget.limits(analysis.costs), None, analysis.costs.size(plan), float(analysis.costs.bitops(plan))
-    )
-
-
-def nearest_uniform(analysis: Analysis, allocation: Allocation) -> Allocation | None:
-    """Find the largest uniform model within an allocation's budget; None if none fits.
-
-    Where the allocation has 16 bits somewhere, the uniform model may have them too: in weights, in activations or both.
-    """
-    chosen = {bits for unit in allocation.plan.bits.values() for bits in (unit.weight, unit.activation)}
-    widths = [UnitBits(bits, bits) for bits in reversed(CANDIDATE_BITS)]
-    if HALF_BITS in chosen:
-        widths = [UnitBits(w, a) for w in reversed(UNIT_BITS) for a in dict.fromkeys((HALF_BITS, w))]
-    size, bitops = allocation.budget.size, allocation.budget.bitops
-    for bits in widths:
-        uniform = uniform_allocation(analysis, bits)
-        fits = (size is None or uniform.size <= size) and (bitops is None or uniform.bitops <= bitops)
-        if fits:
-            return uniform
-    return None
 
 
 def read_analysis(path: Path) -> Analysis:

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
+from mixqsam.options.numbers import format_giga
+from mixqsam.prompts import describe_basis
+
 Mode = Literal["float", "uniform", "mixed"]
 
 _LINE_STYLES: Mapping[Mode, Mapping[str, Any]] = {
@@ -53,6 +56,8 @@ class Comparison:
         float_row: the float model; its `mean_iou` is 1.
         rows: the quantized models.
         settings: other settings for the reader.
+        prompts: number of prompts of the evaluation; 0 in comparisons of earlier versions.
+        prompt_kind: kind of these prompts, e.g. `grid points`.
     """
 
     model: str
@@ -61,6 +66,15 @@ class Comparison:
     float_row: Row
     rows: Sequence[Row]
     settings: Mapping[str, Any]
+    prompts: int = 0
+    prompt_kind: str = ""
+
+    @property
+    def basis(self) -> str:
+        """The images and prompts of the evaluation, in words."""
+        if not self.prompts:
+            return f"{self.evaluation:,} images"
+        return describe_basis(self.evaluation, self.prompts, self.prompt_kind)
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values."""
@@ -88,7 +102,7 @@ def to_markdown(comparison: Comparison) -> str:
         [
             f"# {comparison.model}: recipes, budgets, bits",
             "",
-            f"Calibrated on {comparison.calibration} images, evaluated on {comparison.evaluation}. "
+            f"Calibrated on {comparison.calibration} images, quality measured on {comparison.basis}. "
             + ", ".join(f"{name}: {value}" for name, value in comparison.settings.items())
             + ".",
             "",
@@ -121,7 +135,7 @@ def cost_table(comparison: Comparison) -> str:
     budgets, start = _budgets(comparison), comparison.float_row
     lines = [_format_line(["recipe", "bits", *budgets]), _format_line(["---", "---", *["---:"] * len(budgets)])]
     lines.append(
-        _format_line(["float", "", *[f"{start.size / 1e6:.2f} MB, {start.bitops / 1e9:,.1f} GBitOps"] * len(budgets)])
+        _format_line(["float", "", *[f"{start.size / 1e6:.2f} MB, {format_giga(start.bitops)} GBitOps"] * len(budgets)])
     )
     for recipe, mode, by_budget in _group_rows(comparison):
         lines.append(
@@ -148,7 +162,7 @@ def _format_quality(row: Row) -> str:
 
 
 def _format_costs(row: Row) -> str:
-    return f"{row.size / 1e6:.2f} MB, {row.bitops / 1e9:,.1f} GBitOps, {row.seconds:,.0f} s"
+    return f"{row.size / 1e6:.2f} MB, {format_giga(row.bitops)} GBitOps, {row.seconds:,.0f} s"
 
 
 def _format_line(cells: Sequence[str]) -> str:

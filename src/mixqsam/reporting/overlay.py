@@ -99,15 +99,6 @@ def jpeg_bytes(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def mask_image(masks: NDArray[np.bool_]) -> Image.Image:
-    """Draw masks [P, height, width] as one grey picture.
-
-    One mask is black and white (0 and 255). With several masks a pixel holds the number of the last mask that covers
-    it, 1 … P, or 0.
-    """
-    if len(masks) == 1:
-        return Image.fromarray(masks[0].astype(np.uint8) * 255)
-    numbers = np.zeros(masks.shape[1:], dtype=np.uint8)
-    for index, mask in enumerate(masks[:255], start=1):
-        numbers[mask] = index
-    return Image.fromarray(numbers)
+def mask_image(mask: NDArray[np.bool_]) -> Image.Image:
+    """Draw a mask [height, width] in black and white (0 and 255)."""
+    return Image.fromarray(mask.astype(np.uint8) * 255)

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis, BitPlan
 from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import Figures, Run
@@ -81,6 +82,7 @@ def write_page(content: ReportContent) -> str:
             allocation=allocation,
             run=run,
             columns=_columns(run),
+            own=_columns(run)[-1][0],
             budget=_budget(allocation),
             facts=facts,
             measure=facts[0]["measure"] if facts else None,
@@ -107,16 +109,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"megabytes": _format_megabytes, "giga": _format_giga, "breakable": _make_breakable}
+    environment.filters |= {"megabytes": _format_megabytes, "giga": format_giga, "breakable": _make_breakable}
     return environment
 
 
 def _format_megabytes(value: float) -> str:
     return f"{value / 1e6:,.2f} MB"
-
-
-def _format_giga(value: float) -> str:
-    return f"{value / 1e9:,.1f}" if value < 1e11 else f"{value / 1e9:,.0f}"
 
 
 def _make_breakable(name: str) -> Markup:

@@ -116,7 +116,7 @@ class Run(_Strict):
         versions: package → version.
         machine: processor, cores and system.
         seconds: stage → wall time.
-        models: `float`, `uniform`, `mixed` → figures.
+        models: `float`, `uniform`, `mixed` → figures. The run of a uniform budget has no `mixed`.
         check: images of the figures of quality; None without these figures.
         calibration: images of the calibration; None in records of older versions.
         file_bytes: size of `model.safetensors`.
@@ -140,6 +140,16 @@ class Run(_Strict):
     reconstruction: list[Piece] = Field(default_factory=list)
     examples: list[Example] = Field(default_factory=list)
 
+    @property
+    def quantized_name(self) -> str:
+        """Name of the model that the run wrote: `mixed`, or `uniform` after a uniform budget."""
+        return "mixed" if "mixed" in self.models else "uniform"
+
+    @property
+    def quantized(self) -> Figures:
+        """Figures of the model that the run wrote."""
+        return self.models[self.quantized_name]
+
     @classmethod
     def from_json(cls, value: Any, *, source: str) -> "Run":
         """Validate; `source` names the file in errors.
@@ -150,9 +160,12 @@ class Run(_Strict):
         if not isinstance(value, dict) or value.get("format") != "mixqsam-run":
             raise ArtifactError(f"{source} is not the record of a run; it is written by `mixqsam quantize`.")
         try:
-            return cls.model_validate(value)
+            run = cls.model_validate(value)
         except ValidationError as error:
             detail = error.errors()[0]
             place = ".".join(str(part) for part in detail["loc"])
             problem = shortened(f"{place}: {detail['msg']}")
             raise ArtifactError(f"{source}: {problem}; run `mixqsam quantize` again.") from error
+        if "float" not in run.models or run.quantized_name not in run.models:
+            raise ArtifactError(f"{source} lacks the figures of its models; run `mixqsam quantize` again.")
+        return run

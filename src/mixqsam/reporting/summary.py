@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis, BitPlan
 from mixqsam.reporting.network import rank_units
 from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Piece, Run
@@ -82,7 +83,7 @@ def _models(models: Mapping[str, Figures]) -> list[str]:
         rows = [f"{rows[0]} mean IoU with float masks |", f"{rows[1]}---:|"]
     for name, figures in models.items():
         label = f"{name} {figures.bits}".strip()
-        row = f"| {label} | {figures.size / 1e6:.2f} MB | {figures.bitops / 1e9:,.1f} G |"
+        row = f"| {label} | {figures.size / 1e6:.2f} MB | {format_giga(figures.bitops)} G |"
         fidelity = "1" if name == "float" else "–" if figures.mean_iou is None else f"{figures.mean_iou:.3f}"
         rows.append(f"{row} {fidelity} |" if measured else row)
     return rows

@@ -90,7 +90,9 @@ def check_device(name: str) -> None:
     # A build without CUDA answers with an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise InputError(f"The device {name!r} cannot be used here; there is {', '.join(found)}.") from error
+        is_cpu_build = name.startswith("cuda") and torch.version.cuda is None and torch.version.hip is None
+        why = f": PyTorch {torch.__version__} is a build for the CPU alone" if is_cpu_build else ""
+        raise InputError(f"The device {name!r} cannot be used here{why}; there is {', '.join(found)}.") from error
 
 
 def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:

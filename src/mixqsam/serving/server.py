@@ -62,7 +62,12 @@ def serve(
         )
         url_host = f"[{host}]" if ":" in host else host
         ready(f"http://{url_host}:{actual_port}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt as stopped:
+            # Ctrl-C is how a visitor closes the page; SIGTERM raises a subclass.
+            if type(stopped) is not KeyboardInterrupt:
+                raise
 
 
 def serve_models(

@@ -1,0 +1,139 @@
+"""Estimate what the stages of a job take on this machine, and say how to make it shorter.
+
+The factors were measured on sam-tiny and SAM-B, on x86 processors. Progress bars correct them as stages finish.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from mixqsam.data.samples import Sample
+from mixqsam.pipeline.options import AnalysisOptions, QuantizationOptions
+from mixqsam.pipeline.session import Session
+from mixqsam.plan import CANDIDATE_BITS
+from mixqsam.progress import Stage, format_seconds
+from mixqsam.quantization.recipe import Recipe
+from mixqsam.sam.load import Sam
+
+# A pass of the model makes this share of the multiply-adds of a large matrix product in the same time.
+_EFFICIENCY = 0.3
+_SIDE, _REPEATS = 768, 4
+# Seconds for each million weights and bit-width of the search of a grid, and for the ranges of an operand, where
+# a matrix product makes 20e9 multiply-adds a second.
+_RATE, _GRID, _RANGES = 20e9, 1.0, 0.06
+# Passes of the model: calibration of an image; a draw of the Fisher sensitivity; a unit changed, which runs from its
+# block on; a pass with quantized units; an iteration of a reconstruction on all blocks.
+_CALIBRATION, _DRAW, _VARIANT, _QUANTIZED, _ITERATION = 3.0, 6.5, 0.5, 1.5, 4.0
+# Shorter jobs need no announcement.
+_SHORT = 30.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times of the parts of a job.
+
+    Attributes:
+        forward: seconds of a pass over an image with its prompts.
+        grids: seconds of the search of all weights' grids at one bit-width.
+        ranges: seconds of the choice of all activations' ranges.
+    """
+
+    forward: float
+    grids: float
+    ranges: float
+
+
+def measure_speed(sam: Sam, *, prompts: int) -> Speed:
+    """Time a matrix product, and derive the times of a model from its multiply-adds."""
+    values = torch.ones(_SIDE, _SIDE, device=sam.device)
+    rate = 0.0
+    for _ in range(_REPEATS):
+        started = perf_counter()
+        # The sum waits for a GPU.
+        float((values @ values).sum())
+        rate = max(rate, _SIDE**3 / (perf_counter() - started))
+    costs = sam.costs(prompts_per_image=max(1, prompts))
+    work = sum(costs.multiply_adds(unit) for unit in costs.units)
+    parameters = sum(unit.parameters for unit in costs.units)
+    operands = sum(len(unit.activations) for unit in costs.units)
+    slowness = _RATE / rate
+    return Speed(work / (rate * _EFFICIENCY), _GRID * slowness * parameters / 1e6, _RANGES * slowness * operands)
+
+
+def analysis_stages(speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions) -> list[Stage]:
+    """Calibration and analysis of so many images in this process."""
+    units = len(sam.costs().units)
+    seconds, tracks = 0.0, 0
+    if options.importance:
+        variants = units * (2 if options.pairs else 1)
+        seconds, tracks = seconds + images * variants * _VARIANT * speed.forward, tracks + images
+    if options.sensitivity_bits:
+        bits = len(options.sensitivity_bits)
+        seconds += images * 2 * units * bits * _VARIANT * speed.forward + bits * speed.grids
+        tracks += images
+    if options.fisher:
+        draws = images * -(-options.fisher_draws // max(1, images)) * len(options.fisher)
+        seconds += draws * _DRAW * speed.forward + len(CANDIDATE_BITS) * speed.grids
+        tracks += len(options.fisher)
+    calibration = Stage("calibration", images * _CALIBRATION * speed.forward + speed.ranges, tracks=2)
+    is_calibrated = bool(options.sensitivity_bits or options.fisher)
+    return [*([calibration] if is_calibrated else []), Stage("analysis", seconds, tracks)]
+
+
+def quantization_stage(
+    speed: Speed, *, images: int, recipe: Recipe, options: QuantizationOptions, models: int, is_calibrated: bool
+) -> Stage:
+    """The quantization of so many models; `is_calibrated` if an analysis found ranges and grids."""
+    first = 0.0 if is_calibrated else images * _CALIBRATION * speed.forward + speed.ranges
+    each = 0.0 if is_calibrated and recipe.weight_observer == recipe.observer else speed.grids
+    tracks = 0
+    if recipe.method is not None:
+        iterations = options.reconstruction.iterations * sum(phase.share for phase in recipe.method.phases)
+        each += iterations * options.reconstruction.batch * _ITERATION * speed.forward
+    elif recipe.compensation is not None:
+        each += 2 * images * _CALIBRATION * speed.forward + speed.grids
+    return Stage("quantization", first + models * each, tracks, parts=models)
+
+
+def check_stage(speed: Speed, *, images: int, models: int) -> Stage:
+    """The comparison of a float model and so many quantized ones, and the pictures of three images."""
+    return Stage("check", (images + min(3, images)) * (1 + models * _QUANTIZED) * speed.forward, tracks=2)
+
+
+def announce(stages: Sequence[Stage], hints: Sequence[str], session: Session) -> None:
+    """Say what a job takes and how to make it shorter, unless it is short."""
+    total = sum(stage.seconds for stage in stages)
+    if total < _SHORT:
+        return
+    parts = ", ".join(
+        f"{stage.name} {format_seconds(stage.seconds)}" for stage in stages if stage.seconds >= 0.02 * total
+    )
+    shorter = f" Shorter: {'; '.join(hints)}." if hints else ""
+    session.progress.note(
+        f"This takes about {format_seconds(total)} ({parts}); stages in the cache take no time.{shorter}"
+    )
+
+
+def find_hints(stages: Sequence[Stage], *, recipe: Recipe, options: AnalysisOptions) -> list[str]:
+    """Options that shorten the stages that take long."""
+    total = sum(stage.seconds for stage in stages)
+    long = {stage.name for stage in stages if stage.seconds > 0.15 * total}
+    hints = []
+    if "analysis" in long and options.fisher and max(options.fisher_draws, options.count) > 8:
+        hints.append("--count 8 --fisher-draws 8 (less exact choice of bits)")
+    elif "analysis" in long and not options.fisher:
+        hints.append("--utility fisher")
+    elif "calibration" in long and options.count > 8:
+        hints.append("--count 8")
+    if "quantization" in long and recipe.method is not None:
+        hints.append("--iterations 100, or --recipe omse, which only rounds")
+    if "check" in long:
+        hints.append("--eval-limit 2, or 0 for no comparison")
+    return hints
+
+
+def sample_prompts(samples: Sequence[Sample]) -> int:
+    """Mean number of prompts of an image, rounded up."""
+    return -(-sum(len(sample.prompts) for sample in samples) // max(1, len(samples)))
