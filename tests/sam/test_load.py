@@ -10,15 +10,17 @@ from safetensors.torch import load_file, save_file
 from transformers import SamConfig
 
 from mixqsam.errors import ModelError
-from mixqsam.families.meta_layout import config_of, rename
+from mixqsam.families.meta_layout import rename
+from mixqsam.families.named_layout import config_of
 from mixqsam.families.sam import SAM
 from mixqsam.sam.load import Sam, load_sam
 
 
 def meta_config() -> SamConfig:
-    """Meta's files imply 8 decoder heads."""
+    """Meta's files imply 8 decoder heads, and the epsilon of Meta's code."""
     config = tiny_config()
     config.mask_decoder_config.num_attention_heads = 8
+    config.mask_decoder_config.layer_norm_eps = 1e-5
     return config
 
 
@@ -81,7 +83,7 @@ def test_metas_layout_of_the_released_sizes_gives_their_configurations() -> None
         with torch.device("meta"):
             model = SamModel(config)
         state = to_meta(dict(model.state_dict()))
-        found = config_of(state)
+        found = config_of(rename(state))
         assert found.vision_config.num_attention_heads == heads
         assert list(found.vision_config.global_attn_indexes) == spans
         assert found.vision_config.window_size == 14

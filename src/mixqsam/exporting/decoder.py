@@ -245,8 +245,9 @@ class _Decoder:
         frame = self._resized(logits, graph.constant([size, size], np.int64))
         original = graph.add("Cast", "orig_im_size", to=7)
         longest = graph.add("ReduceMax", original, keepdims=1)
-        # ⌊original·size / longest + ½⌋ in whole numbers: runtimes that compute in bfloat16 would be off by a pixel.
-        doubled = graph.add("Add", graph.add("Mul", original, graph.constant(2 * size, np.int64)), longest)
+        side = self.sam.pixel_settings.longest
+        # ⌊original·side / longest + ½⌋ in whole numbers: runtimes that compute in bfloat16 would be off by a pixel.
+        doubled = graph.add("Add", graph.add("Mul", original, graph.constant(2 * side, np.int64)), longest)
         visible = graph.add("Div", doubled, graph.add("Mul", longest, graph.constant(2, np.int64)))
         origin, axes = graph.constant([0, 0], np.int64), graph.constant([2, 3], np.int64)
         cut = graph.add("Slice", frame, origin, visible, axes)

@@ -116,7 +116,8 @@ def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple
 
 def _frame(graph: Graph, sam: Sam, image: str, size: int) -> str:
     """An image [height, width, 3] → a frame [1, 3, S, S], zeros at the right and below."""
-    mean, std = (graph.constant([255 * v for v in part]) for part in _statistics(sam))
+    settings = sam.pixel_settings
+    mean, std = (graph.constant([v / settings.factor for v in part]) for part in (settings.mean, settings.std))
     normal = graph.add("Div", graph.add("Sub", image, mean), std)
     sides = graph.add("Slice", graph.add("Shape", image), graph.constant([0], int), graph.constant([2], int))
     lacking = graph.add("Sub", graph.constant([size, size], int), sides)
@@ -125,17 +126,16 @@ def _frame(graph: Graph, sam: Sam, image: str, size: int) -> str:
     return graph.add("Unsqueeze", graph.transpose(padded, 2, 0, 1), graph.constant([0], int))
 
 
-def _statistics(sam: Sam) -> tuple[list[float], list[float]]:
-    return [float(v) for v in sam.processor.image_mean], [float(v) for v in sam.processor.image_std]
-
-
 def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units: Mapping[str, str]) -> dict[str, str]:
     """What a reader of a file may want to know; `deployed` reads the first few."""
-    mean, std = _statistics(sam)
+    settings = sam.pixel_settings
     values: dict[str, Any] = {
         "image_size": sam.image_size,
-        "image_mean": mean,
-        "image_std": std,
+        "image_mean": settings.mean,
+        "image_std": settings.std,
+        "longest_side": settings.longest,
+        "resample": settings.resample,
+        "rescale_factor": settings.factor,
         "raw_image": options.raw_image,
         "single": options.single,
         "source": manifest.source,
