@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.tiny import tiny_config
 from PIL import Image
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import ImageError, InputError
 from mixqsam.prediction import Predictor
-from mixqsam.sam.load import Sam
+from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
+from tests import meta_predictor as meta_predictor_module
 from tests.meta_predictor import meta_model, meta_predictor, vision
 
 IMAGE = np.array(Image.effect_noise((64, 40), 80).convert("RGB"))
@@ -311,3 +313,19 @@ def test_pictures_of_sixteen_bits_and_floats_are_those_of_files(
         with pytest.raises(ImageError, match="seems to hold 12 bits|expected 0 to 1"):
             mine.set_image(other)
     mine.set_image(IMAGE)
+
+
+def test_a_file_of_metas_gives_metas_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config()
+    # Files of Meta's do not say how many heads the decoder has.
+    config.mask_decoder_config.num_attention_heads = 8
+    monkeypatch.setattr(meta_predictor_module, "tiny_config", lambda: config)
+    model = meta_model()
+    torch.save(model.state_dict(), tmp_path / "sam.pth")
+    sam = load_sam(tmp_path / "sam.pth")
+    theirs, mine = meta_predictor(model), SamPredictor(sam)
+    for predictor in (theirs, mine):
+        predictor.set_image(IMAGE)
+    # With the epsilon of transformers, 1e-6, they differ by 3e-6.
+    np.testing.assert_allclose(mine.predict(box=BOX)[2], theirs.predict(box=BOX)[2], rtol=0, atol=8e-7)
+    assert sam.config.mask_decoder_config.layer_norm_eps == 1e-5

@@ -87,6 +87,9 @@ class Places:
             set_parameter(model, name, rest[name].dequantize() if name in rest else torch.empty(shape, device="meta"))
         attach_units(model, self.manifest, table, layer=packed_layer)
         table.check_all_used()
+        for name, owner in family_of(model.config).tied.items():
+            # Whatever the configuration says of tied tensors: the file holds one.
+            set_parameter(model, name, model.get_parameter(owner))
         model.requires_grad_(False)
         align_tensors(model)
         self._verify(stored_tensors(model, rest))

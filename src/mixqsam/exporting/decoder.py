@@ -12,6 +12,7 @@ import numpy as np
 from onnx import ValueInfoProto
 from torch import nn
 
+from mixqsam.exporting.activations import find_activation
 from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.exporting.layers import Layers, array
 from mixqsam.numeric.attention import DecoderAttention
@@ -64,6 +65,9 @@ class _Decoder:
         self.decoder, self.prompts = sam.model.mask_decoder, sam.model.prompt_encoder
         config = sam.config.prompt_encoder_config
         self.side, self.channels = config.image_embedding_size, config.hidden_size
+        self.activate = find_activation(config.hidden_act, field="prompt_encoder_config.hidden_act")
+        activation = sam.config.mask_decoder_config.hidden_act
+        self.activate_tokens = find_activation(activation, field="mask_decoder_config.hidden_act")
 
     def write(self, *, single: bool) -> dict[str, str]:
         graph, side = self.graph, self.side
@@ -121,7 +125,7 @@ class _Decoder:
         for index in (1, 2):
             unit = f"prompt_encoder.mask_embed.conv{index}"
             found = layers.convolution(found, getattr(embed, f"conv{index}"), unit=unit)
-            found = graph.add("Gelu", layers.norm_of_channels(found, getattr(embed, f"layer_norm{index}")))
+            found = self.activate(graph, layers.norm_of_channels(found, getattr(embed, f"layer_norm{index}")))
         found = layers.convolution(found, embed.conv3, unit="prompt_encoder.mask_embed.conv3")
         none = graph.constant(array(self.prompts.no_mask_embed.weight).reshape(1, -1, 1, 1))
         # Not has·a + (1 − has)·b: some clients send −1 for "no mask".
@@ -148,7 +152,7 @@ class _Decoder:
             queries = layers.norm(queries, block.layer_norm1)
             queries = self._look(queries, points, keys, positions, block.cross_attn_token_to_image, name)
             queries = layers.norm(queries, block.layer_norm2)
-            wide = graph.add("Relu", layers.linear(queries, block.mlp.lin1, unit=f"{name}.mlp.lin1"))
+            wide = self.activate_tokens(graph, layers.linear(queries, block.mlp.lin1, unit=f"{name}.mlp.lin1"))
             queries = graph.add("Add", queries, layers.linear(wide, block.mlp.lin2, unit=f"{name}.mlp.lin2"))
             queries = layers.norm(queries, block.layer_norm3)
             key, query = graph.add("Add", keys, positions), graph.add("Add", queries, points)

@@ -32,7 +32,8 @@ def compacted(sam: Sam) -> Sam:
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
     """Put a tensor, frozen, in the place of a parameter."""
     owner, _, leaf = name.rpartition(".")
-    model.get_submodule(owner).register_parameter(leaf, nn.Parameter(value, requires_grad=False))
+    parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
+    model.get_submodule(owner).register_parameter(leaf, parameter)
 
 
 def dishonest(model: nn.Module, rest: Mapping[str, QuantizedTensor]) -> str | None:
