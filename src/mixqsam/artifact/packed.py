@@ -137,7 +137,10 @@ def stored_tensors(model: PreTrainedModel, rest: Mapping[str, QuantizedTensor]) 
         HonestyError: one of these is not what its codes say.
     """
     if odd := dishonest(model, rest):
-        raise HonestyError(f"{odd}: the tensor in use is not the one on its {BITS}-bit grid.")
+        raise HonestyError(
+            f"{odd}: the tensor in use is not the one on its {BITS}-bit grid; it was changed after the model was "
+            "quantized. To fine-tune, train model.dequantize(), save that, and quantize it again."
+        )
     tied = family_of(model.config).tied
     tensors = {
         name: _as_stored(parameter.detach().cpu().contiguous())
@@ -154,7 +157,9 @@ def stored_tensors(model: PreTrainedModel, rest: Mapping[str, QuantizedTensor]) 
 
 def _as_stored(tensor: Tensor) -> Tensor:
     """A vector in half precision, where that says the same; anything else as it is."""
-    if form_of(tuple(tensor.shape)) != "half" or tensor.dtype != torch.float32:
+    # A model may have been moved to another type; what is stored says the same in float32.
+    tensor = tensor.float()
+    if form_of(tuple(tensor.shape)) != "half":
         return tensor
     half = tensor.half()
     return half if torch.equal(half.float(), tensor) else tensor
