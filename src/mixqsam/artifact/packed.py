@@ -14,7 +14,7 @@ from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.stored import attach_units, take_codes
 from mixqsam.errors import ArtifactError, HonestyError
 from mixqsam.families import FAMILIES, family_of, prepare
-from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.checksums import checksum, lacking_checksums, read_checksums
 from mixqsam.numeric.memory import align_tensors
 from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
@@ -72,7 +72,7 @@ class Places:
         # A file of the first format has no checksums.
         sums = read_checksums(metadata, header) if manifest.format_version > 1 else None
         if manifest.format_version > 1 and sums is None:
-            raise ArtifactError(f"{files[0]} lacks its checksums; copy the directory anew, or make it again.")
+            raise ArtifactError(lacking_checksums(files[0]))
         return cls(manifest, shapes, names, sums)
 
     def fill(self, model: PreTrainedModel) -> dict[str, QuantizedTensor]:

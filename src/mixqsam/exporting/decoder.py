@@ -75,7 +75,7 @@ class _Decoder:
         count = graph.add("Slice", graph.add("Shape", "point_coords"), *self._ends(0, 1))
         image = graph.add("Add", "image_embeddings", self._masks())
         whole = graph.add("Concat", count, graph.constant([self.channels, side, side], np.int64), axis=0)
-        keys = graph.transpose(graph.reshape(graph.add("Expand", image, whole), 0, self.channels, side**2), 0, 2, 1)
+        keys = graph.transpose(graph.reshape(self._repeated(image, count, whole), 0, self.channels, side**2), 0, 2, 1)
         queries, keys = self._transformer(points, keys)
         logits, scores = self._heads(queries, keys)
         if single:
@@ -84,6 +84,14 @@ class _Decoder:
         graph.add("Identity", logits, outputs=["low_res_masks"])
         self._upscale(logits)
         return self.layers.float_units
+
+    def _repeated(self, image: str, count: str, shape: str) -> str:
+        """One image for each prompt, of as many or of one; tools that follow symbolic shapes refuse an Expand here."""
+        graph = self.graph
+        zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
+        places = graph.add("Range", zero, graph.add("Squeeze", count, graph.constant([0], np.int64)), one)
+        there = graph.add("Slice", graph.add("Shape", image), *self._ends(0, 1))
+        return graph.add("Reshape", graph.add("Gather", image, graph.add("Mod", places, there), axis=0), shape)
 
     def _ends(self, start: int, stop: int) -> list[str]:
         return [self.graph.constant([v], np.int64) for v in (start, stop)]

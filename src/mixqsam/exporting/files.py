@@ -40,12 +40,14 @@ class ExportOptions:
 
     Attributes:
         single: the decoder gives one mask for each prompt, as Meta's with `return_single_mask`; otherwise all four.
+        compatible: for runtimes that are older than opset 21 and 4-bit codes: opset 17, and codes as bytes.
         raw_image: the encoder takes an image [height, width, 3] of 0 … 255, its longer side as long as the frame's, and
             normalises and pads it itself; otherwise a frame [1, 3, S, S].
     """
 
     single: bool = False
     raw_image: bool = False
+    compatible: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def encoder_model(
     if sam.family.name not in ENCODERS:
         known = ", ".join(repr(name) for name in ENCODERS)
         raise InputError(f"{sam.source} is a {sam.family.name!r} model; mixqsam exports models of type {known}.")
-    graph, write = Graph(), ENCODERS[sam.family.name]
+    graph, write = Graph(compatible=options.compatible), ENCODERS[sam.family.name]
     size = sam.image_size
     if options.raw_image:
         inputs = [tensor("input_image", "height", "width", 3)]
@@ -108,7 +110,7 @@ def encoder_model(
 
 def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Prompt encoder and mask decoder, and their units whose products stay in float arithmetic."""
-    graph = Graph()
+    graph = Graph(compatible=options.compatible)
     units = write_decoder(graph, sam, single=options.single)
     inputs, outputs = decoder_values(sam)
     return graph.model("decoder", inputs, outputs, metadata=_metadata(sam, manifest, options, units)), units
