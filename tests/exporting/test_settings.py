@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.tiny import random_model, tiny_config
-from PIL import Image
 from transformers import SamConfig, SamModel
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
@@ -26,8 +25,8 @@ from mixqsam.sam.predictor import SamPredictor
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnx", reason="needs the extra onnx")
 
-from mixqsam.exporting.activations import ACTIVATIONS  # noqa: E402
-from mixqsam.exporting.files import ExportOptions, export  # noqa: E402
+from mixqsam.exporting.activations import ACTIVATIONS
+from mixqsam.exporting.files import ExportOptions, export
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 FORMATS = [name for name, backend in BACKENDS.items() if backend.is_installed]
@@ -147,7 +146,9 @@ def write(folder: Path, config: SamConfig, processor: dict[str, Any] | None = No
     return folder
 
 
-def predictors(directory: Path, folder: Path, formats: Sequence[str] = FORMATS, **options: bool) -> dict[str, Predictor]:
+def predictors(
+    directory: Path, folder: Path, formats: Sequence[str] = FORMATS, **options: bool
+) -> dict[str, Predictor]:
     sam = load_sam(directory)
     manifest = Manifest.of(sam, sam.costs().float_plan, recipe="none", prompts_per_image=1)
     found: dict[str, Predictor] = {"torch": SamPredictor(sam)}
@@ -224,7 +225,9 @@ def test_an_activation_that_cannot_be_written_is_refused(tmp_path: Path, part: s
 
 
 @pytest.mark.parametrize("raw_image", [False, True])
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in PROCESSOR.items() for value in values])
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in PROCESSOR.items() for value in values]
+)
 def test_a_setting_of_the_processor_reaches_every_backend(
     tmp_path: Path, field: str, value: Any, raw_image: bool
 ) -> None:

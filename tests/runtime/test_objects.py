@@ -300,9 +300,7 @@ def test_gradients_are_not_lost_without_a_word(directory: Path, monkeypatch: pyt
     assert "model.dequantize()" in NO_GRADIENTS
 
 
-def test_fine_tuning_goes_by_the_dequantized_model(
-    directory: Path, samples: list[Sample], tmp_path: Path
-) -> None:
+def test_fine_tuning_goes_by_the_dequantized_model(directory: Path, samples: list[Sample], tmp_path: Path) -> None:
     model = SamModel.from_pretrained(directory)
     model.dequantize()
     assert not [name for name, module in model.named_modules() if isinstance(module, StoredLayer)]

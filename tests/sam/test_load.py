@@ -212,9 +212,7 @@ def test_the_table_of_positions_is_the_files_wherever_it_lies(
     original = load_sam(model_directory)
     table = original.model.get_parameter(TABLES[0]).clone()
     tensors = {TABLES[i].replace(".", "__"): table.clone() if i in kept else None for i in (0, 1)}
-    directory = rewritten(
-        model_directory, tmp_path / "once", config={"tie_word_embeddings": tied}, **tensors
-    )
+    directory = rewritten(model_directory, tmp_path / "once", config={"tie_word_embeddings": tied}, **tensors)
     expected = masks(original)
     for _ in range(2):
         sam = load_sam(directory)

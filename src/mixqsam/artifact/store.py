@@ -7,7 +7,6 @@ float model's own, stored as `sam.rest` says. The file's metadata hold a checksu
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 from mixqsam.artifact.manifest import Manifest, parse_manifest
 from mixqsam.artifact.packed import stored_tensors
 from mixqsam.artifact.stored import attach_units, take_codes
-from mixqsam.errors import ArtifactError, ModelError, shortened
+from mixqsam.errors import ArtifactError, ModelError
 from mixqsam.families import family_of, find_family, prepare
 from mixqsam.families.image_processor import from_place
 from mixqsam.files import read_json, write_bytes, write_json

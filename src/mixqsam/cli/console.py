@@ -22,7 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
-from mixqsam.errors import MixqsamError
+from mixqsam.cli.environment import describe_broken_import
+from mixqsam.errors import InputError, MixqsamError
 
 T = TypeVar("T")
 
@@ -194,6 +195,8 @@ def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False
     except Exception as error:
         if debug:
             raise
+        if (broken := describe_broken_import(error)) is not None:
+            return _print_error(type(error).__name__, broken, code=InputError.exit_code, as_json=as_json)
         message = (
             f"Internal error: {type(error).__name__}: {error}. This is a bug of mixqsam; please run the command again "
             "with --debug, and report the output."

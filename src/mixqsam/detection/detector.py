@@ -87,7 +87,8 @@ def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
     try:
         processor = AutoImageProcessor.from_pretrained(text)
         model = AutoModelForObjectDetection.from_pretrained(text, use_safetensors=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    # transformers and the hub's client each raise errors of their own; all of them mean that there is no such detector.
+    except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{text} cannot be loaded as a detector: {reason} "

@@ -147,13 +147,9 @@ def fill_model(model: PreTrainedModel, tensors: Mapping[str, Tensor], path: Path
     expected: Mapping[str, Any] = model.state_dict()
     missing, foreign = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing:
-        raise ModelError(
-            f"{path} is cut or is not a {kind}: {len(missing)} tensors are missing ({names_of(missing)})."
-        )
+        raise ModelError(f"{path} is cut or is not a {kind}: {len(missing)} tensors are missing ({names_of(missing)}).")
     if foreign:
-        raise ModelError(
-            f"{path} is another variant of {kind}: {len(foreign)} foreign tensors ({names_of(foreign)})."
-        )
+        raise ModelError(f"{path} is another variant of {kind}: {len(foreign)} foreign tensors ({names_of(foreign)}).")
     for name, tensor in expected.items():
         if tensors[name].shape != tensor.shape:
             raise ModelError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}.")

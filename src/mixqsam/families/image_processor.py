@@ -117,7 +117,9 @@ def settings_of(processor: Any) -> PixelSettings:
     try:
         resample = int(Image.Resampling(processor.resample))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"resample is {processor.resample!r:.60}; expected Pillow's number of a filter, 0 to 5") from error
+        raise ValueError(
+            f"resample is {processor.resample!r:.60}; expected Pillow's number of a filter, 0 to 5"
+        ) from error
     return PixelSettings(int(dict(processor.size)["longest_edge"]), resample, factor, mean, std)
 
 

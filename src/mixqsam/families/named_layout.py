@@ -32,9 +32,7 @@ def load_named(state: Mapping[str, Tensor], path: Path) -> tuple[SamModel, Any]:
     return load_tensors(state, path)
 
 
-def load_tensors(
-    tensors: Mapping[str, Tensor], path: Path, *, norm_eps: float | None = None
-) -> tuple[SamModel, Any]:
+def load_tensors(tensors: Mapping[str, Tensor], path: Path, *, norm_eps: float | None = None) -> tuple[SamModel, Any]:
     """The model of tensors under transformers' names, and its image processor.
 
     Args:

@@ -130,7 +130,11 @@ PADDED = Framing(
 
 
 # Part → its activation and the epsilon of its layer norms in transformers' defaults.
-_USUAL = {"vision_config": ("gelu", 1e-6), "prompt_encoder_config": ("gelu", 1e-6), "mask_decoder_config": ("relu", 1e-6)}
+_USUAL = {
+    "vision_config": ("gelu", 1e-6),
+    "prompt_encoder_config": ("gelu", 1e-6),
+    "mask_decoder_config": ("relu", 1e-6),
+}
 
 
 def unusual(config: Any, *, norm_eps: float = 1e-6) -> list[tuple[str, object]]:

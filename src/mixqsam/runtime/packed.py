@@ -21,9 +21,7 @@ _LEAST_PRODUCTS = 100
 # Code × weight at its largest, and the whole numbers up to which float32 is exact.
 _LARGEST_PRODUCT, _EXACT = 255 * 128, 1 << 24
 
-NO_GRADIENTS = (
-    "No gradients flow through packed weights. To fine-tune, train adapters on model.dequantize() (docs/formats/packed.md)."
-)
+NO_GRADIENTS = "No gradients flow through packed weights. To fine-tune, train adapters on model.dequantize() (docs/formats/packed.md)."
 
 _told: set[str] = set()
 

@@ -18,9 +18,9 @@ from mixqsam.families import FAMILIES, family_of, find_family, prepare
 from mixqsam.families.checkpoint import check_tied, describe_state, read_state, without_prefix
 from mixqsam.families.family import Family
 from mixqsam.families.image_processor import from_place
+from mixqsam.families.sizes import names_of
 from mixqsam.numeric.memory import align_tensors
 from mixqsam.numeric.weights import QuantizedTensor
-from mixqsam.families.sizes import names_of
 from mixqsam.plan import Costs
 from mixqsam.resize import PixelSettings
 from mixqsam.sam.released import find_release, release_named
@@ -135,8 +135,8 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
         model, processor = _load_foreign(find_release(release))
     elif text in released:
         model, processor = _load_transformers(released[text])
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
-        model, processor = _load_transformers(text)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        model, processor = _load_hub(text, folder=path.parent)
     else:
         raise ModelError(
             f"Unknown model {text!r}: it is not a file, a directory, {EMBEDDED!r} or a hub id (owner/name)."
@@ -144,6 +144,16 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
     _check_finite(model, text)
     align_tensors(model)
     return Sam(prepare(model).eval().requires_grad_(False).to(torch.device(device)), processor, text)
+
+
+def _load_hub(text: str, *, folder: Path) -> tuple[PreTrainedModel, Any]:
+    """A model of the hub; a folder may have its owner's name."""
+    try:
+        return _load_transformers(text)
+    except ModelError as error:
+        if folder.is_dir():
+            raise ModelError(f"{text} is not in the folder {folder}; as an id on the hub: {error}") from error
+        raise
 
 
 def _check_finite(model: PreTrainedModel, source: str) -> None:
