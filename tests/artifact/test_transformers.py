@@ -183,7 +183,8 @@ def test_a_float_model_is_not_quantized_on_loading(model_directory: Path, shared
 def page_code(start: str) -> str:
     """The block of docs/formats/packed.md that has such a line."""
     page = (Path(__file__).parents[2] / "docs/formats/packed.md").read_text(encoding="utf-8")
-    return next(block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if start in block)
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    return next(block for block in blocks if start in block)
 
 
 def raw_tensors(path: Path) -> tuple[dict[str, tuple[dict[str, Any], bytes]], dict[str, str]]:

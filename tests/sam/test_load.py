@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -198,7 +199,10 @@ def rewritten(
 
 
 def test_foreign_tensors_of_a_directory_are_refused_by_name(model_directory: Path, tmp_path: Path) -> None:
-    extra = {FOREIGN.replace(".", "__"): torch.zeros(2), "mask_decoder__hq_token__weight": torch.zeros(1, 3)}
+    extra: dict[str, Any] = {
+        FOREIGN.replace(".", "__"): torch.zeros(2),
+        "mask_decoder__hq_token__weight": torch.zeros(1, 3),
+    }
     directory = rewritten(model_directory, tmp_path / "adapter", **extra)
     with pytest.raises(ModelError, match=r"2 foreign tensors \(mask_decoder.hq_token.weight, vision_encoder.*adapter"):
         load_sam(directory)
@@ -211,7 +215,7 @@ def test_the_table_of_positions_is_the_files_wherever_it_lies(
 ) -> None:
     original = load_sam(model_directory)
     table = original.model.get_parameter(TABLES[0]).clone()
-    tensors = {TABLES[i].replace(".", "__"): table.clone() if i in kept else None for i in (0, 1)}
+    tensors: dict[str, Any] = {TABLES[i].replace(".", "__"): table.clone() if i in kept else None for i in (0, 1)}
     directory = rewritten(model_directory, tmp_path / "once", config={"tie_word_embeddings": tied}, **tensors)
     expected = masks(original)
     for _ in range(2):
@@ -223,7 +227,7 @@ def test_the_table_of_positions_is_the_files_wherever_it_lies(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_two_different_tables_of_positions_are_refused(model_directory: Path, tmp_path: Path, tied: bool) -> None:
-    tensors = {name.replace(".", "__"): torch.full((2, 8), float(i)) for i, name in enumerate(TABLES)}
+    tensors: dict[str, Any] = {name.replace(".", "__"): torch.full((2, 8), float(i)) for i, name in enumerate(TABLES)}
     directory = rewritten(model_directory, tmp_path / "two", config={"tie_word_embeddings": tied}, **tensors)
     with pytest.raises(ModelError, match=rf"{TABLES[1]} and {TABLES[0]} differ"):
         load_sam(directory)
@@ -234,7 +238,7 @@ def test_two_different_tables_of_positions_are_refused(model_directory: Path, tm
 
 
 def test_no_table_of_positions_is_refused(model_directory: Path, tmp_path: Path) -> None:
-    tensors = {name.replace(".", "__"): None for name in TABLES}
+    tensors: dict[str, Any] = {name.replace(".", "__"): None for name in TABLES}
     directory = rewritten(model_directory, tmp_path / "none", config={"tie_word_embeddings": False}, **tensors)
     with pytest.raises(ModelError, match="2 tensors are missing"):
         load_sam(directory)
@@ -270,14 +274,14 @@ def test_a_file_of_safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: {n: t for n, t in state.items() if n.startswith("mask_dec")}, r"It holds \d+ tensors: mask_decoder"),
-        (lambda state: {f"student.{n}": t for n, t in state.items()}, r"under the prefix 'student.'"),
-        (lambda state: {f"sam.{n}": t for n, t in state.items()} | {"head.weight": torch.ones(1)}, "tensors: head.weight"),
-        (lambda state: {f"{p}.{n}": t for n, t in state.items() for p in ("sam", "model")}, "'model.' and 'sam.'|'sam.' and"),
-        (lambda state: {"a": state, "b": state}, r"has the entries a, b"),
-        (lambda state: {**state, "prompt_encoder.extra.weight": torch.ones(1)}, "1 foreign tensors"),
+        (lambda s: {n: t for n, t in s.items() if n.startswith("mask_dec")}, r"It holds \d+ tensors: mask_decoder"),
+        (lambda s: {f"student.{n}": t for n, t in s.items()}, r"under the prefix 'student.'"),
+        (lambda s: {f"sam.{n}": t for n, t in s.items()} | {"head.weight": torch.ones(1)}, "tensors: head.weight"),
+        (lambda s: {f"{p}.{n}": t for n, t in s.items() for p in ("sam", "model")}, "prefix 'sam.' and 'model.'"),
+        (lambda s: {"a": s, "b": s}, r"has the entries a, b"),
+        (lambda s: {**s, "prompt_encoder.extra.weight": torch.ones(1)}, "1 foreign tensors"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_understood_is_described(
     tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:

@@ -1,6 +1,7 @@
 """A small writer of ONNX graphs: names are made up, constants are shared, subgraphs see what lies around them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from mixqsam import __version__
 from mixqsam.exporting.older import OLDER_IR, OLDER_OPSET, REWRITES
 
 OPSET, IR = 21, 10
@@ -25,7 +25,7 @@ class Graph:
 
     def __init__(self, outer: "Graph | None" = None, *, compatible: bool = False) -> None:
         self._outer = outer
-        self.compatible = compatible if outer is None else outer.compatible
+        self.compatible: bool = compatible if outer is None else outer.compatible
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = [] if outer is None else outer._constants
         self._known: dict[tuple[Any, ...], str] = {} if outer is None else outer._known
@@ -112,14 +112,14 @@ class Graph:
     ) -> onnx.ModelProto:
         """The finished model."""
         graph = helper.make_graph(self._nodes, name, list(inputs), list(outputs), self._constants)
-        opset, version = (OLDER_OPSET, OLDER_IR) if self.compatible else (OPSET, IR)
+        opset, format_version = (OLDER_OPSET, OLDER_IR) if self.compatible else (OPSET, IR)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", opset)],
             producer_name="mixqsam",
-            producer_version=__version__,
+            producer_version=version("mixqsam"),
         )
-        model.ir_version = version
+        model.ir_version = format_version
         helper.set_model_props(model, dict(metadata))
         return model
 

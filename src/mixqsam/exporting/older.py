@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mixqsam.exporting.graph import Graph
 
-# LayerNormalization is an operator since then. ONNX Runtime reads it, and this version of the file format, from 1.13 on.
+# LayerNormalization is an operator since then. ONNX Runtime reads both from 1.13 on.
 OLDER_OPSET, OLDER_IR = 17, 8
 
 

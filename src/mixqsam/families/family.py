@@ -105,13 +105,19 @@ class Layout:
     Attributes:
         name: as messages call it.
         mark: name of a tensor that every checkpoint of this layout has.
-        load: a state dict without a prefix, and the file that it comes from (for messages) → the model and its image processor. Raises
-            a ModelError that names a foreign or missing tensor.
+        load: a state dict without a prefix, and the file that it comes from (for messages) → the model and its image
+            processor. Raises a ModelError that names a foreign or missing tensor.
     """
 
     name: str
     mark: str
     load: Callable[[Mapping[str, Tensor], Path], tuple[PreTrainedModel, Any]]
+
+
+def _nothing_unusual(config: Any) -> Sequence[tuple[str, object]]:
+    """For families whose tensors tell all."""
+    del config
+    return ()
 
 
 # Equality of families is identity: there is one value for each.
@@ -156,7 +162,7 @@ class Family:
     encode: Callable[[Any, Tensor], Maps]
     embed: Callable[[Any, PromptTensors], Maps]
     decode: Decode
-    unusual: Callable[[Any], Sequence[tuple[str, object]]] = lambda config: ()
+    unusual: Callable[[Any], Sequence[tuple[str, object]]] = _nothing_unusual
     layouts: tuple[Layout, ...] = ()
     released: Mapping[str, str] = field(default_factory=dict)
 

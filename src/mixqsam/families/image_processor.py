@@ -37,8 +37,8 @@ def from_place(framing: Framing, place: str | Path, config: Any) -> Any:
     # A class of the library fails on a wrong entry anywhere, with whatever error that has there.
     except Exception as error:
         raise ModelError(
-            f"{path} cannot be used: {shortened(error, most=300)}. Mend it, or delete it for SAM's own preprocessing at "
-            "the model's size."
+            f"{path} cannot be used: {shortened(error, most=300)}. Mend it, or delete it for SAM's own preprocessing "
+            "at the model's size."
         ) from error
     return processor
 

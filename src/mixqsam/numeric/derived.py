@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import update_wrapper
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -70,7 +70,6 @@ def exact(forward: Callable[..., Any]) -> Callable[..., Any]:
     What it computes are whole numbers, which a shorter type would round.
     """
 
-    @wraps(forward)
     def run(module: Any, *values: Any, **named: Any) -> Any:
         compiler = sys.modules.get("torch._dynamo")
         if compiler is None:
@@ -88,6 +87,7 @@ def exact(forward: Callable[..., Any]) -> Callable[..., Any]:
         with torch.autocast(device, enabled=False):
             return forward(module, *map(_in_float, values), **{name: _in_float(v) for name, v in named.items()})
 
+    update_wrapper(run, forward)
     # Without it, the compiler would trace into the function from its caller.
     run._torchdynamo_disable = True  # type: ignore[attr-defined]
     return run

@@ -21,7 +21,10 @@ _LEAST_PRODUCTS = 100
 # Code × weight at its largest, and the whole numbers up to which float32 is exact.
 _LARGEST_PRODUCT, _EXACT = 255 * 128, 1 << 24
 
-NO_GRADIENTS = "No gradients flow through packed weights. To fine-tune, train adapters on model.dequantize() (docs/formats/packed.md)."
+NO_GRADIENTS = (
+    "No gradients flow through packed weights. To fine-tune, train model.dequantize(), or adapters on it, and quantize "
+    "again: docs/formats/packed.md."
+)
 
 _told: set[str] = set()
 
@@ -105,7 +108,10 @@ class PackedLayer(StoredLayer):
     @property
     def _whole(self) -> Tensor:
         """The weight in steps, for simulation: kept, for unpacking takes longer than multiplying."""
-        return self._steps.get(self._weights, lambda: self.stored.whole())
+        return self._steps.get(self._weights, self._unpack)
+
+    def _unpack(self) -> Tensor:
+        return self.stored.whole()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLayer":
         """As for any stored layer (`to`, `cpu`, …); what was derived from the tensors takes no memory meanwhile."""

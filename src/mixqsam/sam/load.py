@@ -229,6 +229,6 @@ def _load_foreign(path: Path) -> tuple[PreTrainedModel, Any]:
             return layout.load(state, path)
     known = ", ".join(layout.name for layout in layouts)
     raise ModelError(
-        f"{path} has a layout that is not known. It holds {describe_state(state)}. Expected are all tensors of a model, "
-        f"in the layout of {known}; for transformers' layout give the directory with config.json."
+        f"{path} has a layout that is not known. It holds {describe_state(state)}. Expected are all tensors of a "
+        f"model in the layout of {known}; for transformers' layout give the directory with config.json."
     )
