@@ -320,7 +320,7 @@ def test_fine_tuning_goes_by_the_dequantized_model(directory: Path, samples: lis
     for _ in range(3):
         answer = model(**inputs())
         loss = answer.pred_masks.square().mean() + answer.iou_scores.square().mean()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
