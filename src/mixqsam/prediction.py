@@ -64,6 +64,16 @@ class Predictor(ABC):
         """Side of the square that the encoder takes, in pixels."""
 
     @property
+    def resized_side(self) -> int:
+        """What the longer side of an image becomes within the frame, in pixels."""
+        return self.frame_side
+
+    @property
+    def resample(self) -> int:
+        """Pillow's number of the filter that images are scaled with."""
+        return int(Image.Resampling.BILINEAR)
+
+    @property
     @abstractmethod
     def original_size(self) -> tuple[int, int] | None:
         """Height and width of the image; None without an image."""
@@ -82,7 +92,7 @@ class Predictor(ABC):
         """Encode an image that already has the size of the frame.
 
         Args:
-            pixels: [height, width, 3], values of 0 to 255; the longer side is `frame_side`.
+            pixels: [height, width, 3], values of 0 to 255; the longer side is `resized_side`.
             original: the image's height and width before the resize.
         """
 
@@ -139,7 +149,7 @@ class Predictor(ABC):
     @property
     def transform(self) -> Resize:
         """Transform of images and coordinates to the frame, for `set_torch_image` and `predict_torch`."""
-        return Resize(self.frame_side)
+        return Resize(self.resized_side, resample=self.resample)
 
     def set_image(self, image: Image.Image | NDArray[Any], image_format: str = "RGB") -> None:
         """Encode an image for the next prompts.
@@ -158,13 +168,13 @@ class Predictor(ABC):
         """Encode an image that went through `transform.apply_image`.
 
         Args:
-            transformed_image: tensor [1, 3, height, width], values of 0 to 255, its longer side that of the frame.
+            transformed_image: tensor [1, 3, height, width], values of 0 to 255, its longer side `resized_side`.
             original_image_size: height and width of the original image.
 
         Raises:
             InputError: the tensor has another shape, or values that are not finite.
         """
-        pixels, original = resized_pixels(transformed_image, original_image_size, side=self.frame_side)
+        pixels, original = resized_pixels(transformed_image, original_image_size, side=self.resized_side)
         self.reset_image()
         self.encode_resized(pixels, original=original)
 

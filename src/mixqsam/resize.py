@@ -1,6 +1,6 @@
 """What brings an image and its coordinates to the encoder's frame, by the names of segment-anything's clients."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,25 @@ from PIL import Image
 from mixqsam.errors import InputError
 from mixqsam.pixels import from_input
 from mixqsam.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """How the pixels of an image become the encoder's input.
+
+    Attributes:
+        longest: what the longer side of an image becomes, in pixels.
+        resample: Pillow's number of the filter.
+        factor: what values of 0 to 255 are multiplied by.
+        mean: of each channel, subtracted after that.
+        std: of each channel, which the difference is divided by.
+    """
+
+    longest: int
+    resample: int
+    factor: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 def resized_size(height: int, width: int, *, side: int) -> tuple[int, int]:
@@ -22,11 +41,12 @@ class Resize:
     """Scale the longer side of an image to the frame's.
 
     Args:
-        target_length: side of the frame, in pixels.
+        target_length: what the longer side becomes, in pixels.
+        resample: Pillow's number of the filter.
     """
 
-    def __init__(self, target_length: int) -> None:
-        self.target_length = target_length
+    def __init__(self, target_length: int, *, resample: int = Image.Resampling.BILINEAR) -> None:
+        self.target_length, self.resample = target_length, Image.Resampling(resample)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of an image within the frame."""
@@ -44,7 +64,7 @@ class Resize:
         """
         picture = from_input(image)
         height, width = self.size(picture.height, picture.width)
-        return np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+        return np.array(picture.resize((width, height), self.resample))
 
     def apply_image_torch(self, image: Any) -> Any:
         """Images, a tensor [B, C, height, width] of floats, at the frame's size."""

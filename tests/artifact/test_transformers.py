@@ -1,15 +1,18 @@
 """Quantized directories in transformers' own hands."""
 
 import json
+import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, AutoModelForMaskGeneration, SamModel, SamVisionModel, pipeline
 
@@ -175,3 +178,75 @@ def test_a_float_model_is_not_quantized_on_loading(model_directory: Path, shared
 
     with pytest.raises(ValueError, match="does require the model to be pre-quantized"):
         SamModel.from_pretrained(model_directory, quantization_config=MixqsamConfig(**values))
+
+
+def page_code(start: str) -> str:
+    """The block of docs/formats/packed.md that has such a line."""
+    page = (Path(__file__).parents[2] / "docs/formats/packed.md").read_text(encoding="utf-8")
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    return next(block for block in blocks if start in block)
+
+
+def raw_tensors(path: Path) -> tuple[dict[str, tuple[dict[str, Any], bytes]], dict[str, str]]:
+    """Name → header and bytes, and the metadata, by the rules of safetensors."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = header.pop("__metadata__")
+    data = content[8 + length :]
+    return {name: (entry, data[slice(*entry["data_offsets"])]) for name, entry in header.items()}, metadata
+
+
+def test_the_page_alone_is_enough_to_decode_a_weight(shared_directory: Path) -> None:
+    tensors, _ = raw_tensors(shared_directory / "model.safetensors")
+    config = json.loads((shared_directory / "config.json").read_text())
+    namespace: dict[str, Any] = {}
+    exec(page_code("def decode"), namespace)  # noqa: S102
+    with torch.device("meta"):
+        architecture = SamModel(SamModel.config_class.from_dict(config))
+    shapes = {name: tuple(parameter.shape) for name, parameter in architecture.named_parameters()}
+    model = SamModel.from_pretrained(shared_directory)
+    seen = set()
+    for unit, entry in config["quantization_config"]["units"].items():
+        name = f"{unit}.weight"
+        if name not in shapes:
+            continue
+        stream, zero = (np.frombuffer(tensors[part][1], np.uint8) for part in (name, f"{name}_zero"))
+        header, content = tensors[f"{name}_scale"]
+        scale = np.frombuffer(content, {"F32": np.float32, "BF16": np.uint16}[header["dtype"]])
+        scale = (scale.astype(np.uint32) << 16).view(np.float32) if scale.dtype == np.uint16 else scale
+        found = namespace["decode"](stream, scale, zero, shapes[name], entry["weight"])
+        np.testing.assert_array_equal(found, model.get_submodule(unit).stored.dequantize().numpy())
+        seen.add(entry["weight"])
+    assert 3 in seen
+
+
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_checksums_lie_where_the_page_says(shared_directory: Path, tmp_path: Path, shard: str) -> None:
+    SamModel.from_pretrained(shared_directory).save_pretrained(tmp_path, max_shard_size=shard)
+    files = [raw_tensors(path) for path in sorted(tmp_path.glob("*.safetensors"))]
+    assert (len(files) > 1) == (shard != "1GB")
+    content = {name: data for tensors, _ in files for name, (_, data) in tensors.items()}
+    expected = "".join(f"{zlib.crc32(content[name]):08x}" for name in sorted(content))
+    assert all(metadata["crc32"] == expected for _, metadata in files)
+
+
+def test_a_file_that_another_tool_saved_again_can_be_mended(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = directory / "model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt"})
+    for read in (SamModel.from_pretrained, load_model):
+        with pytest.raises(ArtifactError, match=r"lacks its checksums.*write the checksums again: docs/formats/packed"):
+            read(directory)
+    directory.rename(directory.with_name("out"))
+    monkeypatch.chdir(directory.parent)
+    exec(page_code("write_checksums"), {})  # noqa: S102
+    assert same(SamModel.from_pretrained("out"), SamModel.from_pretrained("out"))
+    assert load_model(Path("out"))
+
+
+def test_the_table_of_positions_is_the_files_whatever_the_configuration_says(directory: Path) -> None:
+    expected = SamModel.from_pretrained(directory)
+    values = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(values | {"tie_word_embeddings": False}))
+    assert same(SamModel.from_pretrained(directory), expected)
+    assert same(SamModel.from_pretrained(directory), expected)

@@ -78,7 +78,11 @@ def test_honesty_finds_a_soft_weight_and_a_half_quantized_product() -> None:
 
 
 def test_honesty_finds_a_quantizer_that_emits_too_many_values() -> None:
-    quantizer = Quantizer(GRID)
-    quantizer._high += 1
+    class Wide(Quantizer):
+        def _limits(self) -> tuple[float, float, float, float]:
+            step, per_step, low, high = super()._limits()
+            return step, per_step, low, high + 1
+
+    quantizer = Wide(GRID)
     with pytest.raises(HonestyError, match="17 distinct values from a 4-bit quantizer"):
         check_model(nn.Sequential(quantizer))

@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.tiny import tiny_config
 from PIL import Image
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import ImageError, InputError
 from mixqsam.prediction import Predictor
-from mixqsam.sam.load import Sam
+from mixqsam.sam.automatic import Automatic, encode_runs, segment_everything
+from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
+from tests import meta_predictor as meta_predictor_module
 from tests.meta_predictor import meta_model, meta_predictor, vision
 
 IMAGE = np.array(Image.effect_noise((64, 40), 80).convert("RGB"))
@@ -311,3 +314,55 @@ def test_pictures_of_sixteen_bits_and_floats_are_those_of_files(
         with pytest.raises(ImageError, match="seems to hold 12 bits|expected 0 to 1"):
             mine.set_image(other)
     mine.set_image(IMAGE)
+
+
+def test_a_file_of_metas_gives_metas_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config()
+    # Files of Meta's do not say how many heads the decoder has.
+    config.mask_decoder_config.num_attention_heads = 8
+    monkeypatch.setattr(meta_predictor_module, "tiny_config", lambda: config)
+    model = meta_model()
+    torch.save(model.state_dict(), tmp_path / "sam.pth")
+    sam = load_sam(tmp_path / "sam.pth")
+    theirs, mine = meta_predictor(model), SamPredictor(sam)
+    for predictor in (theirs, mine):
+        predictor.set_image(IMAGE)
+    # With the epsilon of transformers, 1e-6, they differ by 3e-6.
+    np.testing.assert_allclose(mine.predict(box=BOX)[2], theirs.predict(box=BOX)[2], rtol=0, atol=8e-7)
+    assert sam.config.mask_decoder_config.layer_norm_eps == 1e-5
+
+
+@pytest.mark.parametrize("mode", ["binary_mask", "uncompressed_rle"])
+def test_our_generator_gives_metas_dictionaries(meta: Any, ours: dict[str, Predictor], mode: str) -> None:
+    with vision():
+        from segment_anything import SamAutomaticMaskGenerator
+    options = {"points_per_side": 4, "pred_iou_thresh": -9.0, "stability_score_thresh": 0.0, "output_mode": mode}
+    found_by_meta = SamAutomaticMaskGenerator(meta.model, **options).generate(IMAGE)
+    # Without thresholds, Meta's keeps masks without a pixel.
+    expected = [record for record in found_by_meta if record["area"]]
+    automatic = Automatic(side=4, predicted_iou=-9.0, stability=0.0)
+    for mine in ours.values():
+        found = segment_everything(mine, IMAGE, automatic).records(rle=mode == "uncompressed_rle")
+        assert len(found) == len(expected) > 0
+        for one, other in zip(found, expected, strict=True):
+            assert one.keys() == other.keys()
+            for key in ("point_coords", "bbox", "crop_box"):
+                np.testing.assert_allclose(one[key], other[key], atol=1.01)
+            assert one["predicted_iou"] == pytest.approx(other["predicted_iou"], abs=1e-4)
+            assert one["area"] == pytest.approx(other["area"], rel=0.01)
+            if mode == "binary_mask":
+                assert one["segmentation"].shape == other["segmentation"].shape
+            else:
+                assert one["segmentation"]["size"] == other["segmentation"]["size"]
+                assert sum(one["segmentation"]["counts"]) == IMAGE.shape[0] * IMAGE.shape[1]
+
+
+@pytest.mark.parametrize("corner", [False, True])
+def test_runs_of_masks_are_metas(corner: bool) -> None:
+    with vision():
+        from segment_anything.utils.amg import mask_to_rle_pytorch
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.3, 1.0):
+        mask = rng.random((5, 7)) < share
+        mask[0, 0] = mask[-1, -1] = corner
+        assert encode_runs(mask) == mask_to_rle_pytorch(torch.from_numpy(mask)[None])[0]

@@ -151,6 +151,7 @@ def export(
     format: Literal["onnx", "openvino"] = "onnx",  # noqa: A002  (the word for it)
     single_mask: bool = False,
     raw_image: bool = False,
+    compatible: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Mapping[str, str]:
@@ -162,6 +163,7 @@ def export(
         format: `onnx` or `openvino`.
         single_mask: the decoder gives one mask for each prompt instead of four.
         raw_image: the encoder takes an image [height, width, 3] of 0 … 255 and preprocesses it.
+        compatible: write ONNX files for runtimes before ONNX Runtime 1.23; they take a byte for each code.
         overwrite: replace a directory that mixqsam exported before.
         progress: receives the progress.
 
@@ -178,6 +180,7 @@ def export(
         session=start_session(None, progress),
         single=single_mask,
         raw_image=raw_image,
+        compatible=compatible,
         overwrite=overwrite,
     )
     return exported.float_units

@@ -14,7 +14,7 @@ from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.stored import attach_units, take_codes
 from mixqsam.errors import ArtifactError, HonestyError
 from mixqsam.families import FAMILIES, family_of, prepare
-from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.checksums import checksum, lacking_checksums, read_checksums
 from mixqsam.numeric.memory import align_tensors
 from mixqsam.numeric.modules import Product, StoredLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
@@ -72,7 +72,7 @@ class Places:
         # A file of the first format has no checksums.
         sums = read_checksums(metadata, header) if manifest.format_version > 1 else None
         if manifest.format_version > 1 and sums is None:
-            raise ArtifactError(f"{files[0]} lacks its checksums; copy the directory anew, or make it again.")
+            raise ArtifactError(lacking_checksums(files[0]))
         return cls(manifest, shapes, names, sums)
 
     def fill(self, model: PreTrainedModel) -> dict[str, QuantizedTensor]:
@@ -87,6 +87,9 @@ class Places:
             set_parameter(model, name, rest[name].dequantize() if name in rest else torch.empty(shape, device="meta"))
         attach_units(model, self.manifest, table, layer=packed_layer)
         table.check_all_used()
+        for name, owner in family_of(model.config).tied.items():
+            # Whatever the configuration says of tied tensors: the file holds one.
+            set_parameter(model, name, model.get_parameter(owner))
         model.requires_grad_(False)
         align_tensors(model)
         self._verify(stored_tensors(model, rest))
@@ -134,7 +137,10 @@ def stored_tensors(model: PreTrainedModel, rest: Mapping[str, QuantizedTensor]) 
         HonestyError: one of these is not what its codes say.
     """
     if odd := dishonest(model, rest):
-        raise HonestyError(f"{odd}: the tensor in use is not the one on its {BITS}-bit grid.")
+        raise HonestyError(
+            f"{odd}: the tensor in use is not the one on its {BITS}-bit grid; it was changed after the model was "
+            "quantized. To fine-tune, train model.dequantize(), save that, and quantize it again."
+        )
     tied = family_of(model.config).tied
     tensors = {
         name: _as_stored(parameter.detach().cpu().contiguous())
@@ -151,7 +157,9 @@ def stored_tensors(model: PreTrainedModel, rest: Mapping[str, QuantizedTensor]) 
 
 def _as_stored(tensor: Tensor) -> Tensor:
     """A vector in half precision, where that says the same; anything else as it is."""
-    if form_of(tuple(tensor.shape)) != "half" or tensor.dtype != torch.float32:
+    # A model may have been moved to another type; what is stored says the same in float32.
+    tensor = tensor.float()
+    if form_of(tuple(tensor.shape)) != "half":
         return tensor
     half = tensor.half()
     return half if torch.equal(half.float(), tensor) else tensor

@@ -7,7 +7,6 @@ float model's own, stored as `sam.rest` says. The file's metadata hold a checksu
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,9 +14,9 @@ from transformers import PreTrainedModel
 from mixqsam.artifact.manifest import Manifest, parse_manifest
 from mixqsam.artifact.packed import stored_tensors
 from mixqsam.artifact.stored import attach_units, take_codes
-from mixqsam.errors import ArtifactError, ModelError, shortened
+from mixqsam.errors import ArtifactError, ModelError
 from mixqsam.families import family_of, find_family, prepare
-from mixqsam.families.family import Framing
+from mixqsam.families.image_processor import from_place
 from mixqsam.files import read_json, write_bytes, write_json
 from mixqsam.numeric.checksums import with_checksums
 from mixqsam.numeric.honesty import check_model
@@ -103,7 +102,7 @@ def _skeleton(directory: Path) -> tuple[Sam, Manifest]:
         config = family.config.from_dict({k: v for k, v in values.items() if k != "quantization_config"})
         with torch.device("meta"):
             model = prepare(family.model(config)).eval()
-        sam = Sam(model, _processor(directory, config, family.framing), str(directory))
+        sam = Sam(model, from_place(family.framing, directory, config), str(directory))
         costs = sam.costs()
     except (ArtifactError, ModelError):
         raise
@@ -135,15 +134,6 @@ def weight_files(directory: Path) -> list[Path]:
 def _is_file_name(name: str) -> bool:
     """Whether a name is that of a file in the same directory, and nothing else."""
     return name.endswith(".safetensors") and Path(name).name == name and "\0" not in name
-
-
-def _processor(directory: Path, config: Any, framing: Framing) -> Any:
-    if not (directory / "preprocessor_config.json").is_file():
-        return framing.default(config)
-    try:
-        return framing.processor.from_pretrained(str(directory), local_files_only=True)
-    except Exception as error:
-        raise ArtifactError(f"{directory / 'preprocessor_config.json'} cannot be read: {shortened(error)}.") from error
 
 
 def _fill(model: PreTrainedModel, tensors: TensorFile, manifest: Manifest) -> dict[str, QuantizedTensor]:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from mixqsam.errors import MixqsamError, ModelError, shortened
+from mixqsam.cli.environment import describe_broken_import
+from mixqsam.errors import InputError, MixqsamError, ModelError, shortened
 from mixqsam.options.numbers import format_giga
 
 # Lines are not wrapped, so that paths and commands can be copied; tables fit the width.
@@ -156,14 +157,22 @@ def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False
     except Exception as error:
         if debug:
             raise
-        if is_hub_error(error):
-            return print_error("ModelError", f"{_HUB} {shortened(error)}", code=ModelError.exit_code, as_json=as_json)
-        message = (
-            f"Internal error: {type(error).__name__}: {error}. This is a bug of mixqsam; please run the command again "
-            "with --debug, and report the output."
-        )
-        return print_error(type(error).__name__, message, code=_FAULT, as_json=as_json)
+        return _print_foreign_error(error, as_json=as_json)
     return 0
+
+
+def _print_foreign_error(error: Exception, *, as_json: bool) -> int:
+    """Print an error that is not one of ours: of the network, of another library, or a fault of mixqsam."""
+    kind = type(error).__name__
+    if is_hub_error(error):
+        return print_error("ModelError", f"{_HUB} {shortened(error)}", code=ModelError.exit_code, as_json=as_json)
+    if (broken := describe_broken_import(error)) is not None:
+        return print_error(kind, broken, code=InputError.exit_code, as_json=as_json)
+    message = (
+        f"Internal error: {kind}: {error}. This is a bug of mixqsam; please run the command again with --debug, and "
+        "report the output."
+    )
+    return print_error(kind, message, code=_FAULT, as_json=as_json)
 
 
 def print_error(kind: str, message: str, *, code: int, as_json: bool) -> int:

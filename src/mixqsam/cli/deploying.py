@@ -159,6 +159,10 @@ def export(
             flags=("--raw-image",),
         ),
     ] = False,
+    compatible: Annotated[
+        bool,
+        Option("Write ONNX files for runtimes before ONNX Runtime 1.23: a byte per code.", flags=("--compatible",)),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> Outcome:
     """Write encoder and decoder as ONNX or OpenVINO files."""
@@ -172,6 +176,7 @@ def export(
         session=open_session(),
         single=single_mask,
         raw_image=raw_image,
+        compatible=compatible,
         overwrite=overwrite,
     )
     lines = []

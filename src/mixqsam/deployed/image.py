@@ -15,25 +15,36 @@ class Preprocessing:
 
     Attributes:
         size: side of the frame.
-        mean: of each channel, of values in 0 … 1.
+        mean: of each channel, of values times `factor`.
         std: likewise.
         raw: the encoder normalises and pads by itself.
+        longest: what the longer side of an image becomes; None for the size of the frame.
+        resample: Pillow's number of the filter that scales.
+        factor: what values of 0 to 255 are multiplied by.
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     raw: bool
+    longest: int | None = None
+    resample: int = Image.Resampling.BILINEAR
+    factor: float = 1 / 255
+
+    @property
+    def longest_side(self) -> int:
+        """What the longer side of an image becomes, in pixels."""
+        return self.size if self.longest is None else self.longest
 
     def visible(self, original: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of an image within the frame: its longer side is the frame's."""
-        return resized_size(*original, side=self.size)
+        """Height and width of an image within the frame."""
+        return resized_size(*original, side=self.longest_side)
 
     def frame(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image as [1, 3, S, S], at the top left; or as [height, width, 3] of 0 … 255 for a raw encoder."""
         height, width = self.visible((image.height, image.width))
         return self.frame_of_resized(
-            np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+            np.asarray(image.resize((width, height), Image.Resampling(self.resample)), dtype=np.float32)
         )
 
     def frame_of_resized(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -41,7 +52,7 @@ class Preprocessing:
         if self.raw:
             return pixels
         height, width = pixels.shape[:2]
-        normal = (pixels / 255 - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        normal = (pixels * np.float32(self.factor) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         frame = np.zeros((1, 3, self.size, self.size), dtype=np.float32)
         frame[0, :, :height, :width] = normal.transpose(2, 0, 1)
         return frame

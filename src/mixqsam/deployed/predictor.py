@@ -51,6 +51,16 @@ class ExportedPredictor(Predictor):
         return self.preprocessing.size
 
     @property
+    def resized_side(self) -> int:
+        """What the longer side of an image becomes within the frame, in pixels."""
+        return self.preprocessing.longest_side
+
+    @property
+    def resample(self) -> int:
+        """Pillow's number of the filter that images are scaled with."""
+        return self.preprocessing.resample
+
+    @property
     def original_size(self) -> tuple[int, int] | None:
         """Height and width of the image; None where none is set."""
         return self._original
@@ -131,7 +141,7 @@ class ExportedPredictor(Predictor):
         whose rows (or columns) are all alike, of which the image has the first ones.
         """
         assert self._original is not None  # noqa: S101
-        least = -(-max(self._original) // (2 * self.preprocessing.size))
+        least = -(-max(self._original) // (2 * self.preprocessing.longest_side))
         return max(least, self._original[0]), max(least, self._original[1])
 
     def _inputs(self, prompts: Prompts) -> dict[str, Floats]:
@@ -170,7 +180,18 @@ def _settings(encoder: Session, directory: Path) -> tuple[Preprocessing, bool]:
     try:
         values = json.loads(encoder.metadata)
         mean, std = (tuple(float(v) for v in values[name]) for name in ("image_mean", "image_std"))
-        return Preprocessing(int(values["image_size"]), mean, std, bool(values["raw_image"])), bool(values["single"])
+        side = int(values["image_size"])
+        preprocessing = Preprocessing(
+            side,
+            mean,
+            std,
+            bool(values["raw_image"]),
+            # Older files do not say what was always so.
+            longest=int(values.get("longest_side", side)),
+            resample=int(values.get("resample", Image.Resampling.BILINEAR)),
+            factor=float(values.get("rescale_factor", 1 / 255)),
+        )
+        return preprocessing, bool(values["single"])
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"The encoder in {directory} does not say how it was made; export it with mixqsam."

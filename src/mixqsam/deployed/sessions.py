@@ -45,7 +45,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
-        del precision
+        self._made_of = (path, threads, precision)
         runtime = library("onnxruntime", extra="onnx", name="ONNX Runtime")
         options = runtime.SessionOptions()
         options.log_severity_level = 3
@@ -58,6 +58,10 @@ class OnnxSession:
             raise ArtifactError(f"{path} cannot be loaded by ONNX Runtime: {_short(error)}") from error
         self.metadata = str(self._session.get_modelmeta().custom_metadata_map.get(METADATA, ""))
         self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The runtime's session cannot be copied; another process loads the file again.
+        return _load_again, (OnnxSession, *self._made_of)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """All outputs for all inputs."""
@@ -79,6 +83,7 @@ class OpenvinoSession:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
+        self._made_of = (path, threads, precision)
         openvino = library("openvino", extra="openvino", name="OpenVINO")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
@@ -93,11 +98,21 @@ class OpenvinoSession:
         self.metadata = str(model.get_rt_info(_OPENVINO_PLACE).astype(str)) if has_metadata else ""
         self._request = self._compiled.create_infer_request()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As for ONNX Runtime.
+        return _load_again, (OpenvinoSession, *self._made_of)
+
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """All outputs for all inputs."""
         found = self._request.infer(dict(inputs))
         # The arrays are the runtime's own memory, which the next run overwrites.
         return {output.any_name: np.array(found[output]) for output in self._compiled.outputs}
+
+
+def _load_again(
+    kind: type[OnnxSession] | type[OpenvinoSession], path: Path, threads: int | None, precision: str | None
+) -> Session:
+    return kind(path, threads=threads, precision=precision)
 
 
 def convert_to_openvino(source: Path, target: Path, metadata: str) -> None:

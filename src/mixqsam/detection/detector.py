@@ -93,7 +93,8 @@ def load_detector(source: str | Path, *, device: str = "cpu") -> Detector:
             f"{text} cannot be loaded as a detector: {_missing_package(error)} A detector that needs no other package "
             "is PekingU/rtdetr_r50vd."
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    # transformers and the hub's client each raise errors of their own; all of them mean that there is no such detector.
+    except Exception as error:
         reason = shortened(error)
         raise ModelError(
             f"{text} cannot be loaded as a detector: {reason} "

@@ -12,6 +12,7 @@ import numpy as np
 from onnx import ValueInfoProto
 from torch import nn
 
+from mixqsam.exporting.activations import find_activation
 from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.exporting.layers import Layers, array
 from mixqsam.numeric.attention import DecoderAttention
@@ -64,6 +65,9 @@ class _Decoder:
         self.decoder, self.prompts = sam.model.mask_decoder, sam.model.prompt_encoder
         config = sam.config.prompt_encoder_config
         self.side, self.channels = config.image_embedding_size, config.hidden_size
+        self.activate = find_activation(config.hidden_act, field="prompt_encoder_config.hidden_act")
+        activation = sam.config.mask_decoder_config.hidden_act
+        self.activate_tokens = find_activation(activation, field="mask_decoder_config.hidden_act")
 
     def write(self, *, single: bool) -> dict[str, str]:
         graph, side = self.graph, self.side
@@ -71,7 +75,7 @@ class _Decoder:
         count = graph.add("Slice", graph.add("Shape", "point_coords"), *self._ends(0, 1))
         image = graph.add("Add", "image_embeddings", self._masks())
         whole = graph.add("Concat", count, graph.constant([self.channels, side, side], np.int64), axis=0)
-        keys = graph.transpose(graph.reshape(graph.add("Expand", image, whole), 0, self.channels, side**2), 0, 2, 1)
+        keys = graph.transpose(graph.reshape(self._repeated(image, count, whole), 0, self.channels, side**2), 0, 2, 1)
         queries, keys = self._transformer(points, keys)
         logits, scores = self._heads(queries, keys)
         if single:
@@ -80,6 +84,14 @@ class _Decoder:
         graph.add("Identity", logits, outputs=["low_res_masks"])
         self._upscale(logits)
         return self.layers.float_units
+
+    def _repeated(self, image: str, count: str, shape: str) -> str:
+        """One image for each prompt, of as many or of one; tools that follow symbolic shapes refuse an Expand here."""
+        graph = self.graph
+        zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
+        places = graph.add("Range", zero, graph.add("Squeeze", count, graph.constant([0], np.int64)), one)
+        there = graph.add("Slice", graph.add("Shape", image), *self._ends(0, 1))
+        return graph.add("Reshape", graph.add("Gather", image, graph.add("Mod", places, there), axis=0), shape)
 
     def _ends(self, start: int, stop: int) -> list[str]:
         return [self.graph.constant([v], np.int64) for v in (start, stop)]
@@ -121,7 +133,7 @@ class _Decoder:
         for index in (1, 2):
             unit = f"prompt_encoder.mask_embed.conv{index}"
             found = layers.convolution(found, getattr(embed, f"conv{index}"), unit=unit)
-            found = graph.add("Gelu", layers.norm_of_channels(found, getattr(embed, f"layer_norm{index}")))
+            found = self.activate(graph, layers.norm_of_channels(found, getattr(embed, f"layer_norm{index}")))
         found = layers.convolution(found, embed.conv3, unit="prompt_encoder.mask_embed.conv3")
         none = graph.constant(array(self.prompts.no_mask_embed.weight).reshape(1, -1, 1, 1))
         # Not has·a + (1 − has)·b: some clients send −1 for "no mask".
@@ -148,7 +160,7 @@ class _Decoder:
             queries = layers.norm(queries, block.layer_norm1)
             queries = self._look(queries, points, keys, positions, block.cross_attn_token_to_image, name)
             queries = layers.norm(queries, block.layer_norm2)
-            wide = graph.add("Relu", layers.linear(queries, block.mlp.lin1, unit=f"{name}.mlp.lin1"))
+            wide = self.activate_tokens(graph, layers.linear(queries, block.mlp.lin1, unit=f"{name}.mlp.lin1"))
             queries = graph.add("Add", queries, layers.linear(wide, block.mlp.lin2, unit=f"{name}.mlp.lin2"))
             queries = layers.norm(queries, block.layer_norm3)
             key, query = graph.add("Add", keys, positions), graph.add("Add", queries, points)
@@ -245,8 +257,9 @@ class _Decoder:
         frame = self._resized(logits, graph.constant([size, size], np.int64))
         original = graph.add("Cast", "orig_im_size", to=7)
         longest = graph.add("ReduceMax", original, keepdims=1)
-        # ⌊original·size / longest + ½⌋ in whole numbers: runtimes that compute in bfloat16 would be off by a pixel.
-        doubled = graph.add("Add", graph.add("Mul", original, graph.constant(2 * size, np.int64)), longest)
+        side = self.sam.pixel_settings.longest
+        # ⌊original·side / longest + ½⌋ in whole numbers: runtimes that compute in bfloat16 would be off by a pixel.
+        doubled = graph.add("Add", graph.add("Mul", original, graph.constant(2 * side, np.int64)), longest)
         visible = graph.add("Div", doubled, graph.add("Mul", longest, graph.constant(2, np.int64)))
         origin, axes = graph.constant([0, 0], np.int64), graph.constant([2, 3], np.int64)
         cut = graph.add("Slice", frame, origin, visible, axes)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mixqsam.exporting.activations import find_activation
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers, array
 from mixqsam.exporting.parts import FLOAT, Operand, linear_rows, third
@@ -40,6 +41,7 @@ class _Encoder:
         config = sam.config.vision_config
         self.side = config.image_size // config.patch_size
         self.width = config.hidden_size
+        self.activate = find_activation(config.hidden_act, field="vision_config.hidden_act")
 
     def write(self, frame: str, output: str) -> dict[str, str]:
         graph, layers, encoder = self.graph, self.layers, self.encoder
@@ -73,7 +75,7 @@ class _Encoder:
             attended = self._attend(attended, layer.attn, f"{name}.attn", side=self.side)
         hidden = graph.add("Add", hidden, attended)
         wide = layers.linear(layers.norm(hidden, layer.layer_norm2), layer.mlp.lin1, unit=f"{name}.mlp.lin1")
-        wide = graph.add("Gelu", wide)
+        wide = self.activate(graph, wide)
         return graph.add("Add", hidden, layers.linear(wide, layer.mlp.lin2, unit=f"{name}.mlp.lin2"))
 
     def _windows(self, hidden: str, window: int) -> str:

@@ -40,12 +40,14 @@ class ExportOptions:
 
     Attributes:
         single: the decoder gives one mask for each prompt, as Meta's with `return_single_mask`; otherwise all four.
+        compatible: for runtimes that are older than opset 21 and 4-bit codes: opset 17, and codes as bytes.
         raw_image: the encoder takes an image [height, width, 3] of 0 … 255, its longer side as long as the frame's, and
             normalises and pads it itself; otherwise a frame [1, 3, S, S].
     """
 
     single: bool = False
     raw_image: bool = False
+    compatible: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def encoder_model(
     if sam.family.name not in ENCODERS:
         known = ", ".join(repr(name) for name in ENCODERS)
         raise InputError(f"{sam.source} is a {sam.family.name!r} model; mixqsam exports models of type {known}.")
-    graph, write = Graph(), ENCODERS[sam.family.name]
+    graph, write = Graph(compatible=options.compatible), ENCODERS[sam.family.name]
     size = sam.image_size
     if options.raw_image:
         inputs = [tensor("input_image", "height", "width", 3)]
@@ -109,7 +111,7 @@ def encoder_model(
 
 def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Prompt encoder and mask decoder, and their units whose products stay in float arithmetic."""
-    graph = Graph()
+    graph = Graph(compatible=options.compatible)
     units = write_decoder(graph, sam, single=options.single)
     inputs, outputs = decoder_values(sam)
     return graph.model("decoder", inputs, outputs, metadata=_metadata(sam, manifest, options, units)), units
@@ -117,7 +119,8 @@ def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple
 
 def _frame(graph: Graph, sam: Sam, image: str, size: int) -> str:
     """An image [height, width, 3] → a frame [1, 3, S, S], zeros at the right and below."""
-    mean, std = (graph.constant([255 * v for v in part]) for part in _statistics(sam))
+    settings = sam.pixel_settings
+    mean, std = (graph.constant([v / settings.factor for v in part]) for part in (settings.mean, settings.std))
     normal = graph.add("Div", graph.add("Sub", image, mean), std)
     sides = graph.add("Slice", graph.add("Shape", image), graph.constant([0], int), graph.constant([2], int))
     lacking = graph.add("Sub", graph.constant([size, size], int), sides)
@@ -126,17 +129,16 @@ def _frame(graph: Graph, sam: Sam, image: str, size: int) -> str:
     return graph.add("Unsqueeze", graph.transpose(padded, 2, 0, 1), graph.constant([0], int))
 
 
-def _statistics(sam: Sam) -> tuple[list[float], list[float]]:
-    return [float(v) for v in sam.processor.image_mean], [float(v) for v in sam.processor.image_std]
-
-
 def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units: Mapping[str, str]) -> dict[str, str]:
     """What a reader of a file may want to know; `deployed` reads the first few."""
-    mean, std = _statistics(sam)
+    settings = sam.pixel_settings
     values: dict[str, Any] = {
         "image_size": sam.image_size,
-        "image_mean": mean,
-        "image_std": std,
+        "image_mean": settings.mean,
+        "image_std": settings.std,
+        "longest_side": settings.longest,
+        "resample": settings.resample,
+        "rescale_factor": settings.factor,
         "raw_image": options.raw_image,
         "single": options.single,
         "source": manifest.source,

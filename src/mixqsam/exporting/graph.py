@@ -1,6 +1,7 @@
 """A small writer of ONNX graphs: names are made up, constants are shared, subgraphs see what lies around them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,23 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-OPSET = 21
+from mixqsam.exporting.older import OLDER_IR, OLDER_OPSET, REWRITES
+
+OPSET, IR = 21, 10
 _KINDS = {np.dtype(t): k for t, k in ((np.float32, TensorProto.FLOAT), (np.uint8, TensorProto.UINT8))}
 
 
 class Graph:
-    """Nodes and constants in the order in which they are added; a value is its name."""
+    """Nodes and constants in the order in which they are added; a value is its name.
 
-    def __init__(self, outer: "Graph | None" = None) -> None:
+    Args:
+        outer: the graph that this one is a part of.
+        compatible: use only what runtimes know since opset 17: no newer operators, no 4-bit codes.
+    """
+
+    def __init__(self, outer: "Graph | None" = None, *, compatible: bool = False) -> None:
         self._outer = outer
+        self.compatible: bool = compatible if outer is None else outer.compatible
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = [] if outer is None else outer._constants
         self._known: dict[tuple[Any, ...], str] = {} if outer is None else outer._known
@@ -30,6 +39,8 @@ class Graph:
 
     def add(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
         """Add a node; returns the name of its first output. Inputs that are left out are empty names."""
+        if self.compatible and kind in REWRITES:
+            return REWRITES[kind](self, *inputs, **attributes)
         names = list(outputs) or [self._name(kind.lower())]
         self._nodes.append(helper.make_node(kind, list(inputs), names, name=self._name(kind), **attributes))
         return names[0]
@@ -37,7 +48,8 @@ class Graph:
     def split(self, value: str, count: int, *, axis: int) -> list[str]:
         """Equal parts of a value along an axis."""
         names = [self._name("part") for _ in range(count)]
-        self.add("Split", value, outputs=names, axis=axis, num_outputs=count)
+        more = {} if self.compatible else {"num_outputs": count}
+        self.add("Split", value, outputs=names, axis=axis, **more)
         return names
 
     def constant(self, value: Any, kind: Any = np.float32, *, name: str = "constant") -> str:
@@ -113,8 +125,14 @@ class Graph:
     ) -> onnx.ModelProto:
         """The finished model."""
         graph = helper.make_graph(self._nodes, name, list(inputs), list(outputs), self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="mixqsam")
-        model.ir_version = 10
+        opset, format_version = (OLDER_OPSET, OLDER_IR) if self.compatible else (OPSET, IR)
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", opset)],
+            producer_name="mixqsam",
+            producer_version=version("mixqsam"),
+        )
+        model.ir_version = format_version
         helper.set_model_props(model, dict(metadata))
         return model
 

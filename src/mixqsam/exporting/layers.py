@@ -122,7 +122,7 @@ class Layers:
         if signed.min() < -128 or signed.max() > 127:
             self.float_units[unit] = "its 8-bit weights have other zero points than 128"
             values = graph.constant(codes, np.uint8, name=unit), graph.constant(zero, np.uint8)
-        elif stored.grid.bits <= 4:
+        elif stored.grid.bits <= 4 and not graph.compatible:
             # Unpacked when a session starts: with per-channel 4-bit weights ONNX Runtime and OpenVINO compute in float.
             halves = graph.half_bytes(np.ascontiguousarray(codes), name=unit)
             bytes_ = graph.add("Cast", halves, to=3)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from mixqsam.plan import Part, Role
+from mixqsam.resize import PixelSettings
 
 # Named tensors: what an encoder gives a decoder, or what prompts are embedded as. Of one map the name is `embedding`.
 Maps = Mapping[str, Tensor]
@@ -65,7 +66,8 @@ class Framing:
         image_size: the side of the encoder's input, from a configuration.
         processor: transformers' class of image processors.
         default: a processor for an architecture, where a checkpoint has none.
-        fits: whether a checkpoint's own processor makes frames of the architecture's size.
+        check: looks at a checkpoint's own processor; a ValueError names the field that the architecture cannot take.
+        settings: what a processor does with pixels.
         apply: an image → pixels [1, 3, S, S], and its height and width within the frame, each at least 1.
         apply_resized: values [height, width, 3] of 0 to 255, which are as large as the frame already → the same.
     """
@@ -73,7 +75,8 @@ class Framing:
     image_size: Callable[[Any], int]
     processor: Any
     default: Callable[[Any], Any]
-    fits: Callable[[Any, Any], bool]
+    check: Callable[[Any, Any], None]
+    settings: Callable[[Any], PixelSettings]
     apply: Callable[[Any, Image.Image], tuple[Tensor, tuple[int, int]]]
     apply_resized: Callable[[Any, NDArray[np.float32]], tuple[Tensor, tuple[int, int]]]
 
@@ -101,14 +104,20 @@ class Layout:
 
     Attributes:
         name: as messages call it.
-        matches: whether tensors have the names of this layout.
-        load: a state dict, and the file that it comes from (for messages) → the model and its image processor. Raises
-            a ModelError that names a foreign or missing tensor.
+        mark: name of a tensor that every checkpoint of this layout has.
+        load: a state dict without a prefix, and the file that it comes from (for messages) → the model and its image
+            processor. Raises a ModelError that names a foreign or missing tensor.
     """
 
     name: str
-    matches: Callable[[Mapping[str, Tensor]], bool]
+    mark: str
     load: Callable[[Mapping[str, Tensor], Path], tuple[PreTrainedModel, Any]]
+
+
+def _nothing_unusual(config: Any) -> Sequence[tuple[str, object]]:
+    """For families whose tensors tell all."""
+    del config
+    return ()
 
 
 # Equality of families is identity: there is one value for each.
@@ -133,6 +142,7 @@ class Family:
         encode: pixels [N, 3, S, S] → the maps that the decoder takes.
         embed: prompts → what the decoder takes of them.
         decode: maps and embedded prompts → logits and scores.
+        unusual: configuration → names and values of what tensors do not tell and released checkpoints do not have.
         layouts: other ways to write its checkpoints.
         released: name of a released checkpoint → its hub id.
     """
@@ -152,17 +162,9 @@ class Family:
     encode: Callable[[Any, Tensor], Maps]
     embed: Callable[[Any, PromptTensors], Maps]
     decode: Decode
+    unusual: Callable[[Any], Sequence[tuple[str, object]]] = _nothing_unusual
     layouts: tuple[Layout, ...] = ()
     released: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<family {self.name}>"
-
-
-def from_place(framing: Framing, place: str | Path, config: Any) -> Any:
-    """The image processor that lies beside a checkpoint; the family's default where there is none that fits."""
-    try:
-        processor = framing.processor.from_pretrained(str(place))
-    except (OSError, ValueError):
-        return framing.default(config)
-    return processor if framing.fits(processor, config) else framing.default(config)

@@ -5,13 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import SamConfig, SamModel
+from transformers import SamModel
 
-from mixqsam.errors import ModelError
-from mixqsam.families import two_way
-from mixqsam.families.checkpoint import fill_model
+from mixqsam.families.named_layout import load_tensors
 
 # Order matters: the first rule whose pattern is found is applied, then the next ones.
 _RENAMES = (
@@ -39,13 +36,10 @@ _RENAMES = (
     (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
     (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
 )
-_TOKEN_LAYER = re.compile(r"mask_decoder\.transformer\.layers\.(\d+)\.")
 _HEAD = re.compile(r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+))\.layers\.(\d+)\.")
-
-
-def is_meta_layout(state: Mapping[str, Tensor]) -> bool:
-    """Whether names are those of Meta's repository."""
-    return "image_encoder.patch_embed.proj.weight" in state
+# Of the two-way blocks in the original code; transformers' default is 1e-6, which moves logits by 0.1%.
+TWO_WAY_EPS = 1e-5
+MARK = "image_encoder.patch_embed.proj.weight"
 
 
 def load_meta(state: Mapping[str, Tensor], path: Path) -> tuple[SamModel, Any]:
@@ -54,93 +48,13 @@ def load_meta(state: Mapping[str, Tensor], path: Path) -> tuple[SamModel, Any]:
     Raises:
         ModelError: a tensor is missing, foreign or of another shape, or the sizes are those of no SAM.
     """
-    try:
-        config = config_of(state)
-        with torch.device("meta"):
-            model = SamModel(config)
-    except KeyError as error:
-        raise ModelError(f"{path} is cut or is no SAM: the tensor {error} is missing.") from error
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{path} has tensors of sizes that no SAM has: {reason}") from error
-    tensors = rename(state)
-    tensors |= {name: tensors[owner] for name, owner in two_way.TIED.items() if owner in tensors}
-    fill_model(model, tensors, path)
-    return model, two_way.PADDED.default(config)
+    return load_tensors(rename(state), path, norm_eps=TWO_WAY_EPS)
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under transformers' names."""
     depths = _head_depths(state)
     return {_rename_one(name, depths): tensor for name, tensor in state.items()}
-
-
-def config_of(state: Mapping[str, Tensor]) -> SamConfig:
-    """The configuration that the shapes of Meta's tensors imply.
-
-    The decoder's 8 heads are the one size that shapes do not tell; all released models have them.
-
-    Raises:
-        KeyError: a tensor that tells a size is missing.
-        ValueError: sizes that no SAM has.
-    """
-    patch = state["image_encoder.patch_embed.proj.weight"]
-    hidden, patch_size = patch.shape[0], patch.shape[-1]
-    grid = state["image_encoder.pos_embed"].shape[1]
-    depth = 1 + max(int(m[1]) for n in state if (m := re.match(r"image_encoder\.blocks\.(\d+)\.", n)))
-    spans = [state[f"image_encoder.blocks.{i}.attn.rel_pos_h"].shape for i in range(depth)]
-    global_spans = [i for i, span in enumerate(spans) if span[0] == 2 * grid - 1]
-    windows = {(span[0] + 1) // 2 for i, span in enumerate(spans) if i not in global_spans}
-    if len(windows) > 1:
-        raise ValueError(f"window sizes differ between blocks: {sorted(windows)}")
-    return SamConfig(
-        vision_config={
-            "hidden_size": hidden,
-            "num_hidden_layers": depth,
-            "num_attention_heads": hidden // spans[0][1],
-            "global_attn_indexes": global_spans,
-            "image_size": grid * patch_size,
-            "patch_size": patch_size,
-            "window_size": windows.pop() if windows else 0,
-            "mlp_dim": state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0],
-            "output_channels": state["image_encoder.neck.0.weight"].shape[0],
-            "num_pos_feats": state["mask_decoder.iou_token.weight"].shape[1] // 2,
-        },
-        **decoder_parts(state, image_size=grid * patch_size, patch_size=patch_size),
-    )
-
-
-def decoder_parts(state: Mapping[str, Tensor], *, image_size: int, patch_size: int) -> dict[str, dict[str, int]]:
-    """The configurations of prompt encoder and mask decoder that the shapes of Meta's tensors imply.
-
-    Args:
-        state: under Meta's names.
-        image_size: pixels along a side of the input.
-        patch_size: pixels for each place of the embedding.
-
-    Raises:
-        KeyError: a tensor that tells a size is missing.
-    """
-    width = state["mask_decoder.iou_token.weight"].shape[1]
-    return {
-        "prompt_encoder_config": {
-            "hidden_size": width,
-            "image_size": image_size,
-            "patch_size": patch_size,
-            "image_embedding_size": image_size // patch_size,
-            "mask_input_channels": state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
-        },
-        "mask_decoder_config": {
-            "hidden_size": width,
-            "mlp_dim": state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
-            "num_hidden_layers": 1 + max(int(m[1]) for n in state if (m := _TOKEN_LAYER.match(n))),
-            "num_multimask_outputs": state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
-            "iou_head_hidden_dim": state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
-            "iou_head_depth": _head_depths(state)["mask_decoder.iou_prediction_head"],
-            "attention_downsample_rate": width
-            // state["mask_decoder.transformer.final_attn_token_to_image.q_proj.weight"].shape[0],
-        },
-    }
 
 
 def _head_depths(state: Mapping[str, Tensor]) -> dict[str, int]:

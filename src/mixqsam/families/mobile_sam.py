@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from mixqsam.errors import ModelError
 from mixqsam.families import two_way
 from mixqsam.families.checkpoint import fill_model, read_state
 from mixqsam.families.family import BlockPath, Family, Layout
-from mixqsam.families.mobile_sam_checkpoint import config_values, convert, is_layout, without_prefix
+from mixqsam.families.meta_layout import TWO_WAY_EPS
+from mixqsam.families.mobile_sam_checkpoint import MARK, config_values, convert, without_prefix
 from mixqsam.families.mobile_sam_config import MobileSamConfig
 from mixqsam.families.mobile_sam_model import MobileSamModel
-from mixqsam.families.sizes import check_sizes
+from mixqsam.families.sizes import check_fit, check_sizes
 from mixqsam.plan import Part
 
 _ENCODER, _NECK = "vision_encoder", "vision_encoder.neck"
@@ -49,6 +51,13 @@ def _blocks(config: Any) -> Sequence[BlockPath]:
         paths += [f"{_ENCODER}.layers.{stage}.blocks.{index}" for index in range(depth)]
         paths += [f"{_ENCODER}.layers.{stage}.downsample"] if stage < len(depths) - 1 else []
     return [*(BlockPath(path) for path in [*paths, _NECK]), *two_way.decoder_blocks(config)]
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Refuse sizes that no MobileSAM has, or that do not fit each other."""
+    check_sizes(values)
+    config = {name: value for name, value in values.items() if name != "quantization_config"}
+    check_fit(MobileSamConfig.from_dict(config))
 
 
 def load_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[MobileSamModel, SamImageProcessorPil]:
@@ -112,12 +121,13 @@ MOBILE_SAM = Family(
     blocks=_blocks,
     image_tokens=two_way.IMAGE_TOKENS,
     tied=two_way.TIED,
-    check=check_sizes,
+    check=_check,
     prepare=two_way.prepare_decoder,
     framing=replace(two_way.PADDED, default=make_processor),
+    unusual=partial(two_way.unusual, norm_eps=TWO_WAY_EPS),
     encode=two_way.encode,
     embed=two_way.embed,
     decode=two_way.decode,
-    layouts=(Layout("MobileSAM's `mobile_sam.pt`", matches=is_layout, load=load_state),),
+    layouts=(Layout("MobileSAM's `mobile_sam.pt`", mark=MARK, load=load_state),),
     released={"mobile-sam": "dhkim2810/MobileSAM"},
 )

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from mixqsam.errors import ModelError
-from mixqsam.families.meta_layout import decoder_parts, rename
+from mixqsam.families.meta_layout import TWO_WAY_EPS, rename
 from mixqsam.families.mobile_sam_config import total_stride
+from mixqsam.families.named_layout import decoder_parts
 
-_MARK = "image_encoder.patch_embed.seq.0.c.weight"
+MARK = "image_encoder.patch_embed.seq.0.c.weight"
 _PREFIX = re.compile(r"(?:(?:module|sam|model)\.)*")
 # The classifier that TinyViT was trained with: in the file, but not part of MobileSAM.
 _UNUSED = re.compile(r"image_encoder\.(?:head|norm_head)\.(?:weight|bias)")
@@ -26,15 +27,8 @@ _RENAMES = (
 )
 # The prompt encoder shares this table with the model; a released checkpoint holds it once.
 _SHARED = "prompt_encoder.shared_embedding.positional_embedding"
-# Of the two-way blocks in the original code; transformers' default is 1e-6, which moves logits by 0.1%.
-_DECODER_NORM_EPS = 1e-5
 # Places along a side of the embedding in all released models.
 _PLACES = 64
-
-
-def is_layout(names: Mapping[str, Any]) -> bool:
-    """Whether tensors have the names of a MobileSAM, with or without a prefix."""
-    return any(name.endswith(_MARK) for name in names)
 
 
 def without_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -43,13 +37,13 @@ def without_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]
     Raises:
         ModelError: they have another layout, or a prefix that training code is not known to write.
     """
-    mark = next((name for name in state if name.endswith(_MARK)), None)
+    mark = next((name for name in state if name.endswith(MARK)), None)
     if mark is None:
-        raise ModelError(f"{path} does not have MobileSAM's layout: it holds no tensor {_MARK}.")
-    prefix = mark.removesuffix(_MARK)
+        raise ModelError(f"{path} does not have MobileSAM's layout: it holds no tensor {MARK}.")
+    prefix = mark.removesuffix(MARK)
     outside = sorted(name for name in state if not name.startswith(prefix))
     if not _PREFIX.fullmatch(prefix) or outside:
-        raise ModelError(f"{path} has foreign tensors, e.g. {(outside or [mark])[0]}; expected {_MARK} and its kin.")
+        raise ModelError(f"{path} has foreign tensors, e.g. {(outside or [mark])[0]}; expected {MARK} and its kin.")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
@@ -77,7 +71,7 @@ def config_values(state: Mapping[str, Tensor], *, image_size: int | None = None)
     pixels = image_size or _PLACES * stride
     vision = {
         "image_size": pixels,
-        "num_channels": shapes[_MARK][1],
+        "num_channels": shapes[MARK][1],
         "patch_kernel": patch_kernel,
         "embed_dims": [first, *widths],
         "depths": [len(_indices(state, f"image_encoder.layers.{i}.blocks.")) for i in range(stages)],
@@ -89,11 +83,11 @@ def config_values(state: Mapping[str, Tensor], *, image_size: int | None = None)
         "output_channels": shapes["image_encoder.neck.0.weight"][0],
         "num_pos_feats": shapes["mask_decoder.iou_token.weight"][1] // 2,
     }
-    parts = decoder_parts(state, image_size=pixels, patch_size=stride)
+    parts = decoder_parts(rename(state), image_size=pixels, patch_size=stride)
     return {
         "vision_config": vision,
         "prompt_encoder_config": parts["prompt_encoder_config"],
-        "mask_decoder_config": {**parts["mask_decoder_config"], "layer_norm_eps": _DECODER_NORM_EPS},
+        "mask_decoder_config": {**parts["mask_decoder_config"], "layer_norm_eps": TWO_WAY_EPS},
     }
 
 

@@ -1,16 +1,15 @@
 """SAM (arXiv 2304.02643): a plain ViT with windows and decomposed relative positions, in sizes B, L and H."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from transformers import SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamVisionAttention
 
-from mixqsam.families import two_way
+from mixqsam.families import meta_layout, named_layout, two_way
 from mixqsam.families.family import BlockPath, Family, Layout
-from mixqsam.families.meta_layout import is_meta_layout, load_meta
-from mixqsam.families.sizes import check_sizes
+from mixqsam.families.sizes import check_fit, check_sizes, check_vit
 from mixqsam.numeric.attention import VisionAttention
 from mixqsam.plan import Part
 
@@ -39,6 +38,14 @@ def _blocks(config: Any) -> Sequence[BlockPath]:
         for index in range(vision.num_hidden_layers)
     ]
     return [*layers, BlockPath(_NECK), *two_way.decoder_blocks(config)]
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Refuse sizes that no SAM has, or that do not fit each other."""
+    check_sizes(values)
+    config = SamConfig.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
+    check_fit(config)
+    check_vit(config.vision_config)
 
 
 def _prepare(model: nn.Module) -> None:
@@ -70,12 +77,16 @@ SAM = Family(
     blocks=_blocks,
     image_tokens=two_way.IMAGE_TOKENS,
     tied=two_way.TIED,
-    check=check_sizes,
+    check=_check,
     prepare=_prepare,
     framing=two_way.PADDED,
+    unusual=two_way.unusual,
     encode=two_way.encode,
     embed=two_way.embed,
     decode=two_way.decode,
-    layouts=(Layout("Meta's `sam_vit_*.pth`", matches=is_meta_layout, load=load_meta),),
+    layouts=(
+        Layout("Meta's `sam_vit_*.pth`", mark=meta_layout.MARK, load=meta_layout.load_meta),
+        Layout("transformers' names", mark=named_layout.MARK, load=named_layout.load_named),
+    ),
     released={f"sam-vit-{size}": f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")},
 )

@@ -11,6 +11,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from transformers.models.sam.modeling_sam import SamAttention, SamMLPBlock
 
 from mixqsam.families.family import BlockPath, Framing, Maps, PromptTensors
+from mixqsam.families.image_processor import check_padded, settings_of
 from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.numeric.modules import Mlp
 from mixqsam.plan import Part, Role
@@ -92,7 +93,8 @@ def pad(processor: Any, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
     """The image at the top left of a square, zeros elsewhere."""
     batch = processor(images=_thick_enough(processor, image), return_tensors="pt")
     height, width = (int(side) for side in batch["reshaped_input_sizes"][0])
-    return batch["pixel_values"], (height, width)
+    # Without a rescale the values are whole numbers.
+    return batch["pixel_values"].float(), (height, width)
 
 
 def _thick_enough(processor: Any, image: Image.Image) -> Image.Image:
@@ -101,7 +103,7 @@ def _thick_enough(processor: Any, image: Image.Image) -> Image.Image:
     if 2 * side * min(image.size) >= max(image.size):
         return image
     height, width = resized_size(image.height, image.width, side=side)
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    return image.resize((width, height), Image.Resampling(processor.resample))
 
 
 def pad_resized(processor: Any, pixels: NDArray[np.float32]) -> tuple[Tensor, tuple[int, int]]:
@@ -113,17 +115,41 @@ def pad_resized(processor: Any, pixels: NDArray[np.float32]) -> tuple[Tensor, tu
         do_convert_rgb=False,
         return_tensors="pt",
     )
-    return batch["pixel_values"], (pixels.shape[0], pixels.shape[1])
+    return batch["pixel_values"].float(), (pixels.shape[0], pixels.shape[1])
 
 
 PADDED = Framing(
     image_size=lambda config: int(config.vision_config.image_size),
     processor=SamImageProcessorPil,
     default=default_processor,
-    fits=lambda processor, config: bool(processor.pad_size["height"] == config.vision_config.image_size),
+    check=lambda processor, config: check_padded(processor, config.vision_config.image_size),
+    settings=settings_of,
     apply=pad,
     apply_resized=pad_resized,
 )
+
+
+# Part → its activation and the epsilon of its layer norms in transformers' defaults.
+_USUAL = {
+    "vision_config": ("gelu", 1e-6),
+    "prompt_encoder_config": ("gelu", 1e-6),
+    "mask_decoder_config": ("relu", 1e-6),
+}
+
+
+def unusual(config: Any, *, norm_eps: float = 1e-6) -> list[tuple[str, object]]:
+    """Settings that tensors do not tell, where they are not the usual ones.
+
+    Args:
+        config: the architecture.
+        norm_eps: epsilon of the two-way blocks that is usual.
+    """
+    found: list[tuple[str, object]] = []
+    for part, (activation, eps) in _USUAL.items():
+        values, expected = getattr(config, part), norm_eps if part == "mask_decoder_config" else eps
+        usual = {"hidden_act": activation, "layer_norm_eps": expected}
+        found += [(f"{part}.{name}", v) for name, u in usual.items() if (v := getattr(values, name, u)) != u]
+    return found
 
 
 def encode(model: Any, pixels: Tensor) -> Maps:

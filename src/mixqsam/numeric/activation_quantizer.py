@@ -4,13 +4,16 @@ Whoever works with quantizers asks them for what differs, so that a new kind is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.derived import Derived, keeping_types
+
+Numbers = TypeVar("Numbers")
 
 
 class ActivationQuantizer(nn.Module, ABC):
@@ -22,15 +25,33 @@ class ActivationQuantizer(nn.Module, ABC):
         channel_axis: the axis of activations on which channels lie: −1 in tokens, −3 in maps [batch, channels, h, w].
         deployed_groups: to how many groups its channels are merged before it is deployed; 0 where nothing is merged.
         bits: bit-width b.
-        step: what `forward(…, whole=True)` has to be multiplied by; 1 where a quantizer has no single step.
     """
 
-    step: float = 1.0
     kind: ClassVar[str]
     fields: ClassVar[Mapping[str, tuple[int, torch.dtype]]]
     channel_axis: ClassVar[int] = -1
     deployed_groups: ClassVar[int] = 0
     bits: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Plain numbers of the buffers, which passes read instead of tensors.
+        self._derived: Derived[Any] = Derived()
+
+    @property
+    def step(self) -> float:
+        """What `forward(…, whole=True)` has to be multiplied by; 1 where a quantizer has no single step."""
+        return 1.0
+
+    def _numbers(self, make: Callable[[], Numbers]) -> Numbers:
+        """What `make` computes from the buffers, kept until one of them changes."""
+        numbers: Numbers = self._derived.get(self._buffers.values(), make)
+        return numbers
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ActivationQuantizer":
+        """As for any module, but the buffers keep their types."""
+        super()._apply(keeping_types(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @abstractmethod
     def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:

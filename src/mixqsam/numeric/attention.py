@@ -7,6 +7,7 @@ are carried through product, softmax and product, so the peak is `_PIECE_BYTES` 
 import torch
 from torch import Tensor, nn
 
+from mixqsam.numeric.derived import exact
 from mixqsam.numeric.modules import Product
 
 _PIECE_BYTES = 64 << 20
@@ -151,6 +152,14 @@ class DecoderAttention(nn.Module):
         **_: object,
     ) -> tuple[Tensor, None]:
         """Attend from [batch, prompts, n, c] to [batch, prompts, m, c]; the groupings of both sides may differ."""
+        attend = self._attend_exactly if self.qk.quantizers else self._attend
+        return attend(query, key, value, attention_similarity), None
+
+    @exact
+    def _attend_exactly(self, *values: Tensor) -> Tensor:
+        return self._attend(*values)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, attention_similarity: Tensor | None = None) -> Tensor:
         prompts = query.shape[1]
         q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
         weights, weights_step = self.av.operand("left", self.weights(q, k, similarity=attention_similarity).to(v.dtype))
@@ -159,7 +168,7 @@ class DecoderAttention(nn.Module):
         groups, heads, tokens, width = mixed.shape
         joined = mixed.transpose(1, 2).reshape(groups // prompts, prompts, tokens, heads * width)
         out: Tensor = self.out_proj(joined)
-        return out, None
+        return out
 
     def weights(self, query: Tensor, key: Tensor, *, similarity: Tensor | None = None) -> Tensor:
         """Softmax of q·kᵀ [batch·prompts, heads, n, m], from projected queries and keys."""

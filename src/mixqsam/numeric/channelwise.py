@@ -24,17 +24,15 @@ class ChannelQuantizer(AffineQuantizer):
     channel_axis = -3
     fields: ClassVar = {"scale": (1, torch.float32), "zero": (1, torch.uint8)}
 
-    _per_step: Tensor
-    _low: Tensor
-    _high: Tensor
-
     def __init__(self, grid: AffineGrid) -> None:
         super().__init__()
         self.bits = grid.bits
         self._keep(scale=grid.scale.float().bfloat16(), zero=grid.zero)
-        derived = {"_per_step": 1 / self.scale, "_low": -self.zero, "_high": 2**self.bits - 1 - self.zero}
-        for name, values in derived.items():
-            self.register_buffer(name, self.spread(values), persistent=False)
+
+    def _limits(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps per unit, and the least and the greatest number of steps, shaped to broadcast against maps."""
+        per_step, low, high = 1 / self.scale, -self.zero, 2**self.bits - 1 - self.zero
+        return self.spread(per_step), self.spread(low), self.spread(high)
 
     @classmethod
     def from_range(cls, low: Tensor, high: Tensor, *, bits: int) -> "ChannelQuantizer":
@@ -77,7 +75,8 @@ class ChannelQuantizer(AffineQuantizer):
 
     def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
         """Project maps [..., channels, height, width]."""
-        steps = torch.mul(values, self._per_step).round_().clamp_(self._low, self._high)
+        per_step, low, high = self._numbers(self._limits)
+        steps = torch.mul(values, per_step).round_().clamp_(low, high)
         return steps if whole else steps.mul_(self.spread(self.scale))
 
     def extra_repr(self) -> str:

@@ -44,3 +44,11 @@ def read_checksums(metadata: Mapping[str, str], names: Collection[str]) -> dict[
         return None
     pieces = [digits[at : at + _DIGITS] for at in range(0, len(digits), _DIGITS)]
     return dict(zip(sorted(names), pieces, strict=True))
+
+
+def lacking_checksums(source: str) -> str:
+    """What to say of a file without them."""
+    return (
+        f"{source} lacks its checksums, as a file does that another tool saved again. Copy the original again. If you "
+        "trust its values, write the checksums again: docs/formats/packed.md, “A file without checksums”."
+    )

@@ -1,10 +1,12 @@
 """Fake-quantized layers: the arithmetic is float, the values are those of b bits."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mixqsam.numeric.derived import exact, keeping_types
 from mixqsam.numeric.half import StoredWeight
 from mixqsam.numeric.quantizers import ActivationQuantizer
 
@@ -24,6 +26,20 @@ class StoredLayer(nn.Module, ABC):
     @abstractmethod
     def stored(self) -> StoredWeight:
         """The weight as it is stored."""
+
+    @abstractmethod
+    def compute(self, values: Tensor) -> Tensor:
+        """The layer's output for float32 values."""
+
+    @exact
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer's output, in the type of the values; it is computed in whole numbers and float32."""
+        return self.compute(values.float()).to(values.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StoredLayer":
+        """As for any module, but codes, scales and bias keep their types."""
+        super()._apply(keeping_types(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def stored_weight(self) -> dict[str, Tensor]:
         """What is stored of the weight; see `QuantizedTensor.tensors`."""
@@ -47,11 +63,11 @@ class QuantizedLayer(StoredLayer):
 
     Attributes:
         weight: the weight in steps, as whole numbers in float32; a weight of 16 bits as it is.
-        scale: what the product of whole numbers is multiplied by, [channels].
+        weight_scale: the step of each output channel, float32.
     """
 
     weight: Tensor
-    scale: Tensor
+    weight_scale: Tensor
 
     def __init__(self, weight: StoredWeight, bias: Tensor | None, quantizer: ActivationQuantizer) -> None:
         super().__init__()
@@ -59,7 +75,12 @@ class QuantizedLayer(StoredLayer):
         self._stored = weight
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_buffer("weight", weight.whole(), persistent=False)
-        self.register_buffer("scale", quantizer.product_scale(weight.scale), persistent=False)
+        self.register_buffer("weight_scale", weight.scale.reshape(-1).float().clone(), persistent=False)
+
+    @property
+    def scale(self) -> Tensor:
+        """What the product of whole numbers is multiplied by, [channels]."""
+        return self.input.product_scale(self.weight_scale)
 
     @property
     def stored(self) -> StoredWeight:
@@ -74,7 +95,7 @@ class QuantizedLayer(StoredLayer):
 class QuantizedLinear(QuantizedLayer):
     """y = x̂·ŵᵀ + bias."""
 
-    def forward(self, values: Tensor) -> Tensor:
+    def compute(self, values: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
         product = functional.linear(self.input(values, whole=True), self.weight)
         return scaled(product, self.scale, self.bias)
@@ -92,7 +113,7 @@ class QuantizedConv2d(QuantizedLayer):
         self.dilation = source.dilation
         self.groups = source.groups
 
-    def forward(self, values: Tensor) -> Tensor:
+    def compute(self, values: Tensor) -> Tensor:
         """Map [batch, in, height, width] to [batch, out, height', width']."""
         product = functional.conv2d(
             self.input(values, whole=True), self.weight, None, self.stride, self.padding, self.dilation, self.groups
@@ -128,8 +149,14 @@ class Product(nn.Module):
         """An operand (`left` or `right`), quantized if it is to be, and the step that it has to be multiplied by."""
         module: nn.Module = getattr(self, name)
         if isinstance(module, ActivationQuantizer):
-            return module(values, whole=True), module.step
+            projected: tuple[Tensor, float] = self._project(module, values)
+            return projected
         return module(values), 1.0
+
+    @exact
+    def _project(self, quantizer: ActivationQuantizer, values: Tensor) -> tuple[Tensor, float]:
+        """Whole numbers, which are exact up to 255 in any type that a model may be moved to, and their step."""
+        return quantizer(values.float(), whole=True).to(values.dtype), quantizer.step
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored of it; nothing while it is float."""

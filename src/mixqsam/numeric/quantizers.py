@@ -42,11 +42,16 @@ class Quantizer(AffineQuantizer):
         super().__init__()
         self.bits = grid.bits
         self._keep(scale=grid.scale, zero=grid.zero)
-        # Plain numbers, so that the passes below read no tensor; a float32 survives the round trip.
-        self.step = float(self.scale)
-        self._per_step = float(1 / self.scale)
-        self._low = -float(self.zero)
-        self._high = 2**self.bits - 1 - float(self.zero)
+
+    @property
+    def step(self) -> float:
+        """What whole numbers have to be multiplied by; a float32 survives the round trip."""
+        return self._numbers(self._limits)[0]
+
+    def _limits(self) -> tuple[float, float, float, float]:
+        """Step, steps per unit, and the least and the greatest number of steps."""
+        zero = float(self.zero)
+        return float(self.scale), float(1 / self.scale), -zero, 2**self.bits - 1 - zero
 
     @classmethod
     def restore(cls, bits: int, tensors: Mapping[str, Tensor]) -> "Quantizer":
@@ -65,12 +70,13 @@ class Quantizer(AffineQuantizer):
 
     def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
         """Project each value onto the grid; any shape."""
-        steps = torch.mul(values, self._per_step).round_().clamp_(self._low, self._high)
-        return steps if whole else steps.mul_(self.step)
+        step, per_step, low, high = self._numbers(self._limits)
+        steps = torch.mul(values, per_step).round_().clamp_(low, high)
+        return steps if whole else steps.mul_(step)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        return f"bits={self.bits}, scale={self.step:.4g}, zero={-self._low:.0f}"
+        return f"bits={self.bits}, scale={self.step:.4g}, zero={float(self.zero):.0f}"
 
 
 class LogQuantizer(ActivationQuantizer):
@@ -95,7 +101,9 @@ class LogQuantizer(ActivationQuantizer):
         super().__init__()
         self.bits = bits
         self._keep(scale=scale, tau=torch.tensor(tau))
-        self._scale, self._tau = float(self.scale), tau
+
+    def _scalars(self) -> tuple[float, int]:
+        return float(self.scale), int(self.tau)
 
     @classmethod
     def restore(cls, bits: int, tensors: Mapping[str, Tensor]) -> "LogQuantizer":
@@ -107,13 +115,14 @@ class LogQuantizer(ActivationQuantizer):
         """Project non-negative values; any shape. What is not positive becomes zero."""
         del whole
         last = 2**self.bits - 1
-        codes = values.clamp(min=1e-30).div_(self._scale).log2_().mul_(-self._tau).round_().clamp_(0, last)
-        powers = torch.exp2(codes / -self._tau).mul_(self._scale)
+        scale, tau = self._numbers(self._scalars)
+        codes = values.clamp(min=1e-30).div_(scale).log2_().mul_(-tau).round_().clamp_(0, last)
+        powers = torch.exp2(codes / -tau).mul_(scale)
         return powers.masked_fill_(codes == last, 0.0)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        return f"bits={self.bits}, scale={self._scale:.4g}, tau={self._tau}"
+        return f"bits={self.bits}, scale={float(self.scale):.4g}, tau={int(self.tau)}"
 
 
 class HybridQuantizer(ActivationQuantizer):
@@ -145,8 +154,9 @@ class HybridQuantizer(ActivationQuantizer):
         super().__init__()
         self.bits = bits
         self._keep(low=low, knee=knee, span=span, log_levels=torch.tensor(log_levels))
-        self._low, self._knee, self._span = float(self.low), float(self.knee), float(self.span)
-        self._logs = log_levels
+
+    def _scalars(self) -> tuple[float, float, float, int]:
+        return float(self.low), float(self.knee), float(self.span), int(self.log_levels)
 
     @classmethod
     def restore(cls, bits: int, tensors: Mapping[str, Tensor]) -> "HybridQuantizer":
@@ -159,17 +169,19 @@ class HybridQuantizer(ActivationQuantizer):
     def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
         """Project each value; any shape."""
         del whole
-        uniform = 2**self.bits - self._logs
-        step = (self._span - self._knee) / uniform
-        shifted = (values - self._low).clamp_(0, self._span)
-        codes = shifted.clamp(min=1e-30).div_(self._knee).log2_().neg_().round_().clamp_(0, self._logs - 1)
-        below = torch.exp2(-codes).mul_(self._knee).masked_fill_(codes == self._logs - 1, 0.0)
-        above = (shifted - self._knee).div_(step).round_().clamp_(0, uniform).mul_(step).add_(self._knee)
-        return torch.where(shifted <= self._knee, below, above).add_(self._low)
+        low, knee, span, logs = self._numbers(self._scalars)
+        uniform = 2**self.bits - logs
+        step = (span - knee) / uniform
+        shifted = (values - low).clamp_(0, span)
+        codes = shifted.clamp(min=1e-30).div_(knee).log2_().neg_().round_().clamp_(0, logs - 1)
+        below = torch.exp2(-codes).mul_(knee).masked_fill_(codes == logs - 1, 0.0)
+        above = (shifted - knee).div_(step).round_().clamp_(0, uniform).mul_(step).add_(knee)
+        return torch.where(shifted <= knee, below, above).add_(low)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        return f"bits={self.bits}, low={self._low:.4g}, knee={self._knee:.4g}, span={self._span:.4g}, logs={self._logs}"
+        low, knee, span, logs = self._scalars()
+        return f"bits={self.bits}, low={low:.4g}, knee={knee:.4g}, span={span:.4g}, logs={logs}"
 
 
 QUANTIZERS: dict[str, type[ActivationQuantizer]] = {

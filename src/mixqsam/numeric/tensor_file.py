@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mixqsam.errors import ArtifactError, shortened
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.checksums import checksum, read_checksums
+from mixqsam.numeric.checksums import checksum, lacking_checksums, read_checksums
 from mixqsam.numeric.half import HALF_TYPES, HalfTensor, StoredWeight, Unquantized
 from mixqsam.numeric.memory import aligned
 from mixqsam.numeric.packing import packed_bytes
@@ -202,7 +202,7 @@ class TensorFile(TensorSource):
         """As for any source; a file also has to have the checksums that were asked for."""
         super().check_all_used()
         if self._unchecked:
-            raise ArtifactError(f"{self._source} lacks its checksums; copy the directory anew, or make it again.")
+            raise ArtifactError(lacking_checksums(self._source))
 
 
 def kinds_of(quantizers: Mapping[str, ActivationQuantizer]) -> dict[str, str]:

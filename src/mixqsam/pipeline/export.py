@@ -7,7 +7,7 @@ from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.deployed.backends import find_backend
 from mixqsam.deployed.names import ENCODER
 from mixqsam.directories import claim_directory, new_directory
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, InputError
 from mixqsam.pipeline.options import Session
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def run_export(
     session: Session,
     single: bool = False,
     raw_image: bool = False,
+    compatible: bool = False,
     overwrite: bool = False,
 ) -> "Exported":
     """Write encoder and decoder of a quantized model.
@@ -33,6 +34,7 @@ def run_export(
         session: cache and progress.
         single: see `mixqsam.exporting.files.ExportOptions`.
         raw_image: likewise.
+        compatible: likewise; for `onnx` alone.
         overwrite: replace a directory that mixqsam exported.
 
     Raises:
@@ -41,6 +43,8 @@ def run_export(
         OutputError: the output exists, or cannot be written.
     """
     backend = find_backend(kind)
+    if compatible and backend.convert is not None:
+        raise InputError(f"{backend.title} has one form of files; --compatible is for ONNX.")
     marker = backend.file(output, ENCODER).name
     if not is_quantized(source):
         raise ArtifactError(f"{source} is not a quantized directory; make one with `mixqsam quantize`.")
@@ -51,6 +55,5 @@ def run_export(
         with session.timed("loading"):
             sam, manifest = load_model(source, integer=True)
         with session.timed("export"), new_directory(output, overwrite=overwrite, marker=marker) as folder:
-            return export(
-                sam, manifest, folder, backend=backend, options=ExportOptions(single=single, raw_image=raw_image)
-            )
+            options = ExportOptions(single=single, raw_image=raw_image, compatible=compatible)
+            return export(sam, manifest, folder, backend=backend, options=options)

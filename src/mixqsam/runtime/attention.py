@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mixqsam.numeric.attention import VisionAttention, add_positions
+from mixqsam.numeric.derived import Derived, exact
 from mixqsam.numeric.modules import Mlp
 from mixqsam.runtime.kernels import ByteGrid, ByteMatrix, IntegerLinear, UnsupportedError, missing_kernels
 from mixqsam.runtime.packed import PackedLinear, kernel_of
@@ -24,6 +25,7 @@ class IntegerMlp(Mlp):
     def __init__(self, source: Mlp) -> None:
         super().__init__(source.lin1, source.act, source.lin2)
 
+    @exact
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map [..., channels] to the same shape."""
         first, second = kernel_of(self.lin1, hidden_states), kernel_of(self.lin2, hidden_states)
@@ -43,11 +45,19 @@ class IntegerVisionAttention(VisionAttention):
             heads=source.heads, scale=source.scale, qkv=source.qkv, proj=source.proj, positions=source.positions
         )
         self.qk, self.av = source.qk, source.av
-        self._grids = {
-            "query": ByteGrid.of(source.qk.quantizers["left"]),
-            "key": ByteGrid.of(source.qk.quantizers["right"]),
-            "weights": ByteGrid.of(source.av.quantizers["left"]),
-            "value": ByteGrid.of(source.av.quantizers["right"]),
+        self._derived: Derived[dict[str, ByteGrid]] = Derived()
+
+    @property
+    def _grids(self) -> dict[str, ByteGrid]:
+        """The grids of the operands, as plain numbers of their tensors."""
+        return self._derived.get((*self.qk.buffers(), *self.av.buffers()), self._make_grids)
+
+    def _make_grids(self) -> dict[str, ByteGrid]:
+        return {
+            "query": ByteGrid.of(self.qk.quantizers["left"]),
+            "key": ByteGrid.of(self.qk.quantizers["right"]),
+            "weights": ByteGrid.of(self.av.quantizers["left"]),
+            "value": ByteGrid.of(self.av.quantizers["right"]),
         }
 
     @classmethod
@@ -64,6 +74,7 @@ class IntegerVisionAttention(VisionAttention):
             return str(error)
         return source.qkv.simulated
 
+    @exact
     def forward(self, hidden_states: Tensor, output_attentions: bool | None = None) -> tuple[Tensor, None]:
         """Attend within [batch, height, width, channels]; returns the same shape, and None for the weights."""
         kernel = kernel_of(self.qkv, hidden_states)
@@ -85,11 +96,12 @@ class IntegerVisionAttention(VisionAttention):
     def _project(self, kernel: IntegerLinear, tokens: Tensor, *, groups: int) -> list[Tensor]:
         """Codes of q, k and v, each [groups·heads, tokens, c]."""
         width = tokens.shape[1]
+        grids = self._grids
         found: list[list[Tensor]] = [[], [], []]
         for some in tokens.split(_TOKENS):
             joint = kernel(kernel.source.encode(some))
             for index, role in enumerate(("query", "key", "value")):
-                found[index].append(self._grids[role].encode(joint[:, index * width : (index + 1) * width]))
+                found[index].append(grids[role].encode(joint[:, index * width : (index + 1) * width]))
         shape = (groups, -1, self.heads, width // self.heads)
         split = [torch.cat(pieces).reshape(shape).transpose(1, 2) for pieces in found]
         return [one.reshape(groups * self.heads, one.shape[2], -1) for one in split]

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from math import prod
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixqsam.numeric.affine import AffineGrid
+from mixqsam.numeric.derived import Derived
 from mixqsam.numeric.half import HalfTensor, StoredWeight
 from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, StoredLayer, scaled
 from mixqsam.numeric.quantizers import ActivationQuantizer
@@ -22,6 +22,11 @@ from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, m
 _LEAST_PRODUCTS = 100
 # Code × weight at its largest, and the whole numbers up to which float32 is exact.
 _LARGEST_PRODUCT, _EXACT = 255 * 128, 1 << 24
+
+NO_GRADIENTS = (
+    "No gradients flow through packed weights. To fine-tune, train model.dequantize(), or adapters on it, and quantize "
+    "again: docs/formats/packed.md."
+)
 
 _told: set[str] = set()
 
@@ -64,10 +69,12 @@ class PackedLayer(StoredLayer):
             self.register_buffer(f"weight{ending}", tensor)
         self.bias = bias
         self.input = quantizer
+        self._kernel: Derived[IntegerLinear | str] = Derived()
+        self._steps: Derived[Tensor] = Derived()
 
     @property
     def stored(self) -> StoredWeight:
-        """The weight as codes, unpacked anew each time, or in half precision."""
+        """The weight as codes, unpacked at each call, or in half precision."""
         if self.bits == HALF_BITS:
             return HalfTensor(self.weight.reshape(self.shape))
         grid = AffineGrid(self.bits, self.weight_scale.float()[:, None], self.weight_zero.float()[:, None])
@@ -86,8 +93,16 @@ class PackedLayer(StoredLayer):
         """Why integer kernels are not used, whatever the quantizer; None where they are."""
         return "its weights have 16 bits" if self.bits == HALF_BITS else missing_kernels()
 
-    @cached_property
+    @property
     def _prepared(self) -> IntegerLinear | str:
+        """What computes in whole numbers, or why nothing does; made again where a tensor changed."""
+        return self._kernel.get((*self._weights, self.bias, *self.input.buffers(recurse=False)), self._prepare)
+
+    @property
+    def _weights(self) -> tuple[Tensor, ...]:
+        return tuple(self.get_buffer(f"weight{ending}") for ending in self._endings)
+
+    def _prepare(self) -> IntegerLinear | str:
         if reason := self._reason_against():
             return reason
         try:
@@ -97,20 +112,24 @@ class PackedLayer(StoredLayer):
         except UnsupportedError as error:
             return str(error)
 
-    @cached_property
+    @property
     def _whole(self) -> Tensor:
         """The weight in steps, for simulation: kept, for unpacking takes longer than multiplying."""
+        return self._steps.get(self._weights, self._unpack)
+
+    def _unpack(self) -> Tensor:
         return self.stored.whole()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLayer":
-        """As for any module (`to`, `cpu`, …); what was derived from the tensors is made anew."""
-        for name in ("_prepared", "_whole"):
-            self.__dict__.pop(name, None)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        """As for any stored layer (`to`, `cpu`, …); what was derived from the tensors takes no memory meanwhile."""
+        self._kernel, self._steps = Derived(), Derived()
+        super()._apply(fn, recurse)
         return self
 
     def kernel(self, values: Tensor) -> IntegerLinear | None:
         """The integer kernel for such an input; None where the layer has to be simulated."""
+        if values.requires_grad and torch.is_grad_enabled():
+            tell_once(NO_GRADIENTS)
         if values.device.type != "cpu" or values.dtype != torch.float32:
             return None
         if isinstance(self._prepared, IntegerLinear):
@@ -132,7 +151,7 @@ class PackedLayer(StoredLayer):
 class PackedLinear(PackedLayer):
     """y = x̂·ŵᵀ + bias."""
 
-    def forward(self, values: Tensor) -> Tensor:
+    def compute(self, values: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
         kernel = self.kernel(values)
         if kernel is None:
@@ -155,7 +174,7 @@ class PackedConv2d(PackedLayer):
         self.stride, self.padding = source.stride, source.padding
         self.dilation, self.groups = source.dilation, source.groups
 
-    def forward(self, values: Tensor) -> Tensor:
+    def compute(self, values: Tensor) -> Tensor:
         """Map [batch, in, height, width] to [batch, out, height', width']."""
         kernel = self.kernel(values)
         if kernel is None:

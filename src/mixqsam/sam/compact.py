@@ -32,13 +32,16 @@ def compacted(sam: Sam) -> Sam:
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
     """Put a tensor, frozen, in the place of a parameter."""
     owner, _, leaf = name.rpartition(".")
-    model.get_submodule(owner).register_parameter(leaf, nn.Parameter(value, requires_grad=False))
+    parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
+    model.get_submodule(owner).register_parameter(leaf, parameter)
 
 
 def dishonest(model: nn.Module, rest: Mapping[str, QuantizedTensor]) -> str | None:
     """The name of a tensor that is not what its stored codes say, if there is one."""
     for name, stored in rest.items():
-        if not torch.equal(model.get_parameter(name).cpu(), stored.dequantize().cpu()):
+        parameter = model.get_parameter(name).cpu()
+        # A model that was moved to another type has the same tensor, rounded.
+        if not torch.equal(parameter, stored.dequantize().cpu().to(parameter.dtype)):
             return name
     return None
 

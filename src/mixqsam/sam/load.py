@@ -1,7 +1,6 @@
 """A model from wherever it is: the embedded one, a hub id, a local directory, or a checkpoint in another layout."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from mixqsam.errors import InputError, ModelError, NumericError
+from mixqsam.errors import InputError, ModelError, NumericError, shortened
 from mixqsam.families import FAMILIES, family_of, find_family, prepare
-from mixqsam.families.checkpoint import read_state
-from mixqsam.families.family import Family, from_place
+from mixqsam.families.checkpoint import check_tied, describe_state, read_state, without_prefix
+from mixqsam.families.family import Family
+from mixqsam.families.image_processor import from_place
+from mixqsam.families.sizes import names_of
 from mixqsam.numeric.memory import align_tensors
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import Costs
+from mixqsam.resize import PixelSettings
 from mixqsam.sam.released import find_release, release_named
 from mixqsam.sam.units import count_costs
 
@@ -60,6 +61,11 @@ class Sam:
         return self.family.framing.image_size(self.config)
 
     @property
+    def pixel_settings(self) -> PixelSettings:
+        """What the image processor does with pixels."""
+        return self.family.framing.settings(self.processor)
+
+    @property
     def device(self) -> torch.device:
         """Where the model computes."""
         device: torch.device = self.model.device
@@ -67,16 +73,27 @@ class Sam:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the names, shapes and values of all tensors."""
+        """A hash of the names, shapes and values of all tensors, and of what else changes the outputs."""
         total = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        # Only what is unusual: caches of models with the usual settings stay what they are.
+        if unusual := _unusual_settings(self):
+            total.update(repr(unusual).encode())
         return total.hexdigest()
 
     def costs(self, *, prompts_per_image: int = 1) -> Costs:
         """Units and what they cost."""
         return count_costs(self.config, prompts_per_image=prompts_per_image)
+
+
+def _unusual_settings(sam: Sam) -> list[tuple[str, object]]:
+    """What tensors do not tell, and is not as the family's released checkpoints have it."""
+    unusual = list(sam.family.unusual(sam.config))
+    if sam.pixel_settings != sam.family.framing.settings(default_processor(sam.config)):
+        unusual.append(("pixels", sam.pixel_settings))
+    return unusual
 
 
 def check_device(name: str) -> None:
@@ -120,8 +137,8 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
         model, processor = _load_foreign(find_release(release))
     elif text in released:
         model, processor = _load_transformers(released[text])
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
-        model, processor = _load_transformers(text)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        model, processor = _load_hub(text, folder=path.parent)
     else:
         raise ModelError(
             f"Unknown model {text!r}: it is not a file, a directory, {EMBEDDED!r} or a hub id (owner/name)."
@@ -129,6 +146,16 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
     _check_finite(model, text)
     align_tensors(model)
     return Sam(prepare(model).eval().requires_grad_(False).to(torch.device(device)), processor, text)
+
+
+def _load_hub(text: str, *, folder: Path) -> tuple[PreTrainedModel, Any]:
+    """A model of the hub; a folder may have its owner's name."""
+    try:
+        return _load_transformers(text)
+    except ModelError as error:
+        if folder.is_dir():
+            raise ModelError(f"{text} is not in the folder {folder}; as an id on the hub: {error}") from error
+        raise
 
 
 def _check_finite(model: PreTrainedModel, source: str) -> None:
@@ -147,21 +174,34 @@ def _load_transformers(place: str) -> tuple[PreTrainedModel, Any]:
         )
     except ModelError:
         raise
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        SafetensorError,
-        json.JSONDecodeError,
-    ) as error:
-        raise ModelError(f"{place} cannot be loaded as a SAM: {_short(error)}") from error
-    missing = sorted(set(info["missing_keys"]) - family.tied.keys())
+    # transformers, safetensors and the hub's client each raise errors of their own, for whatever is wrong.
+    except Exception as error:
+        raise ModelError(f"{place} cannot be loaded as a SAM: {shortened(error, most=300)}") from error
+    if foreign := info["unexpected_keys"]:
+        raise ModelError(
+            f"{place} is another variant of SAM: {len(foreign)} foreign tensors ({names_of(foreign)}). "
+            "Merge them into the model's own weights, or remove them."
+        )
+    missing = sorted(_tie(model, set(info["missing_keys"]), family, place))
     if missing or info["mismatched_keys"]:
         what = f"{len(missing)} tensors are missing ({', '.join(missing[:3])}, …)" if missing else "shapes differ"
         raise ModelError(f"{place} does not hold all weights of its SAM: {what}.")
     return model, from_place(family.framing, place, model.config)
+
+
+def _tie(model: PreTrainedModel, missing: set[str], family: Family, place: str) -> set[str]:
+    """Share each tensor that the family shares, from wherever the checkpoint has it; returns what is missing then."""
+    for name, owner in family.tied.items():
+        tensor, other = model.get_parameter(name), model.get_parameter(owner)
+        if name not in missing and owner not in missing:
+            check_tied(name, tensor, owner, other, source=place)
+        elif not {name, owner} <= missing:
+            tensor.data = other.data = other.data if name in missing else tensor.data
+            missing = missing - {name, owner}
+    # Not as the file has it, but as the model is from here on.
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    return missing
 
 
 def _check_config(values: dict[str, Any], place: str) -> Family:
@@ -184,18 +224,13 @@ def default_processor(config: Any) -> Any:
 
 
 def _load_foreign(path: Path) -> tuple[PreTrainedModel, Any]:
-    state = read_state(path)
     layouts = [layout for family in FAMILIES.values() for layout in family.layouts]
+    state = without_prefix(read_state(path), [layout.mark for layout in layouts], path)
     for layout in layouts:
-        if layout.matches(state):
+        if layout.mark in state:
             return layout.load(state, path)
     known = ", ".join(layout.name for layout in layouts)
     raise ModelError(
-        f"{path} has a layout that is not known (expected {known}); for transformers' layout give the directory with "
-        "config.json."
+        f"{path} has a layout that is not known. It holds {describe_state(state)}. Expected are all tensors of a "
+        f"model in the layout of {known}; for transformers' layout give the directory with config.json."
     )
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:300] + "…"

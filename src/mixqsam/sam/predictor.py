@@ -52,6 +52,16 @@ class SamPredictor(Predictor):
         return self.sam.image_size
 
     @property
+    def resized_side(self) -> int:
+        """What the longer side of an image becomes within the frame, in pixels."""
+        return self.sam.pixel_settings.longest
+
+    @property
+    def resample(self) -> int:
+        """Pillow's number of the filter that images are scaled with."""
+        return self.sam.pixel_settings.resample
+
+    @property
     def original_size(self) -> tuple[int, int] | None:
         """Height and width of the image; None where none is set."""
         return None if self._frame is None else self._frame.original
