@@ -135,6 +135,8 @@ class Family:
         decode: maps and embedded prompts → logits and scores.
         layouts: other ways to write its checkpoints.
         released: name of a released checkpoint → its hub id.
+        sample: a configuration of a few thousand parameters, with every kind of module. On it an unknown version of
+            transformers is compared with the engine; None for no comparison.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Family:
     decode: Decode
     layouts: tuple[Layout, ...] = ()
     released: Mapping[str, str] = field(default_factory=dict)
+    sample: Callable[[], PreTrainedConfig] | None = None
 
     def __repr__(self) -> str:
         return f"<family {self.name}>"

@@ -60,6 +60,23 @@ def vision_attention(source: SamVisionAttention) -> VisionAttention:
     )
 
 
+def _sample() -> SamConfig:
+    """A layer with padded windows and a global one, on 3 × 3 patches."""
+    return SamConfig(
+        vision_config={
+            "hidden_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "global_attn_indexes": [1],
+            "image_size": 48,
+            "window_size": 2,
+            "mlp_dim": 16,
+            **two_way.SAMPLE_NECK,
+        },
+        **two_way.sample_decoder(image_size=48),
+    )
+
+
 SAM = Family(
     name="sam",
     model=SamModel,
@@ -78,4 +95,5 @@ SAM = Family(
     decode=two_way.decode,
     layouts=(Layout("Meta's `sam_vit_*.pth`", matches=is_meta_layout, load=load_meta),),
     released={f"sam-vit-{size}": f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")},
+    sample=_sample,
 )
