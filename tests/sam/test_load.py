@@ -14,6 +14,8 @@ from mixqsam.families.meta_layout import config_of, rename
 from mixqsam.families.sam import SAM
 from mixqsam.sam.load import Sam, load_sam
 
+pytestmark = pytest.mark.versions
+
 
 def meta_config() -> SamConfig:
     """Meta's files imply 8 decoder heads."""

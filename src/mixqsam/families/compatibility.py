@@ -74,7 +74,7 @@ def _random_model(family: Family) -> Any:
     """The family's smallest model, with random values that give every module an effect."""
     assert family.sample is not None  # noqa: S101  (the caller asked)
     config = family.sample()
-    config._attn_implementation = "eager"  # noqa: SLF001  (transformers has no public way to set it on a configuration)
+    config._attn_implementation = "eager"
     torch.manual_seed(0)
     model: nn.Module = family.model(config).eval()
     for parameter in model.parameters():

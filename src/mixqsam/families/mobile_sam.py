@@ -111,9 +111,7 @@ def _sample() -> MobileSamConfig:
         "num_heads": [2, 2, 2],
         "window_sizes": [4, 2, 2],
     }
-    return MobileSamConfig(
-        vision_config=vision | two_way.SAMPLE_NECK, **two_way.sample_decoder(image_size=48)
-    )
+    return MobileSamConfig(vision_config=vision | two_way.SAMPLE_NECK, **two_way.sample_decoder(image_size=48))
 
 
 MOBILE_SAM = Family(

@@ -70,9 +70,9 @@ class MobileSamConfig(SamConfig):  # type: ignore[misc]
     model_type = "mobile_sam"
     # The classes of the parts have another name in older versions of transformers.
     if hasattr(SamConfig, "sub_configs_defaults"):
-        sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": MobileSamVisionConfig}  # noqa: RUF012
+        sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": MobileSamVisionConfig}
     else:
-        sub_configs = {**SamConfig.sub_configs, "vision_config": MobileSamVisionConfig}  # noqa: RUF012
+        sub_configs = {**SamConfig.sub_configs, "vision_config": MobileSamVisionConfig}
 
     def __post_init__(self, **more: Any) -> None:
         """Check that the parts agree on the image and on the embedding."""
