@@ -1,4 +1,4 @@
-"""Put measured tables into README.md, docs/experiments.md and other pages, and full tables into docs/data/*.csv.
+"""Put measured tables into docs/experiments.md and other pages, and full tables into docs/data/*.csv.
 
     python -m benchmarks.experiments_page
 
@@ -122,13 +122,13 @@ def main() -> None:
             "reconstruction": reconstruction(),
             "evaluator": evaluator(),
             "backends": backends(),
+            "speed": speed(),
             "files": files(),
             "loading": loading(),
         },
     )
     fill(DOCS / "reliability.md", {"kills": kills(), "fuzzing": fuzzing(), "threads": threads(), "server": server()})
     fill(DOCS / "formats/README.md", {"agreement": agreement()})
-    fill(DOCS.parent / "README.md", {"speed": speed()})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 
 

@@ -97,3 +97,22 @@ def test_hooks_of_commits_are_the_parts_of_the_check() -> None:
     assert len(commands) == 4
     for command in commands:
         assert command.removesuffix(" .") in hooks.replace(".venv/bin/", "")
+
+
+def tables(text: str) -> list[int]:
+    """The number of rows of each table."""
+    return [len(found.splitlines()) - 2 for found in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+
+
+def test_the_readme_is_short() -> None:
+    text = re.sub(r"^```.*?^```", "", read("README.md"), flags=re.MULTILINE | re.DOTALL)
+    assert max(tables(text)) <= 8
+    prose = re.sub(r"^(\||#|!).*$", "", text, flags=re.MULTILINE)
+    for sentence in re.split(r"(?<=[.:?!])\s+|\n\n|^- ", prose, flags=re.MULTILINE):
+        assert len(sentence.split()) <= 20, sentence
+
+
+def test_the_experiments_show_few_tables() -> None:
+    rows = tables(read("docs/experiments.md"))
+    assert len(rows) <= 4
+    assert max(rows) <= 8
