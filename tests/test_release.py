@@ -53,12 +53,13 @@ def hook() -> ModuleType:
     return module
 
 
-README = "A [page](docs/a.md#b).\n\n![A picture](docs/images/a.png)\n\nThe [paper](https://arxiv.org/abs/1), [below](#x).\n"
+END = "The [paper](https://arxiv.org/abs/1), [below](#x).\n"
+README = f"A [page](docs/a.md#b).\n\n![A picture](docs/images/a.png)\n\n{END}"
 
 
 def test_without_a_repository_the_readme_has_no_link_that_leads_nowhere(hook: ModuleType) -> None:
     changed = hook.rewrite_links(README, repository=None, tag="v1")
-    assert changed == "A page.\n\nThe [paper](https://arxiv.org/abs/1), [below](#x).\n"
+    assert changed == f"A page.\n\n{END}"
 
 
 def test_with_a_repository_links_and_pictures_are_absolute(hook: ModuleType) -> None:

@@ -77,8 +77,9 @@ class MobileSamConfig(SamConfig):  # type: ignore[misc]
     def __post_init__(self, **more: Any) -> None:
         """Check that the parts agree on the image and on the embedding."""
         # Older versions of transformers make SAM's own vision configuration of a dict.
-        if self.vision_config is None or isinstance(self.vision_config, dict):
-            self.vision_config = MobileSamVisionConfig(**(self.vision_config or {}))
+        sizes: Any = getattr(self, "vision_config", None)
+        if sizes is None or isinstance(sizes, dict):
+            self.vision_config = MobileSamVisionConfig(**(sizes or {}))
         super().__post_init__(**more)
         vision, prompts, decoder = self.vision_config, self.prompt_encoder_config, self.mask_decoder_config
         side = vision.image_size // vision.patch_size
