@@ -70,7 +70,9 @@ class MobileSamConfig(SamConfig):  # type: ignore[misc]
     model_type = "mobile_sam"
     # The classes of the parts have another name in older versions of transformers.
     if hasattr(SamConfig, "sub_configs_defaults"):
-        sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": MobileSamVisionConfig}
+        # Its values are of a class that has no public name in some versions.
+        _of_vision = type(SamConfig.sub_configs_defaults["vision_config"])(config_class=MobileSamVisionConfig)
+        sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": _of_vision}
     else:
         sub_configs = {**SamConfig.sub_configs, "vision_config": MobileSamVisionConfig}
 
