@@ -47,11 +47,9 @@ def _compare_once(family: Family, installed: str) -> None:
 
 
 def _refusal(family: Family, installed: str, reason: str) -> DependencyError:
-    from mixqsam import __version__  # noqa: PLC0415  (mixqsam's own module is still loading when this one is)
-
     return DependencyError(
-        f"mixqsam {__version__} does not compute models of type {family.name!r} as transformers {installed} does "
-        f"({reason}). Install a version that is known to work: pip install transformers=={KNOWN_VERSIONS[-1]}"
+        f"mixqsam does not compute models of type {family.name!r} as transformers {installed} does ({reason}). "
+        f"Install a version that is known to work: pip install transformers=={KNOWN_VERSIONS[-1]}"
     )
 
 
