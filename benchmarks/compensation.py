@@ -1,7 +1,7 @@
 """Compare closed-form compensation with rounding to nearest, for several methods, λ, rows and inputs.
 
     python -m benchmarks.compensation --model ../shared/models/sam-tiny --coco ../shared/data/coco-mini
-    python -m benchmarks.compensation --table     # the table of docs/recipes/compensated.md
+    python -m benchmarks.compensation --table     # the table of docs/recipes.md
 
 Calibrates on train2017. Images 1–50 of val2017 with ground-truth boxes select the options; others are
 not used. Each row is stored, so that a stopped run resumes. A row of sam-tiny takes about a minute on a free core.

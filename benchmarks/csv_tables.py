@@ -9,6 +9,7 @@ from benchmarks.recipe_tables import comparison
 from mixqsam.reporting.comparison import to_csv
 
 Row = Mapping[str, object]
+FIGURES = ("AP", "IoU", "IoU to float")
 
 
 def write_tables() -> None:
@@ -24,6 +25,26 @@ def write_tables() -> None:
     }
     for name, rows in tables.items():
         _write(name, list(rows))
+
+
+def write_markdown(name: str, table: str) -> None:
+    """Write a Markdown table as docs/data/NAME.csv; cells of three figures become three columns."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    triples = [all(cell.count(" / ") == len(FIGURES) - 1 for cell in column) for column in zip(*rows, strict=True)]
+    _write(name, [_separate(header, row, triples) for row in rows])
+
+
+def _separate(header: list[str], row: list[str], triples: list[bool]) -> Row:
+    cells: dict[str, object] = {}
+    for title, cell, is_triple in zip(header, row, triples, strict=True):
+        if is_triple:
+            # A column with the name of its figures needs no other.
+            prefix = "" if title == " / ".join(FIGURES) else f"{title}: "
+            cells |= {f"{prefix}{figure}": part for figure, part in zip(FIGURES, cell.split(" / "), strict=True)}
+        else:
+            cells[title] = cell
+    return cells
 
 
 def _write(name: str, rows: list[Row]) -> None:

@@ -61,7 +61,7 @@ def loading() -> str:
 
 
 def speed() -> str:
-    """The figures of the README: SAM-B on every backend."""
+    """SAM-B on every backend."""
     data = load("benchmark")
     columns = ["SAM-B, 1024 × 768 pixels, W4A4", "image", "speed", "box", "memory", "files"]
     lines = [line(columns), line(["---", *["---:"] * 5])]

@@ -1,4 +1,4 @@
-"""Put measured tables into README.md, docs/experiments.md and other pages, and full tables into docs/data/*.csv.
+"""Put measured tables into docs/experiments.md and other pages, and full tables into docs/data/*.csv.
 
     python -m benchmarks.experiments_page
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.allocation_tables import BUDGETS, Row, cheap_table, main_table, synergy_table
-from benchmarks.csv_tables import write_tables
+from benchmarks.csv_tables import write_markdown, write_tables
 from benchmarks.deployment_tables import agreement, backends, files, loading, speed
 from benchmarks.performance_tables import (
     DOCS,
@@ -100,16 +100,20 @@ def main() -> None:
         {
             "recipes nearest": recipes_table(models, learned=False),
             "recipes learned": recipes_table(models, learned=True),
-            "brecq": brecq_table(),
-            "recipes cost": recipes_cost(models),
             "main": main_table(data),
-            "synergy": synergy_table(data),
-            "cheap": cheap_table(data),
-            "wins": wins(data),
-            "noise": noise(),
-            "parts": parts(),
         },
     )
+    # A page shows at most four tables; the others are downloads.
+    for name, table in {
+        "brecq": brecq_table(),
+        "recipes_cost": recipes_cost(models),
+        "synergy": synergy_table(data),
+        "measuring_less": cheap_table(data),
+        "wins": wins(data),
+        "ap_noise": noise(),
+        "parts": parts(),
+    }.items():
+        write_markdown(name, table)
     fill(
         DOCS / "performance.md",
         {
@@ -118,13 +122,13 @@ def main() -> None:
             "reconstruction": reconstruction(),
             "evaluator": evaluator(),
             "backends": backends(),
+            "speed": speed(),
             "files": files(),
             "loading": loading(),
         },
     )
     fill(DOCS / "reliability.md", {"kills": kills(), "fuzzing": fuzzing(), "threads": threads(), "server": server()})
     fill(DOCS / "formats/README.md", {"agreement": agreement()})
-    fill(DOCS.parent / "README.md", {"speed": speed()})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 
 

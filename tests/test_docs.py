@@ -218,7 +218,9 @@ def test_pages_and_their_code_are_found() -> None:
     assert len(PAGES) > 25
     assert len(WITH_CODE) > 12
     readme = blocks(ROOT / "README.md")
-    assert [one.language for one in readme].count("python") == 3
+    assert [one.language for one in readme] == ["sh", "sh", "sh", "python"]
+    assert len(readme[2].code.splitlines()) == 3
+    assert len([line for line in readme[3].code.splitlines() if line]) == 5
 
 
 def test_every_page_is_in_the_navigation() -> None:

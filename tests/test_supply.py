@@ -42,7 +42,7 @@ def test_every_dependency_is_pinned_to_a_version_that_is_allowed(requirement: Re
 
 
 def test_the_pytorch_of_the_scripts_is_the_pinned_one() -> None:
-    for name in ("install", "lock"):
+    for name in ("install", "lock", "test-wheel"):
         text = (ROOT / "scripts" / name).read_text(encoding="utf-8")
         assert f"TORCH_VERSION:-{pinned()['torch']}" in text
 

@@ -10,7 +10,8 @@
     ├── OutputError             exit code 4   a result cannot be written (full disk, permissions, in use)
     ├── NumericError            exit code 5   NaN or infinity where finite numbers are needed
     ├── HonestyError            exit code 6   a model's values do not fit its bit-widths
-    └── ParallelError           exit code 7   a group of processes is incomplete
+    ├── ParallelError           exit code 7   a group of processes is incomplete
+    └── DependencyError         exit code 8   an installed package computes otherwise than mixqsam expects
 
 A message says what happened, names the file, and says what to do.
 """
@@ -72,6 +73,12 @@ class ParallelError(MixqsamError):
     """A group has another number of processes than requested, or a process was lost."""
 
     exit_code = 7
+
+
+class DependencyError(MixqsamError):
+    """The installed version of another package computes otherwise than mixqsam expects."""
+
+    exit_code = 8
 
 
 # Of what a user gave, a message repeats at most so many characters.

@@ -28,6 +28,8 @@ from mixqsam.transformers_hook import register
 from tests.artifact.test_store import change_config, flip_a_byte
 from tests.oracles import mixture, nearest
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(scope="module")
 def shared_directory(sam: Sam, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,8 @@ from mixqsam.detection.detector import load_detector, match_categories
 from mixqsam.errors import AnnotationError, ModelError
 from tests.conftest import DETECTOR_NAMES as NAMES
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture
 def picture(picture_folder: Path) -> Image.Image:

@@ -15,6 +15,8 @@ from mixqsam.sam.predictor import SamPredictor
 from tests.families.released import random_mobile_sam
 from tests.families.released import tiny_config as mobile_config
 
+pytestmark = pytest.mark.versions
+
 
 def _sam() -> Sam:
     config = sam_config()

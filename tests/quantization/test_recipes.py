@@ -145,15 +145,14 @@ def test_grouped_channels_are_merged_without_reconstruction_too(sam: Sam, four: 
     assert all(len(one.scale) <= 4 for one in found)
 
 
-def test_every_recipe_has_its_page() -> None:
-    pages = Path(__file__).parents[2] / "docs/recipes"
-    index = (pages / "README.md").read_text()
+def test_every_recipe_has_its_section_and_its_row() -> None:
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text(encoding="utf-8")
+    heading = "\n## "
+    sections = {one.partition("\n")[0]: one for one in page.split(heading)[1:]}
     for name in RECIPES:
-        text = (pages / f"{name}.md").read_text()
-        assert text.startswith(f"# {name}\n")
-        assert "**Source.**" in text
-        assert f"[{name}]({name}.md)" in index
-    assert {page.stem for page in pages.glob("*.md")} == {*RECIPES, "README"}
+        assert "**Source.**" in sections[name]
+        assert f"| [{name}](#{name}) |" in page
+    assert [name for name in RECIPES if name not in sections] == []
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:

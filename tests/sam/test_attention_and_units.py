@@ -10,6 +10,8 @@ from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import count_costs, unit_names
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.mark.parametrize("piece_bytes", [64 << 20, 1], ids=["whole", "row by row"])
 def test_the_engines_modules_compute_what_transformers_does(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:

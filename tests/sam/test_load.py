@@ -17,6 +17,8 @@ from mixqsam.families.named_layout import config_of
 from mixqsam.families.sam import SAM
 from mixqsam.sam.load import Sam, load_sam
 
+pytestmark = pytest.mark.versions
+
 
 def meta_config() -> SamConfig:
     """Meta's files imply 8 decoder heads, and the epsilon of Meta's code."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from mixqsam.artifact.manifest import Manifest, parse_manifest
 from mixqsam.artifact.packed import stored_tensors
 from mixqsam.artifact.stored import attach_units, take_codes
-from mixqsam.errors import ArtifactError, ModelError
+from mixqsam.errors import ArtifactError, DependencyError, ModelError
 from mixqsam.families import family_of, find_family, prepare
 from mixqsam.families.image_processor import from_place
 from mixqsam.files import read_json, write_bytes, write_json
@@ -104,7 +104,7 @@ def _skeleton(directory: Path) -> tuple[Sam, Manifest]:
             model = prepare(family.model(config)).eval()
         sam = Sam(model, from_place(family.framing, directory, config), str(directory))
         costs = sam.costs()
-    except (ArtifactError, ModelError):
+    except (ArtifactError, DependencyError, ModelError):
         raise
     except Exception as error:
         # Sizes that do not fit each other fail anywhere in transformers and torch, with whatever error that has there.

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from mixqsam.errors import ModelError
+from mixqsam.families.compatibility import check_transformers
 from mixqsam.families.family import Family
 from mixqsam.families.mobile_sam import MOBILE_SAM
 from mixqsam.families.sam import SAM
@@ -39,6 +40,9 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
 
     Raises:
         ModelError: its family is unknown.
+        DependencyError: the installed transformers computes the family otherwise than the engine.
     """
-    family_of(model.config).prepare(model)
+    family = family_of(model.config)
+    check_transformers(family)
+    family.prepare(model)
     return model

@@ -145,6 +145,8 @@ class Family:
         unusual: configuration → names and values of what tensors do not tell and released checkpoints do not have.
         layouts: other ways to write its checkpoints.
         released: name of a released checkpoint → its hub id.
+        sample: a configuration of a few thousand parameters, with every kind of module. On it an unknown version of
+            transformers is compared with the engine; None for no comparison.
     """
 
     name: str
@@ -165,6 +167,7 @@ class Family:
     unusual: Callable[[Any], Sequence[tuple[str, object]]] = _nothing_unusual
     layouts: tuple[Layout, ...] = ()
     released: Mapping[str, str] = field(default_factory=dict)
+    sample: Callable[[], PreTrainedConfig] | None = None
 
     def __repr__(self) -> str:
         return f"<family {self.name}>"

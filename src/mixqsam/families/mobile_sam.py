@@ -111,6 +111,18 @@ def _is_medical(config: MobileSamConfig) -> bool:
     return bool(config.vision_config.patch_kernel == 1)
 
 
+def _sample() -> MobileSamConfig:
+    """Every kind of block of the encoder, with windows that are padded, on a map of 3 × 3."""
+    vision = {
+        "image_size": 48,
+        "embed_dims": [4, 8, 12, 16],
+        "depths": [1, 1, 1, 1],
+        "num_heads": [2, 2, 2],
+        "window_sizes": [4, 2, 2],
+    }
+    return MobileSamConfig(vision_config=vision | two_way.SAMPLE_NECK, **two_way.sample_decoder(image_size=48))
+
+
 MOBILE_SAM = Family(
     name="mobile_sam",
     model=MobileSamModel,
@@ -130,4 +142,5 @@ MOBILE_SAM = Family(
     decode=two_way.decode,
     layouts=(Layout("MobileSAM's `mobile_sam.pt`", mark=MARK, load=load_state),),
     released={"mobile-sam": "dhkim2810/MobileSAM"},
+    sample=_sample,
 )

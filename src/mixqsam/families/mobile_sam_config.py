@@ -68,10 +68,20 @@ class MobileSamConfig(SamConfig):  # type: ignore[misc]
     """SAM's configuration with the sizes of a TinyViT encoder."""
 
     model_type = "mobile_sam"
-    sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": MobileSamVisionConfig}  # noqa: RUF012
+    # The classes of the parts have another name in older versions of transformers.
+    if hasattr(SamConfig, "sub_configs_defaults"):
+        # Its values are of a class that has no public name in some versions.
+        _of_vision = type(SamConfig.sub_configs_defaults["vision_config"])(config_class=MobileSamVisionConfig)
+        sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": _of_vision}
+    else:
+        sub_configs = {**SamConfig.sub_configs, "vision_config": MobileSamVisionConfig}
 
     def __post_init__(self, **more: Any) -> None:
         """Check that the parts agree on the image and on the embedding."""
+        # Older versions of transformers make SAM's own vision configuration of a dict.
+        sizes: Any = getattr(self, "vision_config", None)
+        if sizes is None or isinstance(sizes, dict):
+            self.vision_config = MobileSamVisionConfig(**(sizes or {}))
         super().__post_init__(**more)
         vision, prompts, decoder = self.vision_config, self.prompt_encoder_config, self.mask_decoder_config
         side = vision.image_size // vision.patch_size

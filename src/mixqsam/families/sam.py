@@ -67,6 +67,23 @@ def vision_attention(source: SamVisionAttention) -> VisionAttention:
     )
 
 
+def _sample() -> SamConfig:
+    """A layer with padded windows and a global one, on 3 × 3 patches."""
+    return SamConfig(
+        vision_config={
+            "hidden_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "global_attn_indexes": [1],
+            "image_size": 48,
+            "window_size": 2,
+            "mlp_dim": 16,
+            **two_way.SAMPLE_NECK,
+        },
+        **two_way.sample_decoder(image_size=48),
+    )
+
+
 SAM = Family(
     name="sam",
     model=SamModel,
@@ -89,4 +106,5 @@ SAM = Family(
         Layout("transformers' names", mark=named_layout.MARK, load=named_layout.load_named),
     ),
     released={f"sam-vit-{size}": f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")},
+    sample=_sample,
 )

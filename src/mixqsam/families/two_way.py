@@ -33,6 +33,20 @@ ROLES: dict[str, Role] = {
 }
 
 
+# Sizes of the models that an unknown version of transformers is compared on.
+SAMPLE_NECK = {"output_channels": 16, "num_pos_feats": 8}
+
+
+def sample_decoder(*, image_size: int) -> dict[str, dict[str, int]]:
+    """Configurations of prompt encoder and mask decoder for a small model with patches of 16 pixels."""
+    prompts = {"hidden_size": 16, "image_size": image_size, "image_embedding_size": image_size // 16}
+    decoder = {"hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    return {
+        "prompt_encoder_config": prompts | {"patch_size": 16, "mask_input_channels": 8},
+        "mask_decoder_config": decoder,
+    }
+
+
 def decoder_part(name: str) -> Part | None:
     """The two-way transformer; prompt encoder, upscaling, hypernetworks and IoU head stay float, as in all papers."""
     return "decoder" if name.startswith(f"{_TRANSFORMER}.") else None
