@@ -22,7 +22,7 @@ from benchmarks.compensation import Judge
 from benchmarks.harness import machine
 from mixqsam.allocation.budget import Budget
 from mixqsam.analysis.ablation import ablate
-from mixqsam.analysis.fisher import FisherMeter, steady
+from mixqsam.analysis.fisher import FisherMeter, alike, steady
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import run_prefix
 from mixqsam.cli.bars import ProgressBars
@@ -109,7 +109,7 @@ def correlations(measured: Vector, measured_at: Sequence[int], draws: Vector) ->
     places = [CANDIDATE_BITS.index(b) for b in measured_at]
     rows = []
     for count in (count for count in (1, 2, 4, 8) if count <= draws.shape[2]):
-        estimated = steady(*draws[:, :, :count].mean(axis=(1, 2)))[..., places]
+        estimated = steady(*alike(draws[:, :, :count].mean(axis=2).swapaxes(0, 1)))[..., places]
         pieces = {"all": (measured, estimated)}
         pieces |= {str(b): (measured[..., i], estimated[..., i]) for i, b in enumerate(measured_at)}
         for name, (truth, estimate) in pieces.items():
@@ -132,9 +132,9 @@ def allocations(experiment: Experiment, draws: Vector, budgets: Sequence[str]) -
     variants += [(name, name, known) for name in experiment.utilities if name != "fisher"]
     if "fisher" in experiment.utilities:
         for count in sorted({1, draws.shape[2]}):
-            whole, diagonal = draws[:, :, :count].mean(axis=(1, 2))
+            images = draws[:, :, :count].mean(axis=2).swapaxes(0, 1)
             label = f"{count} draw{'s' if count > 1 else ''}"
-            for name, values in (("fisher as drawn", whole), ("fisher", steady(whole, diagonal))):
+            for name, values in (("fisher as drawn", images[:, 0].mean(axis=0)), ("fisher", steady(*alike(images)))):
                 variants.append((f"{name}, {label}", "fisher", replace(known, fisher={"bernoulli": values})))
     for budget in budgets:
         for label, utility, analysis in variants:

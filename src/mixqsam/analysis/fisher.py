@@ -113,8 +113,25 @@ def fisher_sensitivity(
             cache.put("fisher", key, values)
         divergences[index] = values
     rows = combine(engine, divergences, count=len(samples))
-    whole, diagonal = np.mean(rows, axis=0).reshape(2, -1, 2, len(CANDIDATE_BITS))
-    return steady(whole, diagonal)
+    return steady(*alike(np.reshape(rows, (len(samples), 2, -1, 2, len(CANDIDATE_BITS)))))
+
+
+def alike(images: Vector) -> Vector:
+    """Take the mean over images, each with the same weight.
+
+    Divergences of images differ in scale by orders of magnitude, so that few images would decide alone. Each image is
+    divided by its own scale, and the mean has the mean scale.
+
+    Args:
+        images: divergences and their diagonal parts, [images, 2, units, 2, bits].
+
+    Returns:
+        [2, units, 2, bits].
+    """
+    scales = images[:, 1].mean(axis=(1, 2, 3))
+    scales = np.where(scales > 0, scales, 1.0)
+    mean: Vector = (images / scales[:, None, None, None, None]).mean(axis=0) * scales.mean()
+    return mean
 
 
 def steady(whole: Vector, diagonal: Vector) -> Vector:
