@@ -79,8 +79,8 @@ def test_a_budget_that_is_too_small_is_told_in_megabytes_and_percent_and_its_sug
 @pytest.mark.parametrize(
     ("budget", "note"),
     [
-        ("1GB", "meets the budget 1GB: nothing needs to be quantized. Bits go up to 8"),
-        ("0.4x", "The budget 0.4x is larger than the most bits need. Bits go up to 8"),
+        ("1GB", "meets the budget 1GB: nothing needs to be quantized. Bits go up to 16"),
+        ("0.6x", "The budget 0.6x is larger than the most bits need. Bits go up to 16"),
         ("W8A8", None),
         ("W4A4", None),
         ("uniform:W4A4", None),
@@ -181,6 +181,6 @@ def test_a_detector_that_needs_a_package_names_it(monkeypatch: pytest.MonkeyPatc
         load_detector("facebook/detr-resnet-50")
 
 
-def test_the_readme_names_a_detector_that_needs_no_other_package() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert "--detector PekingU/rtdetr_r50vd" in readme
+def test_the_guide_names_a_detector_that_needs_no_other_package() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guide.md").read_text()
+    assert "--detector PekingU/rtdetr_r50vd" in guide
