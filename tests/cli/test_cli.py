@@ -463,6 +463,8 @@ def test_a_recipe_that_reconstructs_goes_into_the_directory(model_directory: Pat
 def test_a_comparison_from_the_command_line(
     model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Suggested names are free ones in the current directory.
+    monkeypatch.chdir(tmp_path)
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(4):
@@ -478,7 +480,6 @@ def test_a_comparison_from_the_command_line(
     best = max(rows, key=lambda row: row["mean_iou"])
     (following,) = [text for text in result.output.splitlines() if text.strip().startswith("mixqsam quantize ")]
     words = shlex.split(following.split("  the best of these")[0])
-    monkeypatch.chdir(tmp_path)
     pasted = run(*words[1:])
     assert pasted.exit_code == 0, pasted.output
     assert json.loads((tmp_path / "out/allocation.json").read_text())["size"] == best["size"]
