@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.backends import Array
 
-# Ours: the same bits for all, and bits that the program chose at about the size of 6 bits for all.
-OURS = ("uniform:W8A8", "uniform:W6A6", "W6A6")
+# Ours: 8 bits for all, and bits that the program chose at the size of 8 and of 6 bits for all.
+OURS = ("uniform:W8A8", "W8A8", "W6A6")
 
 
 @dataclass(frozen=True)
