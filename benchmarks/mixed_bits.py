@@ -130,10 +130,14 @@ class Experiment:
         images = [sample.image_id for sample in self.judged]
         results = [result for record in records for result in record["results"]]
         return {
-            "ious": [record["ious"] for record in records],
-            "truth_ious": [record["truth_ious"] for record in records],
+            "ious": [_rounded(record["ious"]) for record in records],
+            "truth_ious": [_rounded(record["truth_ious"]) for record in records],
             "ap": self.truth.score(results, images=images).ap,
         }
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
 
 
 def predict(predictor: SamPredictor, sample: Sample) -> Prediction:
@@ -185,12 +189,16 @@ def interval(by_image: Sequence[Sequence[float]], other: Sequence[Sequence[float
 
 
 def table(content: Mapping[str, Any]) -> Iterator[str]:
-    """Rows of Markdown: one for each recipe and form, a column for each budget."""
+    """Rows of Markdown: one for each recipe and form, a column for each budget.
+
+    A cell has the mean IoU with the float masks and its 95% interval, the share of the float model's mean IoU with the
+    truth, and AP.
+    """
     for model, found in content["models"].items():
         cells = found["cells"]
         budgets = list(dict.fromkeys(cell["budget"] for cell in cells.values()))
         exact = interval(found["float"]["truth_ious"])[0]
-        yield f"| {model}, images from {found['first'] + 1}: {found['images']} | {' | '.join(budgets)} |"
+        yield f"| {found['images']} images after {found['first']}: {model.split()[0]} | {' | '.join(budgets)} |"
         yield "|---|" + "---:|" * len(budgets)
         for recipe, form in dict.fromkeys((cell["recipe"], cell["form"]) for cell in cells.values()):
             texts = [_text(cells.get(Cell(budget, form, recipe).name), exact) for budget in budgets]
@@ -203,7 +211,7 @@ def _text(cell: Mapping[str, Any] | None, exact: float) -> str:
         return "–"
     middle, low, high = interval(cell["ious"])
     share = interval(cell["truth_ious"])[0] / exact
-    return f"{middle:.3f} ({low:.3f}–{high:.3f}); {share:.1%} of the truth, {cell['size'] / 1e6:.2f} MB"
+    return f"{middle:.3f} ({low:.3f}–{high:.3f}); {share:.1%}; AP {cell['ap']:.1f}"
 
 
 def run(arguments: argparse.Namespace) -> None:
