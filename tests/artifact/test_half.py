@@ -147,7 +147,10 @@ def test_from_pretrained_and_save_pretrained_keep_it(saved: Path, tmp_path: Path
     assert {layer.bits for layer in layers} == {4, 8, 16}
     assert same(model, load_model(saved)[0].model)
     model.save_pretrained(tmp_path / "copy")
-    assert (tmp_path / "copy/model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+    # transformers writes the metadata in an order that changes from run to run.
+    copy, original = (load_file(folder / "model.safetensors") for folder in (tmp_path / "copy", saved))
+    assert copy.keys() == original.keys()
+    assert all(torch.equal(copy[name], tensor) for name, tensor in original.items())
     assert same(SamModel.from_pretrained(tmp_path / "copy"), model)
 
 
