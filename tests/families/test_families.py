@@ -53,7 +53,8 @@ def knowledge(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformers"):
             yield from (f"import of {alias.name}" for alias in node.names if alias.name.startswith("Sam"))
-            if str(node.module).startswith("transformers.models"):
+            # `auto` finds the class of any model.
+            if re.match(r"transformers\.models(?!\.auto\b)", str(node.module)):
                 yield f"import of {node.module}"
         elif isinstance(node, ast.Import):
             yield from (f"import of {a.name}" for a in node.names if a.name.startswith("transformers.models"))
