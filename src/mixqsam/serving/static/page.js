@@ -6,6 +6,10 @@ const byId = (name) => document.getElementById(name);
 const state = { models: [], limits: {}, image: null, picture: null, mode: "box", box: null, points: [], drag: null, masks: [null, null] };
 const colours = { lost: [230, 159, 0], gained: [204, 60, 140], both: [86, 130, 180], mask: [0, 114, 178] };
 
+function giga(value) {
+  return (value / 1e9).toLocaleString("en-US", { maximumSignificantDigits: value < 1e12 ? 3 : 4 });
+}
+
 async function ask(path, { body, signal } = {}) {
   const options = body === undefined ? { signal } : { method: "POST", body, signal, headers: { "x-mixqsam": "1" } };
   const answer = await fetch(path, options);
@@ -236,7 +240,7 @@ const sliderOf = (name, value) => (1000 * Math.log(value / range[name].low)) / M
 
 function showBudget() {
   byId("size-text").textContent = megabytes(valueOf("size"));
-  byId("bitops-text").textContent = `${(valueOf("bitops") / 1e9).toPrecision(3)} G`;
+  byId("bitops-text").textContent = `${giga(valueOf("bitops"))} G`;
 }
 
 const openBudget = runLatest(async (signal) => {
@@ -262,7 +266,7 @@ const solve = runLatest(async (signal) => {
   }
   const uniform = allocation.uniform ? `the largest uniform model within the budget is ${allocation.uniform}` : "no uniform model fits";
   const proof = allocation.gap ? `within ${(100 * allocation.gap).toFixed(2)}% of the optimum` : "proven optimal";
-  byId("solved").textContent = `${megabytes(allocation.size)}, ${(allocation.bitops / 1e9).toPrecision(3)} GBitOps, ${allocation.mean_weight_bits.toFixed(2)} bits per weight; ${uniform}; ${proof} in ${milliseconds(allocation.seconds)}.`;
+  byId("solved").textContent = `${megabytes(allocation.size)}, ${giga(allocation.bitops)} GBitOps, ${allocation.mean_weight_bits.toFixed(2)} bits per weight; ${uniform}; ${proof} in ${milliseconds(allocation.seconds)}.`;
   byId("network").innerHTML = allocation.picture;
   byId("command").textContent = allocation.command;
 });
