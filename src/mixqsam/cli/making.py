@@ -257,7 +257,7 @@ def _describe_files(result: "Result") -> str:
 def _make_outcome(title: str, result: "Result", following: Mapping[str, str]) -> Outcome:
     """Make the outcome of a quantization."""
     from mixqsam.cli.tables import allocation_table, proof
-    from mixqsam.pipeline.quantize import PAGE
+    from mixqsam.pipeline.quantized_directory import PAGE
 
     folder = result.directory
     facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}

@@ -23,8 +23,8 @@ from mixqsam.pipeline.estimate import (
     quantization_stage,
     sample_prompts,
 )
+from mixqsam.pipeline.measurements import check_budget, select_measurements
 from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation
-from mixqsam.pipeline.quantize import check_budget, select_measurements
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,

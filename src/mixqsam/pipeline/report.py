@@ -9,7 +9,7 @@ from mixqsam.errors import InputError
 from mixqsam.files import read_json, write_bytes
 from mixqsam.pipeline.evaluate import float_source, run_evaluation
 from mixqsam.pipeline.examples import draw_examples
-from mixqsam.pipeline.quantize import PAGE, make_figures
+from mixqsam.pipeline.quantized_directory import PAGE, make_figures
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, make_predictor, read_analysis
 from mixqsam.reporting.page import EvaluatedModels, ReportContent, write_page
