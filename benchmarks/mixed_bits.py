@@ -11,7 +11,7 @@ The simple rules cost more than uniform bits, because they add bits: a mixture a
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,21 +21,30 @@ import torch
 
 from benchmarks.harness import machine
 from mixqsam.allocation.budget import Budget
+from mixqsam.analysis.fisher import alike, measure_images, steady
 from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample
 from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
-from mixqsam.pipeline.stages import analyze_model, calibration_samples, quantize_model, run_allocation
-from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.pipeline.stages import (
+    analyze_model,
+    calibration_samples,
+    find_ranges,
+    quantize_model,
+    run_allocation,
+)
+from mixqsam.plan import Analysis, BitPlan, UnitBits, Vector
 from mixqsam.prediction import Prediction
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
-FORMS = ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed", "mixed 2-8", "mixed size only")
+FORMS = ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed, as drawn", "mixed 2-8", "mixed")
 BUDGETS = ("W8A8", "W6A6", "W4A4", "W3A3")
 _VERSION, _DRAWS = 1, 1000
+# Operands without an error have no logarithm.
+_TINY = 1e-16
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,25 @@ class Experiment:
         return analyze_model(self.sam, self.samples, options=self._options, session=self.session)
 
     def plan(self, cell: Cell) -> BitPlan:
-        """The bits of a cell."""
-        return choose_bits(self.analysis(), cell, self.session)
+        """The bits of a cell; `as drawn` chooses them by the plain mean of the Fisher estimates."""
+        analysis = self.analysis()
+        if cell.form.endswith("as drawn"):
+            analysis = replace(analysis, fisher={"bernoulli": self.images()[:, 0].mean(axis=0)})
+        return choose_bits(analysis, cell, self.session)
+
+    def images(self) -> Vector:
+        """Fisher estimates of each calibration image, and their diagonal parts: [images, 2, units, 2, bits]."""
+        return measure_images(
+            self.sam,
+            self.samples,
+            output="bernoulli",
+            draws=self._options.fisher_draws,
+            ranges=find_ranges(self.sam, self.samples, observer=self._options.observer, session=self.session),
+            weights=self.session.grids.of(self.sam, observer=self._options.observer),
+            cache=self.session.cache,
+            progress=self.session.progress,
+            engine=self.session.engine,
+        )
 
     def reference(self, sample: Sample) -> Prediction:
         """The float model's masks."""
@@ -188,6 +214,30 @@ def interval(by_image: Sequence[Sequence[float]], other: Sequence[Sequence[float
     return [float(sums.sum() / counts.sum()), *(float(end) for end in np.percentile(means, [2.5, 97.5]))]
 
 
+def halves(images: Vector, *, splits: int = 20) -> dict[str, float]:
+    """How far half of the images is from the plain mean of the other half, as a deviation of logarithms.
+
+    The plain mean has each image divided by its scale, and a factor for all units is left out: it changes no choice.
+
+    Args:
+        images: [images, 2, units, 2, bits].
+        splits: random halves.
+    """
+    scaled = images / images[:, 1].mean(axis=(1, 2, 3))[:, None, None, None, None]
+    rng, found = np.random.default_rng(0), []
+    for _ in range(splits):
+        order = rng.permutation(len(images))
+        first, second = order[: len(images) // 2], order[len(images) // 2 :]
+        truth = np.log(scaled[second, 0].mean(axis=0) + _TINY)
+        pair = []
+        for estimate in (images[first, 0].mean(axis=0), steady(*alike(images[first]))):
+            difference = np.log(estimate + _TINY) - truth
+            pair.append(float((difference - np.median(difference)).std()))
+        found.append(pair)
+    plain, steadied = np.mean(found, axis=0)
+    return {"as drawn": float(plain), "as used": float(steadied)}
+
+
 def table(content: Mapping[str, Any]) -> Iterator[str]:
     """Rows of Markdown: one for each recipe and form, a column for each budget.
 
@@ -225,7 +275,7 @@ def run(arguments: argparse.Namespace) -> None:
     key = f"{arguments.model} {arguments.first}"
     about = {"first": arguments.first, "images": len(experiment.judged), "calibration": len(experiment.samples)}
     found = content["models"].setdefault(key, {**about, "cells": {}})
-    found["float"] = experiment.float_figures()
+    found["float"], found["halves"] = experiment.float_figures(), halves(experiment.images())
     for budget in arguments.budgets:
         for recipe in arguments.recipes:
             for form in arguments.forms:
@@ -249,7 +299,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=32, help="calibration images")
     parser.add_argument("--draws", type=int, default=32, help="of the output, for the Fisher sensitivity")
     parser.add_argument("--budgets", nargs="*", default=BUDGETS)
-    parser.add_argument("--forms", nargs="*", default=FORMS[:-1])
+    parser.add_argument("--forms", nargs="*", default=FORMS)
     parser.add_argument("--recipes", nargs="*", default=("omse", "compensated"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path("out/mixed-bits"))

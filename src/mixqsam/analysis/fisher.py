@@ -80,6 +80,36 @@ def fisher_sensitivity(
 ) -> Vector:
     """Mean KL of each operand of each unit alone at 2 to 8 bits, [units, 2, bits], operands as in `Unit.operands`.
 
+    Arguments and errors are those of `measure_images`.
+    """
+    images = measure_images(
+        sam,
+        samples,
+        output=output,
+        draws=draws,
+        ranges=ranges,
+        weights=weights,
+        cache=cache,
+        progress=progress,
+        engine=engine,
+    )
+    return steady(*alike(images))
+
+
+def measure_images(
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    output: str,
+    draws: int,
+    ranges: Ranges,
+    weights: WeightGrids,
+    cache: Cache,
+    progress: Progress,
+    engine: Engine,
+) -> Vector:
+    """Divergences of each image and their diagonal parts, [images, 2, units, 2, bits].
+
     The cache stores each image's values; a group of processes shares the images.
 
     Args:
@@ -113,7 +143,7 @@ def fisher_sensitivity(
             cache.put("fisher", key, values)
         divergences[index] = values
     rows = combine(engine, divergences, count=len(samples))
-    return steady(*alike(np.reshape(rows, (len(samples), 2, -1, 2, len(CANDIDATE_BITS)))))
+    return np.reshape(rows, (len(samples), 2, -1, 2, len(CANDIDATE_BITS)))
 
 
 def alike(images: Vector) -> Vector:

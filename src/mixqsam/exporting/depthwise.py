@@ -87,7 +87,7 @@ def _write_last(layers: Layers, value: str, layer: Any, steps: _Steps, *, unit: 
     """With one grid for all channels.
 
     The output stays in float. ONNX Runtime computes a convolution in whole numbers only if its output has a grid too.
-    That grid is one more rounding, which PyTorch does not have: it moved MobileSAM's embedding by 5% at 8 bits.
+    That grid would be one more rounding, which PyTorch does not have (docs/mobile-sam.md).
     """
     graph, single = layers.graph, steps.scale.size == 1
     codes, padded = _encode(layers, value, layer, steps)

@@ -1,0 +1,83 @@
+"""Tables of docs/mobile-sam.md, from the files of benchmarks.mixed_bits, peers_mobile_sam and runtime_control."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import runtime_control
+from benchmarks.mixed_bits import interval
+from benchmarks.performance_tables import line
+from mixqsam.files import read_json
+
+_DATA = Path("docs/data")
+_REPORTED = ("W8A8", "W6A6", "W4A4", "5.5MB")
+_TOOLS = ("ort", "ort-channels", "quanto", "nncf", "nncf-mixed", "nncf-transformer", "ours uniform:W8A8", "ours W8A8")
+
+
+def load(name: str) -> Any:
+    """Read one file of results."""
+    return read_json(_DATA / f"{name}.json", what="results of a benchmark")
+
+
+def _iou(values: list[float]) -> str:
+    middle, low, high = values
+    return f"{middle:.3f} ({low:.3f}–{high:.3f})"
+
+
+def reported() -> str:
+    """Uniform and mixed bits on the reported images."""
+    found = load("mixed_bits")["models"]["mobile-sam 50"]
+    exact = interval(found["float"]["truth_ious"])[0]
+    lines = [line(["", "file", "IoU with float", "share of the float IoU with the truth", "AP"])]
+    lines.append(line(["---", *["---:"] * 4]))
+    for budget in _REPORTED:
+        for form in ("uniform", "mixed"):
+            cell = found["cells"].get(f"{budget}, {form}, omse")
+            if cell is None:
+                continue
+            alone = budget.endswith("MB")
+            title = (
+                f"uniform {budget}" if form == "uniform" else f"mixed, {'a size alone' if alone else f'as {budget}'}"
+            )
+            share = interval(cell["truth_ious"])[0] / exact
+            cells = [f"{cell['size'] / 1e6:.1f} MB", _iou(interval(cell["ious"])), f"{share:.1%}", f"{cell['ap']:.1f}"]
+            lines.append(line([title, *cells]))
+    return "\n".join(lines)
+
+
+def tried() -> str:
+    """IoU with float of all that was tried on the images that choose."""
+    cells = load("mixed_bits")["models"]["mobile-sam 0"]["cells"]
+    budgets = [budget for budget in (*_REPORTED, "4.5MB") if any(cell["budget"] == budget for cell in cells.values())]
+    lines = [line(["", *budgets]), line(["---", *["---:"] * len(budgets)])]
+    rows = dict.fromkeys((cell["form"], cell["recipe"]) for cell in cells.values())
+    for form, recipe in rows:
+        found = [cells.get(f"{budget}, {form}, {recipe}") for budget in budgets]
+        texts = ["–" if cell is None else f"{interval(cell['ious'])[0]:.3f}" for cell in found]
+        lines.append(line([form if recipe == "omse" else f"{form}, {recipe}", *texts]))
+    return "\n".join(lines)
+
+
+def tools() -> str:
+    """Other tools and ours on the image encoder."""
+    rows = load("peers_mobile_sam")["rows"]
+    lines = [line(["tool", "encoder's file", "IoU with float", "AP", "ONNX Runtime", "OpenVINO"])]
+    lines.append(line(["---", *["---:"] * 5]))
+    for row in (rows[key] for key in _TOOLS if "iou_float" in rows.get(key, {})):
+        size = f"{next(iter(row['bytes'].values())) / 1e6:.1f} MB"
+        speeds = [_speed(rows["float"], row, runtime) for runtime in ("onnx", "openvino")]
+        lines.append(line([row["title"], size, _iou(row["iou_float"]), f"{row['ap'][0]:.1f}", *speeds]))
+    return "\n".join(lines)
+
+
+def _speed(plain: Mapping[str, Any], row: Mapping[str, Any], runtime: str) -> str:
+    """How many times as fast as the float encoder in the same runtime."""
+    times = row.get("latency", {}).get(runtime)
+    return f"{np.median(plain['latency'][runtime]) / np.median(times):.2f}×" if times else "–"
+
+
+def runtimes() -> str:
+    """Runtimes against PyTorch."""
+    return runtime_control.table(load("runtime_control"))
