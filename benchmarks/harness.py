@@ -5,9 +5,10 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from mixqsam.pipeline import provenance
@@ -45,3 +46,11 @@ def timed(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
+
+
+def interval(by_image: Sequence[Sequence[float]], *, draws: int = 1000) -> list[float]:
+    """Mean over all prompts, and the ends of its 95% interval: a bootstrap over images."""
+    drawn = np.random.default_rng(0).integers(0, len(by_image), (draws, len(by_image)))
+    sums, counts = (np.array([measure(image) for image in by_image]) for measure in (sum, len))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return [float(sums.sum() / counts.sum()), *(float(end) for end in np.percentile(means, [2.5, 97.5]))]

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import machine
+from benchmarks.harness import interval, machine
+from benchmarks.mobile_encoders import coco_data, judged_samples
 from mixqsam.allocation.budget import Budget
 from mixqsam.analysis.fisher import alike, measure_images, steady
 from mixqsam.cli.bars import ProgressBars
@@ -27,7 +28,7 @@ from mixqsam.data.samples import Sample
 from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest, read_json, write_json
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
+from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions, Session
 from mixqsam.pipeline.stages import (
     analyze_model,
     calibration_samples,
@@ -42,7 +43,7 @@ from mixqsam.sam.predictor import SamPredictor
 
 FORMS = ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed, as drawn", "mixed 2-8", "mixed")
 BUDGETS = ("W8A8", "W6A6", "W4A4", "W3A3")
-_VERSION, _DRAWS = 1, 1000
+_VERSION = 1
 # Operands without an error have no logarithm.
 _TINY = 1e-16
 
@@ -81,15 +82,11 @@ class Experiment:
             fisher=("bernoulli",),
             fisher_draws=arguments.draws,
         )
-        annotations = arguments.coco / "annotations"
-        train = Data(arguments.coco / "train2017", annotations / "instances_train2017.json")
-        val = Data(arguments.coco / "val2017", annotations / "instances_val2017.json")
-        self.samples = calibration_samples(train, options, session)
-        everything = sorted(val.samples(count=None, progress=session.progress), key=lambda sample: sample.path.name)
-        chosen = everything[arguments.first : arguments.first + arguments.images]
-        self.judged: list[Sample] = [sample for sample in chosen if len(sample.prompts)]
-        assert val.annotations is not None
-        self.truth = Truth(val.annotations)
+        self.samples = calibration_samples(coco_data(arguments.coco, "train"), options, session)
+        self.judged = judged_samples(arguments.coco, first=arguments.first, count=arguments.images)
+        annotations = coco_data(arguments.coco, "val").annotations
+        assert annotations is not None
+        self.truth = Truth(annotations)
         self._options = options
         self._floats: dict[int, Prediction] = {}
         images = [sample.digest() for sample in (*self.samples, *self.judged)]
@@ -200,18 +197,6 @@ def worst_units(analysis: Analysis, plan: BitPlan, *, count: int) -> list[str]:
         bits = plan.bits[unit.name]
         costs[unit.name] = float(table[index, 0, bits.weight - 2] + table[index, 1, bits.activation - 2])
     return sorted(costs, key=lambda name: -costs[name])[:count]
-
-
-def interval(by_image: Sequence[Sequence[float]], other: Sequence[Sequence[float]] | None = None) -> list[float]:
-    """Mean over prompts, and its 95% interval over images; with `other`, of the difference to it."""
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(by_image), (_DRAWS, len(by_image)))
-    counts = np.array([len(image) for image in by_image])
-    sums = np.array([sum(image) for image in by_image])
-    if other is not None:
-        sums = sums - np.array([sum(image) for image in other])
-    means = sums[draws].sum(1) / counts[draws].sum(1)
-    return [float(sums.sum() / counts.sum()), *(float(end) for end in np.percentile(means, [2.5, 97.5]))]
 
 
 def halves(images: Vector, *, splits: int = 20) -> dict[str, float]:

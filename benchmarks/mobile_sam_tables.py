@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import runtime_control
-from benchmarks.mixed_bits import interval
+from benchmarks.harness import interval
 from benchmarks.performance_tables import line
 from mixqsam.files import read_json
 

@@ -27,7 +27,7 @@ import torch
 from benchmarks import mobile_encoders as encoders
 from benchmarks import mobile_peers as makers
 from benchmarks.backends import Encoder, onnx_encoder, openvino_encoder, torch_encoder
-from benchmarks.harness import machine
+from benchmarks.harness import interval, machine
 from benchmarks.performance_tables import line
 from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample
@@ -38,7 +38,6 @@ from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import read_json, write_json
 from mixqsam.prediction import Prediction, Predictor
 
-_DRAWS = 1000
 _AP_DRAWS = 100
 
 
@@ -159,16 +158,14 @@ class Judge:
 
     def figures(self, records: Sequence[Record]) -> dict[str, Any]:
         """Means with 95% intervals of a bootstrap over images."""
-        rng = np.random.default_rng(0)
-        draws = rng.integers(0, len(records), (_DRAWS, len(records)))
         return {
-            "iou_float": _interval([one["ious"] for one in records], draws),
+            "iou_float": interval([record["ious"] for record in records]),
             "iou_float_median": float(np.median([iou for one in records for iou in one["ious"]])),
-            "iou_truth": _interval([one["truth_ious"] for one in records], draws),
-            "ap": self._ap(records, draws[:_AP_DRAWS]),
+            "iou_truth": interval([record["truth_ious"] for record in records]),
+            "ap": self._ap(records),
         }
 
-    def _ap(self, records: Sequence[Record], draws: Any) -> list[float]:
+    def _ap(self, records: Sequence[Record]) -> list[float]:
         from benchmarks.ap_noise import score  # noqa: PLC0415
         from mixqsam.files import parse_json  # noqa: PLC0415
 
@@ -176,16 +173,10 @@ class Judge:
         content: Any = parse_json(self.annotations.read_text(encoding="utf-8"))
         images = [sample.image_id for sample in self.samples]
         results = {image: list(one["results"]) for image, one in zip(images, records, strict=True)}
+        draws = np.random.default_rng(0).integers(0, len(records), (_AP_DRAWS, len(records)))
         whole = self.truth.score([r for one in records for r in one["results"]], images=images).ap
         drawn = [score(content, results, [images[i] for i in draw], self._folder) for draw in draws]
         return [whole, *(float(v) for v in np.percentile(drawn, [2.5, 97.5]))]
-
-
-def _interval(by_image: Sequence[Sequence[float]], draws: Any) -> list[float]:
-    """Mean over all prompts, and the ends of its interval."""
-    sums, counts = (np.array([f(one) for one in by_image]) for f in (sum, len))
-    means = sums[draws].sum(1) / counts[draws].sum(1)
-    return [float(sums.sum() / counts.sum()), *(float(v) for v in np.percentile(means, [2.5, 97.5]))]
 
 
 def run_row(row: Row, judge: Judge) -> dict[str, Any]:
