@@ -25,7 +25,7 @@ from mixqsam.errors import (
 )
 from mixqsam.evaluation.automatic import AutomaticScores
 from mixqsam.evaluation.evaluate import EvaluationResult
-from mixqsam.evaluation.oriented import OrientedScores
+from mixqsam.evaluation.oriented_scores import OrientedScores
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.pipeline.benchmark import Benchmark
 from mixqsam.pipeline.demo import DemoResult

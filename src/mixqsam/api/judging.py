@@ -9,7 +9,7 @@ from mixqsam.api.shared import as_data, start_session, write_output
 from mixqsam.errors import InputError
 from mixqsam.evaluation.automatic import AutomaticScores
 from mixqsam.evaluation.evaluate import EvaluationResult
-from mixqsam.evaluation.oriented import OrientedScores
+from mixqsam.evaluation.oriented_scores import OrientedScores
 from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.options.fields import Nested
 from mixqsam.pipeline.automatic import run_automatic

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from mixqsam.data.dota import OrientedObject
 from mixqsam.errors import InputError
+from mixqsam.evaluation.oriented_scores import OrientedScores
 from mixqsam.prompts import Array
 
 try:
@@ -39,27 +40,6 @@ class OrientedResult:
     corners: Array
     category: str
     score: float
-
-
-@dataclass(frozen=True)
-class OrientedScores:
-    """Mean average precision over categories, in percent.
-
-    Attributes:
-        map50_voc07: at rotated IoU 0.5, by VOC 07's eleven points: DOTA's own figure.
-        map50: at rotated IoU 0.5, by the area under the curve.
-        map: by the area, mean over IoU 0.50 … 0.95.
-        categories: category → `map50_voc07` of it.
-        images: number of evaluated images.
-        prompts: number of their boxes.
-    """
-
-    map50_voc07: float
-    map50: float
-    map: float
-    categories: Mapping[str, float]
-    images: int = 0
-    prompts: int = 0
 
 
 def mask_rectangle(mask: NDArray[np.bool_]) -> Array | None:

@@ -14,13 +14,8 @@ from mixqsam.data.dota import DotaImage, HorizontalBox, Tile, find_tiles, make_t
 from mixqsam.data.images import note_skipped, open_image
 from mixqsam.directories import new_directory
 from mixqsam.errors import ImageError
-from mixqsam.evaluation.oriented import (
-    OrientedResult,
-    OrientedScores,
-    mask_rectangle,
-    score_oriented,
-    suppress_rotated,
-)
+from mixqsam.evaluation.oriented import OrientedResult, mask_rectangle, score_oriented, suppress_rotated
+from mixqsam.evaluation.oriented_scores import OrientedScores
 from mixqsam.files import write_bytes
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import load
