@@ -17,13 +17,17 @@ from typer.testing import CliRunner, Result
 from mixqsam.allocation.budget import Budget
 from mixqsam.cli.main import app
 from mixqsam.evaluation.evaluate import ImageScore
+from mixqsam.families import prepare
+from mixqsam.families.mobile_sam import make_processor
 from mixqsam.pipeline.examples import choose_images
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
-from mixqsam.plan import Analysis, BitPlan
+from mixqsam.plan import Analysis, BitPlan, UnitBits
 from mixqsam.reporting.network import describe, network_svg, unit_facts
 from mixqsam.reporting.overlay import GAINED, LOST, draw_difference
 from mixqsam.reporting.scatter import Point, frontier, scatter_svg
+from mixqsam.sam.load import Sam
+from tests.families.released import random_mobile_sam, tiny_config
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -120,6 +124,22 @@ def test_the_picture_has_a_column_for_every_unit(workplace: Path) -> None:
     assert sorted(one["rank"] for one in facts) == list(range(1, len(facts) + 1))
     top = min(facts, key=lambda one: one["rank"])
     assert top["importance"] == max(one["importance"] for one in facts)
+
+
+def test_labels_of_narrow_blocks_do_not_meet() -> None:
+    model = random_mobile_sam(tiny_config())
+    sam = Sam(prepare(model).eval(), make_processor(model.config), "tiny MobileSAM")
+    analysis = Analysis("model", 1, sam.costs(), {}, {}, {}, (), {})
+    plan = BitPlan.uniform(analysis.units, UnitBits(16, 4))
+    root = ElementTree.fromstring(network_svg(unit_facts(analysis, plan, None)))  # noqa: S314  (our own text)
+    rows: dict[str, float] = {}
+    labels = [text for text in root.iter(f"{SVG}text") if text.get("class") == "block"]
+    assert any(len(text.text or "") > 5 for text in labels)
+    for text in labels:
+        middle, half = float(text.get("x", "")), 3 * len(text.text or "")
+        assert middle - half >= rows.get(text.get("y", ""), 0.0), text.text
+        rows[text.get("y", "")] = middle + half
+    assert len(rows) == 2
 
 
 def test_several_budgets_are_drawn_by_size(workplace: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ _LEFT = 96
 _BIT_HEIGHT = 8
 _GAP = 20
 _TOP = 30
+# Width of a letter of a block's label, with some space.
+_LETTER = 6.5
 # The lane of importance is logarithmic over these decades; lower values have height 0.
 _DECADES = 4.0
 
@@ -151,8 +153,8 @@ def _shorten(unit: Unit) -> str:
 
 
 def _draw_blocks(facts: Sequence[Mapping[str, Any]], *, bottom: float) -> Iterable[str]:
-    """Draw alternating backgrounds of the blocks, each with its label."""
-    start = 0
+    """Draw alternating backgrounds of the blocks, each with its label; one that would meet another stands higher."""
+    start, end = 0, 0.0
     names = [str(fact["block"]) for fact in facts]
     count = 0
     for index in range(1, len(names) + 1):
@@ -161,7 +163,10 @@ def _draw_blocks(facts: Sequence[Mapping[str, Any]], *, bottom: float) -> Iterab
         x, width = _LEFT + start * _COLUMN, (index - start) * _COLUMN
         shade = "odd" if count % 2 else "even"
         yield f'<rect class="{shade}" x="{x}" y="{_TOP - 4}" width="{width}" height="{bottom - _TOP + 8:g}"/>'
-        yield f'<text class="block" x="{x + width / 2:g}" y="{_TOP - 10}">{escape(names[start])}</text>'
+        middle, half = x + width / 2, len(names[start]) * _LETTER / 2
+        is_free = middle - half > end
+        end = middle + half if is_free else end
+        yield f'<text class="block" x="{middle:g}" y="{_TOP - (10 if is_free else 21)}">{escape(names[start])}</text>'
         start, count = index, count + 1
 
 
