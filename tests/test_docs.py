@@ -3,8 +3,8 @@
 The folder has a tiny random SAM under the name `facebook/sam-vit-base`, a tiny DETR, drawn pictures, annotations. What
 this machine cannot do in seconds is changed, and nothing else: `--device cuda` becomes cpu, a command launched by
 torchrun runs in one process, reconstructions take 3 iterations, `--recipes all` are two (each has tests of its own),
-`serve` does not wait for visitors, and the embedded model is the tiny one too. Commands that install are checked for
-what they name.
+`serve` does not wait for visitors, `push` sends nothing, and the embedded model is the tiny one too. Commands that
+install are checked for what they name.
 """
 
 import json
@@ -180,6 +180,13 @@ def small_demonstration(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(running, "demo_samples", samples)
 
 
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent to the hub."""
+    from mixqsam.pipeline import push
+
+    monkeypatch.setattr(push, "send", lambda planned, *, private: f"https://huggingface.co/{planned.repository}")
+
+
 def needs_extras(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for word, module in (
@@ -197,6 +204,7 @@ def needs_extras(page: Path) -> None:
 def test_the_code_of_a_page_runs(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_extras(page)
     small_demonstration(monkeypatch, here)
+    no_hub(monkeypatch)
     uvicorn = pytest.importorskip("uvicorn") if "mixqsam serve" in page.read_text(encoding="utf-8") else None
     if uvicorn is not None:
         monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)

@@ -94,6 +94,7 @@ def test_the_main_job_then_evaluation_and_prediction(
     assert result.exit_code == 0, result.output
     assert "proven optimal" in result.output
     names = {
+        "README.md",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",

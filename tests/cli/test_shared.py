@@ -18,7 +18,7 @@ from mixqsam.quantization.recipes import RECIPES
 
 COMMANDS = [
     "demo", "quantize", "recipes", "compare", "analyze", "allocate", "detect", "evaluate", "evaluate-oriented",
-    "evaluate-automatic", "evaluate-semantic", "report", "serve", "predict", "export", "benchmark",
+    "evaluate-automatic", "evaluate-semantic", "report", "serve", "predict", "export", "benchmark", "push",
 ]  # fmt: skip
 
 

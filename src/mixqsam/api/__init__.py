@@ -8,6 +8,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.api.deploying import benchmark, export, load, predict, predictor, report, serve
 from mixqsam.api.judging import detect, evaluate, evaluate_automatic, evaluate_oriented, evaluate_semantic
 from mixqsam.api.making import allocate, analyze, compare, demo, quantize, recipes
+from mixqsam.api.sharing import push
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import (
     AnnotationError,
@@ -38,7 +39,9 @@ from mixqsam.pipeline.options import (
     Options,
     QuantizationOptions,
 )
+from mixqsam.pipeline.push import Push
 from mixqsam.pipeline.quantize import Result
+from mixqsam.pipeline.sharing import SharingOptions
 from mixqsam.pipeline.tasks import DetectionOptions, OrientedData, SemanticData
 from mixqsam.plan import Analysis, BitPlan, Unit, UnitBits
 from mixqsam.prediction import Prediction, Predictor
@@ -90,6 +93,7 @@ __all__ = [
     "Predictor",
     "Progress",
     "Prompts",
+    "Push",
     "QuantizationOptions",
     "Recipe",
     "ReconstructionOptions",
@@ -97,6 +101,7 @@ __all__ = [
     "Sam",
     "SemanticData",
     "SemanticScores",
+    "SharingOptions",
     "Unit",
     "UnitBits",
     "allocate",
@@ -113,6 +118,7 @@ __all__ = [
     "load",
     "predict",
     "predictor",
+    "push",
     "quantize",
     "recipes",
     "register",

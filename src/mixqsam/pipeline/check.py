@@ -95,6 +95,7 @@ def compare_models(
     *,
     keys: Mapping[str, str],
     session: Session,
+    draws: bool = True,
 ) -> Check:
     """Compare models with the first one, which is the float model.
 
@@ -104,6 +105,7 @@ def compare_models(
         used: images of the calibration.
         keys: what each model depends on, for the cache of finished images.
         session: cache and progress.
+        draws: draw masks on the images.
     """
     truth = None if images.annotations is None else digest_file(images.annotations)
     predictors = {name: SamPredictor(sam) for name, sam in models.items()}
@@ -118,7 +120,9 @@ def compare_models(
             ),
         )
         result = list(results.values())[-1]
-        examples = draw_examples(predictors, images.samples, result.by_image, progress=session.progress)
+        examples = (
+            draw_examples(predictors, images.samples, result.by_image, progress=session.progress) if draws else []
+        )
     seen = {sample.path for sample in used}
     about = EvaluationImages(
         images=result.images,

@@ -15,6 +15,7 @@ from mixqsam.options.values import OptionClass, quote
 from mixqsam.pipeline.bits import AllocationOptions, BudgetValue, parse_budget
 from mixqsam.pipeline.data import Data, Evaluation
 from mixqsam.pipeline.session import Session, Source
+from mixqsam.pipeline.sharing import SharingOptions
 from mixqsam.pipeline.tasks import OrientedData, SemanticData
 from mixqsam.quantization.custom import CustomRecipe, parse_recipe, write_recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
@@ -33,6 +34,7 @@ __all__ = [
     "QuantizationOptions",
     "SemanticData",
     "Session",
+    "SharingOptions",
     "Source",
 ]
 
@@ -156,11 +158,13 @@ class Options(OptionClass):
         analysis: options of analysis and calibration.
         allocation: options of the choice of bits.
         quantization: recipe and options of the reconstruction.
+        sharing: what the directory holds for others.
     """
 
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
     allocation: AllocationOptions = field(default_factory=AllocationOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+    sharing: SharingOptions = field(default_factory=SharingOptions)
 
     def __post_init__(self) -> None:
         """Check all values, and set the seed of all parts.
@@ -210,7 +214,9 @@ class CompareRequest(OptionClass):
         "uniform",
         "mixed",
     )
-    options: Annotated[Options, Nested(without=("observer", "recipe"))] = field(default_factory=Options)
+    options: Annotated[Options, Nested(without=("observer", "recipe", "license", "no_images"))] = field(
+        default_factory=Options
+    )
 
 
 # A job has one flat list of options: the recipe names the observer, and options of the evaluation have a prefix.

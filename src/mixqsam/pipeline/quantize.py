@@ -162,7 +162,7 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
         models[allocation.kind] = quantized.sam
         key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, [sample.digest() for sample in samples])
         keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
-        check = compare_models(models, images, samples, keys=keys, session=session)
+        check = compare_models(models, images, samples, keys=keys, session=session, draws=not options.sharing.no_images)
     calibration = CalibrationImages(seed=measurements.seed, images=shorten_paths([sample.path for sample in samples]))
     return QuantizedModel(quantized, analysis, allocation, uniform, check, recipe, calibration)
 

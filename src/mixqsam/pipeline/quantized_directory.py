@@ -13,18 +13,21 @@ from mixqsam.artifact.store import save_model
 from mixqsam.directories import new_directory
 from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.files import write_bytes, write_json
+from mixqsam.pipeline.card import make_card
 from mixqsam.pipeline.check import Check
 from mixqsam.pipeline.provenance import machine, versions
 from mixqsam.pipeline.session import Session
-from mixqsam.pipeline.stages import MARKER
+from mixqsam.pipeline.stages import ANALYSIS, MARKER
 from mixqsam.plan import Analysis
 from mixqsam.quantization.quantize import Quantized
 from mixqsam.quantization.recipe import Recipe
+from mixqsam.reporting.card import NAME as CARD
 from mixqsam.reporting.page import ReportContent, write_page
 from mixqsam.reporting.record import NAME, CalibrationImages, Figures, Piece, Run
 from mixqsam.reporting.summary import write_summary
 
 PAGE = "report.html"
+SUMMARY = "summary.md"
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,18 @@ def write_quantized(
             reconstruction=[Piece(**asdict(log)) for log in finished.quantized.logs],
             examples=[drawn.example for drawn in check.examples],
         )
-        write_json(folder / "analysis.json", analysis.to_json())
+        write_json(folder / ANALYSIS, analysis.to_json())
         write_json(folder / MARKER, allocation.to_json())
         write_json(folder / NAME, run.model_dump())
         for drawn in check.examples:
             for name, content in drawn.contents.items():
                 write_bytes(folder / name, content)
         summary = write_summary(analysis, plan=allocation.plan, allocation=allocation.to_json(), run=run)
-        write_bytes(folder / "summary.md", summary.encode())
+        write_bytes(folder / SUMMARY, summary.encode())
         pictures = {name: content for drawn in check.examples for name, content in drawn.contents.items()}
         page = write_page(ReportContent(analysis, allocation.to_json(), run, pictures))
         write_bytes(folder / PAGE, page.encode())
+        write_bytes(folder / CARD, make_card(analysis, allocation.to_json(), run).encode())
     return run
 
 

@@ -28,6 +28,7 @@ from mixqsam.sam.predictor import SamPredictor
 
 # Tells a directory that `quantize` wrote.
 MARKER = "allocation.json"
+ANALYSIS = "analysis.json"
 # PyTorch runs what is not exported.
 TORCH = "torch"
 BACKEND_NAMES = (TORCH, *BACKENDS)
@@ -254,5 +255,5 @@ def read_analysis(path: Path) -> Analysis:
     Raises:
         ArtifactError: it cannot be read.
     """
-    path = path / "analysis.json" if path.is_dir() else path
+    path = path / ANALYSIS if path.is_dir() else path
     return Analysis.from_json(read_json(path, what="an analysis"), source=str(path))
