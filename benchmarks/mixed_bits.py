@@ -29,8 +29,8 @@ from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest, read_json, write_json
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions, Session
+from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
 from mixqsam.pipeline.stages import (
-    analyze_model,
     calibration_samples,
     find_ranges,
     quantize_model,
@@ -38,6 +38,7 @@ from mixqsam.pipeline.stages import (
 )
 from mixqsam.plan import Analysis, BitPlan, UnitBits, Vector
 from mixqsam.prediction import Prediction
+from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
@@ -92,16 +93,20 @@ class Experiment:
         images = [sample.digest() for sample in (*self.samples, *self.judged)]
         self._key = digest(_VERSION, self.sam.fingerprint, images, arguments.draws)
 
-    def analysis(self) -> Analysis:
-        """Costs and Fisher sensitivities of all units."""
-        return analyze_model(self.sam, self.samples, options=self._options, session=self.session)
-
     def plan(self, cell: Cell) -> BitPlan:
         """The bits of a cell; `as drawn` chooses them by the plain mean of the Fisher estimates."""
-        analysis = self.analysis()
+        analysis = self._adapted(cell)
         if cell.form.endswith("as drawn"):
             analysis = replace(analysis, fisher={"bernoulli": self.images()[:, 0].mean(axis=0)})
         return choose_bits(analysis, cell, self.session)
+
+    def _adapted(self, cell: Cell) -> Analysis:
+        """The analysis as the cell's recipe has it."""
+        recipe, options = find_recipe(cell.recipe), self._options
+        budget = Budget.parse(cell.budget)
+        return analyze_for_recipe(
+            self.sam, self.samples, recipe=recipe, budget=budget, options=options, session=self.session
+        )
 
     def images(self) -> Vector:
         """Fisher estimates of each calibration image, and their diagonal parts: [images, 2, units, 2, bits]."""

@@ -247,6 +247,20 @@ class Analysis:
         """The same measurements for quantizers that take more bytes."""
         return replace(self, costs=replace(self.costs, extra_bytes=extra_bytes))
 
+    def with_weight_shares(self, shares: Mapping[str, float]) -> "Analysis":
+        """The same measurements for weights of which only a share of the rounding error is left.
+
+        Args:
+            shares: unit → share; units that are not named keep their sensitivity.
+        """
+        factors = np.ones((len(self.units), 2, 1))
+        factors[:, 0, 0] = [shares.get(unit.name, 1.0) for unit in self.units]
+        return replace(
+            self,
+            sensitivity={name: values * factors for name, values in self.sensitivity.items()},
+            fisher={name: values * factors for name, values in self.fisher.items()},
+        )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form; numbers keep 9 significant digits."""
         return {

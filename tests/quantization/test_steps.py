@@ -151,6 +151,10 @@ def test_two_modes_are_told_from_one_and_from_three() -> None:
     assert not is_bimodal(np.zeros(100))
 
 
+def plan_of(sam: Sam) -> BitPlan:
+    return BitPlan.uniform(sam.costs().units, UnitBits(4, 4))
+
+
 def bimodal(sam: Sam) -> Sam:
     """The tiny model with keys of two modes: the biases of k_proj pull half of the channels down and half up."""
     changed = draft(sam)
@@ -169,7 +173,7 @@ def test_merging_two_modes_leaves_the_outputs_as_they_were(sam: Sam, samples: li
         "layers.0.cross_attn_token_to_image",
         "final_attn_token_to_image",
     }
-    merged = merge_bimodal(two, samples, Cache(tmp_path), Silent())
+    merged = merge_bimodal(two, plan_of(two), samples, Cache(tmp_path), Silent())
     for sample in samples:
         assert torch.allclose(logits_of(merged, sample), logits_of(two, sample), atol=1e-5, rtol=1e-5)
     keys: list[torch.Tensor] = []
@@ -179,7 +183,7 @@ def test_merging_two_modes_leaves_the_outputs_as_they_were(sam: Sam, samples: li
     assert bool((torch.cat(keys).mean(0) > 0).all())
     # The second time it is read from the cache, and other tensors are shared.
     assert torch.equal(
-        merge_bimodal(two, samples, Cache(tmp_path), Silent()).model.get_submodule(path).weight,
+        merge_bimodal(two, plan_of(two), samples, Cache(tmp_path), Silent()).model.get_submodule(path).weight,
         merged.model.get_submodule(path).weight,
     )
     assert merged.model.vision_encoder.pos_embed is two.model.vision_encoder.pos_embed

@@ -25,6 +25,7 @@ from mixqsam.pipeline.estimate import (
 )
 from mixqsam.pipeline.measurements import check_budget, select_measurements
 from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation
+from mixqsam.pipeline.recipe_analysis import adapt_analysis
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
@@ -127,7 +128,11 @@ def _compare(
     analysis = with_prompts(analyze_model(sam, samples, options=options, session=session), request.options.allocation)
     engine = session.engine
     # A solver that stops at its time limit may stop elsewhere in another process: rank 0 allocates for all.
-    planned = [] if engine.rank else [m for choice in recipes for m in _plan_models(choice, analysis, request, session)]
+    adapted = {
+        choice: adapt_analysis(analysis, sam, samples, recipe=recipe, session=session)
+        for choice, recipe in (() if engine.rank else recipes.items())
+    }
+    planned = [m for choice, own in adapted.items() for m in _plan_models(choice, own, request, session)]
     models = engine.gather(planned)[0]
     scores = _Scores(sam, samples, evaluated, annotations=annotations, request=request, session=session)
     share = take_share(engine, models)
@@ -195,7 +200,6 @@ def _plan_models(
     choice: str | CustomRecipe, analysis: Analysis, request: CompareRequest, session: Session
 ) -> list[_Model]:
     recipe = find_recipe(choice)
-    analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
     models = []
     for budget in request.budgets:
         chosen = run_allocation(analysis, budget, options=request.options.allocation, session=session)

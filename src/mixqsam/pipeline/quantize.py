@@ -26,10 +26,10 @@ from mixqsam.pipeline.measurements import check_budget, measure_nothing, select_
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
 from mixqsam.pipeline.provenance import record_options
 from mixqsam.pipeline.quantized_directory import QuantizedModel, write_quantized
+from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     MARKER,
-    analyze_model,
     calibration_samples,
     quantize_model,
     run_allocation,
@@ -140,9 +140,10 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
     with session.timed("loading"):
         images = choose_check_images(request.evaluation, data, samples, seed=measurements.seed, session=session)
     _begin(request, sam, samples, images, measurements=measurements, recipe=recipe, session=session)
-    analysis = analyze_model(sam, samples, options=measurements, observer=recipe.observer, session=session)
+    analysis = analyze_for_recipe(
+        sam, samples, recipe=recipe, budget=request.budget, options=measurements, session=session
+    )
     analysis = with_prompts(analysis, options.allocation)
-    analysis = analysis.with_extra_bytes(recipe.extra_bytes(analysis.units))
     if request.stored is None:
         allocation = run_allocation(analysis, request.budget, options=options.allocation, session=session)
     else:

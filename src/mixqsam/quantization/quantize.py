@@ -32,6 +32,22 @@ class Quantized:
     logs: Sequence[Log]
 
 
+def rewrite(
+    sam: Sam, plan: BitPlan, samples: Sequence[Sample], *, recipe: Recipe, cache: Cache, progress: Progress
+) -> Sam:
+    """Rewrite a float model as a recipe does it first; its outputs stay as they were.
+
+    Args:
+        sam: the float model; it is not changed.
+        plan: the bits that it shall have.
+        samples: calibration images with prompts.
+        recipe: whose rewrite.
+        cache: keeps what the rewrite measures.
+        progress: receives steps.
+    """
+    return sam if recipe.rewrite is None else recipe.rewrite(sam, plan, samples, cache, progress)
+
+
 def check_recipe(recipe: Recipe, *, images: int) -> None:
     """Refuse a recipe that so few calibration images cannot serve.
 
@@ -98,7 +114,7 @@ def _prepare(
     grids: GridLibrary,
 ) -> tuple[Setting, Activations]:
     """All that comes before rounding: the rewritten model, its ranges, and the quantizers of activations."""
-    rewritten = recipe.rewrite(sam, samples, cache, progress) if recipe.rewrite else sam
+    rewritten = rewrite(sam, plan, samples, recipe=recipe, cache=cache, progress=progress)
     ranges = cached_ranges(rewritten, samples, observer=recipe.observer, cache=cache, progress=progress)
     weights = grids.of(rewritten, observer=recipe.weight_observer)
     setting = Setting(rewritten, sam.costs().units, plan, samples, ranges, weights, cache, progress)

@@ -6,15 +6,15 @@ from typing import Protocol
 
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
-from mixqsam.plan import Unit
+from mixqsam.plan import BitPlan, Unit
 from mixqsam.progress import Progress
 from mixqsam.quantization.compensation.method import Compensation
 from mixqsam.quantization.reconstruction.method import Method
 from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.load import Sam
 
-# An exact rewrite of the float model, from what its activations look like.
-Rewrite = Callable[[Sam, Sequence[Sample], Cache, Progress], Sam]
+# An exact rewrite of the float model, for the bits that it shall have, from what its activations look like.
+Rewrite = Callable[[Sam, BitPlan, Sequence[Sample], Cache, Progress], Sam]
 
 
 class Step(Protocol):

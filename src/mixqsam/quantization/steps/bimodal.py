@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mixqsam.calibrate import run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest
-from mixqsam.plan import Unit
+from mixqsam.plan import BitPlan, Unit
 from mixqsam.progress import Progress
 from mixqsam.quantization.nearest import draft
 from mixqsam.quantization.setting import check_roles
@@ -45,11 +45,11 @@ class _Keys:
         self.values.append(flat[:: flat.numel() // _VALUES | 1].float().cpu())
 
 
-def merge_bimodal(sam: Sam, samples: Sequence[Sample], cache: Cache, progress: Progress) -> Sam:
+def merge_bimodal(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache, progress: Progress) -> Sam:
     """Flip the signs of channels of q and k where the keys of a token-to-image attention have two modes.
 
     γ_c = sign(mean of channel c), sign(0) = 1; rows c of W_q, b_q, W_k and b_k are multiplied by γ_c. q·kᵀ stays as it
-    was, since γ_c² = 1, so the float model's outputs do too.
+    was, since γ_c² = 1, so the float model's outputs do too. The bits of the plan make no difference.
 
     Returns:
         The rewritten model; tensors that did not change are shared with `sam`.
@@ -57,6 +57,7 @@ def merge_bimodal(sam: Sam, samples: Sequence[Sample], cache: Cache, progress: P
     Raises:
         MixqsamError: the model has no attention with projections of its own for q and k.
     """
+    del plan
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples])
     found: dict[str, list[float]] | None = cache.get("bimodal", key)
     if found is None:

@@ -1,0 +1,56 @@
+"""The analysis of a model as its recipe will round it."""
+
+from collections.abc import Mapping, Sequence
+
+from mixqsam.allocation.budget import Budget
+from mixqsam.data.samples import Sample
+from mixqsam.pipeline.options import AnalysisOptions
+from mixqsam.pipeline.session import Session
+from mixqsam.pipeline.stages import analyze_model
+from mixqsam.plan import HALF_BITS, Analysis, BitPlan, UnitBits
+from mixqsam.quantization.compensation.share import find_shares
+from mixqsam.quantization.quantize import rewrite
+from mixqsam.quantization.recipe import Recipe
+from mixqsam.sam.load import Sam
+
+
+def analyze_for_recipe(
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    recipe: Recipe,
+    budget: Budget,
+    options: AnalysisOptions,
+    session: Session,
+) -> Analysis:
+    """Analyze a model as its recipe will round it.
+
+    The recipe names the observer, rewrites the model, and says how many bytes its quantizers take. Where it
+    compensates, a weight's sensitivity is what compensation leaves of it.
+    """
+    if options.sensitivity_bits or options.fisher:
+        with session.timed("calibration"):
+            plan = _expected_plan(sam, budget)
+            sam = rewrite(sam, plan, samples, recipe=recipe, cache=session.cache, progress=session.progress)
+    analysis = analyze_model(sam, samples, options=options, session=session, observer=recipe.observer)
+    return adapt_analysis(analysis, sam, samples, recipe=recipe, session=session)
+
+
+def adapt_analysis(
+    analysis: Analysis, sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, session: Session
+) -> Analysis:
+    """Adapt an analysis to a recipe: what its compensation leaves, and the bytes of its quantizers."""
+    shares: Mapping[str, float] = {}
+    if recipe.compensation is not None and (analysis.fisher or analysis.sensitivity):
+        with session.timed("calibration"):
+            shares = find_shares(
+                sam, samples, method=recipe.compensation, cache=session.cache, progress=session.progress
+            )
+    adapted = analysis.with_weight_shares(shares)
+    return adapted.with_extra_bytes(recipe.extra_bytes(adapted.units))
+
+
+def _expected_plan(sam: Sam, budget: Budget) -> BitPlan:
+    """What stands for the bits before they are chosen: 4, and 16 for activations whose bits no limit counts."""
+    limits_bitops = budget.limits(sam.costs()).bitops is not None
+    return BitPlan.uniform(sam.costs().units, UnitBits(4, 4 if limits_bitops else HALF_BITS))
