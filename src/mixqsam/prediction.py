@@ -13,7 +13,7 @@ from mixqsam.arguments import parse_prompt_arguments, parse_prompt_tensors
 from mixqsam.errors import InputError
 from mixqsam.pixels import from_input
 from mixqsam.prompts import Prompts
-from mixqsam.resize import Resize, resized_pixels
+from mixqsam.resize import Resize, Stretch, resized_pixels
 
 # Pixels with logits above this belong to the object.
 MASK_THRESHOLD = 0.0
@@ -72,6 +72,11 @@ class Predictor(ABC):
     def resample(self) -> int:
         """Pillow's number of the filter that images are scaled with."""
         return int(Image.Resampling.BILINEAR)
+
+    @property
+    def stretches(self) -> bool:
+        """Whether both sides of an image become the frame's; otherwise the longer one does."""
+        return False
 
     @property
     @abstractmethod
@@ -149,7 +154,8 @@ class Predictor(ABC):
     @property
     def transform(self) -> Resize:
         """Transform of images and coordinates to the frame, for `set_torch_image` and `predict_torch`."""
-        return Resize(self.resized_side, resample=self.resample)
+        kind = Stretch if self.stretches else Resize
+        return kind(self.resized_side, resample=self.resample)
 
     def set_image(self, image: Image.Image | NDArray[Any], image_format: str = "RGB") -> None:
         """Encode an image for the next prompts.
@@ -174,7 +180,7 @@ class Predictor(ABC):
         Raises:
             InputError: the tensor has another shape, or values that are not finite.
         """
-        pixels, original = resized_pixels(transformed_image, original_image_size, side=self.resized_side)
+        pixels, original = resized_pixels(transformed_image, original_image_size, transform=self.transform)
         self.reset_image()
         self.encode_resized(pixels, original=original)
 

@@ -106,14 +106,29 @@ class Resize:
         return np.array([new_width / width, new_height / height])
 
 
+class Stretch(Resize):
+    """Scale both sides of an image to the frame's."""
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of an image within the frame: all of it."""
+        del height, width
+        return self.target_length, self.target_length
+
+    def get_preprocess_shape(self, oldh: int, oldw: int, long_side_length: int) -> tuple[int, int]:
+        """Height and width of an image whose sides become `long_side_length`."""
+        del oldh, oldw
+        return long_side_length, long_side_length
+
+
 def resized_pixels(
-    image: Any, original_size: tuple[int, ...], *, side: int
+    image: Any, original_size: tuple[int, ...], *, transform: Resize
 ) -> tuple[NDArray[np.float32], tuple[int, int]]:
     """The arguments of segment-anything's `set_torch_image` as pixels [height, width, 3], and the size before.
 
     Raises:
         InputError: another shape or size, or values that are not finite.
     """
+    side = transform.target_length
     expected = f"expected [1, 3, height, width] with {side} as the longer side: transform.apply_image makes it"
     try:
         values = image.detach().cpu().float().numpy() if hasattr(image, "detach") else np.asarray(image, np.float32)
@@ -126,7 +141,7 @@ def resized_pixels(
         raise InputError(f"The image has shape {values.shape}; {expected}.")
     if min(height, width) < 1 or not np.isfinite(values).all():
         raise InputError(f"The image holds NaN or infinity, or its size before is {height}×{width}.")
-    expected_size = resized_size(height, width, side=side)
+    expected_size = transform.size(height, width)
     if values.shape[2:] != expected_size:
         raise InputError(
             f"The image has {values.shape[2]}×{values.shape[3]} pixels, but {height}×{width} becomes "

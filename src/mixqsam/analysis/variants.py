@@ -85,7 +85,7 @@ def run_variants(sam: Sam, prefix: Prefix, variants: Sequence[Variant]) -> Resul
     """
     block_paths = [call.path for call in chain_of(sam, "encoder").calls]
     starts = [_first_block(variant, block_paths) for variant in variants]
-    tokens = max(tensor.shape[-2] * tensor.shape[-1] for tensor in prefix.maps.values())
+    tokens = prefix.maps["embedding"].shape[-2:].numel()
     widths = _widest_outputs(sam, block_paths)
     for start in sorted(set(starts)):
         same_start = [index for index, variant_start in enumerate(starts) if variant_start == start]

@@ -51,7 +51,7 @@ def save_model(sam: Sam, manifest: Manifest, directory: Path) -> int:
     }
     write_json(directory / CONFIG, values)
     # Under its public name: which of the library's backends runs it is the reader's choice.
-    processor = json.loads(sam.processor.to_json_string()) | {"image_processor_type": "SamImageProcessor"}
+    processor = json.loads(sam.processor.to_json_string()) | {"image_processor_type": sam.family.framing.public}
     write_json(directory / "preprocessor_config.json", processor)
     return len(content)
 

@@ -10,8 +10,9 @@ from mixqsam.families.compatibility import check_transformers
 from mixqsam.families.family import Family
 from mixqsam.families.mobile_sam import MOBILE_SAM
 from mixqsam.families.sam import SAM
+from mixqsam.families.sam_hq import SAM_HQ
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (SAM, MOBILE_SAM)}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (SAM, MOBILE_SAM, SAM_HQ)}
 
 
 def find_family(model_type: str, *, source: str) -> Family:

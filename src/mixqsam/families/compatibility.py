@@ -54,7 +54,7 @@ def _refusal(family: Family, installed: str, reason: str) -> DependencyError:
 
 
 def _largest_difference(family: Family) -> float:
-    """The largest difference of embedding, logits and scores, each as a part of its largest absolute value."""
+    """The largest difference of maps, logits and scores, each as a part of its largest absolute value."""
     # The caller may be building a model on the device "meta". Its random numbers stay as they are.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.no_grad():
         reference = _random_model(family)
@@ -63,7 +63,7 @@ def _largest_difference(family: Family) -> float:
         boxes = torch.tensor([[[2.0, 3.0, 0.6 * size, 0.8 * size]]])
         prepared = deepcopy(reference)
         family.prepare(prepared)
-        expected = _forward_of_transformers(reference, pixels, boxes)
+        expected = *family.encode(reference, pixels).values(), *_forward_of_transformers(reference, pixels, boxes)
         computed = _forward_of_engine(family, prepared, pixels, boxes)
     return max(_relative(one, other) for one, other in zip(expected, computed, strict=True))
 
@@ -81,17 +81,15 @@ def _random_model(family: Family) -> Any:
     return model
 
 
-def _forward_of_transformers(model: Any, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    embedding = model.get_image_embeddings(pixels)
+def _forward_of_transformers(model: Any, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     output = model(pixel_values=pixels, input_boxes=boxes, multimask_output=True)
-    return embedding, output.pred_masks, output.iou_scores
+    return output.pred_masks, output.iou_scores
 
 
-def _forward_of_engine(family: Family, model: Any, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_of_engine(family: Family, model: Any, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
     maps = family.encode(model, pixels)
     prompts = family.embed(model, PromptTensors(boxes, None, None))
-    logits, scores = family.decode(model, maps, prompts, multimask=True)
-    return maps["embedding"], logits, scores
+    return *maps.values(), *family.decode(model, maps, prompts, multimask=True)
 
 
 def _relative(expected: Tensor, computed: Tensor) -> float:

@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from mixqsam.plan import Part, Role
 from mixqsam.resize import PixelSettings
 
-# Named tensors: what an encoder gives a decoder, or what prompts are embedded as. Of one map the name is `embedding`.
+# Named tensors: what an encoder gives a decoder, or what prompts are embedded as. The map whose places become the
+# decoder's tokens is `embedding`.
 Maps = Mapping[str, Tensor]
 
 
@@ -70,6 +71,8 @@ class Framing:
         settings: what a processor does with pixels.
         apply: an image → pixels [1, 3, S, S], and its height and width within the frame, each at least 1.
         apply_resized: values [height, width, 3] of 0 to 255, which are as large as the frame already → the same.
+        public: the processor's name in files, of which the library chooses a backend.
+        stretches: both sides of an image become the frame's; otherwise the longer one does, and the rest is padding.
     """
 
     image_size: Callable[[Any], int]
@@ -79,6 +82,8 @@ class Framing:
     settings: Callable[[Any], PixelSettings]
     apply: Callable[[Any, Image.Image], tuple[Tensor, tuple[int, int]]]
     apply_resized: Callable[[Any, NDArray[np.float32]], tuple[Tensor, tuple[int, int]]]
+    public: str = "SamImageProcessor"
+    stretches: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,14 @@ class Layout:
 
     Attributes:
         name: as messages call it.
-        mark: name of a tensor that every checkpoint of this layout has.
+        marks: names of tensors that every checkpoint of this layout has. Where several layouts fit, the one with the
+            most marks is meant.
         load: a state dict without a prefix, and the file that it comes from (for messages) → the model and its image
             processor. Raises a ModelError that names a foreign or missing tensor.
     """
 
     name: str
-    mark: str
+    marks: tuple[str, ...]
     load: Callable[[Mapping[str, Tensor], Path], tuple[PreTrainedModel, Any]]
 
 

@@ -70,20 +70,36 @@ def check_padded(processor: Any, side: int) -> None:
     Raises:
         ValueError: the message names the field.
     """
+    to = f"vision_config.image_size ({side} pixels)"
+    check_fields(
+        processor, needed={"do_resize": f"images have to be scaled to {to}", "do_pad": f"images have to be padded to {to}"}
+    )
+    _check_square(processor, side)
+    settings_of(processor)
+
+
+def check_fields(processor: Any, *, needed: Mapping[str, str]) -> None:
+    """Refuse switches that are not one, a crop, and other orders of the axes.
+
+    Args:
+        processor: whose fields are looked at.
+        needed: field that has to be true → why.
+
+    Raises:
+        ValueError: the message names the field.
+    """
     for name in _SWITCHES:
         value = getattr(processor, name, None)
         if not isinstance(value, bool | None):
             raise ValueError(f"{name} is {value!r:.60}; expected true or false")
-    for name, reason in (("do_resize", "images have to be scaled to"), ("do_pad", "images have to be padded to")):
+    for name, reason in needed.items():
         if not getattr(processor, name):
-            raise ValueError(f"{name} is false, but {reason} vision_config.image_size ({side} pixels)")
+            raise ValueError(f"{name} is false, but {reason}")
     if getattr(processor, "do_center_crop", None):
         raise ValueError("do_center_crop is true; a SAM sees the whole image")
-    _check_square(processor, side)
     for name in ("data_format", "input_data_format"):
         if getattr(processor, name, None) not in _CHANNELS_FIRST:
             raise ValueError(f"{name} is not channels_first")
-    settings_of(processor)
 
 
 def _check_square(processor: Any, side: int) -> None:
@@ -120,7 +136,8 @@ def settings_of(processor: Any) -> PixelSettings:
         raise ValueError(
             f"resample is {processor.resample!r:.60}; expected Pillow's number of a filter, 0 to 5"
         ) from error
-    return PixelSettings(int(dict(processor.size)["longest_edge"]), resample, factor, mean, std)
+    size = dict(processor.size)
+    return PixelSettings(int(size.get("longest_edge") or size["height"]), resample, factor, mean, std)
 
 
 def _three(name: str, value: Any) -> tuple[float, float, float]:

@@ -140,7 +140,7 @@ MOBILE_SAM = Family(
     encode=two_way.encode,
     embed=two_way.embed,
     decode=two_way.decode,
-    layouts=(Layout("MobileSAM's `mobile_sam.pt`", mark=MARK, load=load_state),),
+    layouts=(Layout("MobileSAM's `mobile_sam.pt`", marks=(MARK,), load=load_state),),
     released={"mobile-sam": "dhkim2810/MobileSAM"},
     sample=_sample,
 )

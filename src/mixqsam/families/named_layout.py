@@ -1,13 +1,13 @@
 """Checkpoints under transformers' names without a `config.json`: the sizes come from the shapes of the tensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import SamConfig, SamModel
+from transformers import PreTrainedModel, SamConfig, SamModel
 
 from mixqsam.errors import ModelError, shortened
 from mixqsam.families import two_way
@@ -27,40 +27,65 @@ def load_named(state: Mapping[str, Tensor], path: Path) -> tuple[SamModel, Any]:
         ModelError: a tensor is missing, foreign or of another shape, or the sizes are those of no SAM; or the
             configuration lies beside the file, which knows what shapes do not say.
     """
-    if (path.parent / "config.json").is_file():
-        raise ModelError(f"{path} has its config.json beside it; give the directory {path.parent} as the model.")
+    check_alone(path)
     return load_tensors(state, path)
 
 
-def load_tensors(tensors: Mapping[str, Tensor], path: Path, *, norm_eps: float | None = None) -> tuple[SamModel, Any]:
+def check_alone(path: Path) -> None:
+    """Refuse a file with its configuration beside it.
+
+    Raises:
+        ModelError: the message names the directory.
+    """
+    if (path.parent / "config.json").is_file():
+        raise ModelError(f"{path} has its config.json beside it; give the directory {path.parent} as the model.")
+
+
+def load_tensors(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    *,
+    norm_eps: float | None = None,
+    kind: str = "SAM",
+    make_config: Callable[[Mapping[str, Tensor]], Any] | None = None,
+    model: type[PreTrainedModel] = SamModel,
+) -> tuple[Any, Any]:
     """The model of tensors under transformers' names, and its image processor.
 
     Args:
         tensors: all of them; a tied one may be left out.
         path: names the file in errors.
         norm_eps: epsilon of the layer norms in the decoder's two-way blocks; None for transformers' default.
+        kind: names the model in errors.
+        make_config: tensors → configuration; SAM's if it is not given.
+        model: transformers' class of models.
 
     Raises:
-        ModelError: a tensor is missing, foreign or of another shape, or the sizes are those of no SAM.
+        ModelError: a tensor is missing, foreign or of another shape, or the sizes are those of no such model.
     """
     try:
-        config = config_of(tensors)
+        config = (make_config or config_of)(tensors)
         if norm_eps is not None:
             config.mask_decoder_config.layer_norm_eps = norm_eps
         check_fit(config)
         check_vit(config.vision_config)
         with torch.device("meta"):
-            model = SamModel(config)
+            empty = model(config)
     except KeyError as error:
-        raise ModelError(f"{path} is cut or is not a SAM: the tensor {error} is missing.") from error
+        raise ModelError(f"{path} is cut or is not a {kind}: the tensor {error} is missing.") from error
     except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
-        raise ModelError(f"{path} has tensors of sizes that no SAM has: {shortened(error, most=300)}") from error
-    fill_model(model, with_tied(tensors, two_way.TIED, source=str(path)), path)
-    return model, two_way.PADDED.default(config)
+        raise ModelError(f"{path} has tensors of sizes that no {kind} has: {shortened(error, most=300)}") from error
+    fill_model(empty, with_tied(tensors, two_way.TIED, source=str(path)), path, kind=kind)
+    return empty, two_way.PADDED.default(config)
 
 
 def config_of(state: Mapping[str, Tensor]) -> SamConfig:
-    """The configuration that the shapes of tensors under transformers' names imply.
+    """The configuration that the shapes of tensors under transformers' names imply; see `config_values`."""
+    return SamConfig(**config_values(state))
+
+
+def config_values(state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """The configurations of all three parts that the shapes of tensors under transformers' names imply.
 
     Shapes do not tell the number of heads in the decoder; all released models have 8.
 
@@ -77,8 +102,8 @@ def config_of(state: Mapping[str, Tensor]) -> SamConfig:
     windows = {(span[0] + 1) // 2 for i, span in enumerate(spans) if i not in global_spans}
     if len(windows) > 1:
         raise ValueError(f"window sizes differ between blocks: {sorted(windows)}")
-    return SamConfig(
-        vision_config={
+    return {
+        "vision_config": {
             "hidden_size": hidden,
             "num_channels": patch.shape[1],
             "num_hidden_layers": depth,
@@ -92,7 +117,7 @@ def config_of(state: Mapping[str, Tensor]) -> SamConfig:
             "num_pos_feats": state["mask_decoder.iou_token.weight"].shape[1] // 2,
         },
         **decoder_parts(state, image_size=grid * patch_size, patch_size=patch_size),
-    )
+    }
 
 
 def decoder_parts(state: Mapping[str, Tensor], *, image_size: int, patch_size: int) -> dict[str, dict[str, int]]:

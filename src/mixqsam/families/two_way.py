@@ -1,6 +1,6 @@
 """What SAM and its kin share: prompt encoder, two-way mask decoder, frames padded to a square."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,21 @@ def decoder_blocks(config: Any) -> Sequence[BlockPath]:
 
 def prepare_decoder(model: nn.Module) -> None:
     """Replace attentions and MLPs, in place, by those of the engine; the weights are shared."""
+    replace_modules(model, SamAttention, _attention)
+    replace_modules(model, SamMLPBlock, engine_mlp)
+
+
+def replace_modules(model: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:
+    """Put what is made of each module of a kind in its place; in place."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, SamAttention):
-                setattr(parent, name, _attention(child))
-            elif isinstance(child, SamMLPBlock):
-                setattr(parent, name, Mlp(child.lin1, child.act, child.lin2))
+            if isinstance(child, kind):
+                setattr(parent, name, make(child))
+
+
+def engine_mlp(source: Any) -> Mlp:
+    """The engine's MLP with the same weights."""
+    return Mlp(source.lin1, source.act, source.lin2)
 
 
 def _attention(source: SamAttention) -> DecoderAttention:
@@ -187,13 +196,16 @@ def embed(model: Any, prompts: PromptTensors) -> Maps:
 
 def decode(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> tuple[Tensor, Tensor]:
     """See `Decode`; `maps` has `embedding` [N, C, h, w]."""
-    count = len(maps["embedding"])
-    positions = model.get_image_wide_positional_embeddings()
-    logits, scores = model.mask_decoder(
-        image_embeddings=maps["embedding"],
-        image_positional_embeddings=positions.repeat(count, 1, 1, 1),
-        sparse_prompt_embeddings=prompts["sparse"].expand(count, -1, -1, -1),
-        dense_prompt_embeddings=prompts["dense"].expand(count, -1, -1, -1),
-        multimask_output=multimask,
-    )
+    logits, scores = model.mask_decoder(**decoder_inputs(model, maps, prompts), multimask_output=multimask)
     return logits, scores
+
+
+def decoder_inputs(model: Any, maps: Maps, prompts: Maps) -> dict[str, Tensor]:
+    """What every mask decoder takes: embeddings of the images and of the prompts, and the positions."""
+    count = len(maps["embedding"])
+    return {
+        "image_embeddings": maps["embedding"],
+        "image_positional_embeddings": model.get_image_wide_positional_embeddings().repeat(count, 1, 1, 1),
+        "sparse_prompt_embeddings": prompts["sparse"].expand(count, -1, -1, -1),
+        "dense_prompt_embeddings": prompts["dense"].expand(count, -1, -1, -1),
+    }

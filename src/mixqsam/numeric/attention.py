@@ -1,7 +1,7 @@
 """Attentions with their matrix products as modules of their own, computed in pieces; families put them in place.
 
 A global attention of SAM-B at 1024 pixels has 201 million logits (805 MB); here a few rows of queries at a time
-are carried through product, softmax and product, so the peak is `_PIECE_BYTES` whatever the image size.
+are carried through product, softmax and product, so the peak is `PIECE_BYTES` whatever the image size.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mixqsam.numeric.derived import exact
 from mixqsam.numeric.modules import Product
 
-_PIECE_BYTES = 64 << 20
+PIECE_BYTES = 64 << 20
 
 
 class VisionAttention(nn.Module):
@@ -63,7 +63,7 @@ class VisionAttention(nn.Module):
         value, value_step = self.av.operand("right", value)
         shares = self.position_shares(query * query_step if query_step != 1 else query, (height, width))
         step = self.scale * (query_step * key_step)
-        rows = max(1, _PIECE_BYTES // (4 * batch * self.heads * width * tokens))
+        rows = max(1, PIECE_BYTES // (4 * batch * self.heads * width * tokens))
         pieces = []
         for start in range(0, height, rows):
             logits: Tensor = self.qk(query[:, start * width : (start + rows) * width], key.transpose(-2, -1))

@@ -25,23 +25,27 @@ class Frame:
         pixels: [1, 3, S, S], normalised.
         original: height and width of the image.
         resized: height and width within the frame, at its top left.
+        is_stretched: both sides of the image are the frame's.
     """
 
     pixels: Tensor
     original: tuple[int, int]
     resized: tuple[int, int]
+    is_stretched: bool = False
 
 
 def make_frame(sam: Sam, image: Image.Image) -> Frame:
     """Resize and normalise an RGB image, as the family does it."""
-    pixels, resized = sam.family.framing.apply(sam.processor, image)
-    return Frame(aligned(pixels.to(sam.device)), (image.height, image.width), resized)
+    framing = sam.family.framing
+    pixels, resized = framing.apply(sam.processor, image)
+    return Frame(aligned(pixels.to(sam.device)), (image.height, image.width), resized, framing.stretches)
 
 
 def frame_of_resized(sam: Sam, pixels: np.ndarray, *, original: tuple[int, int]) -> Frame:
     """Normalise pixels [height, width, 3] of 0 to 255 that are as large as the frame already."""
-    framed, resized = sam.family.framing.apply_resized(sam.processor, pixels)
-    return Frame(aligned(framed.to(sam.device)), original, resized)
+    framing = sam.family.framing
+    framed, resized = framing.apply_resized(sam.processor, pixels)
+    return Frame(aligned(framed.to(sam.device)), original, resized, framing.stretches)
 
 
 def prompt_tensors(sam: Sam, prompts: Prompts, frame: Frame) -> PromptTensors:
@@ -106,7 +110,12 @@ def visible(logits: Tensor, frame: Frame) -> Tensor:
 
 
 def full_logits(logits: Tensor, frame: Frame) -> Tensor:
-    """Logits [P, M, height, width] of the original image: upsample to the frame, cut, resize."""
+    """Logits [P, M, height, width] of the original image: upsample to the frame, cut, resize.
+
+    A stretched frame has nothing to cut, and is resized at once, as SAM 2 does.
+    """
+    if frame.is_stretched:
+        return functional.interpolate(logits.float(), frame.original, mode="bilinear", align_corners=False)
     size = frame.pixels.shape[-1]
     full = functional.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
     full = full[..., : frame.resized[0], : frame.resized[1]]

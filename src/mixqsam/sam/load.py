@@ -225,10 +225,11 @@ def default_processor(config: Any) -> Any:
 
 def _load_foreign(path: Path) -> tuple[PreTrainedModel, Any]:
     layouts = [layout for family in FAMILIES.values() for layout in family.layouts]
-    state = without_prefix(read_state(path), [layout.mark for layout in layouts], path)
-    for layout in layouts:
-        if layout.mark in state:
-            return layout.load(state, path)
+    marks = [mark for layout in layouts for mark in layout.marks]
+    state = without_prefix(read_state(path), marks, path)
+    fitting = [layout for layout in layouts if state.keys() >= set(layout.marks)]
+    if fitting:
+        return max(fitting, key=lambda layout: len(layout.marks)).load(state, path)
     known = ", ".join(layout.name for layout in layouts)
     raise ModelError(
         f"{path} has a layout that is not known. It holds {describe_state(state)}. Expected are all tensors of a "

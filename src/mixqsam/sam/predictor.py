@@ -62,6 +62,11 @@ class SamPredictor(Predictor):
         return self.sam.pixel_settings.resample
 
     @property
+    def stretches(self) -> bool:
+        """Whether both sides of an image become the frame's; otherwise the longer one does."""
+        return self.sam.family.framing.stretches
+
+    @property
     def original_size(self) -> tuple[int, int] | None:
         """Height and width of the image; None where none is set."""
         return None if self._frame is None else self._frame.original

@@ -70,7 +70,7 @@ def _trace(family: Family, values: str) -> Trace:
         with encoder.watching():
             prompts = family.embed(model, PromptTensors(boxes, None, None))
             decoder.run(lambda: family.decode(model, maps, prompts, multimask=False))
-    units = tuple(_describe(family, model.get_submodule(name), name, number) for name, number in ran.items())
+    units = tuple(_describe(family, model, name, number) for name, number in ran.items())
     for unit in units:
         if not any(f"{unit.name}.".startswith(f"{block.path}.") for block in blocks):
             raise ModelError(f"The family {family.name!r} has no block with the unit {unit.name}.")
@@ -89,11 +89,14 @@ def _of_part(family: Family, blocks: Sequence[BlockPath], part: Part) -> list[Bl
     return [block for block in blocks if family.part(f"{block.path}.") == part]
 
 
-def _describe(family: Family, module: nn.Module, name: str, multiply_adds: int) -> Unit:
-    part = family.part(name)
+def _describe(family: Family, model: nn.Module, name: str, multiply_adds: int) -> Unit:
+    part, module = family.part(name), model.get_submodule(name)
     assert part is not None  # noqa: S101  (only modules of a part are counted)
     role = _role(family, module, name)
-    attention = name.rpartition(".")[0] if role in _IN_ATTENTION else None
+    owner = name.rpartition(".")[0]
+    # A projection may also stand beside an attention; only attentions have products.
+    multiplies = any(isinstance(child, Product) for child in model.get_submodule(owner).children())
+    attention = owner if role in _IN_ATTENTION and multiplies else None
     block = family.block(name)
     if isinstance(module, Product):
         return Unit(name, "product", part, 0, 0, multiply_adds, role, block, attention)

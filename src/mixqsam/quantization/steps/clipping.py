@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixqsam.numeric.affine import AffineGrid
-from mixqsam.numeric.attention import DecoderAttention
+from mixqsam.numeric.attend import attention_weights
 from mixqsam.numeric.half import Unquantized
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
 from mixqsam.plan import HALF_BITS, Operand, Role, Unit
@@ -29,7 +29,7 @@ _ROLES: tuple[Role, ...] = ("query", "key", "scores")
 
 @dataclass
 class _Tokens:
-    """Inputs of `q_proj` and `k_proj`, image by image, as long as they fit."""
+    """Inputs of the projections to q and to k, image by image, as long as they fit."""
 
     queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
@@ -88,9 +88,9 @@ def _search(setting: Setting, names: list[str]) -> Iterator[tuple[str, dict[str,
         watchers[attentions[name]["key"]] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
     setting.watch(watchers, label="Decoder's attention, for clipping")
     for name in setting.progress.track(names, label="Clipping", total=len(names)):
-        module = setting.sam.model.get_submodule(name)
-        assert isinstance(module, DecoderAttention)  # noqa: S101
-        yield name, _best(module, tokens[name], _clipped(attentions[name], setting))
+        model, units = setting.sam.model, attentions[name]
+        project = model.get_submodule(units["query"]), model.get_submodule(units["key"])
+        yield name, _best(model.get_submodule(name), project, tokens[name], _clipped(units, setting))
 
 
 def _clipped(units: dict[Role, str], setting: Setting) -> dict[tuple[str, Operand], int]:
@@ -102,10 +102,11 @@ def _clipped(units: dict[Role, str], setting: Setting) -> dict[tuple[str, Operan
 
 @torch.no_grad()
 def _best(
-    module: DecoderAttention, tokens: _Tokens, clipped: dict[tuple[str, Operand], int]
+    module: nn.Module, project: tuple[nn.Module, nn.Module], tokens: _Tokens, clipped: dict[tuple[str, Operand], int]
 ) -> dict[str, tuple[float, float]]:
+    to_query, to_key = project
     pairs = list(zip(tokens.queries, tokens.keys, strict=False))
-    exact = [(module.q_proj(q), module.k_proj(k)) for q, k in pairs]
+    exact = [(to_query(q), to_key(k)) for q, k in pairs]
     foci = [_focus(module, q, k) for q, k in exact]
     columns = [[q for q, _ in pairs], [k for _, k in pairs], [q for q, _ in exact], [k for _, k in exact]]
     ordered = [_sorted_values(column) for column in columns]
@@ -115,8 +116,8 @@ def _best(
         quantizers = [_quantizer(low, high, bits) for (low, high), bits in zip(ranges, clipped.values(), strict=True)]
         overlaps = []
         for (queries, keys), focus in zip(pairs, foci, strict=True):
-            q = quantizers[2](module.q_proj(quantizers[0](queries)))
-            k = quantizers[3](module.k_proj(quantizers[1](keys)))
+            q = quantizers[2](to_query(quantizers[0](queries)))
+            k = quantizers[3](to_key(quantizers[1](keys)))
             overlaps.append(_overlap(_focus(module, q, k), focus))
         overlap = float(np.mean(overlaps))
         # Of equals the wider range: it clips less.
@@ -131,9 +132,9 @@ def _quantizer(low: float, high: float, bits: int) -> ActivationQuantizer:
     return Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
 
 
-def _focus(module: DecoderAttention, q: Tensor, k: Tensor) -> Tensor:
+def _focus(module: nn.Module, q: Tensor, k: Tensor) -> Tensor:
     """M = 1{A > 0.5·rowmax(A)}."""
-    attention = module.weights(q, k)
+    attention = attention_weights(module, q, k)
     return attention > _FOCUS * attention.amax(dim=-1, keepdim=True)
 
 

@@ -1,0 +1,80 @@
+"""The encoder of SAM and SAM-HQ: a plain ViT with windows and decomposed relative positions, and its neck."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mixqsam.families import two_way
+from mixqsam.families.family import BlockPath
+from mixqsam.families.sizes import check_fit, check_sizes, check_vit
+from mixqsam.numeric.attention import VisionAttention
+from mixqsam.plan import Part, Role
+
+_ENCODER, _NECK = "vision_encoder", "vision_encoder.neck"
+ROLES: dict[str, Role] = two_way.ROLES | {"qkv": "query-key-value", "proj": "projection"}
+
+
+def part(name: str) -> Part | None:
+    """Layers and neck of the encoder, and the two-way transformer; patch and position embedding stay float."""
+    if name.startswith((f"{_ENCODER}.layers.", f"{_NECK}.")):
+        return "encoder"
+    return two_way.decoder_part(name)
+
+
+def block(name: str) -> str:
+    """`0`, `1`, …, `neck`, or the decoder's."""
+    if not name.startswith(f"{_ENCODER}."):
+        return two_way.decoder_block(name)
+    return next((part for part in name.split(".") if part.isdigit()), "neck")
+
+
+def blocks(config: Any) -> Sequence[BlockPath]:
+    """The encoder's layers, its neck, and the decoder's blocks."""
+    vision = config.vision_config
+    spans = vision.global_attn_indexes
+    layers = [
+        BlockPath(f"{_ENCODER}.layers.{index}", is_global=index in spans or vision.window_size == 0)
+        for index in range(vision.num_hidden_layers)
+    ]
+    return [*layers, BlockPath(_NECK), *two_way.decoder_blocks(config)]
+
+
+def check(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Refuse sizes that no such model has, or that do not fit each other; returns the configuration.
+
+    Args:
+        kind: transformers' class of configurations.
+        values: of a `config.json`.
+
+    Raises:
+        ValueError: the message names the entry.
+    """
+    check_sizes(values)
+    config = kind.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
+    check_fit(config)
+    check_vit(config.vision_config)
+    return config
+
+
+def vision_attention(source: Any) -> VisionAttention:
+    """The engine's attention with the weights of transformers'."""
+    return VisionAttention(
+        heads=source.num_attention_heads,
+        scale=source.scale,
+        qkv=source.qkv,
+        proj=source.proj,
+        positions=(source.rel_pos_h, source.rel_pos_w) if source.use_rel_pos else None,
+    )
+
+
+def sample_vision() -> dict[str, Any]:
+    """A layer with padded windows and a global one, on 3 × 3 patches."""
+    return {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "global_attn_indexes": [1],
+        "image_size": 48,
+        "window_size": 2,
+        "mlp_dim": 16,
+        **two_way.SAMPLE_NECK,
+    }
