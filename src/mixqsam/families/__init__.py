@@ -7,12 +7,21 @@ from transformers import PreTrainedModel
 
 from mixqsam.errors import ModelError
 from mixqsam.families.compatibility import check_transformers
-from mixqsam.families.family import Family
+from mixqsam.families.family import Family, Larger
 from mixqsam.families.mobile_sam import MOBILE_SAM
 from mixqsam.families.sam import SAM
+from mixqsam.families.sam2 import SAM2
 from mixqsam.families.sam_hq import SAM_HQ
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (SAM, MOBILE_SAM, SAM_HQ)}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (SAM, MOBILE_SAM, SAM_HQ, SAM2)}
+
+
+# Models of other kinds that people ask for → what there is instead.
+_INSTEAD = {
+    "sam3": "SAM 3 finds what a text names, which mixqsam does not quantize. The tracker in the same checkpoint takes "
+    "boxes and points: give a checkpoint of the type 'sam3_tracker' or 'sam3_video' (facebook/sam3).",
+    "edgetam": "Its batch normalisations would have to be folded first, which mixqsam does for MobileSAM alone.",
+}
 
 
 def find_family(model_type: str, *, source: str) -> Family:
@@ -23,8 +32,21 @@ def find_family(model_type: str, *, source: str) -> Family:
     """
     if model_type not in FAMILIES:
         known = ", ".join(repr(name) for name in FAMILIES)
-        raise ModelError(f"{source} is a {model_type!r} model; mixqsam quantizes models of type {known}.")
+        instead = f" {_INSTEAD[model_type]}" if model_type in _INSTEAD else ""
+        raise ModelError(f"{source} is a {model_type!r} model; mixqsam quantizes models of type {known}.{instead}")
     return FAMILIES[model_type]
+
+
+def find_checkpoint_family(model_type: str, *, source: str) -> tuple[Family, Larger | None]:
+    """The family that a float checkpoint is loaded as, and the larger model that it is of, if it is.
+
+    Raises:
+        ModelError: it is unknown; the message lists those that are known.
+    """
+    for family in FAMILIES.values():
+        if model_type in family.larger:
+            return family, family.larger[model_type]
+    return find_family(model_type, source=source), None
 
 
 def family_of(config: Any) -> Family:

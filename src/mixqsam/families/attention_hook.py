@@ -20,9 +20,11 @@ def register() -> None:
 
 
 def hook_attentions(model: nn.Module, *kinds: type[nn.Module]) -> None:
-    """Give each attention of some classes its two products, and have the model's attentions call the engine's; in place.
+    """Have a model's attentions call the engine's, in place.
 
-    Attentions of other classes compute in float.
+    Args:
+        model: of transformers.
+        kinds: classes of attentions that get the two products; those of other classes compute in float.
     """
     register()
     for module in model.modules():

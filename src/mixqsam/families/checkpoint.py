@@ -1,8 +1,9 @@
 """Checkpoints of PyTorch in the layouts of other projects: read safely, and held against the model that they fill."""
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from mixqsam.families.sizes import names_of
 _ENTRIES = ("model", "state_dict", "model_state", "model_state_dict", "module", "sam", "net", "network", "params")
 # Prefixes that wrappers of models write: DataParallel, torch.compile, Lightning, and modules that hold a SAM.
 _PREFIX = re.compile(r"(?:(?:module|_orig_mod|model|sam|sam_model|net|network)\.)*")
+_log = logging.getLogger(__name__)
+
 _VALUES = (Tensor, bool, int, float, str, type(None))
 
 
@@ -135,6 +138,24 @@ def check_tied(name: str, tensor: Tensor, owner: str, other: Tensor, *, source: 
         raise ModelError(
             f"{source}: {name} and {owner} differ. A SAM has one table of positions for image and prompts; delete the "
             "one that was not trained."
+        )
+
+
+def tell_left_out(place: object, names: Collection[str], *, title: str) -> None:
+    """Say which tensors of a larger model are not used, if any.
+
+    Args:
+        place: of the checkpoint.
+        names: of those tensors.
+        title: of the larger model.
+    """
+    if names:
+        _log.warning(
+            "%s is %s. Its image part is loaded; %d other tensors are left out (%s).",
+            place,
+            title,
+            len(names),
+            names_of(names),
         )
 
 

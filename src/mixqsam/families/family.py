@@ -120,6 +120,21 @@ class Layout:
     load: Callable[[Mapping[str, Tensor], Path], tuple[PreTrainedModel, Any]]
 
 
+@dataclass(frozen=True)
+class Larger:
+    """A larger model that holds one of the family, and whose checkpoints are loaded for that part.
+
+    Attributes:
+        title: what it is, as messages call it.
+        image_part: values of its `config.json` → those of the family's. Raises a KeyError that names a missing part.
+        left_out: starts of the names of tensors that are not the family's.
+    """
+
+    title: str
+    image_part: Callable[[Mapping[str, Any]], dict[str, Any]]
+    left_out: tuple[str, ...]
+
+
 def _nothing_unusual(config: Any) -> Sequence[tuple[str, object]]:
     """For families whose tensors tell all."""
     del config
@@ -150,6 +165,7 @@ class Family:
         decode: maps and embedded prompts → logits and scores.
         unusual: configuration → names and values of what tensors do not tell and released checkpoints do not have.
         layouts: other ways to write its checkpoints.
+        larger: `model_type` of a larger model → what of it is of the family.
         released: name of a released checkpoint → its hub id.
         sample: a configuration of a few thousand parameters, with every kind of module. On it an unknown version of
             transformers is compared with the engine; None for no comparison.
@@ -172,6 +188,7 @@ class Family:
     decode: Decode
     unusual: Callable[[Any], Sequence[tuple[str, object]]] = _nothing_unusual
     layouts: tuple[Layout, ...] = ()
+    larger: Mapping[str, Larger] = field(default_factory=dict)
     released: Mapping[str, str] = field(default_factory=dict)
     sample: Callable[[], PreTrainedConfig] | None = None
 

@@ -72,7 +72,8 @@ def check_padded(processor: Any, side: int) -> None:
     """
     to = f"vision_config.image_size ({side} pixels)"
     check_fields(
-        processor, needed={"do_resize": f"images have to be scaled to {to}", "do_pad": f"images have to be padded to {to}"}
+        processor,
+        needed={"do_resize": f"images have to be scaled to {to}", "do_pad": f"images have to be padded to {to}"},
     )
     _check_square(processor, side)
     settings_of(processor)

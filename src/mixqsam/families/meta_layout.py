@@ -36,7 +36,9 @@ _RENAMES = (
     (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
     (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
 )
-_HEAD = re.compile(r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+|hq_mask_mlp))\.layers\.(\d+)\.")
+_HEAD = re.compile(
+    r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+|hq_mask_mlp))\.layers\.(\d+)\."
+)
 # Of the two-way blocks in the original code; transformers' default is 1e-6, which moves logits by 0.1%.
 TWO_WAY_EPS = 1e-5
 MARK = "image_encoder.patch_embed.proj.weight"

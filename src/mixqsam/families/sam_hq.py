@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import SamHQConfig, SamHQModel
 from transformers.models.sam_hq.modeling_sam_hq import SamHQAttention, SamHQMLPBlock, SamHQVisionAttention
@@ -14,8 +13,8 @@ from mixqsam.families import meta_layout, named_layout, plain_vit, two_way
 from mixqsam.families.attention_hook import hook_attentions
 from mixqsam.families.family import Family, Layout, Maps
 
-_TOKEN = "mask_decoder.hq_token.weight"
-_RELEASED_TOKEN = "mask_decoder.hf_token.weight"
+_MARK = "mask_decoder.hq_token.weight"
+_RELEASED_MARK = "mask_decoder.hf_token.weight"
 # The released code's names of what SAM does not have.
 _RENAMES = {
     "mask_decoder.hf_token.": "mask_decoder.hq_token.",
@@ -49,9 +48,9 @@ def _prepare(model: nn.Module) -> None:
 def _encode(model: Any, pixels: Tensor) -> Maps:
     """Image embedding [N, C, h, w], and what the first layer with global attention gives, [N, h, w, C']."""
     found = model.vision_encoder(pixels)
-    maps = {"embedding": found.last_hidden_state}
     # A model whose layers all have windows gives none, and its decoder does without.
-    return maps | {"early": one for one in found.intermediate_embeddings[:1]}
+    early = {"early": found.intermediate_embeddings[0]} if found.intermediate_embeddings else {}
+    return {"embedding": found.last_hidden_state, **early}
 
 
 def _decode(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> tuple[Tensor, Tensor]:
@@ -114,8 +113,8 @@ SAM_HQ = Family(
     embed=two_way.embed,
     decode=_decode,
     layouts=(
-        Layout("SAM-HQ's `sam_hq_vit_*.pth`", marks=(meta_layout.MARK, _RELEASED_TOKEN), load=_load_released),
-        Layout("transformers' names of SAM-HQ", marks=(named_layout.MARK, _TOKEN), load=_load_named),
+        Layout("SAM-HQ's `sam_hq_vit_*.pth`", marks=(meta_layout.MARK, _RELEASED_MARK), load=_load_released),
+        Layout("transformers' names of SAM-HQ", marks=(named_layout.MARK, _MARK), load=_load_named),
     ),
     released={f"sam-hq-vit-{size}": f"syscv-community/sam-hq-vit-{size}" for size in ("base", "large", "huge")},
     sample=_sample,

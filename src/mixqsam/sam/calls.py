@@ -189,6 +189,14 @@ class Chain:
             needed -= set(call.entries) if call is not self.calls[index] else set()
         return frozenset(needed)
 
+    def leading_to(self, output: str, index: int) -> frozenset[str]:
+        """Of the values before block `index` (or after the last one), those that a map of the part depends on."""
+        needed = {self.outputs[output]}
+        for call in reversed(self.calls[index:]):
+            if needed & set(call.results):
+                needed = (needed - set(call.results)) | set(call.inputs)
+        return frozenset(value for value in needed if value is not None)
+
     def follows(self, index: int) -> bool:
         """Whether block `index` takes only what blocks before it had or gave."""
         return not self.calls[index].entries

@@ -14,9 +14,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from mixqsam.errors import InputError, ModelError, NumericError, shortened
-from mixqsam.families import FAMILIES, family_of, find_family, prepare
-from mixqsam.families.checkpoint import check_tied, describe_state, read_state, without_prefix
-from mixqsam.families.family import Family
+from mixqsam.families import FAMILIES, family_of, find_checkpoint_family, prepare
+from mixqsam.families.checkpoint import check_tied, describe_state, read_state, tell_left_out, without_prefix
+from mixqsam.families.family import Family, Larger
 from mixqsam.families.image_processor import from_place
 from mixqsam.families.sizes import names_of
 from mixqsam.numeric.memory import align_tensors
@@ -167,17 +167,20 @@ def _check_finite(model: PreTrainedModel, source: str) -> None:
 def _load_transformers(place: str) -> tuple[PreTrainedModel, Any]:
     try:
         values, _ = PreTrainedConfig.get_config_dict(place)
-        family = _check_config(values, place)
+        family, larger, values = _check_config(values, place)
         transformers_logging.disable_progress_bar()
-        model, info = family.model.from_pretrained(
-            place, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        more = {} if larger is None else {"config": family.config.from_dict(values)}
+        model, info = _naming_all(family.model).from_pretrained(
+            place, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **more
         )
+        model.__class__ = family.model
     except ModelError:
         raise
     # transformers, safetensors and the hub's client each raise errors of their own, for whatever is wrong.
     except Exception as error:
         raise ModelError(f"{place} cannot be loaded as a SAM: {shortened(error, most=300)}") from error
-    if foreign := info["unexpected_keys"]:
+    left_out = {name for name in info["unexpected_keys"] if larger and name.startswith(larger.left_out)}
+    if foreign := set(info["unexpected_keys"]) - left_out:
         raise ModelError(
             f"{place} is another variant of SAM: {len(foreign)} foreign tensors ({names_of(foreign)}). "
             "Merge them into the model's own weights, or remove them."
@@ -186,7 +189,19 @@ def _load_transformers(place: str) -> tuple[PreTrainedModel, Any]:
     if missing or info["mismatched_keys"]:
         what = f"{len(missing)} tensors are missing ({', '.join(missing[:3])}, …)" if missing else "shapes differ"
         raise ModelError(f"{place} does not hold all weights of its SAM: {what}.")
+    if larger is not None:
+        tell_left_out(place, left_out, title=larger.title)
     return model, from_place(family.framing, place, model.config)
+
+
+def _naming_all(model: type[PreTrainedModel]) -> Any:
+    """A class of models that does not keep quiet about any tensor that it has no place for."""
+
+    def post_init(self: Any) -> None:
+        model.post_init(self)
+        self._keys_to_ignore_on_load_unexpected = set()
+
+    return type(model.__name__, (model,), {"post_init": post_init})
 
 
 def _tie(model: PreTrainedModel, missing: set[str], family: Family, place: str) -> set[str]:
@@ -198,24 +213,31 @@ def _tie(model: PreTrainedModel, missing: set[str], family: Family, place: str) 
         elif not {name, owner} <= missing:
             tensor.data = other.data = other.data if name in missing else tensor.data
             missing = missing - {name, owner}
-    # Not as the file has it, but as the model is from here on.
-    model.config.tie_word_embeddings = True
-    model.tie_weights()
+    if family.tied:
+        # Not as the file has it, but as the model is from here on.
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
     return missing
 
 
-def _check_config(values: dict[str, Any], place: str) -> Family:
+def _check_config(values: dict[str, Any], place: str) -> tuple[Family, Larger | None, dict[str, Any]]:
+    """The family of a checkpoint, the larger model that it is of, if any, and the values that the family has."""
     kind = values.get("model_type")
     if kind is None:
         raise ModelError(
             f"{place}: config.json is missing or has no model_type; mixqsam quantizes models of type "
             f"{', '.join(repr(name) for name in FAMILIES)}."
         )
-    family = find_family(str(kind), source=place)
+    family, larger = find_checkpoint_family(str(kind), source=place)
     if "quantization_config" in values:
         raise ModelError(f"{place} is quantized already; give the float checkpoint that it was made from.")
+    if larger is not None:
+        try:
+            values = larger.image_part(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{place} is {larger.title}, but its config.json does not say {error}.") from error
     family.check(values)
-    return family
+    return family, larger, values
 
 
 def default_processor(config: Any) -> Any:

@@ -150,13 +150,23 @@ class Reconstruction:
         self.states.fill("layer", take)
 
     def _readout(self, block: Block) -> Readout:
-        """What of the values after a block is fitted: its outputs, or the image's tokens behind the prompts."""
+        """What of the values after a block is fitted: its outputs, or the image's tokens behind the prompts.
+
+        Outputs that the tokens do not depend on are fitted as they are: maps that the decoder takes later.
+        """
         if not self.method.prompt_aware or block.chain.part == "decoder":
             return lambda values, _: {name: values[name] for name in block.outputs}
-        sam = self.setting.sam
+        sam, chain = self.setting.sam, block.chain
+        follows = chain.runs_through(min(block.stop, len(chain.calls) - 1))
+        leading = chain.leading_to("embedding", block.stop) if follows else frozenset(block.outputs)
+        plain = [name for name in block.outputs if name not in leading]
 
         def readout(values: State, index: int) -> State:
-            return {"tokens": image_tokens(sam, skip_to_maps(sam, block, values), self.flow.prompts(index))}
+            found = {name: values[name] for name in plain}
+            if len(plain) < len(block.outputs):
+                maps = skip_to_maps(sam, block, values)
+                found["tokens"] = image_tokens(sam, maps, self.flow.prompts(index))
+            return found
 
         return readout
 
