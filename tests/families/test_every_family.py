@@ -20,6 +20,8 @@ from mixqsam.families import FAMILIES
 from mixqsam.families.compatibility import _random_model
 from mixqsam.families.family import Family, PromptTensors
 from mixqsam.files import Cache
+from mixqsam.pipeline.export import run_export
+from mixqsam.pipeline.options import Session
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
@@ -250,6 +252,16 @@ def test_recipes_run(made: Made, recipe: str, tmp_path: Path) -> None:
     )
     assert all(log.after <= log.before for log in found.logs)
     assert torch.isfinite(logits_of(found.sam, made.samples[0])).all()
+
+
+def test_a_family_is_exported_or_refused(made: Made, tmp_path: Path) -> None:
+    """Never a wrong file."""
+    files = pytest.importorskip("mixqsam.exporting.files")
+    if made.family.name in files.ENCODERS:
+        pytest.skip("tests/exporting has these")
+    with pytest.raises(InputError, match=f"is a '{made.family.name}' model; mixqsam exports models of type 'sam'"):
+        run_export(made.directory, tmp_path / "out", kind="onnx", session=Session(Cache(tmp_path), Silent()))
+    assert not (tmp_path / "out").exists()
 
 
 def change(made: Made, folder: Path, **values: object) -> Path:
