@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from mixqsam.artifact.manifest import Manifest
@@ -114,7 +116,9 @@ def test_the_float_model_computes_what_transformers_does(made: Made, prompted_by
     pixels = torch.randn(1, 3, side, side, generator=generator)
     boxes = torch.tensor([[[3.0, 4.0, 30.0, 33.0], [1.0, 2.0, 20.0, 40.0]]])
     points, labels = torch.tensor([[[[9.0, 8.0], [30.0, 20.0]]] * 2]), torch.tensor([[[1, 0]] * 2])
-    mask = torch.randn(1, 1, 1, *[side // 4] * 2, generator=generator)
+    with torch.no_grad():
+        places = family.encode(made.sam.model, pixels)["embedding"].shape[-1]
+    mask = torch.randn(1, 1, 1, 4 * places, 4 * places, generator=generator)
     given = {
         "boxes": PromptTensors(boxes, None, None),
         "points": PromptTensors(None, points, labels),
@@ -274,8 +278,6 @@ def change(made: Made, folder: Path, **values: object) -> Path:
 
 
 def test_a_foreign_tensor_is_named(made: Made, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = change(made, tmp_path)
     state = load_file(folder / "model.safetensors")
     # A name that transformers itself would keep quiet about.
@@ -284,13 +286,12 @@ def test_a_foreign_tensor_is_named(made: Made, tmp_path: Path) -> None:
         load_sam(folder)
     first = next(iter(state))
     save_file({name: tensor for name, tensor in state.items() if name != first}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match=first):
+    # Where transformers saves a part of a larger model, it writes longer names.
+    with pytest.raises(ModelError, match=".".join(first.split(".")[-3:])):
         load_sam(folder)
 
 
 def test_what_tensors_do_not_tell_changes_the_fingerprint(made: Made) -> None:
-    from copy import deepcopy
-
     other = deepcopy(made.sam)
     assert other.fingerprint == made.sam.fingerprint
     other = replace(other, model=deepcopy(made.sam.model))

@@ -210,3 +210,32 @@ def test_sam_hq_in_other_layouts_has_the_same_tensors(tmp_path: Path, layout: st
     found = load_sam(tmp_path / "sam_hq_vit_b.pth")
     assert found.family.name == "sam_hq"
     assert same_tensors(found, load_sam(tmp_path / "hq"))
+
+
+def test_of_a_whole_sam3_the_tracker_is_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with torch.no_grad():
+        model = _random_model(FAMILIES["sam3_tracker"])
+    model.save_pretrained(tmp_path / "tracker")
+    values = json.loads((tmp_path / "tracker/config.json").read_text())
+    parts = {name: values[name] for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    config = {"model_type": "sam3_video", "tracker_config": parts | {"num_maskmem": 7}, "detector_config": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    state = {_of_sam3(name): tensor for name, tensor in model.state_dict().items()}
+    more = {"detector_model.text_encoder.a": torch.zeros(2), "tracker_model.memory_encoder.b": torch.zeros(2)}
+    save_file(state | more, folder / "model.safetensors", {"format": "pt"})
+    found = load_sam(folder)
+    assert found.config.model_type == "sam3_tracker"
+    assert same_tensors(found, load_sam(tmp_path / "tracker"))
+    assert "is SAM 3. Its image part is loaded; 2 other tensors are left out" in caplog.text
+    save_file(state | {"tracker_model.adapter": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 foreign tensors \((tracker_model\.)?adapter\)"):
+        load_sam(folder)
+
+
+def _of_sam3(name: str) -> str:
+    """A name of the tracker's as the checkpoint of the whole SAM 3 has it."""
+    if name.startswith("vision_encoder.neck."):
+        return name.replace("vision_encoder.neck.", "tracker_neck.", 1)
+    return f"detector_model.{name}" if name.startswith("vision_encoder.") else f"tracker_model.{name}"

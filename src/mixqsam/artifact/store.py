@@ -16,6 +16,7 @@ from mixqsam.artifact.packed import stored_tensors
 from mixqsam.artifact.stored import attach_units, take_codes
 from mixqsam.errors import ArtifactError, DependencyError, ModelError
 from mixqsam.families import family_of, find_family, prepare
+from mixqsam.families.buffers import fill_buffers
 from mixqsam.families.image_processor import from_place
 from mixqsam.files import read_json, write_bytes, write_json
 from mixqsam.numeric.checksums import with_checksums
@@ -148,4 +149,5 @@ def _fill(model: PreTrainedModel, tensors: TensorFile, manifest: Manifest) -> di
     state |= {name: state[owner] for name, owner in tied.items()}
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
+    fill_buffers(model)
     return rest

@@ -11,9 +11,10 @@ from mixqsam.families.family import Family, Larger
 from mixqsam.families.mobile_sam import MOBILE_SAM
 from mixqsam.families.sam import SAM
 from mixqsam.families.sam2 import SAM2
+from mixqsam.families.sam3_tracker import SAM3_TRACKER
 from mixqsam.families.sam_hq import SAM_HQ
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (SAM, MOBILE_SAM, SAM_HQ, SAM2)}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (SAM, MOBILE_SAM, SAM_HQ, SAM2, SAM3_TRACKER)}
 
 
 # Models of other kinds that people ask for → what there is instead.

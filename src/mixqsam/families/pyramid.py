@@ -82,9 +82,14 @@ def embed(model: Any, prompts: PromptTensors) -> Maps:
 
 
 def decode(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> tuple[Tensor, Tensor]:
-    """See `Decode`; an image is a video's first frame, so nothing is remembered."""
+    """See `Decode`; an image is a video's first frame, so what stands for no memory is added to it."""
+    embedding = maps["embedding"] + model.no_memory_embedding.reshape(1, -1, 1, 1)
+    return decode_plain(model, {**maps, "embedding": embedding}, prompts, multimask=multimask)
+
+
+def decode_plain(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> tuple[Tensor, Tensor]:
+    """See `Decode`; nothing is added to the maps."""
     inputs = two_way.decoder_inputs(model, maps, prompts)
-    inputs["image_embeddings"] = maps["embedding"] + model.no_memory_embedding.reshape(1, -1, 1, 1)
     high = [maps["high_0"], maps["high_1"]]
     logits, scores, *_ = model.mask_decoder(**inputs, multimask_output=multimask, high_resolution_features=high)
     return logits, scores

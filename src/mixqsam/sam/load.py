@@ -201,7 +201,8 @@ def _naming_all(model: type[PreTrainedModel]) -> Any:
         model.post_init(self)
         self._keys_to_ignore_on_load_unexpected = set()
 
-    return type(model.__name__, (model,), {"post_init": post_init})
+    # transformers renames tensors only for classes that seem to be its own.
+    return type(model.__name__, (model,), {"post_init": post_init, "__module__": model.__module__})
 
 
 def _tie(model: PreTrainedModel, missing: set[str], family: Family, place: str) -> set[str]:
