@@ -278,8 +278,7 @@ def test_clipping_takes_the_percentile_with_the_best_overlap(sam: Sam, samples: 
         ("qk", "left"): 3,
         ("qk", "right"): 3,
     }
-    projections = sam.model.get_submodule(f"{name}.q_proj"), sam.model.get_submodule(f"{name}.k_proj")
-    ranges = _best(module, projections, tokens, clipped)
+    ranges = _best(module, tokens, clipped)
     assert ranges["q/input"][1] < 60.0
 
 

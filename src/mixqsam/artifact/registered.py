@@ -47,6 +47,8 @@ class MixqsamQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         self._rest = self._places.fill(model)
+        # A part of a larger model would be saved under that model's names; the packed format has its own.
+        model._weight_conversions = []
         return model
 
     def _manifest(self) -> Any:

@@ -128,11 +128,13 @@ class Larger:
         title: what it is, as messages call it.
         image_part: values of its `config.json` → those of the family's. Raises a KeyError that names a missing part.
         left_out: starts of the names of tensors that are not the family's.
+        renames: regular expression → what it becomes in the names of tensors, where transformers does not do it.
     """
 
     title: str
     image_part: Callable[[Mapping[str, Any]], dict[str, Any]]
     left_out: tuple[str, ...]
+    renames: Mapping[str, str] = field(default_factory=dict)
 
 
 def _nothing_unusual(config: Any) -> Sequence[tuple[str, object]]:

@@ -100,12 +100,12 @@ def unusual(config: Any, backbone: Sequence[str]) -> list[tuple[str, object]]:
 
     Args:
         config: the architecture.
-        backbone: entries of its `backbone_config`.
+        backbone: entries of its `backbone_config`; one that a version of transformers lacks is None.
     """
     vision, decoder = config.vision_config, config.mask_decoder_config
     told = ("num_attention_heads", "hidden_act", *(name for name in vars(decoder) if name.startswith("dynamic_")))
     return [
-        *((f"backbone_config.{name}", getattr(vision.backbone_config, name)) for name in backbone),
+        *((f"backbone_config.{name}", getattr(vision.backbone_config, name, None)) for name in backbone),
         *((f"mask_decoder_config.{name}", getattr(decoder, name)) for name in sorted(told)),
         ("prompt_encoder_config.hidden_act", config.prompt_encoder_config.hidden_act),
     ]

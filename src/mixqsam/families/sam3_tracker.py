@@ -24,6 +24,7 @@ _UNTOLD = (
     "hidden_act",
     "layer_norm_eps",
     "rope_parameters",
+    "rope_theta",
 )
 # Starts of names in the checkpoint of the whole SAM 3: the detector, and what only videos need.
 _LEFT_OUT = ("detector_model.", "memory_", "mask_downsample.", "object_pointer_proj.", "no_object_pointer")
@@ -136,7 +137,14 @@ SAM3_TRACKER = Family(
     encode=pyramid.encode,
     embed=pyramid.embed,
     decode=_decode,
-    larger={"sam3_video": Larger("SAM 3", image_part=_image_part, left_out=_LEFT_OUT + _VIDEO)},
+    larger={
+        "sam3_video": Larger(
+            "SAM 3",
+            image_part=_image_part,
+            left_out=_LEFT_OUT + _VIDEO,
+            renames={r"^tracker_model\.": ""},
+        )
+    },
     released={"sam3-tracker": "facebook/sam3"},
     sample=_sample,
 )

@@ -169,7 +169,9 @@ def _load_transformers(place: str) -> tuple[PreTrainedModel, Any]:
         values, _ = PreTrainedConfig.get_config_dict(place)
         family, larger, values = _check_config(values, place)
         transformers_logging.disable_progress_bar()
-        more = {} if larger is None else {"config": family.config.from_dict(values)}
+        more: dict[str, Any] = {}
+        if larger is not None:
+            more = {"config": family.config.from_dict(values), "key_mapping": dict(larger.renames) or None}
         model, info = _naming_all(family.model).from_pretrained(
             place, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **more
         )

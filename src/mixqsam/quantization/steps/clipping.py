@@ -6,6 +6,7 @@ See docs/method.md, “Perceptual-consistency clipping”.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,9 +89,8 @@ def _search(setting: Setting, names: list[str]) -> Iterator[tuple[str, dict[str,
         watchers[attentions[name]["key"]] = lambda inputs, _, seen=seen: seen.add(seen.keys, inputs[0])
     setting.watch(watchers, label="Decoder's attention, for clipping")
     for name in setting.progress.track(names, label="Clipping", total=len(names)):
-        model, units = setting.sam.model, attentions[name]
-        project = model.get_submodule(units["query"]), model.get_submodule(units["key"])
-        yield name, _best(model.get_submodule(name), project, tokens[name], _clipped(units, setting))
+        module = setting.sam.model.get_submodule(name)
+        yield name, _best(module, tokens[name], _clipped(attentions[name], setting))
 
 
 def _clipped(units: dict[Role, str], setting: Setting) -> dict[tuple[str, Operand], int]:
@@ -101,10 +101,9 @@ def _clipped(units: dict[Role, str], setting: Setting) -> dict[tuple[str, Operan
 
 
 @torch.no_grad()
-def _best(
-    module: nn.Module, project: tuple[nn.Module, nn.Module], tokens: _Tokens, clipped: dict[tuple[str, Operand], int]
-) -> dict[str, tuple[float, float]]:
-    to_query, to_key = project
+def _best(module: Any, tokens: _Tokens, clipped: dict[tuple[str, Operand], int]) -> dict[str, tuple[float, float]]:
+    """The ranges of the best percentile; the attention has its projections as `q_proj` and `k_proj`."""
+    to_query, to_key = module.q_proj, module.k_proj
     pairs = list(zip(tokens.queries, tokens.keys, strict=False))
     exact = [(to_query(q), to_key(k)) for q, k in pairs]
     foci = [_focus(module, q, k) for q, k in exact]
