@@ -25,7 +25,7 @@ from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.plan import Analysis, BitPlan, UnitBits
 from mixqsam.reporting.network import describe, network_svg, unit_facts
 from mixqsam.reporting.overlay import GAINED, LOST, draw_difference
-from mixqsam.reporting.scatter import Point, frontier, scatter_svg
+from mixqsam.reporting.scatter import Level, Point, frontier, scatter_svg
 from mixqsam.sam.load import Sam
 from tests.families.released import random_mobile_sam, tiny_config
 
@@ -256,7 +256,7 @@ def test_the_frontier_holds_what_nothing_beats() -> None:
               (("a", 3e6, 0.9), ("b", 2e6, 0.8), ("c", 4e6, 0.85), ("d", 2e6, 0.7), ("e", 5e6, 0.95))]  # fmt: skip
     assert [one.label for one in frontier(points)] == ["b", "a", "e"]
     for some in (points, points[:1]):
-        root = ElementTree.fromstring(scatter_svg(some, level=1.0, quality="IoU <&>"))  # noqa: S314
+        root = ElementTree.fromstring(scatter_svg(some, level=Level("float", 1.0), quality="IoU <&>"))  # noqa: S314
         circles = list(root.iter(f"{SVG}circle"))
         assert len(circles) == len(some)
         assert all(0 < float(c.get("cx", 0)) < 720 and 0 < float(c.get("cy", 0)) < 360 for c in circles)

@@ -3,18 +3,19 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from mixqsam.allocation.quality import QualityTarget, parse_quality
 from mixqsam.errors import BudgetError
 from mixqsam.plan import FLOAT, UNIT_BITS, BitPlan, Costs, UnitBits, matches
 
 HELP = (
     "W4A4 (as large and as costly as that uniform model), 12.5MB or size=12.5MB, bitops=3.2T, "
     "0.2x or size=0.2x (of the float model's size), bitops=0.03x; several limits, separated by commas, hold together; "
-    "uniform:W4A4 gives all units the same bits"
+    "iou>=0.98 or ap>=0.97x (the smallest model that keeps this quality); uniform:W4A4 gives all units the same bits"
 )
-_SHORT_HELP = "W4A4, 12.5MB, 0.2x, bitops=3T, bitops=0.03x or uniform:W4A4"
+_SHORT_HELP = "W4A4, 12.5MB, 0.2x, bitops=3T, bitops=0.03x, iou>=0.98 or uniform:W4A4"
 _UNIFORM = "uniform:"
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
 _UNIT_NAMES = {"size": "b|bytes?", "bitops": "bitops|bops"}
@@ -87,11 +88,13 @@ class Budget:
         text: as the user wrote it.
         terms: limits that hold together; empty for a uniform budget.
         uniform: the bits of all units; None where the bits are chosen.
+        quality: the quality that the smallest model within the limits keeps; None for the best within the limits.
     """
 
     text: str
     terms: tuple[Amount | UniformCosts, ...] = ()
     uniform: UnitBits | None = None
+    quality: QualityTarget | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -108,7 +111,17 @@ class Budget:
         written = text.strip()
         if written.lower().startswith(_UNIFORM):
             return cls(written, uniform=_parse_uniform(written[len(_UNIFORM) :].strip(), written))
-        return cls(written, terms=tuple(_parse_term(part.strip()) for part in written.split(",")))
+        parts = [part.strip() for part in written.split(",")]
+        parsed = {part: parse_quality(part) for part in parts}
+        targets = [target for target in parsed.values() if target is not None]
+        if len(targets) > 1:
+            raise BudgetError(f"Budget {written!r:.60} has several targets of quality; give one of them.")
+        terms = tuple(_parse_term(part) for part in parts if parsed[part] is None)
+        return cls(written, terms=terms, quality=targets[0] if targets else None)
+
+    def with_size(self, size: float) -> "Budget":
+        """The budget with a limit of the size in bytes in place of its quality."""
+        return replace(self, terms=(*self.terms, Amount("size", size)), quality=None)
 
     def limits(self, costs: Costs, *, fixed: Mapping[str, UnitBits] | None = None) -> Limits:
         """Limits of one model; `fixed` holds the bits of units whose bits are not chosen.

@@ -5,10 +5,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from mixqsam.allocation.budget import Budget, Limits, parse_keep
-from mixqsam.allocation.program import Objective, Utility, build_program, check_feasible, unit_states
+from mixqsam.allocation.program import (
+    Objective,
+    Utility,
+    build_program,
+    check_feasible,
+    find_cheapest_plan,
+    unit_states,
+)
 from mixqsam.allocation.solve import solve
-from mixqsam.errors import ArtifactError, shortened
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs
+from mixqsam.errors import ArtifactError, BudgetError, shortened
+from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs, UnitBits
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,23 @@ def check_request(
     check_feasible(costs, limits, unit_states(costs, candidates=candidates, tied=tied, fixed=fixed))
 
 
+def find_size_span(
+    costs: Costs, budget: Budget, *, candidates: Sequence[int], tied: bool, keep: Sequence[str]
+) -> tuple[float, float]:
+    """Find the bytes between which limits of the size make a difference.
+
+    Returns:
+        The size of the fewest bits, and that of the most bits or the budget's own limit, if that is less.
+    """
+    fixed = parse_keep(keep, names=[unit.name for unit in costs.units])
+    states = unit_states(costs, candidates=candidates, tied=tied, fixed=fixed)
+    most = max(candidates)
+    largest = costs.size(BitPlan({**BitPlan.uniform(costs.units, UnitBits(most, most)).bits, **fixed}))
+    least = find_cheapest_plan(costs, Limits("", largest, None), states)
+    limit = budget.limits(costs, fixed=fixed).size
+    return costs.size(least), largest if limit is None else min(largest, limit)
+
+
 def allocate(
     analysis: Analysis,
     budget: Budget,
@@ -128,8 +152,12 @@ def allocate(
 
     Raises:
         BudgetError: a rule of `keep` cannot be understood, or the budget is too small; the message names the smallest
-            feasible budget.
+            feasible budget. Or the budget has a target of quality, for which models have to be measured.
     """
+    if budget.quality is not None:
+        raise BudgetError(
+            f"The budget {budget} needs a model and images to measure the quality; `mixqsam quantize` takes it."
+        )
     fixed = parse_keep(keep, names=[unit.name for unit in analysis.units])
     limits = budget.limits(analysis.costs, fixed=fixed)
     if budget.uniform is not None:

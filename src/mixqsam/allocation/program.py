@@ -281,13 +281,18 @@ def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int
     Raises:
         BudgetError: the budget is too small; the message names the smallest feasible one.
     """
-    columns, capacity = count_costs(costs, budget, states)
-    fewest = [s[i] for s, i in zip(states, find_cheapest(states, columns, capacity), strict=True)]
-    plan = BitPlan({u.name: UnitBits(int(s[0]), int(s[1])) for u, s in zip(costs.units, fewest, strict=True)})
+    plan = find_cheapest_plan(costs, budget, states)
     size, bitops = costs.size(plan), costs.bitops(plan)
     if (budget.size is None or size <= budget.size) and (budget.bitops is None or bitops <= budget.bitops):
         return
     raise BudgetError(_describe_shortage(costs, budget, size=size, bitops=bitops))
+
+
+def find_cheapest_plan(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> BitPlan:
+    """Find the bits that are most likely to meet a budget; see `find_cheapest`."""
+    columns, capacity = count_costs(costs, budget, states)
+    fewest = [s[i] for s, i in zip(states, find_cheapest(states, columns, capacity), strict=True)]
+    return BitPlan({u.name: UnitBits(int(s[0]), int(s[1])) for u, s in zip(costs.units, fewest, strict=True)})
 
 
 def _describe_shortage(costs: Costs, budget: Limits, *, size: float, bitops: float) -> str:

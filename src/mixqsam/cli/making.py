@@ -256,19 +256,23 @@ def _describe_files(result: "Result") -> str:
 
 def _make_outcome(title: str, result: "Result", following: Mapping[str, str]) -> Outcome:
     """Make the outcome of a quantization."""
-    from mixqsam.cli.tables import allocation_table, proof
+    from mixqsam.cli.tables import allocation_table, proof, search_table
     from mixqsam.pipeline.quantized_directory import PAGE
+    from mixqsam.reporting.searched import describe_search
 
+    search = result.run.search
     folder = result.directory
     facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}
     return Outcome(
         data={"directory": str(folder), "run": result.run.model_dump(), "allocation": facts},
         tables=[
+            *([search_table(search)] if search else []),
             allocation_table(
                 _title_with_basis(title, result), result.analysis, result.allocation, result.uniform, result.check
-            )
+            ),
         ],
         lines=[
+            *(describe_search(search) if search else []),
             *proof(result.allocation),
             "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),
         ],

@@ -8,7 +8,11 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.uniform import uniform_label
 from mixqsam.cli.console import Table, models_table
 from mixqsam.evaluation.evaluate import EvaluationResult
+from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis
+from mixqsam.prompts import describe_basis
+from mixqsam.reporting.record import Search
+from mixqsam.reporting.searched import HEADINGS
 
 
 def allocation_table(
@@ -54,3 +58,19 @@ def quality(result: EvaluationResult) -> dict[str, Any]:
     if result.fidelity is not None:
         scores |= {"mean_iou": result.fidelity.mean_iou, "kl": result.fidelity.kl["bernoulli"]}
     return scores
+
+
+def search_table(search: Search) -> Table:
+    """Make a table of the sizes that a search tried."""
+    rows = [
+        [
+            f"{one.size / 1e6:.2f} MB",
+            format_giga(one.bitops),
+            f"{one.quality:.4f}",
+            "chosen" if one.size == search.size else "enough" if one.quality >= search.target else "",
+        ]
+        for one in search.tried
+    ]
+    basis = describe_basis(search.images, search.prompts, search.kind)
+    columns = ["size", "GBitOps", HEADINGS[search.metric], ""]
+    return Table(f"Size against quality on the {basis} that judged", columns, rows, numbers=columns[:3])

@@ -162,23 +162,48 @@ class Truth:
         Raises:
             AnnotationError: the file has no instances to score against, or they are malformed.
         """
+        numbers = None if images is None else sorted(self._image_numbers[image] for image in images)
         try:
-            loaded = self._coco.loadRes([self._numbered_result(result) for result in results])
-            evaluation = COCOeval_faster(self._coco, loaded, iouType="segm", print_function=_discard)
-            if images is not None:
-                evaluation.params.imgIds = sorted(self._image_numbers[image] for image in images)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
+            return _score(self._coco, [self._numbered_result(result) for result in results], images=numbers)
         except _FAULTS as error:
             raise AnnotationError(f"{self._path} cannot be scored against: {shortened(repr(error))}.") from error
-        values = [float(value) for value in evaluation.stats[:6]]
-        return CocoScores(*(100 * value if value >= 0 else -1.0 for value in values))
+
+    def score_drawn(self, results: Sequence[Mapping[str, Any]], *, images: Sequence[int]) -> float:
+        """AP of results over images drawn with replacement: an image that is drawn twice counts twice.
+
+        Args:
+            results: COCO results of these images, with the ids that samples have.
+            images: ids of the drawn images.
+        """
+        places = list(enumerate((self._image_numbers[image] for image in images), start=1))
+        truths = [{**a, "image_id": p} for p, number in places for a in self._coco.imgToAnns[number]]
+        numbered = [self._numbered_result(result) for result in results]
+        coco = COCO(
+            {
+                "images": [{**self._coco.imgs[number], "id": place} for place, number in places],
+                "annotations": [{**annotation, "id": n} for n, annotation in enumerate(truths, start=1)],
+                "categories": self._coco.dataset["categories"],
+            }
+        )
+        found = [{**r, "image_id": place} for place, number in places for r in numbered if r["image_id"] == number]
+        return _score(coco, found, images=None).ap
 
     def _numbered_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """A result with the evaluator's numbers; a category that the file lacks gets a new number."""
         category = self._category_numbers.get(result["category_id"], len(self._category_numbers) + 1)
         return {**result, "image_id": self._image_numbers[result["image_id"]], "category_id": category}
+
+
+def _score(coco: COCO, results: Sequence[Mapping[str, Any]], *, images: Sequence[int] | None) -> CocoScores:
+    """Score results with the evaluator's numbers; None for all images."""
+    evaluation = COCOeval_faster(coco, coco.loadRes(results), iouType="segm", print_function=_discard)
+    if images is not None:
+        evaluation.params.imgIds = images
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    values = [float(value) for value in evaluation.stats[:6]]
+    return CocoScores(*(100 * value if value >= 0 else -1.0 for value in values))
 
 
 def _number(ids: Iterable[int]) -> dict[int, int]:

@@ -43,11 +43,13 @@ class ImageScore:
         index: index of the image among the samples.
         path: path of the image.
         mean_iou: mean IoU over its prompts.
+        ious: IoU of each prompt.
     """
 
     index: int
     path: str
     mean_iou: float
+    ious: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,11 @@ class EvaluationResult:
         return describe_basis(self.images, self.prompts, self.prompt_kind)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able form."""
-        return asdict(self)
+        """A JSON-able form, without the IoU of each prompt."""
+        values = asdict(self)
+        for score in values["by_image"]:
+            del score["ious"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,10 @@ def _summarize(
     kl = {output: float(np.mean([record["kl"][output] for record in records])) for output in OUTPUTS}
     images = [sample.image_id for sample in samples]
     coco = None if truth is None else truth.score([r for record in records for r in record["results"]], images=images)
-    scores = [ImageScore(i, str(samples[i].path), float(np.mean(record["ious"]))) for i, record in by_image.items()]
+    scores = [
+        ImageScore(i, str(samples[i].path), float(np.mean(record["ious"])), tuple(record["ious"]))
+        for i, record in by_image.items()
+    ]
     return EvaluationResult(
         len(records),
         len(ious),

@@ -1,8 +1,9 @@
 """The comparison of finished models with the float model, on images that are chosen before the long work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mixqsam.data.samples import Sample, draw_samples
 from mixqsam.errors import AnnotationError
@@ -18,7 +19,7 @@ from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
 
 # Default number of images for the comparison; the calibration does not use them.
-_DEFAULT_LIMIT = 8
+DEFAULT_LIMIT = 8
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Check:
         results: name → result; empty without a comparison.
         images: what the quality was measured on.
         examples: pictures of some images.
+        coco_results: name → masks as COCO results; empty without annotations.
     """
 
     results: Mapping[str, EvaluationResult]
     images: EvaluationImages | None = None
     examples: Sequence[DrawnExample] = ()
+    coco_results: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
 
 
 def choose_check_images(
@@ -85,7 +88,7 @@ def choose_check_images(
 
 def _choose_limit(evaluation: Evaluation) -> int | None:
     """Maximum images of the comparison: all that the user names, or a few that the calibration does not use."""
-    return _DEFAULT_LIMIT if evaluation.limit is None and evaluation.data is None else evaluation.limit
+    return DEFAULT_LIMIT if evaluation.limit is None and evaluation.data is None else evaluation.limit
 
 
 def compare_models(
@@ -109,6 +112,7 @@ def compare_models(
     """
     truth = None if images.annotations is None else digest_file(images.annotations)
     predictors = {name: SamPredictor(sam) for name, sam in models.items()}
+    coco_results: dict[str, list[dict[str, Any]]] = {}
     with session.timed("check"):
         results = evaluate(
             predictors,
@@ -118,6 +122,7 @@ def compare_models(
             record_cache=RecordCache(
                 session.cache, {name: digest(RECORDS, "check", key, truth) for name, key in keys.items()}
             ),
+            coco_results=coco_results,
         )
         result = list(results.values())[-1]
         examples = (
@@ -131,4 +136,4 @@ def compare_models(
         seen=any(sample.path in seen for sample in images.samples),
         digest=digest([sample.labelled_digest() for sample in images.samples], truth),
     )
-    return Check(results, about, examples)
+    return Check(results, about, examples, coco_results)

@@ -11,7 +11,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.uniform import nearest_uniform
 from mixqsam.data.samples import Sample, draw_calibration_samples, draw_samples
 from mixqsam.directories import claim_directory, new_directory
-from mixqsam.errors import InputError
+from mixqsam.errors import BudgetError, InputError
 from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
 from mixqsam.files import digest, digest_file, write_bytes, write_json
 from mixqsam.parallel.engine import combine, take_share
@@ -106,6 +106,12 @@ def _compare(
         raise InputError("There is nothing to compare: name a recipe, a budget, and uniform or mixed.")
     if all(budget.uniform is not None for budget in request.budgets) and "uniform" not in request.modes:
         raise InputError("Uniform budgets give uniform bits only: add the mode uniform, or a budget such as W4A4.")
+    for budget in request.budgets:
+        if budget.quality is not None:
+            raise BudgetError(
+                f"The budget {budget} asks for a quality, which `compare` measures: give sizes, e.g. W6A6; "
+                "`mixqsam quantize` searches the smallest model of a quality."
+            )
     sam = load_sam(model, device=session.device)
     options = select_measurements(request.options, request.budgets)
     for budget in request.budgets:

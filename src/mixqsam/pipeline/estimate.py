@@ -97,6 +97,15 @@ def quantization_stage(
     return Stage("quantization", first + models * each, tracks, parts=models)
 
 
+def search_stage(speed: Speed, *, images: int, recipe: Recipe, options: QuantizationOptions, models: int) -> Stage:
+    """The quantization of so many tried models, each compared with the float model on so many images."""
+    quantization = quantization_stage(
+        speed, images=0, recipe=recipe, options=options, models=models, is_calibrated=True
+    )
+    judgement = models * images * (1 + _QUANTIZED) * speed.forward
+    return Stage("search", quantization.seconds + judgement)
+
+
 def check_stage(speed: Speed, *, images: int, models: int) -> Stage:
     """The comparison of a float model and so many quantized ones, and the pictures of three images."""
     return Stage("check", (images + min(3, images)) * (1 + models * _QUANTIZED) * speed.forward, tracks=2)
@@ -127,7 +136,7 @@ def find_hints(stages: Sequence[Stage], *, recipe: Recipe, options: AnalysisOpti
         hints.append("--utility fisher")
     elif "calibration" in long and options.count > 8:
         hints.append("--count 8")
-    if "quantization" in long and recipe.method is not None:
+    if long & {"quantization", "search"} and recipe.method is not None:
         hints.append("--iterations 100, or --recipe omse, which only rounds")
     if "check" in long:
         hints.append("--eval-limit 2, or 0 for no comparison")

@@ -114,9 +114,10 @@ def send(push: Push, *, private: bool, hub: Hub | None = None) -> str:
         hub.create_commit(push.repository, operations, commit_message="Model quantized by mixqsam")
     # The hub's client, and what it is built of, raise errors of their own.
     except Exception as error:
+        reason = shortened(error).rstrip(".")
         raise OutputError(
-            f"The hub did not accept {push.repository}: {shortened(error).rstrip('.')}. Check the network, and that `hf auth "
-            "login` gave a token that may write there."
+            f"The hub did not accept {push.repository}: {reason}. Check the network, and that `hf auth login` gave a "
+            "token that may write there."
         ) from error
     return str(url)
 

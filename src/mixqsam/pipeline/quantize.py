@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mixqsam.allocation.budget import Budget
-from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.choose import Allocation, find_size_span
 from mixqsam.allocation.uniform import nearest_uniform
 from mixqsam.data.images import shorten_paths
 from mixqsam.data.samples import Sample
@@ -21,12 +21,16 @@ from mixqsam.pipeline.estimate import (
     measure_speed,
     quantization_stage,
     sample_prompts,
+    search_stage,
 )
 from mixqsam.pipeline.measurements import check_budget, measure_nothing, select_measurements
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
 from mixqsam.pipeline.provenance import record_options
 from mixqsam.pipeline.quantized_directory import QuantizedModel, write_quantized
 from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
+from mixqsam.pipeline.search import Judge, count_tries, search_bits
+from mixqsam.pipeline.search_images import choose_search_images
+from mixqsam.pipeline.search_result import add_final
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     MARKER,
@@ -38,10 +42,10 @@ from mixqsam.pipeline.stages import (
 from mixqsam.pipeline.stored import adopt_allocation, check_units, read_allocation
 from mixqsam.plan import Analysis
 from mixqsam.progress import begin_job, following
-from mixqsam.quantization.quantize import check_recipe
+from mixqsam.quantization.quantize import Quantized, check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.reporting.record import CalibrationImages, Run
+from mixqsam.reporting.record import CalibrationImages, Run, Search
 from mixqsam.sam.load import Sam, load_sam
 
 
@@ -75,6 +79,15 @@ class _Request:
     options: Options
     evaluation: Evaluation
     stored: Allocation | None
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images of a job: of the calibration, of the comparison, and of the judgements of a search."""
+
+    calibration: Sequence[Sample]
+    check: CheckImages | None
+    judging: CheckImages | None = None
 
 
 def run_quantization(
@@ -124,76 +137,131 @@ def run_quantization(
 
 
 def _quantize(request: _Request, session: Session) -> QuantizedModel:
-    options, data = request.options, request.data
+    options = request.options
     recipe = find_recipe(options.quantization.recipe)
     measurements = (
         select_measurements(options, [request.budget]) if request.stored is None else measure_nothing(options)
     )
     with session.timed("loading"):
         sam = load_sam(request.model, device=session.device)
-        samples = calibration_samples(data, measurements, session)
+        images = _choose_images(request, measurements, session)
+    samples = images.calibration
     check_recipe(recipe, images=len(samples))
     if request.stored is None:
         check_budget(sam, request.budget, options)
     else:
         check_units(request.stored, sam.costs())
-    with session.timed("loading"):
-        images = choose_check_images(request.evaluation, data, samples, seed=measurements.seed, session=session)
-    _begin(request, sam, samples, images, measurements=measurements, recipe=recipe, session=session)
+    _begin(request, sam, images, measurements=measurements, recipe=recipe, session=session)
     analysis = analyze_for_recipe(
         sam, samples, recipe=recipe, budget=request.budget, options=measurements, session=session
     )
     analysis = with_prompts(analysis, options.allocation)
-    if request.stored is None:
-        allocation = run_allocation(analysis, request.budget, options=options.allocation, session=session)
-    else:
-        allocation = adopt_allocation(request.stored, analysis)
+    allocation, search = _choose_allocation(request, sam, analysis, images, session)
     uniform = nearest_uniform(analysis, allocation, keep=options.allocation.keep)
     quantized = quantize_model(sam, allocation.plan, samples, options=options.quantization, session=session)
     check = Check({})
-    if images is not None:
-        plans = {"uniform": uniform.plan} if uniform else {}
-        plans[allocation.kind] = allocation.plan
-        models = {"float": sam}
-        if uniform is not None and uniform is not allocation and recipe.method is None:
-            # A second reconstruction would double the time; `mixqsam compare` makes it.
-            models["uniform"] = quantize_model(
-                sam, uniform.plan, samples, options=options.quantization, session=session
-            ).sam
-        models[allocation.kind] = quantized.sam
-        key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, [sample.digest() for sample in samples])
-        keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
-        check = compare_models(models, images, samples, keys=keys, session=session, draws=not options.sharing.no_images)
+    if images.check is not None:
+        check = _compare(request, sam, images, allocation, uniform, quantized, session=session)
+        search = search and add_final(search, check, images.check)
     calibration = CalibrationImages(seed=measurements.seed, images=shorten_paths([sample.path for sample in samples]))
-    return QuantizedModel(quantized, analysis, allocation, uniform, check, recipe, calibration)
+    return QuantizedModel(quantized, analysis, allocation, uniform, check, recipe, calibration, search)
+
+
+def _choose_images(request: _Request, measurements: AnalysisOptions, session: Session) -> _Images:
+    """Choose all images before the long work."""
+    if request.stored is None and request.budget.quality is not None:
+        chosen = choose_search_images(
+            request.data, request.evaluation, options=measurements, target=request.budget.quality, session=session
+        )
+        return _Images(chosen.calibration, chosen.final, chosen.judging)
+    samples = calibration_samples(request.data, measurements, session)
+    check = choose_check_images(request.evaluation, request.data, samples, seed=measurements.seed, session=session)
+    return _Images(samples, check)
+
+
+def _choose_allocation(
+    request: _Request, sam: Sam, analysis: Analysis, images: _Images, session: Session
+) -> tuple[Allocation, Search | None]:
+    """Choose the bits; where a quality is asked for, with the record of the search."""
+    options, budget = request.options, request.budget
+    if request.stored is not None:
+        return adopt_allocation(request.stored, analysis), None
+    if images.judging is None or budget.quality is None:
+        return run_allocation(analysis, budget, options=options.allocation, session=session), None
+    judge = Judge(sam, images.calibration, images.judging, target=budget.quality, options=options, session=session)
+    found = search_bits(analysis, budget, judge, options=options, session=session)
+    return found.allocation, found.record
+
+
+def _compare(
+    request: _Request,
+    sam: Sam,
+    images: _Images,
+    allocation: Allocation,
+    uniform: Allocation | None,
+    quantized: Quantized,
+    *,
+    session: Session,
+) -> Check:
+    """Compare the float model, the uniform one if it is quick to make, and the quantized one."""
+    assert images.check is not None  # noqa: S101  (callers have images)
+    options, samples = request.options, images.calibration
+    recipe = find_recipe(options.quantization.recipe)
+    plans = {"uniform": uniform.plan} if uniform else {}
+    plans[allocation.kind] = allocation.plan
+    models = {"float": sam}
+    if uniform is not None and uniform is not allocation and recipe.method is None:
+        # A second reconstruction would double the time; `mixqsam compare` makes it.
+        models["uniform"] = quantize_model(
+            sam, uniform.plan, samples, options=options.quantization, session=session
+        ).sam
+    models[allocation.kind] = quantized.sam
+    key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, [sample.digest() for sample in samples])
+    keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
+    return compare_models(
+        models, images.check, samples, keys=keys, session=session, draws=not options.sharing.no_images
+    )
 
 
 def _begin(
     request: _Request,
     sam: Sam,
-    samples: Sequence[Sample],
-    images: CheckImages | None,
+    images: _Images,
     *,
     measurements: AnalysisOptions,
     recipe: Recipe,
     session: Session,
 ) -> None:
     """Say what the job takes, and start to follow it."""
+    samples, options = images.calibration, request.options
     speed = measure_speed(sam, prompts=sample_prompts(samples))
     stages = analysis_stages(speed, sam, images=len(samples), options=measurements)
+    if images.judging is not None:
+        allocation = options.allocation
+        span = find_size_span(
+            sam.costs(),
+            request.budget,
+            candidates=allocation.choices,
+            tied=allocation.tied,
+            keep=allocation.keep,
+        )
+        judging = len(images.judging.samples)
+        stages.append(
+            search_stage(speed, images=judging, recipe=recipe, options=options.quantization, models=count_tries(span))
+        )
     is_uniform = request.budget.uniform is not None or (request.stored is not None and not request.stored.objective)
-    models = 2 if not is_uniform and recipe.method is None and images is not None else 1
+    models = 2 if not is_uniform and recipe.method is None and images.check is not None else 1
     stages.append(
         quantization_stage(
             speed,
             images=len(samples),
             recipe=recipe,
-            options=request.options.quantization,
+            options=options.quantization,
             models=models,
             is_calibrated=len(stages) > 1,
         )
     )
-    if images is not None:
-        stages.append(check_stage(speed, images=len(images.samples), models=models))
+    if images.check is not None:
+        stages.append(check_stage(speed, images=len(images.check.samples), models=models))
     announce(stages, find_hints(stages, recipe=recipe, options=measurements), session)
     begin_job(session.progress, stages)

@@ -23,7 +23,7 @@ from mixqsam.quantization.quantize import Quantized
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.reporting.card import NAME as CARD
 from mixqsam.reporting.page import ReportContent, write_page
-from mixqsam.reporting.record import NAME, CalibrationImages, Figures, Piece, Run
+from mixqsam.reporting.record import NAME, CalibrationImages, Figures, Piece, Run, Search
 from mixqsam.reporting.summary import write_summary
 
 PAGE = "report.html"
@@ -41,6 +41,7 @@ class QuantizedModel:
         check: quality of the finished models.
         recipe: how weights are rounded.
         calibration: images of the calibration.
+        search: the search for a quality, if the budget names one.
     """
 
     quantized: Quantized
@@ -50,6 +51,7 @@ class QuantizedModel:
     check: Check
     recipe: Recipe
     calibration: CalibrationImages
+    search: Search | None = None
 
 
 def write_quantized(
@@ -88,6 +90,7 @@ def write_quantized(
             file_bytes=file_bytes,
             reconstruction=[Piece(**asdict(log)) for log in finished.quantized.logs],
             examples=[drawn.example for drawn in check.examples],
+            search=finished.search,
         )
         write_json(folder / ANALYSIS, analysis.to_json())
         write_json(folder / MARKER, allocation.to_json())

@@ -46,6 +46,7 @@ class Session:
         grids: grids of the weights, each searched once.
         seconds: stage → wall time; a stage from the cache takes almost no time.
         command: the command as the user gave it, for the record.
+        open_stages: stages that have begun and not ended, the outermost first.
     """
 
     cache: Cache = field(default_factory=lambda: Cache(default_cache()))
@@ -55,10 +56,11 @@ class Session:
     grids: "GridLibrary" = field(default_factory=_grids)
     seconds: dict[str, float] = field(default_factory=dict)
     command: str = ""
+    open_stages: list[str] = field(default_factory=list)
 
     def timed(self, stage: str) -> "_Timer":
-        """Return a context that adds its wall time to a stage."""
-        return _Timer(self.seconds, stage, self.progress)
+        """Return a context that adds its wall time to a stage; inside of another stage it is a part of that one."""
+        return _Timer(self, stage)
 
 
 def open_session(
@@ -95,11 +97,12 @@ def open_session(
 
 
 class _Timer:
-    def __init__(self, seconds: dict[str, float], stage: str, progress: Progress) -> None:
-        self._seconds, self._stage = seconds, stage
-        self._job = progress if isinstance(progress, JobProgress) else None
+    def __init__(self, session: Session, stage: str) -> None:
+        self._session, self._stage = session, stage
+        self._job = session.progress if isinstance(session.progress, JobProgress) else None
 
     def __enter__(self) -> None:
+        self._session.open_stages.append(self._stage)
         self._started = time.monotonic()
         if self._job is not None:
             self._job.enter(self._stage)
@@ -107,4 +110,7 @@ class _Timer:
     def __exit__(self, *_: object) -> None:
         if self._job is not None:
             self._job.leave(self._stage)
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + time.monotonic() - self._started
+        self._session.open_stages.remove(self._stage)
+        if not self._session.open_stages:
+            seconds = self._session.seconds
+            seconds[self._stage] = seconds.get(self._stage, 0.0) + time.monotonic() - self._started

@@ -203,18 +203,27 @@ def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOpt
     label = f"Choosing bits, at most {options.time_limit:.0f} s"
     with session.timed("allocation"):
         (allocation,) = [
-            allocate(
-                analysis,
-                budget,
-                objective=options.objective,
-                candidates=options.choices,
-                tied=options.tied,
-                keep=options.keep,
-                time_limit=options.time_limit,
-            )
+            choose_bits(analysis, budget, options=options)
             for _ in session.progress.track((None,), label=label, total=1)
         ]
     return allocation
+
+
+def choose_bits(analysis: Analysis, budget: Budget, *, options: AllocationOptions) -> Allocation:
+    """Choose bits within a budget by the options of the allocation.
+
+    Raises:
+        BudgetError: no choice of bits fits, or a rule of `keep` matches no unit.
+    """
+    return allocate(
+        analysis,
+        budget,
+        objective=options.objective,
+        candidates=options.choices,
+        tied=options.tied,
+        keep=options.keep,
+        time_limit=options.time_limit,
+    )
 
 
 def note_large_budget(costs: Costs, budget: Budget, *, options: AllocationOptions, session: Session) -> None:

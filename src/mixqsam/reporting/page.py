@@ -13,8 +13,9 @@ from markupsafe import Markup
 from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis, BitPlan
 from mixqsam.reporting.network import network_svg, unit_facts
-from mixqsam.reporting.record import Figures, Run
-from mixqsam.reporting.scatter import Point, frontier, scatter_svg
+from mixqsam.reporting.record import Figures, Run, Search
+from mixqsam.reporting.scatter import Level, Point, frontier, scatter_svg
+from mixqsam.reporting.searched import HEADINGS, describe_search, search_svg
 
 # Measures of quality: field, heading, digits.
 QUALITIES = (
@@ -93,6 +94,7 @@ def write_page(content: ReportContent) -> str:
             ties=sum(pair["synergy"] == pairs[_MAX_LISTED - 1]["synergy"] for pair in pairs[_MAX_LISTED:]),
             examples=_examples(content),
             evaluation=content.evaluation,
+            search=_search(run.search),
             pareto=_pareto(content.budgets),
             notes=content.notes,
             qualities=QUALITIES,
@@ -185,6 +187,20 @@ def _examples(content: ReportContent) -> list[dict[str, Any]]:
     return examples
 
 
+def _search(search: Search | None) -> dict[str, Any] | None:
+    """Describe the search of a run and draw its curve; None without one."""
+    if search is None:
+        return None
+    return {
+        "sentences": describe_search(search),
+        "svg": Markup(search_svg(search)),  # noqa: S704  (our SVG; it escapes quoted text)
+        "tried": search.tried,
+        "size": search.size,
+        "target": search.target,
+        "quality": HEADINGS[search.metric],
+    }
+
+
 def _pareto(budgets: Mapping[str, Figures]) -> dict[str, Any] | None:
     """Draw quality against size, with the first measure of quality that all models have."""
     start = budgets.get("float")
@@ -203,7 +219,8 @@ def _pareto(budgets: Mapping[str, Figures]) -> dict[str, Any] | None:
         Point(name, "uniform" if figures.bits else "mixed", figures.size, float(getattr(figures, key)))
         for name, figures in models.items()
     ]
-    level: float | None = 1.0 if key == "mean_iou" else getattr(start, key, None)
+    float_quality: float | None = 1.0 if key == "mean_iou" else getattr(start, key, None)
+    level = None if float_quality is None else Level("float", float_quality)
     svg = scatter_svg(points, level=level, quality=heading)
     return {
         "svg": Markup(svg),  # noqa: S704  (our SVG; it escapes quoted text)

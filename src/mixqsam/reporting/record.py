@@ -39,6 +39,49 @@ class Figures(_Strict):
     kl: float | None = None
 
 
+class TriedSize(_Strict):
+    """A model that a search measured.
+
+    Attributes:
+        size: bytes.
+        bitops: BitOps per image.
+        quality: its quality, in the unit of the target.
+    """
+
+    size: float
+    bitops: float
+    quality: float
+
+
+class Search(_Strict):
+    """The search for the smallest model of a quality.
+
+    Attributes:
+        metric: `iou`, the mean IoU with the float masks, or `ap`, the share of the float model's AP.
+        target: the least quality that the model keeps.
+        size: bytes of the chosen model.
+        reached: whether a model keeps the target on the images that judged.
+        tried: the measured models, by size.
+        images, prompts: numbers of images and prompts that judged.
+        kind: kind of these prompts.
+        advice: what to try where the target is not reached.
+        final: quality of the chosen model on images that the search did not use; None if it is undefined there.
+        interval: 95% interval of `final`; None if there are too few images.
+    """
+
+    metric: Literal["iou", "ap"]
+    target: float
+    size: float
+    reached: bool
+    tried: list[TriedSize]
+    images: int
+    prompts: int
+    kind: str = ""
+    advice: list[str] = Field(default_factory=list)
+    final: float | None = None
+    interval: tuple[float, float] | None = None
+
+
 class EvaluationImages(_Strict):
     """The images of the figures of quality.
 
@@ -122,6 +165,7 @@ class Run(_Strict):
         file_bytes: size of `model.safetensors`.
         reconstruction: reconstructed pieces.
         examples: pictures of examples.
+        search: the search for the smallest model, after a budget that names a quality.
     """
 
     format: Literal["mixqsam-run"] = "mixqsam-run"
@@ -139,6 +183,7 @@ class Run(_Strict):
     file_bytes: int = Field(ge=0)
     reconstruction: list[Piece] = Field(default_factory=list)
     examples: list[Example] = Field(default_factory=list)
+    search: Search | None = None
 
     @property
     def quantized_name(self) -> str:

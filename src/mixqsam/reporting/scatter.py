@@ -30,6 +30,14 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Level:
+    """A quality that is drawn as a line, and its name."""
+
+    name: str
+    quality: float
+
+
+@dataclass(frozen=True)
 class _Axes:
     """Maps values to positions in the picture."""
 
@@ -55,15 +63,15 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def scatter_svg(points: Sequence[Point], *, level: float | None, quality: str) -> str:
+def scatter_svg(points: Sequence[Point], *, level: Level | None, quality: str) -> str:
     """Draw the picture.
 
     Args:
         points: quantized models.
-        level: the float model's quality, drawn as a line.
+        level: a quality to compare with, drawn as a line.
         quality: name of the y axis.
     """
-    heights = [point.quality for point in points] + ([] if level is None else [level])
+    heights = [point.quality for point in points] + ([] if level is None else [level.quality])
     axes = _Axes(_find_span([point.size / 1e6 for point in points]), _find_span(heights))
     xs, ys = _find_ticks(axes.x), _find_ticks(axes.y)
     parts = [
@@ -72,9 +80,9 @@ def scatter_svg(points: Sequence[Point], *, level: float | None, quality: str) -
         *_draw_frame(axes, xs, ys, quality),
     ]
     if level is not None:
-        y = axes.at_y(level)
+        y = axes.at_y(level.quality)
         parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{y - 5:.1f}">float</text>')
+        parts.append(f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{y - 5:.1f}">{escape(level.name)}</text>')
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(axes.place, frontier(points)))
     parts.append(f'<polyline class="frontier" points="{line}"/>')
     return "".join([*parts, *_draw_points(points, axes), "</svg>"])

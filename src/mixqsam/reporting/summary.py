@@ -9,7 +9,8 @@ import numpy as np
 from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis, BitPlan
 from mixqsam.reporting.network import rank_units
-from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Piece, Run
+from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Piece, Run, Search
+from mixqsam.reporting.searched import HEADINGS, describe_search
 from mixqsam.reporting.shares import unit_shares
 
 
@@ -30,6 +31,7 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         *_models(run.models),
         *_describe_evaluation(run.check),
         "",
+        *_search(run.search),
         f"`model.safetensors` has {run.file_bytes:,} bytes. The bits above, with all scales and float tensors, have "
         f"{allocation['size']:,.0f} bytes; the file adds a header and padding.",
         "",
@@ -51,6 +53,18 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         "",
     ]
     return "\n".join(lines)
+
+
+def _search(search: Search | None) -> list[str]:
+    if search is None:
+        return []
+    rows = [
+        f"| {one.size / 1e6:.2f} MB | {format_giga(one.bitops)} G | {one.quality:.4f} "
+        f"| {'yes' if one.quality >= search.target else 'no'} |"
+        for one in search.tried
+    ]
+    head = [f"| tried size | BitOps per image | {HEADINGS[search.metric]} | enough |", "|---:|---:|---:|---|"]
+    return ["## Size against quality", "", " ".join(describe_search(search)), "", *head, *rows, ""]
 
 
 def _describe_calibration(analysis: Analysis, run: Run) -> str:
