@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +81,7 @@ def _make_runner(name: str, spec: Spec) -> Callable[..., None]:
         def act() -> None:
             given = {name: value for name, value in raw.items() if _is_given(context, name)}
             settings, file = context.meta.get(_SETTINGS, {}), context.meta.get(_FILE, "")
-            values = gather(spec.entries, given, settings, file)
+            values = _with_given(gather(spec.entries, given, settings, file), {*given, *settings})
             check_conflicts(spec.entries, values, given=set(given))
             print_outcome(COMMANDS[name].body(**assemble(spec.body, values)), as_json=json)
 
@@ -98,6 +98,13 @@ def _make_runner(name: str, spec: Spec) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
     run.__doc__, run.__name__ = spec.body.__doc__, spec.body.__name__
     return run
+
+
+def _with_given(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """Tell a preset which options the user gave: these win, even where they are the defaults."""
+    if "preset" in values:
+        values["preset"] = replace(values["preset"], given=frozenset(given))
+    return values
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

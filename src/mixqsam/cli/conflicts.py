@@ -9,6 +9,7 @@ from mixqsam.options.names import RECONSTRUCTING_RECIPES
 
 # Options of the choice of bits, without effect where all bits are given.
 CHOICE = (
+    "preset",
     "candidates",
     "tied",
     "utility",

@@ -25,6 +25,7 @@ from mixqsam.pipeline.estimate import (
 )
 from mixqsam.pipeline.measurements import check_budget, select_measurements
 from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation
+from mixqsam.pipeline.presets import apply_preset, write_preset
 from mixqsam.pipeline.recipe_analysis import adapt_analysis
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
@@ -113,9 +114,9 @@ def _compare(
                 "`mixqsam quantize` searches the smallest model of a quality."
             )
     sam = load_sam(model, device=session.device)
-    options = select_measurements(request.options, request.budgets)
+    options = select_measurements(apply_preset(request.options, request.budgets[0]), request.budgets)
     for budget in request.budgets:
-        check_budget(sam, budget, request.options)
+        check_budget(sam, budget, apply_preset(request.options, budget))
     everything = calibration.samples(count=None, progress=session.progress)
     samples = draw_calibration_samples(
         everything, count=options.count, prompts=options.prompts, progress=session.progress, seed=options.seed
@@ -208,7 +209,8 @@ def _plan_models(
     recipe = find_recipe(choice)
     models = []
     for budget in request.budgets:
-        chosen = run_allocation(analysis, budget, options=request.options.allocation, session=session)
+        options = apply_preset(request.options, budget).allocation
+        chosen = run_allocation(analysis, budget, options=options, session=session)
         # A uniform budget leaves no choice: the model is the uniform one.
         uniform = nearest_uniform(analysis, chosen, keep=request.options.allocation.keep)
         by_mode: dict[Mode, Allocation | None] = {"uniform": uniform, "mixed": chosen}
@@ -314,8 +316,10 @@ def _make_float_row(analysis: Analysis, result: Mapping[str, Any]) -> Row:
 
 
 def _settings(request: CompareRequest) -> dict[str, Any]:
-    allocation, reconstruction = request.options.allocation, request.options.quantization.reconstruction
+    options = apply_preset(request.options, request.budgets[0])
+    allocation, reconstruction = options.allocation, options.quantization.reconstruction
     return {
+        **({"preset": write_preset(options.preset)} if options.preset else {}),
         "prompts of a calibration image": request.options.analysis.prompts,
         "utility": allocation.utility,
         "P_Y": allocation.output_distribution,

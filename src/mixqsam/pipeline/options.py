@@ -14,6 +14,7 @@ from mixqsam.options.fields import Nested, Option
 from mixqsam.options.values import OptionClass, quote
 from mixqsam.pipeline.bits import AllocationOptions, BudgetValue, parse_budget
 from mixqsam.pipeline.data import Data, Evaluation
+from mixqsam.pipeline.presets import PRESETS, Preset, parse_preset, write_preset
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.sharing import SharingOptions
 from mixqsam.pipeline.tasks import OrientedData, SemanticData
@@ -159,12 +160,23 @@ class Options(OptionClass):
         allocation: options of the choice of bits.
         quantization: recipe and options of the reconstruction.
         sharing: what the directory holds for others.
+        preset: a published configuration, e.g. `mix-qsam`; options that differ from their defaults win.
     """
 
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
     allocation: AllocationOptions = field(default_factory=AllocationOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     sharing: SharingOptions = field(default_factory=SharingOptions)
+    preset: Annotated[
+        str | Preset | None,
+        Option(
+            f"Published configuration of the choice of bits: {', '.join(PRESETS)}. Options beside it win.",
+            panel="Allocation",
+            parse=parse_preset,
+            write=write_preset,
+            is_advanced=True,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         """Check all values, and set the seed of all parts.

@@ -25,6 +25,7 @@ from mixqsam.pipeline.estimate import (
 )
 from mixqsam.pipeline.measurements import check_budget, measure_nothing, select_measurements
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
+from mixqsam.pipeline.presets import apply_preset
 from mixqsam.pipeline.provenance import record_options
 from mixqsam.pipeline.quantized_directory import QuantizedModel, write_quantized
 from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
@@ -119,6 +120,8 @@ def run_quantization(
     """
     evaluation = evaluation or Evaluation()
     stored = None if allocation is None else read_allocation(allocation)
+    if stored is None:
+        options = apply_preset(options, budget)
     record = record_options(model, data, budget=budget, options=options, evaluation=evaluation, device=session.device)
     if allocation is not None:
         record["allocation"] = str(allocation.expanduser().absolute())

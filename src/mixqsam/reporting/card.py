@@ -106,10 +106,11 @@ def _quality_rows(columns: Mapping[str, Figures]) -> list[list[str]]:
 
 def _protocol(content: CardContent) -> list[str]:
     run, check = content.run, content.run.check
+    preset = f"the preset `{run.preset}`, " if run.preset else ""
     about = (
-        f"Encoder and decoder are quantized, weights and activations. The budget was "
-        f"`{content.allocation['budget']['text']}`, the recipe `{run.recipe}`. {content.analysis.images} images "
-        "calibrated the model."
+        "Encoder and decoder are quantized, weights and activations. The budget was "
+        f"`{content.allocation['budget']['text']}`, {preset}the recipe `{run.recipe}`. "
+        f"{content.analysis.images} images calibrated the model."
     )
     if check is None:
         measured = "The quality was not measured."

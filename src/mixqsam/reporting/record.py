@@ -186,6 +186,11 @@ class Run(_Strict):
     search: Search | None = None
 
     @property
+    def preset(self) -> str:
+        """Name of the preset of the run; empty without one."""
+        return str(self.options.get("preset") or "")
+
+    @property
     def quantized_name(self) -> str:
         """Name of the model that the run wrote: `mixed`, or `uniform` after a uniform budget."""
         return "mixed" if "mixed" in self.models else "uniform"

@@ -26,7 +26,8 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
     lines = [
         f"# {analysis.model}, quantized by mixqsam",
         "",
-        f"Budget: `{allocation['budget']['text']}`. Recipe: `{run.recipe}`. {_describe_calibration(analysis, run)}",
+        f"Budget: `{allocation['budget']['text']}`. {f'Preset: `{run.preset}`. ' if run.preset else ''}"
+        f"Recipe: `{run.recipe}`. {_describe_calibration(analysis, run)}",
         "",
         *_models(run.models),
         *_describe_evaluation(run.check),
