@@ -24,7 +24,7 @@ from mixqsam.pipeline.estimate import (
     sample_prompts,
 )
 from mixqsam.pipeline.measurements import check_budget, select_measurements
-from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation
+from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation, Options
 from mixqsam.pipeline.presets import apply_preset, write_preset
 from mixqsam.pipeline.recipe_analysis import adapt_analysis
 from mixqsam.pipeline.session import Session, Source
@@ -114,7 +114,7 @@ def _compare(
                 "`mixqsam quantize` searches the smallest model of a quality."
             )
     sam = load_sam(model, device=session.device)
-    options = select_measurements(apply_preset(request.options, request.budgets[0]), request.budgets)
+    options = select_measurements(_mixed_options(request), request.budgets)
     for budget in request.budgets:
         check_budget(sam, budget, apply_preset(request.options, budget))
     everything = calibration.samples(count=None, progress=session.progress)
@@ -158,6 +158,12 @@ def _compare(
         prompts=sum(len(sample.prompts) for sample in prompted),
         prompt_kind=" and ".join(sorted({sample.prompt_kind for sample in prompted})),
     )
+
+
+def _mixed_options(request: CompareRequest) -> Options:
+    """The options with their preset, if there is one; its candidates are those of the first budget with a choice."""
+    budget = next((budget for budget in request.budgets if budget.uniform is None), request.budgets[0])
+    return apply_preset(request.options, budget)
 
 
 def _begin(
@@ -316,7 +322,7 @@ def _make_float_row(analysis: Analysis, result: Mapping[str, Any]) -> Row:
 
 
 def _settings(request: CompareRequest) -> dict[str, Any]:
-    options = apply_preset(request.options, request.budgets[0])
+    options = _mixed_options(request)
     allocation, reconstruction = options.allocation, options.quantization.reconstruction
     return {
         **({"preset": write_preset(options.preset)} if options.preset else {}),
