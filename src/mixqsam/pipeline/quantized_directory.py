@@ -12,6 +12,7 @@ from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
 from mixqsam.directories import new_directory
 from mixqsam.evaluation.evaluate import EvaluationResult
+from mixqsam.evaluation.interval import find_mean_interval
 from mixqsam.files import write_bytes, write_json
 from mixqsam.pipeline.card import make_card
 from mixqsam.pipeline.check import Check
@@ -22,6 +23,7 @@ from mixqsam.plan import Analysis
 from mixqsam.quantization.quantize import Quantized
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.reporting.card import NAME as CARD
+from mixqsam.reporting.histogram import count_ious
 from mixqsam.reporting.page import ReportContent, write_page
 from mixqsam.reporting.record import NAME, CalibrationImages, Figures, Piece, Run, Search
 from mixqsam.reporting.summary import write_summary
@@ -128,11 +130,14 @@ def _figures(
 def make_figures(result: EvaluationResult | None, *, size: float, bitops: float, bits: str = "") -> Figures:
     """Make the figures of a model from its costs and its evaluation result."""
     fidelity = result.fidelity if result else None
+    by_image = [score.ious for score in result.by_image] if result else []
     return Figures(
         bits=bits,
         size=size,
         bitops=bitops,
         mean_iou=fidelity.mean_iou if fidelity else None,
+        mean_iou_interval=find_mean_interval(by_image),
+        iou_counts=count_ious([iou for ious in by_image for iou in ious]) if by_image else [],
         truth_iou=result.truth_iou if result else None,
         ap=result.coco.ap if result and result.coco else None,
         kl=fidelity.kl["bernoulli"] if fidelity else None,

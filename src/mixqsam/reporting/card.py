@@ -10,6 +10,7 @@ from mixqsam.plan import HALF_BITS, Analysis, BitPlan
 from mixqsam.prompts import describe_basis
 from mixqsam.reporting.page import QUALITIES
 from mixqsam.reporting.record import Figures, Run
+from mixqsam.reporting.verdict import describe_verdict
 
 NAME = "README.md"
 # Stands for the repository's name until the model is pushed.
@@ -40,13 +41,14 @@ def write_card(content: CardContent) -> str:
     """Write the card as Markdown with the hub's front matter."""
     analysis, run = content.analysis, content.run
     name = analysis.model.rstrip("/").rsplit("/", maxsplit=1)[-1]
-    start, quantized = run.models["float"], run.quantized
+    quantized = run.quantized
     lines = [
         *_front_matter(content),
         f"# {name}, quantized to {quantized.size / 1e6:.1f} MB",
         "",
-        f"mixqsam quantized this Segment Anything Model after training. {_describe_bits(content)} The file is "
-        f"{start.size / quantized.size:.1f} times smaller than in float.",
+        f"mixqsam quantized this Segment Anything Model after training. {_describe_bits(content)}",
+        "",
+        describe_verdict(run),
         "",
         *_figures(run),
         "",

@@ -12,10 +12,12 @@ from markupsafe import Markup
 
 from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis, BitPlan
+from mixqsam.reporting.histogram import histogram_svg
 from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import Figures, Run, Search
 from mixqsam.reporting.scatter import Level, Point, frontier, scatter_svg
 from mixqsam.reporting.searched import HEADINGS, describe_search, search_svg
+from mixqsam.reporting.verdict import describe_verdict
 
 # Measures of quality: field, heading, digits.
 QUALITIES = (
@@ -82,6 +84,8 @@ def write_page(content: ReportContent) -> str:
             analysis=analysis,
             allocation=allocation,
             run=run,
+            verdict=describe_verdict(run),
+            ious=_ious(run),
             columns=_columns(run),
             own=_columns(run)[-1][0],
             budget=_budget(allocation),
@@ -185,6 +189,15 @@ def _examples(content: ReportContent) -> list[dict[str, Any]]:
         if pictures:
             examples.append({"title": _TITLES[example.which], "about": example, "pictures": pictures})
     return examples
+
+
+def _ious(run: Run) -> Markup | None:
+    """Draw the prompts of the uniform and of the chosen model by their IoU; None where they were not counted."""
+    if not run.quantized.iou_counts:
+        return None
+    models = {name: run.models[name].iou_counts for name in ("uniform", "mixed") if name in run.models}
+    svg = histogram_svg({name: counts for name, counts in models.items() if counts})
+    return Markup(svg)  # noqa: S704  (our SVG; it escapes quoted text)
 
 
 def _search(search: Search | None) -> dict[str, Any] | None:

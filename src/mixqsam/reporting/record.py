@@ -25,6 +25,8 @@ class Figures(_Strict):
         size: bytes.
         bitops: BitOps per image.
         mean_iou: mean IoU with the float model's masks.
+        mean_iou_interval: its 95% interval; None for one image, and in records of older versions.
+        iou_counts: prompts by their IoU with the float model's masks, in bins of equal width from 0 to 1.
         truth_iou: mean IoU with the annotated masks.
         ap: COCO mask AP.
         kl: KL divergence from the float model's output.
@@ -34,6 +36,8 @@ class Figures(_Strict):
     size: float
     bitops: float
     mean_iou: float | None = None
+    mean_iou_interval: tuple[float, float] | None = None
+    iou_counts: list[int] = Field(default_factory=list)
     truth_iou: float | None = None
     ap: float | None = None
     kl: float | None = None

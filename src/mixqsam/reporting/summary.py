@@ -12,6 +12,7 @@ from mixqsam.reporting.network import rank_units
 from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Piece, Run, Search
 from mixqsam.reporting.searched import HEADINGS, describe_search
 from mixqsam.reporting.shares import unit_shares
+from mixqsam.reporting.verdict import describe_verdict
 
 
 def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str, Any], run: Run) -> str:
@@ -25,6 +26,8 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
     """
     lines = [
         f"# {analysis.model}, quantized by mixqsam",
+        "",
+        describe_verdict(run),
         "",
         f"Budget: `{allocation['budget']['text']}`. {f'Preset: `{run.preset}`. ' if run.preset else ''}"
         f"Recipe: `{run.recipe}`. {_describe_calibration(analysis, run)}",
