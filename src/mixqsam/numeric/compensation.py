@@ -14,7 +14,7 @@ from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.moments import MeanMoments
 
 # Columns that are rounded before what they push on the others is worked off.
-_BLOCK = 64
+_BLOCK = 32
 # A Cholesky factor that cannot be had is tried again with this much more damping, so many times.
 _MORE, _TRIES = 10.0, 8
 
@@ -60,9 +60,10 @@ def gptq(weight: Tensor, hessian: Tensor, grid: AffineGrid, *, damping: float, o
     groups, rows, width = weight.shape
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     order = diagonal.argsort(dim=-1, descending=True, stable=True) if ordered else _in_turn(groups, width, hessian)
-    upper = _inverse_factor(_permuted(hessian, order), damping)
-    open_ = weight.double().transpose(-2, -1).gather(1, order[:, :, None].expand(-1, -1, rows)).contiguous()
-    scale, zero = (one.double().reshape(groups, 1, rows) for one in (grid.scale, grid.zero))
+    upper = _inverse_factor(_permuted(hessian, order), damping).float()
+    # Codes are small numbers: the loop over columns takes float32, the factor before it float64.
+    open_ = weight.float().transpose(-2, -1).gather(1, order[:, :, None].expand(-1, -1, rows)).contiguous()
+    scale, zero = (one.float().reshape(groups, 1, rows) for one in (grid.scale, grid.zero))
     codes = torch.empty(groups, width, rows, dtype=torch.uint8, device=weight.device)
     for start in range(0, width, _BLOCK):
         piece = slice(start, min(start + _BLOCK, width))

@@ -1,8 +1,9 @@
 """Choose how one weight is rounded, by its output's error on inputs that were kept aside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from mixqsam.numeric.affine import AffineGrid
@@ -103,7 +104,8 @@ def refit(layer: Layer, best: Rounded, moments: Moments, method: Compensation) -
     again = best.weight.grid is not layer.grid
     *_, grid = _grids(layer, moved, means, weighted=again)
     if best.way in {"gptq", "ridge-gptq"}:
-        weight = _gptq(layer, moved, means, grid, damping=best.damping, method=method)
+        attempt = _Attempt(moved, grid, is_ridge=best.way == "ridge-gptq")
+        (weight,) = _gptq(layer, [attempt], means, damping=best.damping, method=method)
     else:
         weight = quantize_weight(moved.reshape(layer.weight.shape), grid)
     shift = None
@@ -130,28 +132,57 @@ class _Judge:
         return Rounded(weight, shift.float(), way, damping, self._errors(deployed, shift=shift))
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A weight that is to be rounded, and on which grid.
+
+    Attributes:
+        moved: the weight, [groups, rows, d].
+        grid: of its rows.
+        is_ridge: whether ridge moved it.
+    """
+
+    moved: Tensor
+    grid: AffineGrid
+    is_ridge: bool
+
+    def way(self, *, is_gptq: bool) -> Way:
+        if self.is_ridge:
+            return "ridge-gptq" if is_gptq else "ridge"
+        return "gptq" if is_gptq else "nearest"
+
+
 def _candidates(layer: Layer, moments: MeanMoments, method: Compensation, judge: _Judge) -> Iterator[Rounded]:
     """All ways that the method tries: the float weight and moved ones, on each grid, rounded to nearest and by GPTQ."""
-    for way, damping, moved in _moved(layer, moments, method):
-        rounded: Way = "gptq" if way == "nearest" else "ridge-gptq"
-        for grid in _grids(layer, moved, moments, weighted=method.weighted_grids):
-            if way in method.ways:
-                nearest = quantize_weight(moved.reshape(layer.weight.shape), grid)
-                yield judge(nearest, way, damping, shifts=method.biases)
-            if rounded in method.ways:
-                for strength in (damping,) if damping else method.dampings:
-                    weight = _gptq(layer, moved, moments, grid, damping=strength, method=method)
-                    yield judge(weight, rounded, strength, shifts=method.biases)
+    plain = list(_attempts(layer, layer.rows, moments, method, is_ridge=False))
+    for attempt in plain:
+        yield from _nearest(layer, attempt, 0.0, method, judge)
+    for damping in method.dampings:
+        attempts = plain if "gptq" in method.ways else []
+        if {"ridge", "ridge-gptq"} & set(method.ways):
+            moved = layer.rows + ridge(layer.rows, moments, damping=damping)
+            ridged = list(_attempts(layer, moved, moments, method, is_ridge=True))
+            for attempt in ridged:
+                yield from _nearest(layer, attempt, damping, method, judge)
+            attempts = attempts + (ridged if "ridge-gptq" in method.ways else [])
+        for attempt, weight in zip(
+            attempts, _gptq(layer, attempts, moments, damping=damping, method=method), strict=True
+        ):
+            yield judge(weight, attempt.way(is_gptq=True), damping, shifts=method.biases)
 
 
-def _moved(layer: Layer, moments: MeanMoments, method: Compensation) -> Iterator[tuple[Way, float, Tensor]]:
-    """The float weight, and moved ones; how, with which λ, and the weight."""
-    exact = layer.rows
-    if {"nearest", "gptq"} & set(method.ways):
-        yield "nearest", 0.0, exact
-    if {"ridge", "ridge-gptq"} & set(method.ways):
-        for damping in method.dampings:
-            yield "ridge", damping, exact + ridge(exact, moments, damping=damping)
+def _attempts(
+    layer: Layer, moved: Tensor, moments: MeanMoments, method: Compensation, *, is_ridge: bool
+) -> Iterator[_Attempt]:
+    for grid in _grids(layer, moved, moments, weighted=method.weighted_grids):
+        yield _Attempt(moved, grid, is_ridge)
+
+
+def _nearest(layer: Layer, attempt: _Attempt, damping: float, method: Compensation, judge: _Judge) -> Iterator[Rounded]:
+    way = attempt.way(is_gptq=False)
+    if way in method.ways:
+        weight = quantize_weight(attempt.moved.reshape(layer.weight.shape), attempt.grid)
+        yield judge(weight, way, damping, shifts=method.biases)
 
 
 def _grids(layer: Layer, moved: Tensor, moments: MeanMoments, *, weighted: bool) -> Iterator[AffineGrid]:
@@ -169,9 +200,26 @@ def _grids(layer: Layer, moved: Tensor, moments: MeanMoments, *, weighted: bool)
 
 
 def _gptq(
-    layer: Layer, moved: Tensor, moments: MeanMoments, grid: AffineGrid, *, damping: float, method: Compensation
-) -> QuantizedTensor:
+    layer: Layer, attempts: Sequence[_Attempt], moments: MeanMoments, *, damping: float, method: Compensation
+) -> list[QuantizedTensor]:
+    """Round several weights of one layer by GPTQ, together: they have the same input."""
+    if not attempts:
+        return []
+    groups, rows, width = layer.rows.shape
+    count, bits = len(attempts), attempts[0].grid.bits
+
+    def together(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([one.reshape(groups, rows, -1) for one in values], dim=1).reshape(groups * count * rows, -1)
+
+    moved = together([one.moved for one in attempts]).reshape(groups, count * rows, width)
+    scale, zero = (together([getattr(one.grid, name) for one in attempts]) for name in ("scale", "zero"))
+    grid = AffineGrid(bits, scale, zero)
     codes = gptq(moved, moments.hessian, grid, damping=damping, ordered=method.ordered)
     if method.passes:
         codes = settle(moved, moments.hessian, grid, codes, damping=damping, passes=method.passes)
-    return QuantizedTensor(codes, grid, tuple(layer.weight.shape))
+    apart = codes.reshape(groups, count, rows, width).unbind(1)
+    shape = tuple(layer.weight.shape)
+    return [
+        QuantizedTensor(one.reshape(groups * rows, width), attempt.grid, shape)
+        for one, attempt in zip(apart, attempts, strict=True)
+    ]

@@ -16,7 +16,7 @@ class Compensation:
         inputs: what a layer is fitted to: `float`, the float model's input quantized by the layer's own quantizer
             (all layers of a block at once); or `quantized`, the input that the quantized model has there so far
             (one layer after the other), its output to be the float model's.
-        ways: what is tried with each weight.
+        ways: what is tried with each weight, beside rounding to nearest.
         dampings: λ, as shares of the mean diagonal of X̂X̂ᵀ; each is tried.
         rows: positions that are taken of each image, at most.
         ordered: GPTQ rounds columns with large inputs first.
@@ -28,7 +28,7 @@ class Compensation:
     """
 
     inputs: Literal["float", "quantized"] = "quantized"
-    ways: tuple[Way, ...] = WAYS
+    ways: tuple[Way, ...] = ("gptq", "ridge-gptq")
     dampings: tuple[float, ...] = (0.03, 0.3)
     rows: int = 512
     ordered: bool = True
