@@ -5,7 +5,7 @@ from typing import Any
 
 from mixqsam.errors import BudgetError, InputError
 from mixqsam.options.fields import Entry
-from mixqsam.options.names import RECONSTRUCTING_RECIPES
+from mixqsam.options.names import DEFAULT_RECIPE, RECONSTRUCTING_RECIPES
 
 # Options of the choice of bits, without effect where all bits are given.
 CHOICE = (
@@ -57,7 +57,7 @@ def check_conflicts(entries: Sequence[Entry], values: dict[str, Any], *, given: 
 
 def _check_reconstruction(flags: dict[str, str], values: dict[str, Any], given: set[str]) -> None:
     """Refuse options of a reconstruction for a recipe that rounds to nearest."""
-    recipe = values.get("recipe", "omse" if "recipe" in flags else None)
+    recipe = values.get("recipe", DEFAULT_RECIPE if "recipe" in flags else None)
     if not isinstance(recipe, str) or recipe in RECONSTRUCTING_RECIPES:
         return
     for name in RECONSTRUCTION:

@@ -31,6 +31,7 @@ RECIPE_NAMES = (
     "saq-sam",
     "compensated",
 )
+DEFAULT_RECIPE = "compensated"
 # Recipes that learn the rounding, whose options are iterations and rates.
 RECONSTRUCTING_RECIPES = ("adaround", "brecq", "qdrop", "ptq4sam-l", "ahcptq", "saq-sam")
 OUTPUT_DISTRIBUTIONS: tuple[OutputDistribution, ...] = get_args(OutputDistribution)

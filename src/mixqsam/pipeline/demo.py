@@ -23,6 +23,8 @@ from mixqsam.sam.released import find_release
 RELEASED = "mobile-sam"
 # Fewer draws than the default: a draw of MobileSAM takes about ten seconds of processor time.
 _OPTIONS = AnalysisOptions(count=len(CALIBRATION), fisher_draws=12)
+# Compensation would take the demonstration twice as long, and four images are few for it.
+_ROUNDING = QuantizationOptions("omse")
 
 
 class DemoData:
@@ -85,7 +87,7 @@ def run_demo(output: Path, *, budget: Budget, session: Session, model: str | Non
         DemoData(),
         budget=budget,
         output=output / "quantized",
-        options=Options(analysis=_OPTIONS),
+        options=Options(analysis=_OPTIONS, quantization=_ROUNDING),
         session=session,
         overwrite=True,
         evaluation=Evaluation(DemoEvaluation()),
@@ -102,7 +104,7 @@ def run_demo(output: Path, *, budget: Budget, session: Session, model: str | Non
 
 def _uniform_model(sam: Sam, plan: BitPlan, *, session: Session) -> Sam:
     samples = calibration_samples(DemoData(), _OPTIONS, session)
-    return quantize_model(sam, plan, samples, options=QuantizationOptions(), session=session).sam
+    return quantize_model(sam, plan, samples, options=_ROUNDING, session=session).sam
 
 
 def _draw_overlay(predictors: Mapping[str, SamPredictor]) -> bytes:

@@ -138,6 +138,8 @@ def find_hints(stages: Sequence[Stage], *, recipe: Recipe, options: AnalysisOpti
         hints.append("--count 8")
     if long & {"quantization", "search"} and recipe.method is not None:
         hints.append("--iterations 100, or --recipe omse, which only rounds")
+    elif long & {"quantization", "search"} and recipe.compensation is not None:
+        hints.append("--recipe omse, which only rounds")
     if "check" in long:
         hints.append("--eval-limit 2, or 0 for no comparison")
     return hints

@@ -145,7 +145,7 @@ class QuantizationOptions(OptionClass):
             write=write_recipe,
             complete=_complete_recipe,
         ),
-    ] = "omse"
+    ] = names.DEFAULT_RECIPE
     reconstruction: ReconstructionOptions = field(default_factory=ReconstructionOptions)
 
 
