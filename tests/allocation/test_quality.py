@@ -56,6 +56,8 @@ def test_a_target_goes_with_limits() -> None:
         ("iou=0.9", "did you mean iou>=0.9?"),
         ("iou<=0.9", "did you mean iou>=0.9?"),
         ("iou>=", "write iou>=0.98"),
+        # A shell makes this of iou>=0.98 without quotes.
+        ("iou", 'quotes: --budget "iou>=0.98"'),
         ("iou>=good", "write iou>=0.98"),
         ("iou>=1e-1", "write iou>=0.98"),
         ("dice>=0.9", "the metric 'dice' is unknown; choose iou (mean IoU with the float masks, e.g. iou>=0.98), ap"),

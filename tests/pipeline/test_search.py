@@ -220,6 +220,7 @@ def test_the_embedded_model_keeps_a_share_of_its_ap(photos: Path, tmp_path: Path
         (["quantize", "-o", "OUT", "--budget", "iou>=0.9", "--eval-limit", "0"], 2, "--eval-limit 0 leaves none"),
         (["quantize", "-o", "OUT", "--budget", "iou>=0.9,1kB"], 3, "smallest feasible budget"),
         (["compare", "-o", "OUT", "--budget", "iou>=0.9"], 3, "`mixqsam quantize` searches the smallest"),
+        (["demo", "-o", "OUT", "--budget", "iou>=0.9"], 3, "too few photographs"),
     ],
 )
 def test_bad_requests_are_one_clear_paragraph(
@@ -227,7 +228,8 @@ def test_bad_requests_are_one_clear_paragraph(
 ) -> None:
     out = tmp_path / "out"
     given = [str(out) if word == "OUT" else word for word in arguments]
-    done = run(*given, "-m", model_directory, "-i", photos, "--grid", 2)
+    images = [] if arguments[0] == "demo" else ["-i", photos, "--grid", 2]
+    done = run(*given, "-m", model_directory, *images)
     assert done.exit_code == code, done.output
     assert words in " ".join(done.output.split())
     assert not out.exists()

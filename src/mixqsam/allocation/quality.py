@@ -36,14 +36,19 @@ def parse_quality(text: str) -> QualityTarget | None:
     Raises:
         BudgetError: the metric is unknown, or its target cannot be understood or reached.
     """
+    if text.lower() in METRICS:
+        raise BudgetError(
+            f"Budget {text!r} names a metric without its target. A shell takes > for a file unless the budget "
+            f'stands in quotes: --budget "{METRICS[_find_metric(text)][1]}".'
+        )
     match = re.fullmatch(r"([a-z_ ]*?)\s*(>=|≥|<=|≤|=>|=<|==|>|<|=)\s*(.*)", text.lower())
     if match is None or (match[2] == "=" and match[1] not in METRICS):
         return None
     name, comparison, amount = match.groups()
-    metric = next((metric for metric in METRICS if metric == name), None)
-    if metric is None:
+    if name not in METRICS:
         known = ", ".join(f"{name} ({what}, e.g. {example})" for name, (what, example) in METRICS.items())
         raise BudgetError(f"Budget {text!r:.60}: the metric {name!r} is unknown; choose {known}.")
+    metric = _find_metric(name)
     number = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(x|%)?", amount)
     if number is None:
         raise BudgetError(f"Budget {text!r:.60} cannot be understood; write {METRICS[metric][1]}.")
@@ -53,6 +58,10 @@ def parse_quality(text: str) -> QualityTarget | None:
         raise BudgetError(f"Budget {text!r:.60}: a model keeps at least a quality; did you mean {target}?")
     _check_range(text, target, unit=number[2] or "")
     return target
+
+
+def _find_metric(name: str) -> Metric:
+    return next(metric for metric in METRICS if metric == name.lower())
 
 
 def _check_range(text: str, target: QualityTarget, *, unit: str) -> None:

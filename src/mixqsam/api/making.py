@@ -64,7 +64,7 @@ def quantize(
     Args:
         model: `sam-tiny`, a directory, a `.pth`, or a hub id.
         images: a folder, or `Data` with annotations or boxes.
-        budget: limits of size and BitOps (see `mixqsam.allocation.budget.HELP`).
+        budget: limits of size and BitOps, or a quality to keep (see `mixqsam.allocation.budget.HELP`).
         output: the directory to write; it is complete or absent.
         options: options of all stages.
         evaluation: images on which the result is compared with the float model.

@@ -7,7 +7,7 @@ from pathlib import Path
 from mixqsam.allocation.budget import Budget
 from mixqsam.data.demo import CALIBRATION, EVALUATION, demo_samples
 from mixqsam.data.samples import Sample
-from mixqsam.errors import ModelError
+from mixqsam.errors import BudgetError, ModelError
 from mixqsam.files import write_bytes
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options, QuantizationOptions
 from mixqsam.pipeline.quantize import Result, run_quantization
@@ -80,7 +80,15 @@ def run_demo(output: Path, *, budget: Budget, session: Session, model: str | Non
         budget: limits of size and BitOps.
         session: cache and progress.
         model: float checkpoint; None for MobileSAM, or the embedded model without a checkpoint of MobileSAM.
+
+    Raises:
+        BudgetError: the budget names a quality.
     """
+    if budget.quality is not None:
+        raise BudgetError(
+            f"The demonstration has too few photographs to judge a quality such as {budget.quality}. Give a budget such "
+            f'as W6A6, or your own images: mixqsam quantize --images FOLDER --budget "{budget}" -o out.'
+        )
     model = model or choose_demo_model(session.progress)
     result = run_quantization(
         model,

@@ -108,7 +108,7 @@ def run_quantization(
     Args:
         model: float checkpoint.
         data: calibration images.
-        budget: limits of size and BitOps.
+        budget: limits of size and BitOps, or a quality that the smallest model keeps.
         output: directory to write; after an error nothing is written.
         options: options of all stages. Only measurements that the allocation uses are made, with the recipe's
             observer.
