@@ -40,7 +40,9 @@ def test_fisher_runs_no_ablation(
     page = (tmp_path / "out/report.html").read_text()
     assert "<h2>Fisher KL at 4 bits</h2>" in page
     assert "<th>importance</th>" not in page
-    assert "| Fisher KL at 4 bits | rank |" in (tmp_path / "out/summary.md").read_text()
+    rows = (tmp_path / "out/units.csv").read_text().splitlines()
+    assert rows[0] == "unit,weight bits,activation bits,parameters,multiply-adds,Fisher KL at 4 bits,rank"
+    assert len(rows) == len(stored.units) + 1
     explorer = Explorer(tmp_path / "out")
     found = explorer.solve(size=explorer.size.now, bitops=explorer.bitops.now, tied=False)
     assert "Fisher KL at 4 bits" in found["picture"]

@@ -21,7 +21,7 @@ from mixqsam.pipeline.options import Data, Evaluation, Options
 from mixqsam.pipeline.sharing import SharingOptions
 
 ALWAYS = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
-ALWAYS |= {"analysis.json", "allocation.json"}
+ALWAYS |= {"analysis.json", "allocation.json", "units.csv"}
 
 
 class FakeHub:

@@ -86,8 +86,8 @@ def run_demo(output: Path, *, budget: Budget, session: Session, model: str | Non
     """
     if budget.quality is not None:
         raise BudgetError(
-            f"The demonstration has too few photographs to judge a quality such as {budget.quality}. Give a budget such "
-            f'as W6A6, or your own images: mixqsam quantize --images FOLDER --budget "{budget}" -o out.'
+            f"The demonstration has too few photographs to judge a quality such as {budget.quality}. Give a budget "
+            f'such as W6A6, or your own images: mixqsam quantize --images FOLDER --budget "{budget}" -o out.'
         )
     model = model or choose_demo_model(session.progress)
     result = run_quantization(

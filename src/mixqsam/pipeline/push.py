@@ -16,9 +16,10 @@ from mixqsam.pipeline.stages import ANALYSIS, MARKER, read_analysis
 from mixqsam.reporting.card import NAME as CARD
 from mixqsam.reporting.card import REPOSITORY
 from mixqsam.reporting.record import NAME as RUN
+from mixqsam.reporting.units import NAME as UNITS
 
-# Files without which the model does not load, or the card would not be true.
-_MODEL = (CONFIG, "preprocessor_config.json", INDEX, ANALYSIS, MARKER)
+# Files that are sent always; they hold no image and no path.
+_MODEL = (CONFIG, "preprocessor_config.json", INDEX, ANALYSIS, MARKER, UNITS)
 _PICTURES = "--with-images sends it"
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\n", flags=re.DOTALL | re.MULTILINE)
 _LICENCE = re.compile(r"^license:[ \t]*\S.*$", flags=re.MULTILINE)

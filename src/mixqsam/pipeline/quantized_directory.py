@@ -27,6 +27,8 @@ from mixqsam.reporting.histogram import count_ious
 from mixqsam.reporting.page import ReportContent, write_page
 from mixqsam.reporting.record import NAME, CalibrationImages, Figures, Piece, Run, Search
 from mixqsam.reporting.summary import write_summary
+from mixqsam.reporting.units import NAME as UNITS
+from mixqsam.reporting.units import write_units
 
 PAGE = "report.html"
 SUMMARY = "summary.md"
@@ -102,6 +104,7 @@ def write_quantized(
                 write_bytes(folder / name, content)
         summary = write_summary(analysis, plan=allocation.plan, allocation=allocation.to_json(), run=run)
         write_bytes(folder / SUMMARY, summary.encode())
+        write_bytes(folder / UNITS, write_units(analysis, allocation.plan).encode())
         pictures = {name: content for drawn in check.examples for name, content in drawn.contents.items()}
         page = write_page(ReportContent(analysis, allocation.to_json(), run, pictures))
         write_bytes(folder / PAGE, page.encode())

@@ -1,17 +1,13 @@
-"""Write the Markdown summary of a quantized directory."""
+"""Write the Markdown summary of a quantized directory: one screen, and the names of the calibration images."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.reporting.network import rank_units
 from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Piece, Run, Search
 from mixqsam.reporting.searched import HEADINGS, describe_search
-from mixqsam.reporting.shares import unit_shares
 from mixqsam.reporting.verdict import describe_verdict
 
 
@@ -44,7 +40,7 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         *_reconstruction(run.reconstruction),
         *_histogram(analysis, plan),
         "",
-        *_units(analysis, plan),
+        "`units.csv` has the bits of every unit.",
         "",
         *_calibration_images(run.calibration),
         "## Time",
@@ -128,16 +124,12 @@ def _proof(allocation: Mapping[str, Any]) -> list[str]:
 def _reconstruction(logs: Sequence[Piece]) -> list[str]:
     if not logs:
         return []
-    rows = [
-        "## Reconstruction",
+    before, after = (sum(getattr(log, name) for log in logs) for name in ("before", "after"))
+    return [
+        f"{len(logs)} pieces were reconstructed. Their losses went from {before:.4g} (rounded to nearest) to "
+        f"{after:.4g} (as deployed) in sum; `report.html` lists them.",
         "",
-        "The loss is the squared distance to the float model's output: first rounded to nearest, then as deployed.",
-        "",
-        "| piece | nearest | deployed | iterations | ended |",
-        "|---|---:|---:|---:|---|",
     ]
-    rows += [f"| {log.piece} | {log.before:.4g} | {log.after:.4g} | {log.iterations} | {log.ending} |" for log in logs]
-    return [*rows, ""]
 
 
 def _histogram(analysis: Analysis, plan: BitPlan) -> list[str]:
@@ -149,23 +141,3 @@ def _histogram(analysis: Analysis, plan: BitPlan) -> list[str]:
     rows = ["## Bits", "", "| bits | share of weights | units with these activation bits |", "|---:|---:|---:|"]
     used = sorted(set(weights) | set(activations))
     return rows + [f"| {bits} | {weights[bits] / total:.1%} | {activations[bits]} |" for bits in used]
-
-
-def _units(analysis: Analysis, plan: BitPlan) -> list[str]:
-    measure, share = unit_shares(analysis, None) or ("nothing measured", np.zeros(len(analysis.units)))
-    rank = rank_units(share)
-    rows = [
-        "## Units in the order of execution",
-        "",
-        "In a product of attention, W is the right operand (k or v), and A is the left one (q or the attention).",
-        "",
-        f"| unit | W | A | parameters | M multiply-adds | {measure} | rank |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for i, unit in enumerate(analysis.units):
-        bits = plan.bits[unit.name]
-        rows.append(
-            f"| {unit.name} | {bits.weight} | {bits.activation} | {unit.parameters:,} "
-            f"| {analysis.costs.multiply_adds(unit) / 1e6:,.1f} | {share[i]:.4f} | {rank[i]} |"
-        )
-    return rows
