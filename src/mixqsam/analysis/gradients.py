@@ -38,11 +38,13 @@ def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -
         weight: is shown what a weight's gradient is made of; `weight_gradient` makes it.
     """
     anchor = torch.zeros((), requires_grad=True, device=sam.device)
+    units = sam.costs().units
     with ExitStack() as stack:
-        for path in (call.path for part in ("encoder", "decoder") for call in chain_of(sam, part).calls):
+        # A block that is one unit has nothing within it to keep.
+        for path in _block_paths(sam) - {unit.name for unit in units}:
             block = sam.model.get_submodule(path)
             _replace_forward(stack, block, partial(_recomputed, block.forward))
-        for unit in sam.costs().units:
+        for unit in units:
             for operand, path in operand_taps(unit):
                 module, meet = sam.model.get_submodule(path), partial(activation, unit, operand)
                 if unit.kind == "product":
@@ -51,6 +53,10 @@ def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -
                     meet_weight = partial(weight, unit, module)
                     _replace_forward(stack, module, partial(_run_layer, module, anchor, meet, meet_weight))
         yield
+
+
+def _block_paths(sam: Sam) -> set[str]:
+    return {call.path for part in ("encoder", "decoder") for call in chain_of(sam, part).calls}
 
 
 def weight_gradient(module: nn.Module, values: Tensor, gradient: Tensor, *, groups: int) -> Tensor:

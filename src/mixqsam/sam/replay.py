@@ -167,7 +167,7 @@ def skip_to_maps(sam: Sam, block: Block, values: State) -> Maps:
         ModelError: code between the blocks that remain has to run too.
     """
     chain, start = block.chain, block.stop
-    if not chain.runs_through(min(start, len(chain.calls) - 1)):
+    if not block.leads_on() or not chain.runs_through(min(start, len(chain.calls) - 1)):
         raise ModelError(f"Behind {block.name} blocks do not follow one from the other; choose another recipe.")
     values = dict(values)
     if len(block.outputs) == 1:

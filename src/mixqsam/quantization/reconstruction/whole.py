@@ -157,7 +157,7 @@ class Reconstruction:
         if not self.method.prompt_aware or block.chain.part == "decoder":
             return lambda values, _: {name: values[name] for name in block.outputs}
         sam, chain = self.setting.sam, block.chain
-        follows = chain.runs_through(min(block.stop, len(chain.calls) - 1))
+        follows = block.leads_on() and chain.runs_through(min(block.stop, len(chain.calls) - 1))
         leading = chain.leading_to("embedding", block.stop) if follows else frozenset(block.outputs)
         plain = [name for name in block.outputs if name not in leading]
 
