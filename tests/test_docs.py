@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from benchmarks.tiny import quantize
 from PIL import Image
 from typer.testing import CliRunner
 
 from mixqsam.cli.main import app
 from mixqsam.data import demo
+from mixqsam.families import FAMILIES
+from mixqsam.families.compatibility import random_model
 from mixqsam.options.names import RECONSTRUCTING_RECIPES
 from tests.conftest import draw
 
@@ -55,6 +58,8 @@ def workplace(model_directory: Path, detector_directory: Path, tmp_path_factory:
     folder = tmp_path_factory.mktemp("documented")
     for name in ("facebook/sam-vit-base", "YOUR_SAM", "sam-tiny"):
         shutil.copytree(model_directory, folder / name)
+    with torch.no_grad():
+        random_model(FAMILIES["sam2"]).save_pretrained(folder / "facebook/sam2.1-hiera-base-plus")
     shutil.copytree(detector_directory, folder / "PekingU/rtdetr_r50vd")
     for name, count in (("photos", 6), ("val2017", 3), ("COCO/train2017", 5), ("COCO/val2017", 2)):
         (folder / name).mkdir(parents=True)

@@ -96,7 +96,7 @@ def test_a_changed_call_is_refused(
     def prepare(model: nn.Module) -> None:
         raise AttributeError("'SamAttention' object has no attribute 'scaling'")
 
-    monkeypatch.setattr(compatibility, "_random_model", lambda family: prepare(nn.Identity()))
+    monkeypatch.setattr(compatibility, "random_model", lambda family: prepare(nn.Identity()))
     with pytest.raises(DependencyError, match=r"5\.99\.0.*has no attribute 'scaling'"):
         load_sam(model_directory)
 

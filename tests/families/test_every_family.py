@@ -21,7 +21,7 @@ from mixqsam.calibrate import WeightGrids, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import InputError, ModelError
 from mixqsam.families import FAMILIES
-from mixqsam.families.compatibility import _random_model
+from mixqsam.families.compatibility import random_model
 from mixqsam.families.family import Family, PromptTensors
 from mixqsam.files import Cache
 from mixqsam.pipeline.export import run_export
@@ -88,7 +88,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 def made(request: pytest.FixtureRequest, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Made:
     family, folder = FAMILIES[request.param], tmp_path_factory.mktemp(request.param)
     with torch.no_grad():
-        model = _random_model(family)
+        model = random_model(family)
     model.tie_weights()
     model.save_pretrained(folder / "float")
     sam = load_sam(folder / "float")

@@ -13,7 +13,7 @@ from transformers import Sam2VideoConfig
 
 from mixqsam.errors import ModelError
 from mixqsam.families import FAMILIES, sam2_layout, sam_hq
-from mixqsam.families.compatibility import _random_model
+from mixqsam.families.compatibility import random_model
 from mixqsam.families.meta_layout import TWO_WAY_EPS
 from mixqsam.sam.load import Sam, load_sam
 
@@ -83,7 +83,7 @@ def same_tensors(first: Sam, second: Sam) -> bool:
 @pytest.fixture
 def sam2_directory(tmp_path: Path) -> Path:
     with torch.no_grad():
-        model = _random_model(FAMILIES["sam2"])
+        model = random_model(FAMILIES["sam2"])
         model.prompt_encoder.shared_embedding.positional_embedding.normal_()
         model.shared_image_embedding.positional_embedding.copy_(
             model.prompt_encoder.shared_embedding.positional_embedding
@@ -214,7 +214,7 @@ def test_sam_hq_in_other_layouts_has_the_same_tensors(tmp_path: Path, layout: st
 
 def test_of_a_whole_sam3_the_tracker_is_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with torch.no_grad():
-        model = _random_model(FAMILIES["sam3_tracker"])
+        model = random_model(FAMILIES["sam3_tracker"])
     model.save_pretrained(tmp_path / "tracker")
     values = json.loads((tmp_path / "tracker/config.json").read_text())
     parts = {name: values[name] for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}

@@ -9,7 +9,7 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.artifact.store import load_model
 from mixqsam.errors import ModelError
 from mixqsam.families import FAMILIES
-from mixqsam.families.compatibility import _largest_difference, _random_model
+from mixqsam.families.compatibility import _largest_difference, random_model
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.sam.load import load_sam
@@ -21,7 +21,7 @@ from tests.families.toy import TOY, ToyModel
 def directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setitem(FAMILIES, "toy", TOY)
     with torch.no_grad():
-        _random_model(TOY).save_pretrained(tmp_path / "toy")
+        random_model(TOY).save_pretrained(tmp_path / "toy")
     return tmp_path / "toy"
 
 

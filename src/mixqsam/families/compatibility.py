@@ -57,7 +57,7 @@ def _largest_difference(family: Family) -> float:
     """The largest difference of maps, logits and scores, each as a part of its largest absolute value."""
     # The caller may be building a model on the device "meta". Its random numbers stay as they are.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.no_grad():
-        reference = _random_model(family)
+        reference = random_model(family)
         size = family.framing.image_size(reference.config)
         pixels = torch.randn(1, 3, size, size)
         boxes = torch.tensor([[[2.0, 3.0, 0.6 * size, 0.8 * size]]])
@@ -68,7 +68,7 @@ def _largest_difference(family: Family) -> float:
     return max(_relative(one, other) for one, other in zip(expected, computed, strict=True))
 
 
-def _random_model(family: Family) -> Any:
+def random_model(family: Family) -> Any:
     """The family's smallest model, with random values that give every module an effect."""
     assert family.sample is not None  # noqa: S101  (the caller asked)
     config = family.sample()
