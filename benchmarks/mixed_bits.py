@@ -11,7 +11,7 @@ The simple rules cost more than uniform bits, because they add bits: a mixture a
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import interval, machine
+from benchmarks.mixed_cells import Cell, choose_bits
 from benchmarks.mobile_encoders import coco_data, judged_samples
 from mixqsam.allocation.budget import Budget
 from mixqsam.analysis.fisher import alike, measure_images, steady
@@ -28,45 +29,33 @@ from mixqsam.data.samples import Sample
 from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest, read_json, write_json
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions, Session
+from mixqsam.pipeline.options import AnalysisOptions, QuantizationOptions, Session
 from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
 from mixqsam.pipeline.stages import (
     calibration_samples,
     find_ranges,
     quantize_model,
-    run_allocation,
 )
-from mixqsam.plan import Analysis, BitPlan, UnitBits, Vector
+from mixqsam.plan import Analysis, BitPlan, Vector
 from mixqsam.prediction import Prediction
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
-FORMS = ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed, as drawn", "mixed 2-8", "mixed")
+FORMS = (
+    "uniform",
+    "decoder 8",
+    "decoder 16",
+    "worst five 16",
+    "mixed, as drawn",
+    "mixed, as for nearest",
+    "mixed 2-8",
+    "mixed",
+)
 BUDGETS = ("W8A8", "W6A6", "W4A4", "W3A3")
 _VERSION = 1
 # Operands without an error have no logarithm.
 _TINY = 1e-16
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One way to quantize.
-
-    Attributes:
-        budget: as on the command line, without `uniform:`.
-        form: how the bits are chosen.
-        recipe: how weights are rounded.
-    """
-
-    budget: str
-    form: str
-    recipe: str
-
-    @property
-    def name(self) -> str:
-        """Its key in the file."""
-        return f"{self.budget}, {self.form}, {self.recipe}"
 
 
 class Experiment:
@@ -94,7 +83,11 @@ class Experiment:
         self._key = digest(_VERSION, self.sam.fingerprint, images, arguments.draws)
 
     def plan(self, cell: Cell) -> BitPlan:
-        """The bits of a cell; `as drawn` chooses them by the plain mean of the Fisher estimates."""
+        """The bits of a cell.
+
+        `as drawn` chooses them by the plain mean of the Fisher estimates, `as for nearest` by the sensitivities of
+        weights that are rounded to nearest, whatever the recipe.
+        """
         analysis = self._adapted(cell)
         if cell.form.endswith("as drawn"):
             analysis = replace(analysis, fisher={"bernoulli": self.images()[:, 0].mean(axis=0)})
@@ -102,10 +95,10 @@ class Experiment:
 
     def _adapted(self, cell: Cell) -> Analysis:
         """The analysis as the cell's recipe has it."""
-        recipe, options = find_recipe(cell.recipe), self._options
+        recipe = find_recipe("omse" if cell.form.endswith("as for nearest") else cell.recipe)
         budget = Budget.parse(cell.budget)
         return analyze_for_recipe(
-            self.sam, self.samples, recipe=recipe, budget=budget, options=options, session=self.session
+            self.sam, self.samples, recipe=recipe, budget=budget, options=self._options, session=self.session
         )
 
     def images(self) -> Vector:
@@ -172,36 +165,6 @@ def predict(predictor: SamPredictor, sample: Sample) -> Prediction:
     """One mask for each prompt."""
     predictor.set_image(sample.open())
     return predictor.segment(sample.prompts)
-
-
-def choose_bits(analysis: Analysis, cell: Cell, session: Session) -> BitPlan:
-    """The bits of a cell: by the program, or by a simple rule."""
-    units = analysis.costs.units
-    if cell.form.startswith("mixed"):
-        budget = Budget.parse(cell.budget)
-        candidates = tuple(range(2, 9)) if cell.form == "mixed 2-8" else None
-        options = AllocationOptions(candidates=candidates)
-        return run_allocation(analysis, budget, options=options, session=session).plan
-    weight, _, activation = cell.budget.removeprefix("W").partition("A")
-    plan = BitPlan.uniform(units, UnitBits(int(weight), int(activation)))
-    if cell.form == "uniform":
-        return plan
-    if cell.form == "worst five 16":
-        finer = dict.fromkeys(worst_units(analysis, plan, count=5), UnitBits(16, 16))
-    else:
-        bits = int(cell.form.removeprefix("decoder "))
-        finer = {unit.name: UnitBits(bits, bits) for unit in units if unit.part == "decoder"}
-    return BitPlan({**plan.bits, **finer})
-
-
-def worst_units(analysis: Analysis, plan: BitPlan, *, count: int) -> list[str]:
-    """The units that cost most at a plan's bits, by their Fisher sensitivity."""
-    table = analysis.fisher["bernoulli"]
-    costs = {}
-    for index, unit in enumerate(analysis.costs.units):
-        bits = plan.bits[unit.name]
-        costs[unit.name] = float(table[index, 0, bits.weight - 2] + table[index, 1, bits.activation - 2])
-    return sorted(costs, key=lambda name: -costs[name])[:count]
 
 
 def halves(images: Vector, *, splits: int = 20) -> dict[str, float]:
