@@ -64,6 +64,7 @@ def test_a_model_by_the_preset_says_so_and_can_be_repeated(
 ) -> None:
     out = tmp_path / "out"
     command = ["quantize", "-m", model_directory, "-i", picture_folder, "--grid", 2, "--count", 2, "--eval-limit", 1]
+    command += ["--recipe", "omse"]
     done = run(*command, "--no-pairs", "--preset", "mix-qsam", "--budget", "W4A4", "-o", out)
     assert done.exit_code == 0, done.output
     record = json.loads((out / "run.json").read_text())

@@ -14,7 +14,15 @@ from mixqsam.allocation.quality import QualityTarget
 from mixqsam.cli.main import app
 from mixqsam.errors import AnnotationError, BudgetError
 from mixqsam.pipeline import search
-from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Evaluation, Options, Session
+from mixqsam.pipeline.options import (
+    AllocationOptions,
+    AnalysisOptions,
+    Data,
+    Evaluation,
+    Options,
+    QuantizationOptions,
+    Session,
+)
 from mixqsam.pipeline.search import Tried, count_tries, try_sizes
 from mixqsam.pipeline.search_images import choose_search_images
 from mixqsam.plan import BitPlan
@@ -138,7 +146,7 @@ def test_the_smallest_model_is_made_judged_and_measured_on_new_images(
     monkeypatch.setattr(search.Judge, "_measure", remember)
     command = ["quantize", "-m", model_directory, "-i", photos, "--grid", 2, "--fisher-draws", 4]
     # Few choices, so that the solver takes no time.
-    command += ["--budget", "iou>=0.7", "--tied", "--candidates", "2,4,8"]
+    command += ["--budget", "iou>=0.7", "--tied", "--candidates", "2,4,8", "--recipe", "omse"]
     done = run(*command, "-o", out)
     assert done.exit_code == 0, done.output
     found = json.loads((out / "run.json").read_text())
@@ -180,7 +188,9 @@ def test_a_target_out_of_reach_gives_the_best_model_and_advice(
         budget="iou>=1,W3A3",
         output=tmp_path / "out",
         options=Options(
-            analysis=AnalysisOptions(fisher_draws=4), allocation=AllocationOptions(tied=True, candidates=(2, 4, 8))
+            analysis=AnalysisOptions(fisher_draws=4),
+            allocation=AllocationOptions(tied=True, candidates=(2, 4, 8)),
+            quantization=QuantizationOptions("omse"),
         ),
         cache=tmp_path / "cache",
     )
@@ -201,7 +211,7 @@ def test_a_target_out_of_reach_gives_the_best_model_and_advice(
 def test_the_embedded_model_keeps_a_share_of_its_ap(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     images = ["-i", photos, "--annotations", photos / "instances.json", "--count", 4, "--fisher-draws", 2]
-    done = run("quantize", *images, "--budget", "ap>=0.5x,0.2x", "--candidates", "2,4,8", "-o", out)
+    done = run("quantize", *images, "--budget", "ap>=0.5x,0.2x", "--candidates", "2,4,8", "--recipe", "omse", "-o", out)
     assert done.exit_code == 0, done.output
     found = json.loads((out / "run.json").read_text())
     figures = found["models"]
