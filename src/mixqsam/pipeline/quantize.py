@@ -1,6 +1,6 @@
 """The main job: a float model, images and a budget in; a quantized directory with its report out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,11 +8,10 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, find_size_span
 from mixqsam.allocation.uniform import nearest_uniform
 from mixqsam.data.images import shorten_paths
-from mixqsam.data.samples import Sample
 from mixqsam.directories import claim_directory
 from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.files import digest
-from mixqsam.pipeline.check import Check, CheckImages, choose_check_images, compare_models
+from mixqsam.pipeline.check import Check, compare_models
 from mixqsam.pipeline.estimate import (
     analysis_stages,
     announce,
@@ -23,6 +22,7 @@ from mixqsam.pipeline.estimate import (
     sample_prompts,
     search_stage,
 )
+from mixqsam.pipeline.job_images import JobImages, choose_job_images
 from mixqsam.pipeline.measurements import check_budget, measure_nothing, select_measurements
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
 from mixqsam.pipeline.presets import apply_preset
@@ -30,12 +30,10 @@ from mixqsam.pipeline.provenance import record_options
 from mixqsam.pipeline.quantized_directory import QuantizedModel, write_quantized
 from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
 from mixqsam.pipeline.search import Judge, count_tries, search_bits
-from mixqsam.pipeline.search_images import choose_search_images
 from mixqsam.pipeline.search_result import add_final
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     MARKER,
-    calibration_samples,
     quantize_model,
     run_allocation,
     with_prompts,
@@ -80,15 +78,6 @@ class _Request:
     options: Options
     evaluation: Evaluation
     stored: Allocation | None
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Images of a job: of the calibration, of the comparison, and of the judgements of a search."""
-
-    calibration: Sequence[Sample]
-    check: CheckImages | None
-    judging: CheckImages | None = None
 
 
 def run_quantization(
@@ -147,7 +136,13 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
     )
     with session.timed("loading"):
         sam = load_sam(request.model, device=session.device)
-        images = _choose_images(request, measurements, session)
+        images = choose_job_images(
+            request.data,
+            request.evaluation,
+            options=measurements,
+            target=request.budget.quality if request.stored is None else None,
+            session=session,
+        )
     samples = images.calibration
     check_recipe(recipe, images=len(samples))
     if request.stored is None:
@@ -170,20 +165,8 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
     return QuantizedModel(quantized, analysis, allocation, uniform, check, recipe, calibration, search)
 
 
-def _choose_images(request: _Request, measurements: AnalysisOptions, session: Session) -> _Images:
-    """Choose all images before the long work."""
-    if request.stored is None and request.budget.quality is not None:
-        chosen = choose_search_images(
-            request.data, request.evaluation, options=measurements, target=request.budget.quality, session=session
-        )
-        return _Images(chosen.calibration, chosen.final, chosen.judging)
-    samples = calibration_samples(request.data, measurements, session)
-    check = choose_check_images(request.evaluation, request.data, samples, seed=measurements.seed, session=session)
-    return _Images(samples, check)
-
-
 def _choose_allocation(
-    request: _Request, sam: Sam, analysis: Analysis, images: _Images, session: Session
+    request: _Request, sam: Sam, analysis: Analysis, images: JobImages, session: Session
 ) -> tuple[Allocation, Search | None]:
     """Choose the bits; where a quality is asked for, with the record of the search."""
     options, budget = request.options, request.budget
@@ -199,7 +182,7 @@ def _choose_allocation(
 def _compare(
     request: _Request,
     sam: Sam,
-    images: _Images,
+    images: JobImages,
     allocation: Allocation,
     uniform: Allocation | None,
     quantized: Quantized,
@@ -229,7 +212,7 @@ def _compare(
 def _begin(
     request: _Request,
     sam: Sam,
-    images: _Images,
+    images: JobImages,
     *,
     measurements: AnalysisOptions,
     recipe: Recipe,
