@@ -57,6 +57,30 @@ def test_compare(workplace: Path) -> None:
     assert (workplace / "comparison/comparison.svg").is_file()
 
 
+def notebook_code() -> str:
+    """The notebook's code without the cell that installs."""
+    cells = json.loads((ROOT / "examples/quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    chosen = [
+        cell for cell in cells if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", ())
+    ]
+    return "\n\n".join("".join(cell["source"]) for cell in chosen)
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("skimage")
+    script = tmp_path / "notebook.py"
+    script.write_text(notebook_code(), encoding="utf-8")
+    environment = {**os.environ, "MIXQSAM_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    agreement, same = (float(line.split()[-2 if "agree" in line else 0]) for line in done.stdout.splitlines())
+    assert agreement > 0.8
+    assert same > 0.99
+
+
 def test_each_says_how_it_is_started() -> None:
     scripts = sorted((ROOT / "examples").glob("*.py"))
     assert len(scripts) == 3
