@@ -32,7 +32,7 @@ from mixqsam.prompts import Prompts
 from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.runtime.build import integer_model
+from mixqsam.runtime.build import integer_model, simulated_units
 from mixqsam.runtime.packed import PackedLayer
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -40,6 +40,8 @@ from tests.conftest import draw
 from tests.oracles import logits_of, mixture, nearest
 
 pytestmark = pytest.mark.versions
+# The others have tests of their own for what takes longer.
+NEWER = [name for name in FAMILIES if name not in {"sam", "mobile_sam"}]
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,9 @@ def test_integer_inference_gives_what_the_simulation_gives(made: Made) -> None:
     plan = BitPlan.uniform(made.sam.costs().units, UnitBits(8, 8))
     model = nearest(made.sam, plan, calibrate(made.sam, made.samples[:1], observer="minmax", progress=Silent()))
     assert torch.equal(logits_of(integer_model(model), made.samples[1]), logits_of(model, made.samples[1]))
+    reasons = {why for name, why in simulated_units(integer_model(model).model) if name.endswith((".qk", ".av"))}
+    assert all("run on whole numbers in float" in why for why in reasons)
+    assert any("transformers' own" in why for why in reasons) == (made.family.name in NEWER)
     mixed = integer_model(made.quantized)
     assert any(isinstance(module, PackedLayer) for module in mixed.model.modules())
     assert torch.equal(logits_of(mixed, made.samples[0]), logits_of(made.quantized, made.samples[0]))
@@ -239,10 +244,6 @@ def test_a_resized_image_gives_what_the_image_gives(made: Made) -> None:
     assert np.array_equal(found[0].numpy(), expected)
     with pytest.raises(InputError, match="height and width of the image before"):
         predictor.set_torch_image(resized[..., :-1, :] if predictor.stretches else resized, (10, 500))
-
-
-# Others have a test of these of their own.
-NEWER = [name for name in FAMILIES if name not in {"sam", "mobile_sam"}]
 
 
 def test_the_fisher_sensitivity_is_that_of_quantized_units(made: Made, tmp_path: Path) -> None:
