@@ -153,9 +153,10 @@ def test_directory_errors(model_directory: Path, tmp_path: Path) -> None:
 
     other = copy_of(model_directory, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps(config | {"model_type": "sam2"}))
-    with pytest.raises(ModelError, match="is a 'sam2' model"):
-        load_sam(other)
+    for kind, message in (("sam9", "is a 'sam9' model"), ("sam2", "vision_config has no backbone_config")):
+        (other / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+        with pytest.raises(ModelError, match=message):
+            load_sam(other)
 
     quantized = copy_of(model_directory, tmp_path / "quantized")
     (quantized / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "x"}}))

@@ -46,7 +46,10 @@ def config_of(values: Mapping[str, Any], kind: Any) -> Any:
         if not isinstance(values.get(part, {}), Mapping):
             raise ValueError(f"{part} is not a list of sizes")
     check_range(values)
-    return kind.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
+    config = kind.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
+    if getattr(config.vision_config, "backbone_config", None) is None:
+        raise ValueError("vision_config has no backbone_config; the vision_config is that of another model")
+    return config
 
 
 def check_hiera(values: Mapping[str, Any], kind: Any) -> None:
