@@ -44,6 +44,7 @@ from mixqsam.quantization.quantize import check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.reporting.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
+from mixqsam.reporting.latex import to_latex
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
@@ -83,7 +84,7 @@ def run_comparison(
         calibration: images that recipes are calibrated on.
         evaluation: images of the comparison; by default those of `calibration` that the calibration does not use.
         request: recipes, budgets and modes.
-        output: directory to write: `comparison.md`, `.csv`, `.json`, `.svg`, `.png`.
+        output: directory to write: `comparison.md`, `.csv`, `.tex`, `.json`, `.svg`, `.png`.
         session: cache and progress.
         overwrite: replace an existing comparison.
 
@@ -200,6 +201,7 @@ def _write(comparison: Comparison, output: Path, *, overwrite: bool) -> None:
     with new_directory(output, overwrite=overwrite, marker=MARKER) as folder:
         write_json(folder / MARKER, comparison.to_json())
         write_bytes(folder / "comparison.csv", to_csv(comparison).encode())
+        write_bytes(folder / "comparison.tex", to_latex(comparison).encode())
         write_bytes(folder / "comparison.md", to_markdown(comparison).encode())
         for name, content in figure(comparison).items():
             write_bytes(folder / name, content)

@@ -120,10 +120,10 @@ def to_markdown(comparison: Comparison) -> str:
 
 def quality_table(comparison: Comparison) -> str:
     """Rows: recipe and mode; columns: budgets."""
-    budgets = _budgets(comparison)
+    budgets = list_budgets(comparison)
     lines = [_format_line(["recipe", "bits", *budgets]), _format_line(["---", "---", *["---:"] * len(budgets)])]
     lines.append(_format_line(["float", "", *[_format_quality(comparison.float_row)] * len(budgets)]))
-    for recipe, mode, by_budget in _group_rows(comparison):
+    for recipe, mode, by_budget in group_rows(comparison):
         lines.append(
             _format_line([recipe, mode, *(_format_quality(by_budget[b]) if b in by_budget else "–" for b in budgets)])
         )
@@ -132,23 +132,25 @@ def quality_table(comparison: Comparison) -> str:
 
 def cost_table(comparison: Comparison) -> str:
     """Rows: recipe and mode; columns: budgets."""
-    budgets, start = _budgets(comparison), comparison.float_row
+    budgets, start = list_budgets(comparison), comparison.float_row
     lines = [_format_line(["recipe", "bits", *budgets]), _format_line(["---", "---", *["---:"] * len(budgets)])]
     lines.append(
         _format_line(["float", "", *[f"{start.size / 1e6:.2f} MB, {format_giga(start.bitops)} GBitOps"] * len(budgets)])
     )
-    for recipe, mode, by_budget in _group_rows(comparison):
+    for recipe, mode, by_budget in group_rows(comparison):
         lines.append(
             _format_line([recipe, mode, *(_format_costs(by_budget[b]) if b in by_budget else "–" for b in budgets)])
         )
     return "\n".join(lines)
 
 
-def _budgets(comparison: Comparison) -> list[str]:
+def list_budgets(comparison: Comparison) -> list[str]:
+    """The budgets, in the order of the rows."""
     return list(dict.fromkeys(row.budget for row in comparison.rows))
 
 
-def _group_rows(comparison: Comparison) -> list[tuple[str, Mode, dict[str, Row]]]:
+def group_rows(comparison: Comparison) -> list[tuple[str, Mode, dict[str, Row]]]:
+    """Recipe, kind of bits, and the row of each budget."""
     groups: dict[tuple[str, Mode], dict[str, Row]] = {}
     for row in comparison.rows:
         groups.setdefault((row.recipe, row.mode), {})[row.budget] = row
@@ -175,7 +177,7 @@ def figure(comparison: Comparison) -> dict[str, bytes]:
     drawing = Figure(figsize=(12, 5.2), layout="constrained")
     size_axes, bitops_axes = drawing.subplots(1, 2, sharey=True)
     recipes = list(dict.fromkeys(row.recipe for row in comparison.rows))
-    for recipe, mode, by_budget in _group_rows(comparison):
+    for recipe, mode, by_budget in group_rows(comparison):
         rows = sorted(by_budget.values(), key=lambda row: row.size)
         style = {**_LINE_STYLES[mode], "color": f"C{recipes.index(recipe)}", "label": f"{recipe}, {mode}"}
         heights = [row.ap if by_ap and row.ap is not None else row.mean_iou for row in rows]
