@@ -180,7 +180,7 @@ def test_a_recipe_of_parts_is_not_suggested(model_directory: Path, photos: Path,
         (["-b", "uniform:W4A4", "--utility", "linear"], 3, "so --utility has no effect"),
         (["--allocation", "x.json", "--keep", "neck.*=8"], 3, "so --keep has no effect; remove one"),
         (["--allocation", "x.json", "-b", "W4A4"], 3, "so --budget has no effect"),
-        (["--iterations", "9"], 2, "The recipe omse does not reconstruct, so --iterations has no effect"),
+        (["--iterations", "9"], 2, "The recipe compensated does not reconstruct, so --iterations has no effect"),
         (["--recipe", "compensated", "--warmup", "0.1"], 2, "so --warmup has no effect"),
     ],
 )

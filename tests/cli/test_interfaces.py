@@ -165,7 +165,7 @@ def test_a_command_can_be_spelled_and_read_again() -> None:
             "pairs": False,
             "synergy_weight": 0.0,
             "candidates": "2-8",
-            "recipe": "omse",
+            "recipe": "compensated",
             "unknown": 3,
         },
     )
