@@ -12,7 +12,7 @@ from mixqsam.artifact.manifest import Manifest
 from mixqsam.calibrate import Ranges, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.deployed.backends import ONNX
-from mixqsam.deployed.names import DECODER, ENCODER, METADATA
+from mixqsam.deployed.names import DECODER, EMBEDDING, ENCODER, METADATA
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.files import Cache
 from mixqsam.plan import BitPlan, UnitBits
@@ -133,7 +133,7 @@ def test_quantized_encoder_and_decoder_give_what_ours_give(
     theirs.set_image(samples[0].open())
     mine.set_image(samples[0].open())
     assert theirs._maps is not None
-    mine._embedding = theirs._maps["embedding"].numpy()
+    mine._maps = {EMBEDDING: theirs._maps["embedding"].numpy()}
     first, second = mine.segment(BOXES), theirs.segment(BOXES)
     assert np.corrcoef(first.logits.ravel(), second.logits.ravel())[0, 1] > {2: 0.9, 4: 0.99, 5: 0.995, 8: 0.9995}[bits]
 

@@ -1,6 +1,8 @@
 """The predictor over an exported model."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +12,7 @@ from PIL import Image
 from mixqsam.arguments import check_prompts
 from mixqsam.deployed.backends import find_backend
 from mixqsam.deployed.image import Preprocessing
-from mixqsam.deployed.names import DECODER, ENCODER
+from mixqsam.deployed.names import DECODER, EMBEDDING, ENCODER, PADDING
 from mixqsam.deployed.sessions import Session
 from mixqsam.errors import ArtifactError, InputError
 from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor
@@ -18,6 +20,21 @@ from mixqsam.prompts import Prompts
 
 # Prompts decoded at once: their masks, four for each, come at the image's size.
 _PROMPTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """What the encoder's file says of the decoder.
+
+    Attributes:
+        maps: names of the encoder's outputs that the decoder takes.
+        padding: points labelled −1 that it wants: see `PADDING`.
+        single: it gives one mask for each prompt.
+    """
+
+    maps: tuple[str, ...]
+    padding: Mapping[str, int]
+    single: bool
 
 
 class ExportedPredictor(Predictor):
@@ -41,9 +58,9 @@ class ExportedPredictor(Predictor):
         self._encoder = runtime.load(directory, ENCODER, threads=threads, precision=precision)
         # Coordinates of prompts need more digits than bfloat16 has.
         self._decoder = runtime.load(directory, DECODER, threads=threads, precision="f32")
-        self.preprocessing, self._single = _settings(self._encoder, directory)
+        self.preprocessing, self._agreed = _settings(self._encoder, directory)
         self._original: tuple[int, int] | None = None
-        self._embedding: Floats | None = None
+        self._maps: Mapping[str, Floats] | None = None
 
     @property
     def frame_side(self) -> int:
@@ -70,7 +87,7 @@ class ExportedPredictor(Predictor):
         """The image's embedding [1, C, h, w], as a tensor; None where no image is set."""
         import torch  # noqa: PLC0415  (exported models run without it)
 
-        return None if self._embedding is None else torch.from_numpy(self._embedding)
+        return None if self._maps is None else torch.from_numpy(self._maps[EMBEDDING])
 
     def encode_image(self, image: Image.Image) -> None:
         """Encode an RGB image."""
@@ -82,20 +99,21 @@ class ExportedPredictor(Predictor):
 
     def _encode(self, frame: Floats, *, original: tuple[int, int]) -> None:
         name = "input_image" if self.preprocessing.raw else "x"
-        self._embedding = self._encoder.run({name: frame})["image_embeddings"]
+        found = self._encoder.run({name: frame})
+        self._maps = {name: found[name] for name in self._agreed.maps}
         self._original = original
 
     def reset_image(self) -> None:
         """Forget the image."""
-        self._original = self._embedding = None
+        self._original = self._maps = None
 
     def keep(self) -> object:
-        """The image's size and embedding."""
-        return None if self._original is None or self._embedding is None else (self._original, self._embedding)
+        """The image's size and maps."""
+        return None if self._original is None or self._maps is None else (self._original, self._maps)
 
     def restore(self, kept: object) -> None:
         """Take back what `keep` gave."""
-        self._original, self._embedding = cast("tuple[tuple[int, int], Floats]", kept or (None, None))
+        self._original, self._maps = cast("tuple[tuple[int, int], Mapping[str, Floats]]", kept or (None, None))
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels; see `Predictor.segment`.
@@ -103,12 +121,12 @@ class ExportedPredictor(Predictor):
         Raises:
             InputError: as there, or three masks are wanted of a decoder that was exported to give one.
         """
-        check_prompts(prompts, mask_side=None if self._embedding is None else 4 * self._embedding.shape[-1])
+        check_prompts(prompts, mask_side=None if self._maps is None else 4 * self._maps[EMBEDDING].shape[-1])
         assert self._original is not None  # noqa: S101
         height, width = self._original
-        if multimask and self._single:
+        if multimask and self._agreed.single:
             raise InputError("This decoder was exported with --single-mask; export it again without for three masks.")
-        which = slice(None) if self._single else slice(1, None) if multimask else slice(0, 1)
+        which = slice(None) if self._agreed.single else slice(1, None) if multimask else slice(0, 1)
         masks, scores, logits, kept = [], [], [], []
         at_once = _PROMPTS_AT_ONCE if prompts.masks is None else 1
         for start in range(0, len(prompts), at_once):
@@ -145,12 +163,12 @@ class ExportedPredictor(Predictor):
         return max(least, self._original[0]), max(least, self._original[1])
 
     def _inputs(self, prompts: Prompts) -> dict[str, Floats]:
-        """The decoder's inputs: corners of boxes are points labelled 2 and 3; points alone end with a −1."""
+        """The decoder's inputs: corners of boxes are points labelled 2 and 3, and −1 is a point that fills up."""
         assert self._original is not None  # noqa: S101
-        assert self._embedding is not None  # noqa: S101
+        assert self._maps is not None  # noqa: S101
         resized = self.preprocessing.visible(self._original)
         factors = np.array([resized[1] / self._original[1], resized[0] / self._original[0]])
-        count, side = len(prompts), 4 * self._embedding.shape[-1]
+        count, side = len(prompts), 4 * self._maps[EMBEDDING].shape[-1]
         points, labels = [np.zeros((count, 0, 2))], [np.zeros((count, 0))]
         if prompts.points is not None and prompts.labels is not None:
             points.append(prompts.points * factors)
@@ -158,15 +176,12 @@ class ExportedPredictor(Predictor):
         if prompts.boxes is not None:
             points.append(prompts.boxes.reshape(count, 2, 2) * factors)
             labels.append(np.tile([2.0, 3.0], (count, 1)))
-        else:
-            points.append(np.zeros((count, 1, 2)))
-            labels.append(-np.ones((count, 1)))
-        if prompts.masks is not None and prompts.points is None and prompts.boxes is None:
-            # Nothing but a mask to start from: no point, not even one that fills up.
-            points, labels = points[:1], labels[:1]
+        kind = "boxes" if prompts.boxes is not None else "points" if prompts.points is not None else "masks"
+        points.append(np.zeros((count, self._agreed.padding[kind], 2)))
+        labels.append(-np.ones((count, self._agreed.padding[kind])))
         masks = prompts.masks if prompts.masks is not None else np.zeros((1, 1, side, side))
         values: dict[str, Any] = {
-            "image_embeddings": self._embedding,
+            **self._maps,
             "point_coords": np.concatenate(points, axis=1),
             "point_labels": np.concatenate(labels, axis=1),
             "mask_input": masks,
@@ -176,7 +191,7 @@ class ExportedPredictor(Predictor):
         return {name: np.asarray(value, dtype=np.float32) for name, value in values.items()}
 
 
-def _settings(encoder: Session, directory: Path) -> tuple[Preprocessing, bool]:
+def _settings(encoder: Session, directory: Path) -> tuple[Preprocessing, _Agreed]:
     try:
         values = json.loads(encoder.metadata)
         mean, std = (tuple(float(v) for v in values[name]) for name in ("image_mean", "image_std"))
@@ -191,8 +206,9 @@ def _settings(encoder: Session, directory: Path) -> tuple[Preprocessing, bool]:
             resample=int(values.get("resample", Image.Resampling.BILINEAR)),
             factor=float(values.get("rescale_factor", 1 / 255)),
         )
-        return preprocessing, bool(values["single"])
-    except (ValueError, KeyError, TypeError) as error:
+        padding = {kind: int(values.get("padding", PADDING)[kind]) for kind in PADDING}
+        return preprocessing, _Agreed(tuple(values.get("maps", [EMBEDDING])), padding, bool(values["single"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"The encoder in {directory} does not say how it was made; export it with mixqsam."
         ) from error

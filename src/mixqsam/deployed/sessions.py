@@ -105,8 +105,9 @@ class OpenvinoSession:
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """All outputs for all inputs."""
         found = self._request.infer(dict(inputs))
-        # The arrays are the runtime's own memory, which the next run overwrites.
-        return {output.any_name: np.array(found[output]) for output in self._compiled.outputs}
+        # A value that was handed on under another name has both names. The arrays are the runtime's own memory, which
+        # the next run overwrites.
+        return {name: np.array(found[output]) for output in self._compiled.outputs for name in output.names}
 
 
 def _load_again(

@@ -6,6 +6,7 @@ orig_im_size [2], height and width. Outputs: masks [P, M, height, width] (logits
 [P, M, 4h, 4w]. Meta's has P = 1.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from mixqsam.exporting.activations import find_activation
 from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.exporting.layers import Layers, array
+from mixqsam.exporting.masks import choose, ends, upscale
 from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.sam.load import Sam
 
@@ -26,21 +28,21 @@ def embedding_value(sam: Sam) -> ValueInfoProto:
     return tensor("image_embeddings", 1, config.hidden_size, side, side)
 
 
-def decoder_values(sam: Sam) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
-    """Inputs and outputs."""
-    side = sam.config.prompt_encoder_config.image_embedding_size
+def decoder_values(maps: Sequence[ValueInfoProto]) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
+    """Inputs and outputs; `maps` are what the encoder gives, its embedding [1, C, h, w] before others."""
+    side = 4 * maps[0].type.tensor_type.shape.dim[-1].dim_value
     inputs = [
-        embedding_value(sam),
+        *maps,
         tensor("point_coords", "prompts", "points", 2),
         tensor("point_labels", "prompts", "points"),
-        tensor("mask_input", "prompts_or_1", 1, 4 * side, 4 * side),
+        tensor("mask_input", "prompts_or_1", 1, side, side),
         tensor("has_mask_input", 1),
         tensor("orig_im_size", 2),
     ]
     outputs = [
         tensor("masks", "prompts", "masks", "height", "width"),
         tensor("iou_predictions", "prompts", "masks"),
-        tensor("low_res_masks", "prompts", "masks", 4 * side, 4 * side),
+        tensor("low_res_masks", "prompts", "masks", side, side),
     ]
     return inputs, outputs
 
@@ -72,17 +74,17 @@ class _Decoder:
     def write(self, *, single: bool) -> dict[str, str]:
         graph, side = self.graph, self.side
         points = self._tokens(self._points())
-        count = graph.add("Slice", graph.add("Shape", "point_coords"), *self._ends(0, 1))
+        count = graph.add("Slice", graph.add("Shape", "point_coords"), *ends(graph, 0, 1))
         image = graph.add("Add", "image_embeddings", self._masks())
         whole = graph.add("Concat", count, graph.constant([self.channels, side, side], np.int64), axis=0)
         keys = graph.transpose(graph.reshape(self._repeated(image, count, whole), 0, self.channels, side**2), 0, 2, 1)
         queries, keys = self._transformer(points, keys)
         logits, scores = self._heads(queries, keys)
         if single:
-            logits, scores = self._chosen(logits, scores)
+            logits, scores = choose(graph, logits, scores, masks=self.decoder.num_mask_tokens)
         graph.add("Identity", scores, outputs=["iou_predictions"])
         graph.add("Identity", logits, outputs=["low_res_masks"])
-        self._upscale(logits)
+        upscale(graph, logits, side=self.sam.image_size, longest=self.sam.pixel_settings.longest)
         return self.layers.float_units
 
     def _repeated(self, image: str, count: str, shape: str) -> str:
@@ -90,11 +92,8 @@ class _Decoder:
         graph = self.graph
         zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
         places = graph.add("Range", zero, graph.add("Squeeze", count, graph.constant([0], np.int64)), one)
-        there = graph.add("Slice", graph.add("Shape", image), *self._ends(0, 1))
+        there = graph.add("Slice", graph.add("Shape", image), *ends(graph, 0, 1))
         return graph.add("Reshape", graph.add("Gather", image, graph.add("Mod", places, there), axis=0), shape)
-
-    def _ends(self, start: int, stop: int) -> list[str]:
-        return [self.graph.constant([v], np.int64) for v in (start, stop)]
 
     def _points(self) -> str:
         """Embeddings of points, corners of boxes and padding: [P, N, C]."""
@@ -144,7 +143,7 @@ class _Decoder:
         """IoU token, mask tokens and prompts: [P, T, C]."""
         graph, decoder = self.graph, self.decoder
         own = np.concatenate([array(decoder.iou_token.weight), array(decoder.mask_tokens.weight)])[None]
-        count = graph.add("Slice", graph.add("Shape", points), *self._ends(0, 1))
+        count = graph.add("Slice", graph.add("Shape", points), *ends(graph, 0, 1))
         shape = graph.add("Concat", count, graph.constant(own.shape[1:], np.int64), axis=0)
         return graph.add("Concat", graph.add("Expand", graph.constant(own), shape), points, axis=1)
 
@@ -220,10 +219,10 @@ class _Decoder:
         image = graph.reshape(image, 0, self.channels // 8, 16 * side**2)
         masks = []
         for index, head in enumerate(decoder.output_hypernetworks_mlps):
-            token = graph.add("Slice", queries, *self._ends(1 + index, 2 + index), graph.constant([1], np.int64))
+            token = graph.add("Slice", queries, *ends(graph, 1 + index, 2 + index), graph.constant([1], np.int64))
             masks.append(self._feed(token, head, f"output_hypernetworks_mlps.{index}"))
         logits = graph.add("MatMul", graph.add("Concat", *masks, axis=1), image)
-        token = graph.add("Slice", queries, *self._ends(0, 1), graph.constant([1], np.int64))
+        token = graph.add("Slice", queries, *ends(graph, 0, 1), graph.constant([1], np.int64))
         scores = self._feed(token, decoder.iou_prediction_head, "iou_prediction_head")
         return graph.reshape(logits, 0, len(masks), 4 * side, 4 * side), graph.reshape(scores, 0, len(masks))
 
@@ -238,38 +237,6 @@ class _Decoder:
         for index, layer in enumerate(head.layers):
             found = self.graph.add("Relu", self.layers.linear(found, layer, unit=f"{root}.layers.{index}"))
         return self.layers.linear(found, head.proj_out, unit=f"{root}.proj_out")
-
-    def _chosen(self, logits: str, scores: str) -> tuple[str, str]:
-        """One mask: the first one for three points and more, else the surest of the others."""
-        graph = self.graph
-        count = graph.add("Cast", graph.add("Slice", graph.add("Shape", "point_coords"), *self._ends(1, 2)), to=1)
-        weight = np.zeros((1, self.decoder.num_mask_tokens), np.float32)
-        weight[0, 0] = 1000
-        bonus = graph.add("Mul", graph.add("Sub", count, graph.constant(2.5)), graph.constant(weight))
-        best = graph.add("ArgMax", graph.add("Add", scores, bonus), axis=1, keepdims=1)
-        place = graph.add("Unsqueeze", best, graph.constant([-1], np.int64))
-        return graph.add("GatherND", logits, place, batch_dims=1), graph.add("GatherElements", scores, best, axis=1)
-
-    def _upscale(self, logits: str) -> None:
-        """Logits to the frame, cut to the image, and to the image's own size: the output `masks`."""
-        graph = self.graph
-        size = self.sam.config.vision_config.image_size
-        frame = self._resized(logits, graph.constant([size, size], np.int64))
-        original = graph.add("Cast", "orig_im_size", to=7)
-        longest = graph.add("ReduceMax", original, keepdims=1)
-        side = self.sam.pixel_settings.longest
-        # ⌊original·side / longest + ½⌋ in whole numbers: runtimes that compute in bfloat16 would be off by a pixel.
-        doubled = graph.add("Add", graph.add("Mul", original, graph.constant(2 * side, np.int64)), longest)
-        visible = graph.add("Div", doubled, graph.add("Mul", longest, graph.constant(2, np.int64)))
-        origin, axes = graph.constant([0, 0], np.int64), graph.constant([2, 3], np.int64)
-        cut = graph.add("Slice", frame, origin, visible, axes)
-        graph.add("Identity", self._resized(cut, original), outputs=["masks"])
-
-    def _resized(self, image: str, size: str) -> str:
-        graph = self.graph
-        lead = graph.add("Slice", graph.add("Shape", image), *self._ends(0, 2))
-        sizes = graph.add("Concat", lead, size, axis=0)
-        return graph.add("Resize", image, "", "", sizes, mode="linear", coordinate_transformation_mode="half_pixel")
 
 
 def _width(layer: Any) -> int:

@@ -11,12 +11,13 @@ import onnx
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.deployed.backends import Backend
-from mixqsam.deployed.names import DECODER, ENCODER, METADATA
+from mixqsam.deployed.names import DECODER, EMBEDDING, ENCODER, METADATA, PADDING
 from mixqsam.errors import InputError
 from mixqsam.exporting.decoder import decoder_values, embedding_value, write_decoder
 from mixqsam.exporting.encoder import write_encoder
 from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.exporting.tiny_vit import write_tiny_vit
+from mixqsam.exporting.traced import writing
 from mixqsam.sam.load import Sam
 
 
@@ -28,7 +29,7 @@ class EncoderWriter(Protocol):
         ...
 
 
-# By family. The decoder is the same in all of them.
+# By family, where a graph is written by hand; the decoder is the same in all of them. Other families are traced.
 ENCODERS: Mapping[str, EncoderWriter] = {"sam": write_encoder, "mobile_sam": write_tiny_vit}
 # Above this, protobuf cannot hold a model, and its constants go into a file beside it.
 _PROTOBUF = 1_900_000_000
@@ -75,7 +76,7 @@ def export(sam: Sam, manifest: Manifest, directory: Path, *, backend: Backend, o
         options: what the files look like.
 
     Raises:
-        InputError: models of that family cannot be exported.
+        InputError: the model cannot be exported as asked for; the message says why.
     """
     encoder, encoder_units = encoder_model(sam, manifest, options, sliced=backend.sliced)
     decoder, decoder_units = decoder_model(sam, manifest, options)
@@ -91,30 +92,60 @@ def encoder_model(
     """The image encoder, and its units whose products stay in float arithmetic.
 
     Raises:
-        InputError: models of that family cannot be exported.
+        InputError: the model does what cannot be traced.
     """
-    if sam.family.name not in ENCODERS:
-        known = ", ".join(repr(name) for name in ENCODERS)
-        raise InputError(f"{sam.source} is a {sam.family.name!r} model; mixqsam exports models of type {known}.")
-    graph, write = Graph(compatible=options.compatible), ENCODERS[sam.family.name]
+    graph = _graph(sam, options)
     size = sam.image_size
     if options.raw_image:
         inputs = [tensor("input_image", "height", "width", 3)]
         frame = _frame(graph, sam, "input_image", size)
     else:
         inputs, frame = [tensor("x", 1, 3, size, size)], "x"
-    units = write(graph, sam, frame, output="image_embeddings", sliced=sliced)
-    return graph.model(
-        "encoder", inputs, [embedding_value(sam)], metadata=_metadata(sam, manifest, options, units)
-    ), units
+    if write := ENCODERS.get(sam.family.name):
+        units = write(graph, sam, frame, output=EMBEDDING, sliced=sliced)
+    else:
+        units = writing.write_encoder(graph, sam, frame)
+    return graph.model("encoder", inputs, _maps(sam), metadata=_metadata(sam, manifest, options, units)), units
 
 
 def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Prompt encoder and mask decoder, and their units whose products stay in float arithmetic."""
-    graph = Graph(compatible=options.compatible)
-    units = write_decoder(graph, sam, single=options.single)
-    inputs, outputs = decoder_values(sam)
+    """Prompt encoder and mask decoder, and their units whose products stay in float arithmetic.
+
+    Raises:
+        InputError: the model does what cannot be traced.
+    """
+    graph = _graph(sam, options)
+    write = write_decoder if sam.family.name in ENCODERS else writing.write_decoder
+    units = write(graph, sam, single=options.single)
+    inputs, outputs = decoder_values(_maps(sam))
     return graph.model("decoder", inputs, outputs, metadata=_metadata(sam, manifest, options, units)), units
+
+
+def _graph(sam: Sam, options: ExportOptions) -> Graph:
+    """An empty graph; names that it makes up are none of a traced graph's.
+
+    Raises:
+        InputError: the family has no hand-written graph, and the traced one is too new for what is asked for.
+    """
+    if sam.family.name in ENCODERS:
+        return Graph(compatible=options.compatible)
+    if options.compatible:
+        known = ", ".join(repr(name) for name in ENCODERS)
+        raise InputError(
+            f"{sam.source} is a {sam.family.name!r} model; --compatible is for models of type {known}. "
+            "Export it without, for ONNX Runtime 1.23 or newer."
+        )
+    return Graph(prefix="mixqsam.")
+
+
+def _maps(sam: Sam) -> list[onnx.ValueInfoProto]:
+    """What the encoder gives and the decoder takes."""
+    return [embedding_value(sam)] if sam.family.name in ENCODERS else writing.map_values(sam)
+
+
+def _padding(sam: Sam) -> Mapping[str, int]:
+    """Points labelled −1 that the decoder wants behind prompts."""
+    return PADDING if sam.family.name in ENCODERS else writing.padding_of(sam)
 
 
 def _frame(graph: Graph, sam: Sam, image: str, size: int) -> str:
@@ -140,6 +171,8 @@ def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units:
         "resample": settings.resample,
         "rescale_factor": settings.factor,
         "raw_image": options.raw_image,
+        "maps": [value.name for value in _maps(sam)],
+        "padding": dict(_padding(sam)),
         "single": options.single,
         "source": manifest.source,
         "recipe": manifest.recipe,

@@ -23,10 +23,12 @@ class Graph:
     Args:
         outer: the graph that this one is a part of.
         compatible: use only what runtimes know since opset 17: no newer operators, no 4-bit codes.
+        prefix: of the names that are made up, where nodes with names of their own are included.
     """
 
-    def __init__(self, outer: "Graph | None" = None, *, compatible: bool = False) -> None:
+    def __init__(self, outer: "Graph | None" = None, *, compatible: bool = False, prefix: str = "") -> None:
         self._outer = outer
+        self._prefix: str = prefix if outer is None else outer._prefix
         self.compatible: bool = compatible if outer is None else outer.compatible
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = [] if outer is None else outer._constants
@@ -35,7 +37,7 @@ class Graph:
 
     def _name(self, stem: str) -> str:
         self._count[0] += 1
-        return f"{stem}_{self._count[0]}"
+        return f"{self._prefix}{stem}_{self._count[0]}"
 
     def add(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
         """Add a node; returns the name of its first output. Inputs that are left out are empty names."""
@@ -44,6 +46,14 @@ class Graph:
         names = list(outputs) or [self._name(kind.lower())]
         self._nodes.append(helper.make_node(kind, list(inputs), names, name=self._name(kind), **attributes))
         return names[0]
+
+    def include(self, node: onnx.NodeProto) -> None:
+        """Add a node of another graph, with its names."""
+        self._nodes.append(node)
+
+    def include_constant(self, constant: onnx.TensorProto) -> None:
+        """Add a constant of another graph, with its name."""
+        self._constants.append(constant)
 
     def split(self, value: str, count: int, *, axis: int) -> list[str]:
         """Equal parts of a value along an axis."""

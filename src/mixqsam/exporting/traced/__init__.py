@@ -1,0 +1,1 @@
+"""Graphs of any family: PyTorch traces the model, and the engine writes its units into the graph that comes of it."""
