@@ -21,8 +21,9 @@ class Encoding(nn.Module):
         super().__init__()
         self.model, self._family = model, family
 
-    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
-        """The maps."""
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The maps of a frame."""
+        (frame,) = values
         return tuple(self._family.encode(self.model, frame).values())
 
 
@@ -39,21 +40,17 @@ class Decoding(nn.Module):
         super().__init__()
         self.model, self._family, self._names = model, family, tuple(names)
 
-    def forward(
-        self, maps: Sequence[Tensor], points: Tensor, labels: Tensor, mask: Tensor, has_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, *values: Tensor) -> tuple[Tensor, Tensor]:
         """Decode P prompts.
 
         Args:
-            maps: in the order of the names, each of one image.
-            points: [P, N, 2] in the frame's pixels.
-            labels: [P, N], see `mixqsam.exporting.traced.prompts.embed`.
-            mask: [1, 1, 4h, 4w], to start from.
-            has_mask: [1]; the mask counts if it is above 0.
+            values: the maps of one image in the order of the names, then points [P, N, 2], their labels, a mask to start
+                from, and whether there is one, as `mixqsam.exporting.traced.prompts.embed` takes them.
 
         Returns:
             Logits [P, 4, 4h, 4w] and predicted IoU [P, 4]: the one mask of `multimask=False`, then the three others.
         """
+        *maps, points, labels, mask, has_mask = values
         named = dict(zip(self._names, maps, strict=True))
         prompts = embed(self.model, self._family, points, labels, mask, has_mask)
         found = [self._family.decode(self.model, named, prompts, multimask=many) for many in (False, True)]

@@ -2,14 +2,14 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.export import Dim
 
 from mixqsam.errors import InputError, shortened
 from mixqsam.exporting.graph import OPSET
@@ -20,31 +20,37 @@ _TRANSLATOR = "onnxscript"
 
 
 def trace(
-    module: nn.Module, arguments: tuple[Any, ...], *, inputs: Sequence[str], outputs: Sequence[str], free: Any = None
+    module: nn.Module,
+    arguments: Mapping[str, Tensor],
+    *,
+    outputs: Sequence[str],
+    free: Mapping[str, Mapping[int, str]] | None = None,
 ) -> onnx.ModelProto:
     """The graph of a module.
 
     Args:
-        module: its forward takes and gives tensors.
-        arguments: of the forward, for an example.
-        inputs: names of all tensors among the arguments, in order.
+        module: its forward takes tensors as `*values`, and gives tensors.
+        arguments: input of the graph → an example, in the order of the forward.
         outputs: names of the results, in order.
-        free: shaped as the arguments: axis → name for each axis that may have any size; None for none.
+        free: input → axis → name of a size that may be any; other axes are as in the example.
 
     Raises:
         InputError: the model does what cannot be traced, or an operator has no form in ONNX; the message names it. Or a
             library is missing or too old.
     """
+    free = free or {}
+    sizes = {label: Dim(label) for axes in free.values() for label in axes.values()}
+    shapes = [{axis: sizes[label] for axis, label in free.get(name, {}).items()} for name in arguments]
     _check_libraries()
     with torch.no_grad(), _quiet():
         try:
             program = torch.onnx.export(
                 module,
-                arguments,
+                tuple(arguments.values()),
                 dynamo=True,
-                input_names=inputs,
+                input_names=tuple(arguments),
                 output_names=outputs,
-                dynamic_shapes=free,
+                dynamic_shapes={"values": tuple(shapes)},
                 opset_version=OPSET,
                 external_data=False,
                 optimize=False,
@@ -57,6 +63,7 @@ def trace(
         _forget_origin(traced)
         # Equal nodes first: half of a decoder is there twice, and simplifying takes its time.
         merge(traced)
+        _check_free(traced, free)
         simplified: onnx.ModelProto = import_module(f"{_TRANSLATOR}.optimizer").optimize(traced)
     return simplified
 
@@ -73,6 +80,20 @@ def _check_libraries() -> None:
         import_module(_TRANSLATOR)
     except ImportError as error:
         raise InputError(f"Exporting this model needs {_TRANSLATOR}: pip install 'mixqsam[onnx]'.") from error
+
+
+def _check_free(traced: onnx.ModelProto, free: Mapping[str, Mapping[int, str]]) -> None:
+    """Refuse a graph for the sizes of the example alone, which the exporter gives without a word.
+
+    Raises:
+        InputError: a size that may be any is fixed; the message names it.
+    """
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in traced.graph.input}
+    for name, axes in free.items():
+        for axis, label in axes.items():
+            if not shapes[name][axis].dim_param:
+                number = shapes[name][axis].dim_value
+                raise InputError(f"The model cannot be exported: its code fixes the number of {label} ({number}).")
 
 
 def _forget_origin(traced: onnx.ModelProto) -> None:

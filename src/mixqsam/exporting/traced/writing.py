@@ -1,10 +1,10 @@
 """Write encoder and decoder of any family, with the inputs and outputs of the hand-written graphs."""
 
+import json
 from collections.abc import Mapping
 
 import onnx
 import torch
-from torch.export import Dim
 
 from mixqsam.deployed.names import EMBEDDING
 from mixqsam.exporting.graph import Graph, tensor
@@ -54,8 +54,7 @@ def write_encoder(graph: Graph, sam: Sam, frame: str) -> dict[str, str]:
     with placeholders(sam.model):
         traced = trace(
             Encoding(sam.model, sam.family),
-            (torch.zeros(1, 3, side, side),),
-            inputs=[frame],
+            {frame: torch.zeros(1, 3, side, side)},
             outputs=[_exported(name) for name in _map_shapes(sam)],
         )
     return rewrite(graph, traced, sam)
@@ -87,26 +86,30 @@ def write_decoder(graph: Graph, sam: Sam, *, single: bool) -> dict[str, str]:
 
 def _trace_decoder(sam: Sam, *, outputs: list[str]) -> onnx.ModelProto:
     shapes = _map_shapes(sam)
-    names, maps = tuple(shapes), [torch.zeros(shape) for shape in shapes.values()]
-    side = 4 * shapes[_MAIN][-1]
+    side, free = 4 * shapes[_MAIN][-1], {0: "prompts", 1: "points"}
     # Three prompts of five points: two sizes that differ, for the trace takes equal ones for the same.
-    example = (maps, torch.zeros(3, 5, 2), torch.ones(3, 5), torch.zeros(1, 1, side, side), torch.zeros(1))
-    free = {0: Dim("prompts"), 1: Dim("points")}
+    prompts = {
+        "point_coords": torch.zeros(3, 5, 2),
+        "point_labels": torch.ones(3, 5),
+        "mask_input": torch.zeros(1, 1, side, side),
+        "has_mask_input": torch.zeros(1),
+    }
     with placeholders(sam.model):
         return trace(
-            Decoding(sam.model, sam.family, names),
-            example,
-            inputs=[*map(_exported, names), "point_coords", "point_labels", "mask_input", "has_mask_input"],
+            Decoding(sam.model, sam.family, tuple(shapes)),
+            {_exported(name): torch.zeros(shape) for name, shape in shapes.items()} | prompts,
             outputs=outputs,
-            free=([None] * len(maps), free, free, None, None),
+            free={"point_coords": free, "point_labels": free},
         )
 
 
 def _map_shapes(sam: Sam) -> Mapping[str, tuple[int, ...]]:
     """The maps of one image, by the family's names."""
     family, side = sam.family, sam.image_size
+    # That of the model names the engine's attentions, which a new model does not know yet.
+    config = family.config.from_dict(json.loads(sam.config.to_json_string()))
     with torch.device("meta"), torch.no_grad():
-        model = family.model(sam.config).eval()
+        model = family.model(config).eval()
         family.prepare(model)
         maps = family.encode(model, torch.zeros(1, 3, side, side))
     return {name: tuple(values.shape) for name, values in maps.items()}
