@@ -21,6 +21,7 @@ class Preprocessing:
         longest: what the longer side of an image becomes; None for the size of the frame.
         resample: Pillow's number of the filter that scales.
         factor: what values of 0 to 255 are multiplied by.
+        stretches: both sides of an image become those of the frame.
     """
 
     size: int
@@ -30,6 +31,7 @@ class Preprocessing:
     longest: int | None = None
     resample: int = Image.Resampling.BILINEAR
     factor: float = 1 / 255
+    stretches: bool = False
 
     @property
     def longest_side(self) -> int:
@@ -38,7 +40,8 @@ class Preprocessing:
 
     def visible(self, original: tuple[int, int]) -> tuple[int, int]:
         """Height and width of an image within the frame."""
-        return resized_size(*original, side=self.longest_side)
+        side = self.longest_side
+        return (side, side) if self.stretches else resized_size(*original, side=side)
 
     def frame(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image as [1, 3, S, S], at the top left; or as [height, width, 3] of 0 … 255 for a raw encoder."""

@@ -78,6 +78,11 @@ class ExportedPredictor(Predictor):
         return self.preprocessing.resample
 
     @property
+    def stretches(self) -> bool:
+        """Whether both sides of an image become the frame's; otherwise the longer one does."""
+        return self.preprocessing.stretches
+
+    @property
     def original_size(self) -> tuple[int, int] | None:
         """Height and width of the image; None where none is set."""
         return self._original
@@ -159,6 +164,8 @@ class ExportedPredictor(Predictor):
         whose rows (or columns) are all alike, of which the image has the first ones.
         """
         assert self._original is not None  # noqa: S101
+        if self.stretches:
+            return self._original
         least = -(-max(self._original) // (2 * self.preprocessing.longest_side))
         return max(least, self._original[0]), max(least, self._original[1])
 
@@ -205,6 +212,7 @@ def _settings(encoder: Session, directory: Path) -> tuple[Preprocessing, _Agreed
             longest=int(values.get("longest_side", side)),
             resample=int(values.get("resample", Image.Resampling.BILINEAR)),
             factor=float(values.get("rescale_factor", 1 / 255)),
+            stretches=bool(values.get("stretches", False)),
         )
         padding = {kind: int(values.get("padding", PADDING)[kind]) for kind in PADDING}
         return preprocessing, _Agreed(tuple(values.get("maps", [EMBEDDING])), padding, bool(values["single"]))

@@ -79,7 +79,7 @@ def export(sam: Sam, manifest: Manifest, directory: Path, *, backend: Backend, o
         InputError: the model cannot be exported as asked for; the message says why.
     """
     encoder, encoder_units = encoder_model(sam, manifest, options, sliced=backend.sliced)
-    decoder, decoder_units = decoder_model(sam, manifest, options)
+    decoder, decoder_units = decoder_model(sam, manifest, options, sliced=backend.sliced)
     for name, model in ((ENCODER, encoder), (DECODER, decoder)):
         _save(model, backend.file(directory, name), backend)
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
@@ -104,19 +104,23 @@ def encoder_model(
     if write := ENCODERS.get(sam.family.name):
         units = write(graph, sam, frame, output=EMBEDDING, sliced=sliced)
     else:
-        units = writing.write_encoder(graph, sam, frame)
+        units = writing.write_encoder(graph, sam, frame, apart=sliced)
     return graph.model("encoder", inputs, _maps(sam), metadata=_metadata(sam, manifest, options, units)), units
 
 
-def decoder_model(sam: Sam, manifest: Manifest, options: ExportOptions) -> tuple[onnx.ModelProto, dict[str, str]]:
+def decoder_model(
+    sam: Sam, manifest: Manifest, options: ExportOptions, *, sliced: bool
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Prompt encoder and mask decoder, and their units whose products stay in float arithmetic.
 
     Raises:
         InputError: the model does what cannot be traced.
     """
     graph = _graph(sam, options)
-    write = write_decoder if sam.family.name in ENCODERS else writing.write_decoder
-    units = write(graph, sam, single=options.single)
+    if sam.family.name in ENCODERS:
+        units = write_decoder(graph, sam, single=options.single)
+    else:
+        units = writing.write_decoder(graph, sam, single=options.single, apart=sliced)
     inputs, outputs = decoder_values(_maps(sam))
     return graph.model("decoder", inputs, outputs, metadata=_metadata(sam, manifest, options, units)), units
 
@@ -168,6 +172,7 @@ def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units:
         "image_mean": settings.mean,
         "image_std": settings.std,
         "longest_side": settings.longest,
+        "stretches": sam.family.framing.stretches,
         "resample": settings.resample,
         "rescale_factor": settings.factor,
         "raw_image": options.raw_image,

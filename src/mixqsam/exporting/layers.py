@@ -196,15 +196,34 @@ class Layers:
             weight = self.tensor(f"{unit}.weight", layer.weight)
         return self.convolved(value, weight, layer)
 
-    def convolved(self, value: str, weight: str, layer: Any, *, bias: Array | None = None, padded: bool = False) -> str:
-        """A convolution with a weight that is written already, the layer's bias or another, and its padding or none."""
+    def convolved(
+        self,
+        value: str,
+        weight: str,
+        layer: Any,
+        *,
+        bias: Array | None = None,
+        padded: bool = False,
+        biased: bool = True,
+    ) -> str:
+        """A convolution with a weight that is written already, the layer's bias or another, and its padding or none.
+
+        Args:
+            value: [batch, in, h, w].
+            weight: of the layer.
+            layer: says the rest.
+            bias: in place of the layer's.
+            padded: the value is.
+            biased: add a bias.
+        """
         graph = self.graph
         if bias is None and layer.bias is not None:
             bias = array(layer.bias)
-        parts = [] if bias is None else [graph.constant(bias)]
+        parts = [graph.constant(bias)] if bias is not None and biased else []
         sides = [0, 0] if padded else [int(side) for side in layer.padding]
+        more: dict[str, Any] = {} if set(layer.dilation) == {1} else {"dilations": list(layer.dilation)}
         strides, pads = list(layer.stride), [*sides, *sides]
-        return graph.add("Conv", value, weight, *parts, strides=strides, pads=pads, group=int(layer.groups))
+        return graph.add("Conv", value, weight, *parts, strides=strides, pads=pads, group=int(layer.groups), **more)
 
     def norm(self, value: str, layer: nn.LayerNorm) -> str:
         """Layer norm over the last axis."""

@@ -31,7 +31,7 @@ def choose(graph: Graph, logits: str, scores: str, *, masks: int) -> tuple[str, 
     return graph.add("GatherND", logits, place, batch_dims=1), graph.add("GatherElements", scores, best, axis=1)
 
 
-def upscale(graph: Graph, logits: str, *, side: int, longest: int) -> None:
+def upscale(graph: Graph, logits: str, *, side: int, longest: int, stretches: bool = False) -> None:
     """Logits to the frame, cut to the image, and to the image's own size: the output `masks`.
 
     Args:
@@ -39,16 +39,22 @@ def upscale(graph: Graph, logits: str, *, side: int, longest: int) -> None:
         logits: [P, M, h, w].
         side: of the frame.
         longest: what the longer side of an image becomes in it.
+        stretches: the image fills the frame; logits go to its size at once.
     """
-    frame = _resized(graph, logits, graph.constant([side, side], np.int64))
     original = graph.add("Cast", "orig_im_size", to=7)
+    seen = logits if stretches else _cut(graph, logits, original, side=side, longest=longest)
+    graph.add("Identity", _resized(graph, seen, original), outputs=["masks"])
+
+
+def _cut(graph: Graph, logits: str, original: str, *, side: int, longest: int) -> str:
+    """Logits of the part of the frame that shows the image."""
+    frame = _resized(graph, logits, graph.constant([side, side], np.int64))
     greatest = graph.add("ReduceMax", original, keepdims=1)
     # ⌊original·longest / greatest + ½⌋ in whole numbers: runtimes that compute in bfloat16 would be off by a pixel.
     doubled = graph.add("Add", graph.add("Mul", original, graph.constant(2 * longest, np.int64)), greatest)
     visible = graph.add("Div", doubled, graph.add("Mul", greatest, graph.constant(2, np.int64)))
     origin, axes = graph.constant([0, 0], np.int64), graph.constant([2, 3], np.int64)
-    cut = graph.add("Slice", frame, origin, visible, axes)
-    graph.add("Identity", _resized(graph, cut, original), outputs=["masks"])
+    return graph.add("Slice", frame, origin, visible, axes)
 
 
 def _resized(graph: Graph, image: str, size: str) -> str:

@@ -60,9 +60,8 @@ def _attend(
     query, query_step = qk.operand("left", query)
     key, key_step = qk.operand("right", key)
     value, value_step = av.operand("right", value)
-    rows, pieces = _rows(query, key), []
-    for start in range(0, query.shape[-2], rows):
-        place = slice(start, start + rows)
+    pieces = []
+    for place in _places(query, key):
         logits: Tensor = qk(query[..., place, :], key.transpose(-2, -1)).mul_(factor * (query_step * key_step))
         if mask is not None:
             logits = logits + (mask[..., place, :] if mask.shape[-2] > 1 else mask)
@@ -76,15 +75,16 @@ def _attend(
 _attend_exactly = exact(_attend)
 
 
-def _rows(query: Tensor, key: Tensor) -> int:
-    """How many rows of queries are carried at a time."""
+def _places(query: Tensor, key: Tensor) -> list[slice]:
+    """The rows of queries that are carried at a time."""
     batch, heads, tokens, _ = query.shape
     others = key.shape[-2]
     # A size that an exporter leaves open is not an int: such an attention is not cut.
     known = all(isinstance(size, int) for size in (batch, tokens, others))
     if not known or tokens * others <= _UNCUT:
-        return tokens
-    return max(1, PIECE_BYTES // (4 * batch * heads * others))
+        return [slice(None)]
+    rows = max(1, PIECE_BYTES // (4 * batch * heads * others))
+    return [slice(start, start + rows) for start in range(0, tokens, rows)]
 
 
 def attention_weights(attention: nn.Module, query: Tensor, key: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ class Decoding(nn.Module):
         """Decode P prompts.
 
         Args:
-            values: the maps of one image in the order of the names, then points [P, N, 2], their labels, a mask to start
-                from, and whether there is one, as `mixqsam.exporting.traced.prompts.embed` takes them.
+            values: the maps of one image in the order of the names, then points, labels, a mask to start from, and
+                whether there is one: see `mixqsam.exporting.traced.prompts.embed`.
 
         Returns:
             Logits [P, 4, 4h, 4w] and predicted IoU [P, 4]: the one mask of `multimask=False`, then the three others.

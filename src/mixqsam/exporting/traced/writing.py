@@ -36,13 +36,14 @@ def padding_of(sam: Sam) -> Mapping[str, int]:
     return measure_padding(sam.model, sam.family, side=sam.image_size, mask_side=4 * _map_shapes(sam)[_MAIN][-1])
 
 
-def write_encoder(graph: Graph, sam: Sam, frame: str) -> dict[str, str]:
+def write_encoder(graph: Graph, sam: Sam, frame: str, *, apart: bool) -> dict[str, str]:
     """Add the encoder to a graph, with an output for each map.
 
     Args:
         graph: it grows.
         sam: a quantized model, packed or fake-quantized.
         frame: value [1, 3, S, S], normalised.
+        apart: see `mixqsam.exporting.traced.convolutions.write_convolution`.
 
     Returns:
         Units whose products stay in float arithmetic, and why.
@@ -57,16 +58,17 @@ def write_encoder(graph: Graph, sam: Sam, frame: str) -> dict[str, str]:
             {frame: torch.zeros(1, 3, side, side)},
             outputs=[_exported(name) for name in _map_shapes(sam)],
         )
-    return rewrite(graph, traced, sam)
+    return rewrite(graph, traced, sam, apart=apart)
 
 
-def write_decoder(graph: Graph, sam: Sam, *, single: bool) -> dict[str, str]:
+def write_decoder(graph: Graph, sam: Sam, *, single: bool, apart: bool) -> dict[str, str]:
     """Add prompt encoder and mask decoder to a graph.
 
     Args:
         graph: it grows.
         sam: a quantized model, packed or fake-quantized.
         single: give one mask for each prompt, chosen as Meta's decoder does; otherwise all four.
+        apart: see `mixqsam.exporting.traced.convolutions.write_convolution`.
 
     Returns:
         Units whose products stay in float arithmetic, and why.
@@ -75,12 +77,13 @@ def write_decoder(graph: Graph, sam: Sam, *, single: bool) -> dict[str, str]:
         InputError: the model does what cannot be traced.
     """
     logits, scores = ("four_logits", "four_scores") if single else ("low_res_masks", "iou_predictions")
-    units = rewrite(graph, _trace_decoder(sam, outputs=[logits, scores]), sam)
+    units = rewrite(graph, _trace_decoder(sam, outputs=[logits, scores]), sam, apart=apart)
     if single:
         logits, scores = choose(graph, logits, scores, masks=_MASKS)
         graph.add("Identity", logits, outputs=["low_res_masks"])
         graph.add("Identity", scores, outputs=["iou_predictions"])
-    upscale(graph, logits, side=sam.image_size, longest=sam.pixel_settings.longest)
+    stretches = sam.family.framing.stretches
+    upscale(graph, logits, side=sam.image_size, longest=sam.pixel_settings.longest, stretches=stretches)
     return units
 
 
