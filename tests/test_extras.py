@@ -12,7 +12,10 @@ from importlib.machinery import PathFinder
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in {extras} else find(name, *rest)
 """
-_EXTRAS = {"accelerate", "onnx", "onnxruntime", "openvino", "shapely", "skimage", "sklearn", "starlette", "uvicorn"}
+_EXTRAS = {
+    *("accelerate", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino"),
+    *("shapely", "skimage", "sklearn", "starlette", "uvicorn"),
+}
 
 
 def run_without_extras(code: str) -> subprocess.CompletedProcess[str]:

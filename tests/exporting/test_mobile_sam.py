@@ -16,7 +16,6 @@ from mixqsam.data.samples import Sample
 from mixqsam.deployed.backends import ONNX, OPENVINO, Backend
 from mixqsam.deployed.names import DECODER, ENCODER
 from mixqsam.deployed.predictor import ExportedPredictor
-from mixqsam.errors import InputError
 from mixqsam.families import prepare
 from mixqsam.families.mobile_sam import make_processor
 from mixqsam.numeric.affine import AffineGrid
@@ -38,7 +37,6 @@ onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
 
-from mixqsam.exporting import files  # noqa: E402
 from mixqsam.exporting.depthwise import write_depthwise  # noqa: E402
 from mixqsam.exporting.files import Exported, ExportOptions, export  # noqa: E402
 from mixqsam.exporting.graph import Graph, tensor  # noqa: E402
@@ -201,15 +199,6 @@ def test_the_decoder_is_the_one_of_sam(mobile: Sam, tmp_path: Path) -> None:
         d.dim_value for d in onnx.load(str(tmp_path / f"{ENCODER}.onnx")).graph.input[0].type.tensor_type.shape.dim
     ]
     assert shape == [1, 3, 96, 96]
-
-
-def test_a_family_that_cannot_be_exported_is_named(
-    mobile: Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "ENCODERS", {"sam": files.ENCODERS["sam"]})
-    with pytest.raises(InputError, match=r"tiny MobileSAM is a 'mobile_sam' model; mixqsam exports .* type 'sam'\."):
-        write(mobile, mobile.costs().float_plan, tmp_path, ONNX)
-    assert not list(tmp_path.iterdir())
 
 
 def depthwise(quantizer: ActivationQuantizer, *, stride: int, bits: int) -> QuantizedConv2d:

@@ -13,22 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.artifact.manifest import Manifest
+from mixqsam.artifact.store import load_model, save_model
 from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
-from mixqsam.deployed.backends import ONNX, OPENVINO
+from mixqsam.deployed.backends import BACKENDS, ONNX
 from mixqsam.deployed.names import DECODER, EMBEDDING, ENCODER, METADATA, PADDING
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
 from mixqsam.families import FAMILIES, prepare
 from mixqsam.families.family import Family, Maps, PromptTensors
-from mixqsam.plan import BitPlan, UnitBits
+from mixqsam.files import Cache
+from mixqsam.pipeline.export import run_export
+from mixqsam.pipeline.options import Session
+from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
-from mixqsam.runtime.build import integer_model
 from mixqsam.sam.compact import compacted
 from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.predictor import SamPredictor
 from tests.exporting.test_onnx import BOTH, BOXES, POINTS, operators
+from tests.families.toy import TOY, ToyModel
 from tests.oracles import nearest
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -43,7 +47,6 @@ from mixqsam.exporting.traced.merging import merge  # noqa: E402
 from mixqsam.exporting.traced.prompts import measure_padding  # noqa: E402
 from mixqsam.exporting.traced.tracing import trace  # noqa: E402
 
-BACKENDS = {"onnx": ONNX, "openvino": OPENVINO}
 TRACED = [name for name in FAMILIES if name not in files.ENCODERS]
 
 
@@ -52,7 +55,7 @@ class Made:
     """A random model of a family, and what was exported of it.
 
     Attributes:
-        sam: quantized, or float.
+        sam: quantized.
         folders: backend → where it was exported to.
         exported: backend → what was written.
     """
@@ -94,24 +97,25 @@ def remembered(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write(sam: Sam, plan: BitPlan, folder: Path) -> Made:
-    """Export to both backends."""
+    """Save, and export to both backends, as a user does."""
     folders, exported = {name: folder / name for name in BACKENDS}, {}
-    manifest = Manifest.of(sam, plan, recipe="minmax", prompts_per_image=1)
+    (folder / "quantized").mkdir()
+    save_model(sam, Manifest.of(sam, plan, recipe="minmax", prompts_per_image=1), folder / "quantized")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "trace", remembered(writing.trace))
-        for name, backend in BACKENDS.items():
-            folders[name].mkdir()
-            exported[name] = export(sam, manifest, folders[name], backend=backend, options=ExportOptions())
-    return Made(sam, folders, exported)
+        patch.setattr(writing, "trace", remembered(trace))
+        for name in BACKENDS:
+            session = Session(Cache(folder / "cache"), Silent())
+            exported[name] = run_export(folder / "quantized", folders[name], kind=name, session=session)
+    return Made(load_model(folder / "quantized", integer=True)[0], folders, exported)
 
 
 @pytest.fixture(scope="module", params=TRACED)
-def eight_bits(request: pytest.FixtureRequest, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Made:
+def mixed(request: pytest.FixtureRequest, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Made:
     sam = random_sam(FAMILIES[request.param])
-    plan = BitPlan.uniform(sam.costs().units, UnitBits(8, 8))
+    units = sam.costs().units
+    plan = BitPlan({unit.name: FLOAT if unit.block == "0" else UnitBits(8, 8) for unit in units})
     ranges = calibrate(sam, samples, observer="minmax", progress=Silent())
-    model = integer_model(nearest(sam, plan, ranges))
-    return write(model, plan, tmp_path_factory.mktemp(request.param))
+    return write(nearest(sam, plan, ranges), plan, tmp_path_factory.mktemp(request.param))
 
 
 def mask_of(sam: Sam) -> np.ndarray:
@@ -130,9 +134,9 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_masks_are_those_of_integer_inference(eight_bits: Made, samples: list[Sample], backend: str) -> None:
-    mine, theirs = eight_bits.load(backend), SamPredictor(eight_bits.sam)
-    mask = mask_of(eight_bits.sam)
+def test_masks_are_those_of_integer_inference(mixed: Made, samples: list[Sample], backend: str) -> None:
+    mine, theirs = mixed.load(backend), SamPredictor(mixed.sam)
+    mask = mask_of(mixed.sam)
     prompts = [BOXES, POINTS, BOTH, Prompts(masks=mask), replace(BOTH, masks=mask)]
     for sample in samples:
         for predictor in (mine, theirs):
@@ -148,59 +152,41 @@ def test_masks_are_those_of_integer_inference(eight_bits: Made, samples: list[Sa
 
 
 @pytest.mark.slow
-def test_onnx_runtime_computes_in_whole_numbers(eight_bits: Made) -> None:
-    units = eight_bits.sam.costs().units
-    in_float = eight_bits.exported["onnx"].float_units
+def test_onnx_runtime_computes_in_whole_numbers(mixed: Made) -> None:
+    in_float = mixed.exported["onnx"].float_units
+    units = [unit for unit in mixed.sam.costs().units if unit.block != "0"]
     # A convolution over several places needs a grid of its output.
     assert {unit.kind for unit in units if unit.name in in_float} <= {"conv"}
     for name, part in ((ENCODER, "encoder"), (DECODER, "decoder")):
-        path = eight_bits.folders["onnx"] / f"{name}.onnx"
+        path = mixed.folders["onnx"] / f"{name}.onnx"
         constants = " ".join(one.name for one in onnx.load(str(path)).graph.initializer)
+        of_part = [unit for unit in units if unit.part == part and unit.name not in in_float]
         # What the decoder does not read is not computed: SAM 3's neck has a map for another model.
-        own = [
-            unit
-            for unit in units
-            if unit.part == part and unit.name not in in_float and (unit.kind == "product" or unit.name in constants)
-        ]
+        own = [unit for unit in of_part if unit.kind == "product" or unit.name in constants]
         found = operators(path)
         assert found["MatMulIntegerToFloat"] + found["QLinearMatMul"] == len(own), found
-        assert len(own) >= len([unit for unit in units if unit.part == part]) - 6
+        assert len(own) >= len(of_part) - 2
 
 
 @pytest.mark.slow
-def test_openvino_names_no_unit_in_float(eight_bits: Made) -> None:
-    assert not eight_bits.exported["openvino"].float_units
+def test_openvino_names_no_unit_in_float(mixed: Made) -> None:
+    assert not mixed.exported["openvino"].float_units
 
 
 @pytest.mark.slow
-def test_files_say_what_they_are_and_not_where_they_were_made(eight_bits: Made) -> None:
+def test_files_say_what_they_are_and_not_where_they_were_made(mixed: Made) -> None:
     for name in (ENCODER, DECODER):
-        path = eight_bits.folders["onnx"] / f"{name}.onnx"
+        path = mixed.folders["onnx"] / f"{name}.onnx"
         model = onnx.load(str(path))
         values = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
         assert values["maps"][0] == EMBEDDING
-        assert values["stretches"] == eight_bits.sam.family.framing.stretches
+        assert values["stretches"] == mixed.sam.family.framing.stretches
         assert {node.domain for node in model.graph.node} == {""}
         for place in (str(Path(torch.__file__).parent), str(Path(files.__file__).parent), "stack_trace"):
             assert place.encode() not in path.read_bytes()
-    inputs = [value.name for value in onnx.load(str(eight_bits.folders["onnx"] / f"{DECODER}.onnx")).graph.input]
+    inputs = [value.name for value in onnx.load(str(mixed.folders["onnx"] / f"{DECODER}.onnx")).graph.input]
     prompts = ["point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size"]
     assert inputs == [*values["maps"], *prompts]
-
-
-@pytest.mark.slow
-def test_a_float_plan_gives_the_float_model(samples: list[Sample], tmp_path: Path) -> None:
-    """Of the family with the most maps and the hardest prompts."""
-    sam = random_sam(FAMILIES["sam2"])
-    made = write(sam, sam.costs().float_plan, tmp_path)
-    for backend in BACKENDS:
-        mine, theirs = made.load(backend), SamPredictor(sam)
-        for predictor in (mine, theirs):
-            predictor.set_image(samples[1].open())
-        for prompt in (BOXES, POINTS, BOTH, Prompts(masks=mask_of(sam))):
-            for multimask in (False, True):
-                found, expected = (one.segment(prompt, multimask=multimask) for one in (mine, theirs))
-                assert np.abs(found.logits - expected.logits).max() < 1e-4 * np.abs(expected.logits).max()
 
 
 class Halves(nn.Module):
@@ -260,6 +246,11 @@ def test_a_family_that_embeds_prompts_otherwise_is_refused() -> None:
     other = replace(sam.family, embed=swapped)
     with pytest.raises(InputError, match="type 'sam' cannot be exported: they embed prompts otherwise"):
         measure_padding(sam.model, other, side=sam.image_size, mask_side=mask_of(sam).shape[-1])
+
+
+def test_a_family_with_other_prompts_is_refused() -> None:
+    with pytest.raises(InputError, match="type 'toy' cannot be exported: they embed prompts otherwise"):
+        measure_padding(ToyModel(ToyModel.config_class()), TOY, side=48, mask_side=24)
 
 
 def test_equal_nodes_become_one() -> None:

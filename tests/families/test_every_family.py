@@ -24,8 +24,6 @@ from mixqsam.families import FAMILIES
 from mixqsam.families.compatibility import random_model
 from mixqsam.families.family import Family, PromptTensors
 from mixqsam.files import Cache
-from mixqsam.pipeline.export import run_export
-from mixqsam.pipeline.options import Session
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
@@ -297,16 +295,6 @@ def test_a_recipe_that_does_not_fit_names_the_block(made: Made, tmp_path: Path) 
     chosen = replace(RECIPES["saq-sam"], least_images=1)
     with pytest.raises(ModelError, match=r"Behind vision_encoder.backbone.layers.0-1 blocks do not follow"):
         quantize(made.sam, plan, made.samples[:1], recipe=chosen, cache=Cache(tmp_path), progress=Silent())
-
-
-def test_a_family_is_exported_or_refused(made: Made, tmp_path: Path) -> None:
-    """Never a wrong file."""
-    files = pytest.importorskip("mixqsam.exporting.files")
-    if made.family.name in files.ENCODERS:
-        pytest.skip("tests/exporting has these")
-    with pytest.raises(InputError, match=f"is a '{made.family.name}' model; mixqsam exports models of type 'sam'"):
-        run_export(made.directory, tmp_path / "out", kind="onnx", session=Session(Cache(tmp_path), Silent()))
-    assert not (tmp_path / "out").exists()
 
 
 def change(made: Made, folder: Path, **values: object) -> Path:

@@ -82,7 +82,7 @@ def _padding(model: Any, family: Family, prompts: PromptTensors, mask: Tensor) -
         points.append(prompts.boxes.reshape(1, 2, 2))
         labels.append(torch.tensor([_CORNERS]))
     expected = family.embed(model, prompts)
-    count = expected[_TOKENS].shape[-2] - sum(part.shape[1] for part in points)
+    count = expected[_TOKENS].shape[-2] - sum(part.shape[1] for part in points) if _TOKENS in expected else -1
     if count < 0:
         raise _otherwise(family)
     points.append(torch.zeros(1, count, 2))
