@@ -14,8 +14,9 @@ from onnx import ValueInfoProto
 from torch import nn
 
 from mixqsam.exporting.activations import find_activation
+from mixqsam.exporting.arrays import array
 from mixqsam.exporting.graph import Graph, tensor
-from mixqsam.exporting.layers import Layers, array
+from mixqsam.exporting.layers import Layers
 from mixqsam.exporting.masks import choose, ends, upscale
 from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.sam.load import Sam

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mixqsam.exporting.layers import Array, Layers, array
+from mixqsam.exporting.arrays import Array, array
+from mixqsam.exporting.layers import Layers
 from mixqsam.numeric.modules import StoredLayer
 from mixqsam.numeric.quantizers import AffineQuantizer
 from mixqsam.numeric.weights import QuantizedTensor

@@ -7,8 +7,9 @@ import numpy as np
 from torch import Tensor
 
 from mixqsam.exporting.activations import find_activation
+from mixqsam.exporting.arrays import array
 from mixqsam.exporting.graph import Graph
-from mixqsam.exporting.layers import Layers, array
+from mixqsam.exporting.layers import Layers
 from mixqsam.exporting.parts import FLOAT, Operand, linear_rows, third
 from mixqsam.numeric.attention import VisionAttention, relative_table
 from mixqsam.sam.load import Sam

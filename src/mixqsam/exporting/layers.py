@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mixqsam.exporting.arrays import Array, array
 from mixqsam.exporting.graph import Graph
+from mixqsam.exporting.projections import affine_by_channel, hybrid, logarithmic
 from mixqsam.numeric.half import HalfTensor, StoredWeight, Unquantized
 from mixqsam.numeric.modules import QuantizedConv2d, StoredLayer
 from mixqsam.numeric.quantizers import (
@@ -19,14 +20,6 @@ from mixqsam.numeric.quantizers import (
 )
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.runtime.packed import PackedConv2d
-
-Array = NDArray[np.float32]
-
-
-def array(tensor: Tensor) -> Array:
-    """A float32 array of a tensor's values."""
-    found: Array = tensor.detach().float().cpu().numpy()
-    return found
 
 
 class Layers:
@@ -89,11 +82,11 @@ class Layers:
         self.float_units[unit] = f"its {quantizer.kind} quantizer has no single step"
         own = graph or self.graph
         if isinstance(quantizer, LogQuantizer):
-            return _logarithmic(own, value, quantizer)
+            return logarithmic(own, value, quantizer)
         if isinstance(quantizer, HybridQuantizer):
-            return _hybrid(own, value, quantizer)
+            return hybrid(own, value, quantizer)
         if isinstance(quantizer, AffineQuantizer):
-            return _affine_by_channel(own, value, quantizer)
+            return affine_by_channel(own, value, quantizer)
         raise TypeError(f"{unit}: a quantizer of kind {quantizer.kind} cannot be written as ONNX.")
 
     def weight(self, stored: StoredWeight, *, unit: str, transposed: bool = False, times: Array | None = None) -> str:
@@ -241,45 +234,3 @@ def _within(layers: Layers, graph: Graph) -> Layers:
     inner = Layers(graph, {})
     inner.float_units = layers.float_units
     return inner
-
-
-def _logarithmic(graph: Graph, value: str, quantizer: LogQuantizer) -> str:
-    """See `LogQuantizer.forward`."""
-    last, tau, scale = float(2**quantizer.bits - 1), float(quantizer.tau), float(quantizer.scale)
-    small = graph.add("Max", value, graph.constant(1e-30))
-    octaves = graph.add("Log", graph.add("Div", small, graph.constant(scale)))
-    steps = graph.add("Round", graph.add("Mul", octaves, graph.constant(-tau / np.log(2))))
-    codes = graph.add("Clip", steps, graph.constant(0.0), graph.constant(last))
-    powers = graph.add(
-        "Mul", graph.add("Exp", graph.add("Mul", codes, graph.constant(-np.log(2) / tau))), graph.constant(scale)
-    )
-    return graph.add("Where", graph.add("Equal", codes, graph.constant(last)), graph.constant(0.0), powers)
-
-
-def _hybrid(graph: Graph, value: str, quantizer: HybridQuantizer) -> str:
-    """See `HybridQuantizer.forward`."""
-    low, knee, span = (float(v) for v in (quantizer.low, quantizer.knee, quantizer.span))
-    logs = float(quantizer.log_levels)
-    uniform = 2**quantizer.bits - logs
-    step = (span - knee) / uniform
-    zero, knees = graph.constant(0.0), graph.constant(knee)
-    shifted = graph.add("Clip", graph.add("Sub", value, graph.constant(low)), zero, graph.constant(span))
-    octaves = graph.add("Log", graph.add("Div", graph.add("Max", shifted, graph.constant(1e-30)), knees))
-    codes = graph.add("Round", graph.add("Mul", octaves, graph.constant(-1 / np.log(2))))
-    codes = graph.add("Clip", codes, zero, graph.constant(logs - 1))
-    powers = graph.add("Mul", graph.add("Exp", graph.add("Mul", codes, graph.constant(-np.log(2)))), knees)
-    below = graph.add("Where", graph.add("Equal", codes, graph.constant(logs - 1)), zero, powers)
-    steps = graph.add("Round", graph.add("Div", graph.add("Sub", shifted, knees), graph.constant(step)))
-    steps = graph.add("Clip", steps, zero, graph.constant(uniform))
-    above = graph.add("Add", graph.add("Mul", steps, graph.constant(step)), knees)
-    joined = graph.add("Where", graph.add("LessOrEqual", shifted, knees), below, above)
-    return graph.add("Add", joined, graph.constant(low))
-
-
-def _affine_by_channel(graph: Graph, value: str, quantizer: AffineQuantizer) -> str:
-    """See `AffineGrid.project`: an affine grid for each channel."""
-    grid = quantizer.grid
-    scale, zero = array(grid.scale), array(grid.zero)
-    steps = graph.add("Round", graph.add("Div", value, graph.constant(scale)))
-    low, high = graph.constant(-zero), graph.constant(2**quantizer.bits - 1 - zero)
-    return graph.add("Mul", graph.add("Min", graph.add("Max", steps, low), high), graph.constant(scale))

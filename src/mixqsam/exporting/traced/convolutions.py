@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from mixqsam.exporting.arrays import array
 from mixqsam.exporting.depthwise import write_depthwise
-from mixqsam.exporting.layers import Layers, array
+from mixqsam.exporting.layers import Layers
 from mixqsam.exporting.parts import as_linear
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import QuantizedTensor
