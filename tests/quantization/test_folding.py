@@ -9,8 +9,10 @@ from mixqsam.files import Cache
 from mixqsam.numeric.modules import QuantizedLayer
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipe import Recipe
+from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.steps import folding
 from mixqsam.quantization.steps.folding import fold_norms
 from mixqsam.sam.forward import encode, make_frame
@@ -89,6 +91,13 @@ def test_what_was_found_is_kept(
     # At other bits, other folds are the best.
     with pytest.raises(AssertionError, match="measured twice"):
         fold(sam, samples, tmp_path, bits=(4, 8))
+
+
+def test_a_recipe_of_the_user_does_several_rewrites(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
+    recipe = find_recipe(CustomRecipe(steps=("bimodal", "folding")))
+    assert recipe.rewrite is not None
+    both = recipe.rewrite(sam, plan_of(sam, 4, 4), samples, Cache(tmp_path), Silent())
+    assert changed_norms(sam, both) == changed_norms(sam, fold(sam, samples, tmp_path / "alone"))
 
 
 def test_units_of_16_bits_are_left_alone(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:

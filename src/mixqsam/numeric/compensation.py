@@ -72,7 +72,8 @@ def gptq(weight: Tensor, hessian: Tensor, grid: AffineGrid, *, damping: float, o
         )
         open_[:, piece.stop :] -= upper[:, piece, piece.stop :].transpose(-2, -1) @ pushes
     back = order.argsort(dim=-1)[:, :, None].expand(-1, -1, rows)
-    return codes.gather(1, back).transpose(-2, -1).reshape(groups * rows, width)
+    # A weight of another layout would be multiplied in another order, and its last digits would differ.
+    return codes.gather(1, back).transpose(-2, -1).reshape(groups * rows, width).contiguous()
 
 
 def _round_block(columns: Tensor, upper: Tensor, *, scale: Tensor, zero: Tensor, last: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +120,7 @@ def settle(weight: Tensor, hessian: Tensor, grid: AffineGrid, codes: Tensor, *, 
                 slope -= hessian[:, :, piece] @ moved
         if torch.equal(before, found):
             break
-    return found.transpose(-2, -1).reshape(groups * rows, width).to(torch.uint8)
+    return found.transpose(-2, -1).reshape(groups * rows, width).to(torch.uint8).contiguous()
 
 
 def _settle_block(codes: Tensor, slope: Tensor, hessian: Tensor, *, scale: Tensor, last: int) -> Tensor:

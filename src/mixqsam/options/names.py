@@ -6,7 +6,7 @@ A test compares each list with the table of these objects.
 from typing import Literal, get_args
 
 Observer = Literal["minmax", "avgminmax", "percentile", "omse", "omse-2.4"]
-Step = Literal["bimodal", "granularity", "clipping", "hybrid", "grouping"]
+Step = Literal["bimodal", "folding", "granularity", "clipping", "hybrid", "grouping"]
 Reconstruction = Literal["nearest", "adaround", "brecq", "qdrop", "saq-sam"]
 Utility = Literal["linear", "exponential", "measured", "fisher"]
 OutputDistribution = Literal["bernoulli", "spatial"]
@@ -30,6 +30,7 @@ RECIPE_NAMES = (
     "ahcptq",
     "saq-sam",
     "compensated",
+    "folded",
 )
 DEFAULT_RECIPE = "compensated"
 # Recipes that learn the rounding, whose options are iterations and rates.

@@ -20,7 +20,8 @@ class CustomRecipe(OptionClass):
     Attributes:
         observer: of activations.
         weight_observer: of weights.
-        steps: choose other quantizers for some activations, in turn; `bimodal` rewrites the float model first.
+        steps: choose other quantizers for some activations, in turn; `bimodal` and `folding` rewrite the float model
+            first.
         method: how the rounding is found: to nearest, or learned as the recipe of that name does.
     """
 

@@ -220,6 +220,6 @@ def _gptq(
     apart = codes.reshape(groups, count, rows, width).unbind(1)
     shape = tuple(layer.weight.shape)
     return [
-        QuantizedTensor(one.reshape(groups * rows, width), attempt.grid, shape)
+        QuantizedTensor(one.reshape(groups * rows, width).contiguous(), attempt.grid, shape)
         for one, attempt in zip(apart, attempts, strict=True)
     ]

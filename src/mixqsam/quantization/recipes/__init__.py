@@ -1,13 +1,18 @@
 """The recipes, one file each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from mixqsam.data.samples import Sample
+from mixqsam.files import Cache
+from mixqsam.plan import BitPlan
+from mixqsam.progress import Progress
 from mixqsam.quantization.custom import CustomRecipe, check_name
 from mixqsam.quantization.recipe import Recipe, Rewrite, Step
 from mixqsam.quantization.recipes.adaround import ADAROUND
 from mixqsam.quantization.recipes.ahcptq import AHCPTQ
 from mixqsam.quantization.recipes.brecq import BRECQ
 from mixqsam.quantization.recipes.compensated import COMPENSATED
+from mixqsam.quantization.recipes.folded import FOLDED
 from mixqsam.quantization.recipes.minmax import MINMAX
 from mixqsam.quantization.recipes.omse import OMSE
 from mixqsam.quantization.recipes.percentile import PERCENTILE
@@ -17,9 +22,11 @@ from mixqsam.quantization.recipes.saq_sam import SAQ_SAM
 from mixqsam.quantization.reconstruction.method import Method
 from mixqsam.quantization.steps.bimodal import merge_bimodal
 from mixqsam.quantization.steps.clipping import PerceptualClipping
+from mixqsam.quantization.steps.folding import fold_norms
 from mixqsam.quantization.steps.granularity import AdaptiveGranularity
 from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.quantization.steps.hybrid import HybridLogUniform
+from mixqsam.sam.load import Sam
 
 RECIPES: Mapping[str, Recipe] = {
     one.name: one
@@ -35,6 +42,7 @@ RECIPES: Mapping[str, Recipe] = {
         AHCPTQ,
         SAQ_SAM,
         COMPENSATED,
+        FOLDED,
     )
 }
 
@@ -45,7 +53,7 @@ STEPS: Mapping[str, Step] = {
     "hybrid": HybridLogUniform(),
     "grouping": ChannelGrouping(),
 }
-REWRITES: Mapping[str, Rewrite] = {"bimodal": merge_bimodal}
+REWRITES: Mapping[str, Rewrite] = {"bimodal": merge_bimodal, "folding": fold_norms}
 METHODS: Mapping[str, Method | None] = {
     "nearest": None,
     **{recipe.name: recipe.method for recipe in (ADAROUND, BRECQ, QDROP, SAQ_SAM)},
@@ -64,6 +72,19 @@ def find_recipe(recipe: str | CustomRecipe) -> Recipe:
     return RECIPES[recipe]
 
 
+def _in_turn(rewrites: Sequence[Rewrite]) -> Rewrite | None:
+    """One rewrite that does several, each on what the one before it gave."""
+    if not rewrites:
+        return None
+
+    def rewrite(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache, progress: Progress) -> Sam:
+        for one in rewrites:
+            sam = one(sam, plan, samples, cache, progress)
+        return sam
+
+    return rewrite
+
+
 def _build(parts: CustomRecipe) -> Recipe:
     method = METHODS[parts.method]
     return Recipe(
@@ -72,7 +93,7 @@ def _build(parts: CustomRecipe) -> Recipe:
         "",
         observer=parts.observer,
         weight_observer=parts.weight_observer,
-        rewrite=next((REWRITES[name] for name in parts.steps if name in REWRITES), None),
+        rewrite=_in_turn([REWRITES[name] for name in parts.steps if name in REWRITES]),
         steps=tuple(STEPS[name] for name in parts.steps if name in STEPS),
         method=method,
         least_images=1 if method is None else 4,
