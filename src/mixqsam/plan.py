@@ -327,7 +327,7 @@ class Analysis:
                 raise ValueError("a number of prompts that no image has")
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ArtifactError(
-                f"{source} is malformed ({shortened(repr(error))}); make it anew with `mixqsam analyze`."
+                f"{source} is malformed ({shortened(repr(error))}); make it again with `mixqsam analyze`."
             ) from error
         return result
 

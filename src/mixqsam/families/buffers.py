@@ -1,4 +1,4 @@
-"""Buffers that no file holds: a model that was made on the meta device computes them anew."""
+"""Buffers that no file holds: a model that was made on the meta device computes them again."""
 
 import torch
 from transformers import PreTrainedModel

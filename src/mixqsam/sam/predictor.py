@@ -37,7 +37,7 @@ class SamPredictor(Predictor):
 
     Args:
         sam: the model.
-        embeddings: a folder that image embeddings are kept in; None to compute each anew.
+        embeddings: a folder that image embeddings are kept in; None to compute each again.
     """
 
     def __init__(self, sam: Sam, *, embeddings: Path | None = None) -> None:

@@ -140,7 +140,7 @@ class Trainee:
         return max((one.start.deployed_groups for one in self._quantizers.values()), default=0)
 
     def merge(self, groups: int) -> None:
-        """Merge the groups of channels; the scales begin anew from the merged ones. `attach` has to follow."""
+        """Merge the groups of channels; the scales begin again from the merged ones. `attach` has to follow."""
         for key, one in self._quantizers.items():
             if one.start.groups > groups:
                 self._quantizers[key] = self._learnable(one.freeze().merged(groups))
