@@ -265,8 +265,8 @@ BEST = record.Search(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "5.00 MB is the smallest of 2 tried sizes that keeps ap>=0.97x: 0.980 on the 8 images with 40 prompts"),
-        ({}, "On images that the search did not use: 0.990 (95% interval 0.950 to 1.020)."),
+        ({}, "5.00 MB is the smallest of 2 tried sizes that keeps ap>=0.97x. It has 0.980 on the 8 images with 40"),
+        ({}, "The quality on images that the search did not use is 0.990 (95% interval 0.950 to 1.020)."),
         ({"final": 0.96, "interval": (0.9, 0.98)}, "below the target, which lies within the interval."),
         ({"final": 0.9, "interval": (0.8, 0.95)}, "Give more images (--count), or a higher target."),
         ({"final": 0.9, "interval": None}, "0.900. One image gives no interval."),

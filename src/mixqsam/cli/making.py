@@ -73,7 +73,7 @@ def quantize(
     allocation: Annotated[
         Path | None,
         Option(
-            "File of `mixqsam allocate`, or a quantized directory: its bits are made, and none are chosen.",
+            "Make exactly the bits of this file of `mixqsam allocate`, or of this quantized directory.",
             is_advanced=True,
         ),
     ] = None,

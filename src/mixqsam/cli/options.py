@@ -6,7 +6,13 @@ from typing import Annotated
 from mixqsam.options.fields import Nested, Option
 from mixqsam.pipeline.options import Data
 
-Model = Annotated[str, Option("sam-tiny (embedded), a directory, Meta's .pth, or a hub id.", flags=("--model", "-m"))]
+Model = Annotated[
+    str,
+    Option(
+        "Float model: sam-tiny, mobile-sam, a hub id, a directory, or a checkpoint of the model's own project.",
+        flags=("--model", "-m"),
+    ),
+]
 Models = Annotated[tuple[str, ...], Option("Quantized directories or float models.", is_argument=True)]
 OutputDirectory = Annotated[Path, Option("Directory to write.", flags=("--output", "-o"))]
 OutputFile = Annotated[Path | None, Option("JSON file to write.", flags=("--output", "-o"))]

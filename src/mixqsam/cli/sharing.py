@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def push(
     *,
     directory: Annotated[Path, Option("A directory that quantize wrote.", is_argument=True)],
-    repository: Annotated[str, Option("OWNER/NAME on the hub; made if there is none.", is_argument=True)],
+    repository: Annotated[str, Option("OWNER/NAME on the hub; it is made if there is none.", is_argument=True)],
     license: Annotated[  # noqa: A002  (the hub's word)
         str | None,
         Option(
@@ -36,7 +36,7 @@ def push(
         Option("Also send the photographs, and the pages that show or name them.", flags=("--with-images",)),
     ] = False,
     private: Annotated[bool, Option("Make a new repository private.", flags=("--private",))] = False,
-    yes: Annotated[bool, Option("Send without a question.", flags=("--yes", "-y"))] = False,
+    yes: Annotated[bool, Option("Send without asking.", flags=("--yes", "-y"))] = False,
 ) -> Outcome:
     """Send a quantized directory to the hub, after showing what will be sent."""
     from mixqsam.pipeline.push import plan_push, send

@@ -47,8 +47,9 @@ def _check_rule(value: Any, label: str) -> str:
 BudgetValue = Annotated[
     Any,
     Option(
-        "W4A4 (what that uniform model costs), 12.5MB, 0.2x, bitops=3T, bitops=0.03x; several by commas. "
-        "iou>=0.98 or ap>=0.97x: the smallest model of this quality. uniform:W4A4 gives all units the same bits.",
+        "W4A4 (what that uniform model costs), 12.5MB, 0.2x, bitops=3T, bitops=0.03x; separate several by commas. "
+        "iou>=0.98 or ap>=0.97x searches the smallest model of this quality. uniform:W4A4 gives all units the same "
+        "bits.",
         flags=("--budget", "-b"),
         parse=parse_budget,
         write=str,

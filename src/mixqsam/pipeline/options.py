@@ -75,7 +75,9 @@ class AnalysisOptions(OptionClass):
         seed: random seed of the sample of calibration images.
     """
 
-    count: Annotated[int, Option("Calibration images.", flags=("--count", "-n"), panel=_ANALYSIS, minimum=1)] = 32
+    count: Annotated[
+        int, Option("Number of calibration images.", flags=("--count", "-n"), panel=_ANALYSIS, minimum=1)
+    ] = 32
     prompts: Annotated[
         int, Option("Maximum number of prompts per calibration image.", panel=_ANALYSIS, minimum=1, is_advanced=True)
     ] = 4

@@ -78,7 +78,7 @@ def _describe_bits(content: CardContent) -> str:
     mean = sum(unit.parameters * plan.bits[unit.name].weight for unit in units) / total
     most = max(bits.activation for bits in plan.bits.values())
     in_float = " Activations of 16 bits stay in float." if most == HALF_BITS else ""
-    return f"Every layer has its own number of bits: {mean:.1f} on average over the weights.{in_float}"
+    return f"Every layer has a separate number of bits; the weights have {mean:.1f} on average.{in_float}"
 
 
 def _figures(run: Run) -> list[str]:
@@ -110,7 +110,7 @@ def _protocol(content: CardContent) -> list[str]:
     run, check = content.run, content.run.check
     preset = f"the preset `{run.preset}`, " if run.preset else ""
     about = (
-        "Encoder and decoder are quantized, weights and activations. The budget was "
+        "Weights and activations of encoder and decoder are quantized. The budget was "
         f"`{content.allocation['budget']['text']}`, {preset}the recipe `{run.recipe}`. "
         f"{content.analysis.images} images calibrated the model."
     )
@@ -122,7 +122,7 @@ def _protocol(content: CardContent) -> list[str]:
             f"The quality was measured on {describe_basis(check.images, check.prompts, check.kind)}; the calibration "
             f"{usage}. Quantization was simulated in float; integer kernels give the same masks."
         )
-    made = f"mixqsam {run.versions.get('mixqsam', '')} made it with torch {run.versions.get('torch', '')}."
+    made = f"mixqsam {run.versions.get('mixqsam', '')} made the model with torch {run.versions.get('torch', '')}."
     return ["## How it was made and measured", "", f"{about} {measured} {made}"]
 
 
@@ -133,7 +133,7 @@ def _line(cells: Sequence[str]) -> str:
 _LOADING = f"""
 ## Use it
 
-All of this needs the package `mixqsam`. PyTorch and transformers:
+All of this needs the package `mixqsam`. Load the model in transformers:
 
 ```python
 import mixqsam

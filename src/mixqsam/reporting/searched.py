@@ -16,8 +16,8 @@ def describe_search(search: Search) -> list[str]:
     size, count = f"{search.size / 1e6:.2f} MB", len(search.tried)
     if search.reached:
         found = (
-            f"{size} is the smallest of {count} tried sizes that keeps {target}: {quality:.3f} on the {basis} that "
-            "judged."
+            f"{size} is the smallest of {count} tried sizes that keeps {target}. It has {quality:.3f} on the {basis} "
+            "that judged."
         )
     else:
         found = (
@@ -30,7 +30,7 @@ def describe_search(search: Search) -> list[str]:
 def _describe_final(search: Search) -> str:
     if search.final is None:
         return "The final quality is undefined: the float model has no AP on the images that the search did not use."
-    begin = f"On images that the search did not use: {search.final:.3f}"
+    begin = f"The quality on images that the search did not use is {search.final:.3f}"
     if search.interval is None:
         return f"{begin}. One image gives no interval."
     low, high = search.interval

@@ -7,8 +7,8 @@ def describe_verdict(run: Run) -> str:
     """Describe size, agreement with the float masks with its interval, and AP of the model that a run wrote."""
     start, own = run.models["float"], run.quantized
     sentences = [
-        f"{own.size / 1e6:.2f} MB instead of {start.size / 1e6:.2f} MB: {start.size / own.size:.1f} times smaller than "
-        "float."
+        f"The model takes {own.size / 1e6:.2f} MB instead of {start.size / 1e6:.2f} MB, {start.size / own.size:.1f} "
+        "times less than in float."
     ]
     if own.mean_iou is None or run.check is None:
         return " ".join([*sentences, "The quality was not measured."])

@@ -61,7 +61,7 @@ class ReconstructionOptions(OptionClass):
     iterations: Annotated[
         int, Option("Maximum number of iterations per block.", panel=_PANEL, minimum=1, is_advanced=True)
     ] = 300
-    batch: Annotated[int, Option("Images per step.", panel=_PANEL, minimum=1, is_advanced=True)] = 1
+    batch: Annotated[int, Option("Number of images per step.", panel=_PANEL, minimum=1, is_advanced=True)] = 1
     weight_rate: Annotated[
         float, Option("Learning rate of the weights' rounding.", panel=_PANEL, minimum=0, is_advanced=True)
     ] = 1e-2
