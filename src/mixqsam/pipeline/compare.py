@@ -178,7 +178,9 @@ def _begin(
 ) -> None:
     """Say what the comparison takes, and start to follow it."""
     speed, world = measure_speed(sam, prompts=sample_prompts(samples)), session.engine.world
-    stages = analysis_stages(speed, sam, images=-(-len(samples) // world), options=options)
+    images_of_one = -(-len(samples) // world)
+    passes = sum(find_recipe(choice).compensation is not None for choice in request.recipes)
+    stages = analysis_stages(speed, sam, images=images_of_one, options=options, recipe_passes=passes)
     models = len(request.budgets) * len(request.modes)
     seconds = sum(
         quantization_stage(

@@ -62,8 +62,10 @@ def measure_speed(sam: Sam, *, prompts: int) -> Speed:
     return Speed(work / (rate * _EFFICIENCY), _GRID * slowness * parameters / 1e6, _RANGES * slowness * operands)
 
 
-def analysis_stages(speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions) -> list[Stage]:
-    """Calibration and analysis of so many images in this process."""
+def analysis_stages(
+    speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions, recipe_passes: int = 0
+) -> list[Stage]:
+    """Calibration and analysis of so many images in this process, with the passes that recipes add to a calibration."""
     units = len(sam.costs().units)
     seconds, tracks = 0.0, 0
     if options.importance:
@@ -77,7 +79,9 @@ def analysis_stages(speed: Speed, sam: Sam, *, images: int, options: AnalysisOpt
         draws = images * -(-options.fisher_draws // max(1, images)) * len(options.fisher)
         seconds += draws * _DRAW * speed.forward + len(CANDIDATE_BITS) * speed.grids
         tracks += len(options.fisher)
-    calibration = Stage("calibration", images * _CALIBRATION * speed.forward + speed.ranges, tracks=2)
+    passes = 1 + recipe_passes
+    calibration_seconds = passes * images * _CALIBRATION * speed.forward + speed.ranges
+    calibration = Stage("calibration", calibration_seconds, tracks=2, parts=passes)
     is_calibrated = bool(options.sensitivity_bits or options.fisher)
     return [*([calibration] if is_calibrated else []), Stage("analysis", seconds, tracks)]
 

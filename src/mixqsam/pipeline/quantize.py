@@ -28,7 +28,7 @@ from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
 from mixqsam.pipeline.presets import apply_preset
 from mixqsam.pipeline.provenance import record_options
 from mixqsam.pipeline.quantized_directory import QuantizedModel, write_quantized
-from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
+from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, count_passes
 from mixqsam.pipeline.search import Judge, count_tries, search_bits
 from mixqsam.pipeline.search_result import add_final
 from mixqsam.pipeline.session import Session, Source
@@ -221,7 +221,8 @@ def _begin(
     """Say what the job takes, and start to follow it."""
     samples, options = images.calibration, request.options
     speed = measure_speed(sam, prompts=sample_prompts(samples))
-    stages = analysis_stages(speed, sam, images=len(samples), options=measurements)
+    passes = count_passes(recipe)
+    stages = analysis_stages(speed, sam, images=len(samples), options=measurements, recipe_passes=passes)
     if images.judging is not None:
         allocation = options.allocation
         span = find_size_span(

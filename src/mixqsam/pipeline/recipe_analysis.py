@@ -28,12 +28,17 @@ def analyze_for_recipe(
     The recipe names the observer, rewrites the model, and says how many bytes its quantizers take. Where it
     compensates, a weight's sensitivity is what compensation leaves of it.
     """
-    if options.sensitivity_bits or options.fisher:
+    if recipe.rewrite is not None and (options.sensitivity_bits or options.fisher):
         with session.timed("calibration"):
             plan = _expected_plan(sam, budget)
             sam = rewrite(sam, plan, samples, recipe=recipe, cache=session.cache, progress=session.progress)
     analysis = analyze_model(sam, samples, options=options, session=session, observer=recipe.observer)
     return adapt_analysis(analysis, sam, samples, recipe=recipe, session=session)
+
+
+def count_passes(recipe: Recipe) -> int:
+    """Passes over the calibration images that a recipe adds to an analysis: its rewrite, and its shares."""
+    return (recipe.rewrite is not None) + (recipe.compensation is not None)
 
 
 def adapt_analysis(
