@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.allocation_tables import BUDGETS, Row, cheap_table, main_table, synergy_table
 from benchmarks.csv_tables import write_markdown, write_tables
 from benchmarks.deployment_tables import agreement, backends, files, loading, speed
-from benchmarks.mobile_sam_tables import reported, runtimes, tools, tried
+from benchmarks.mobile_sam_tables import reported, tools, tried
 from benchmarks.performance_tables import (
     DOCS,
     evaluator,
@@ -130,7 +130,7 @@ def main() -> None:
     )
     fill(DOCS / "reliability.md", {"kills": kills(), "fuzzing": fuzzing(), "threads": threads(), "server": server()})
     fill(DOCS / "formats/README.md", {"agreement": agreement()})
-    fill(DOCS / "mobile-sam.md", {"reported": reported(), "tried": tried(), "tools": tools(), "runtimes": runtimes()})
+    fill(DOCS / "mobile-sam.md", {"reported": reported(), "tried": tried(), "tools": tools()})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 
 

@@ -1,4 +1,4 @@
-"""Tables of docs/mobile-sam.md, from the files of benchmarks.mixed_bits, peers_mobile_sam and runtime_control."""
+"""Tables of docs/mobile-sam.md, from the files of benchmarks.mixed_bits and peers_mobile_sam."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import runtime_control
 from benchmarks.harness import interval
 from benchmarks.performance_tables import line
 from mixqsam.files import read_json
@@ -28,19 +27,21 @@ def _iou(values: list[float]) -> str:
 
 
 def reported() -> str:
-    """Uniform and mixed bits by the default recipe, on the reported images."""
+    """Uniform bits rounded to nearest, and mixed bits by the default recipe, on the reported images."""
     found = load("mixed_bits")["models"]["mobile-sam 50"]
     exact = interval(found["float"]["truth_ious"])[0]
     lines = [line(["", "file", "IoU with float", "share of the float IoU with the truth", "AP"])]
     lines.append(line(["---", *["---:"] * 4]))
     for budget in _REPORTED:
-        for form in ("uniform", "mixed"):
-            cell = found["cells"].get(f"{budget}, {form}, {DEFAULT_RECIPE}")
+        for form, recipe in (("uniform", "omse"), ("mixed", DEFAULT_RECIPE)):
+            cell = found["cells"].get(f"{budget}, {form}, {recipe}")
             if cell is None:
                 continue
             alone = budget.endswith("MB")
             title = (
-                f"uniform {budget}" if form == "uniform" else f"mixed, {'a size alone' if alone else f'as {budget}'}"
+                f"uniform {budget}, to nearest"
+                if form == "uniform"
+                else f"mixed, {'a size alone' if alone else f'as {budget}'}"
             )
             share = interval(cell["truth_ious"])[0] / exact
             cells = [f"{cell['size'] / 1e6:.1f} MB", _iou(interval(cell["ious"])), f"{share:.1%}", f"{cell['ap']:.1f}"]
@@ -77,8 +78,3 @@ def _speed(plain: Mapping[str, Any], row: Mapping[str, Any], runtime: str) -> st
     """How many times as fast as the float encoder in the same runtime."""
     times = row.get("latency", {}).get(runtime)
     return f"{np.median(plain['latency'][runtime]) / np.median(times):.2f}×" if times else "–"
-
-
-def runtimes() -> str:
-    """Runtimes against PyTorch."""
-    return runtime_control.table(load("runtime_control"))
