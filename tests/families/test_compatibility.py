@@ -1,7 +1,6 @@
 """Unknown versions of transformers are compared with the engine; those that differ are refused."""
 
 import importlib.metadata
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,11 @@ def test_the_installed_version_computes_as_the_engine(family: Family) -> None:
 
 
 @families
-def test_the_comparison_is_quick(family: Family) -> None:
-    compatibility._largest_difference(family)
-    start = time.process_time()
-    compatibility._largest_difference(family)
-    assert time.process_time() - start < 0.3
+def test_the_comparison_is_of_a_small_model(family: Family) -> None:
+    assert family.sample is not None
+    with torch.device("meta"):
+        model = family.model(family.sample())
+    assert sum(parameter.numel() for parameter in model.parameters()) < 100_000
 
 
 @families

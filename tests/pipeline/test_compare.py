@@ -83,7 +83,9 @@ def test_a_comparison_has_a_row_for_everything_asked_for(
     assert mixed.ap is None
     assert found.float_row.mean_iou == 1
     assert found.float_row.size > uniform.size
-    assert {p.name for p in out.iterdir()} == {f"comparison.{kind}" for kind in ("md", "csv", "json", "svg", "png")}
+    assert {p.name for p in out.iterdir()} == {
+        f"comparison.{kind}" for kind in ("md", "csv", "tex", "json", "svg", "png")
+    }
     table = list(csv.DictReader(io.StringIO((out / "comparison.csv").read_text())))
     assert [row["recipe"] for row in table] == ["float", *(r.recipe for r in found.rows)]
     assert float(table[1]["mean_iou"]) == found.rows[0].mean_iou

@@ -74,8 +74,8 @@ def find_recipe(recipe: str | CustomRecipe) -> Recipe:
 
 def _in_turn(rewrites: Sequence[Rewrite]) -> Rewrite | None:
     """One rewrite that does several, each on what the one before it gave."""
-    if not rewrites:
-        return None
+    if len(rewrites) < 2:
+        return next(iter(rewrites), None)
 
     def rewrite(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache, progress: Progress) -> Sam:
         for one in rewrites:
