@@ -52,7 +52,7 @@ def test_a_uniform_budget_measures_nothing(
     monkeypatch: pytest.MonkeyPatch, model_directory: Path, picture_folder: Path, tmp_path: Path, session: Session
 ) -> None:
     monkeypatch.setattr(analysis_module, "run_prefix", refuse)
-    monkeypatch.setattr(analysis_module, "fisher_sensitivity", refuse)
+    monkeypatch.setattr(analysis_module, "measure_images", refuse)
     options = Options(AnalysisOptions(count=1))
     quantize(model_directory, picture_folder, tmp_path / "out", session, budget="uniform:W4A4", options=options)
     stored = read_analysis(tmp_path / "out")

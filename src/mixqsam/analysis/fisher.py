@@ -66,36 +66,6 @@ def spatial_score(logits: Tensor, generator: torch.Generator) -> Tensor:
 SCORES: dict[str, Score] = {"bernoulli": bernoulli_score, "spatial": spatial_score}
 
 
-def fisher_sensitivity(
-    sam: Sam,
-    samples: Sequence[Sample],
-    *,
-    output: str,
-    draws: int,
-    ranges: Ranges,
-    weights: WeightGrids,
-    cache: Cache,
-    progress: Progress,
-    engine: Engine,
-) -> Vector:
-    """Mean KL of each operand of each unit alone at 2 to 8 bits, [units, 2, bits], operands as in `Unit.operands`.
-
-    Arguments and errors are those of `measure_images`.
-    """
-    images = measure_images(
-        sam,
-        samples,
-        output=output,
-        draws=draws,
-        ranges=ranges,
-        weights=weights,
-        cache=cache,
-        progress=progress,
-        engine=engine,
-    )
-    return steady(*alike(images))
-
-
 def measure_images(
     sam: Sam,
     samples: Sequence[Sample],

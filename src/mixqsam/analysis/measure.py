@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from mixqsam.analysis.ablation import ablate, importance, interaction, proximity
-from mixqsam.analysis.fisher import fisher_sensitivity
+from mixqsam.analysis.fisher import alike, measure_images, steady
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import Prefix, run_prefix
@@ -108,7 +108,7 @@ def analyze(
     fisher: dict[str, Vector] = {}
     for output in options.fisher:
         assert ranges is not None  # noqa: S101  (as above)
-        fisher[output] = fisher_sensitivity(
+        images = measure_images(
             sam,
             samples,
             output=output,
@@ -119,6 +119,7 @@ def analyze(
             progress=progress,
             engine=engine or SingleProcess(),
         )
+        fisher[output] = steady(*alike(images))
     return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, options.sensitivity_bits, fisher)
 
 

@@ -79,6 +79,8 @@ class Judge:
     ) -> None:
         self._sam, self._samples, self.judging = sam, samples, judging
         self._target, self._options, self._session = target, options, session
+        # Its embeddings of the few images are the same for every model that is tried.
+        self._reference = SamPredictor(sam, embeddings=session.cache.root / "embeddings")
         self._key = digest(
             _VERSION,
             target.metric,
@@ -107,7 +109,7 @@ class Judge:
         options, session = self._options.quantization, self._session
         quantized = quantize_model(self._sam, allocation.plan, self._samples, options=options, session=session)
         results = evaluate(
-            {"float": SamPredictor(self._sam), "quantized": SamPredictor(quantized.sam)},
+            {"float": self._reference, "quantized": SamPredictor(quantized.sam)},
             self.judging.samples,
             annotations=self.judging.annotations,
             progress=session.progress,
