@@ -1,6 +1,5 @@
 """Which normalisations only units read, so that factors of their channels can go into those units' weights."""
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from mixqsam.families import family_of
 from mixqsam.families.family import Family
 from mixqsam.sam.calls import leaves
-from mixqsam.sam.trace import trace
+from mixqsam.sam.trace import make_without_weights, trace
 
 # Functions that move channels' values and do not change them, so that the last axis stays the channels.
 _MOVES = {"reshape", "view", "flatten", "contiguous", "clone", "unsqueeze", "squeeze", "roll"}
@@ -51,10 +50,7 @@ def find_read_norms(config: Any) -> tuple[ReadNorm, ...]:
 
 @lru_cache(maxsize=8)
 def _find(family: Family, values: str) -> tuple[ReadNorm, ...]:
-    config = family.config.from_dict(json.loads(values))
-    with torch.device("meta"):
-        model = family.model(config).eval()
-        family.prepare(model)
+    config, model = make_without_weights(family, values)
     # A depthwise convolution has a grid for each channel already.
     layers = [u for u in trace(config).units if u.part == "encoder" and u.kind != "product" and u.role != "depthwise"]
     size = family.framing.image_size(config)

@@ -52,13 +52,23 @@ def trace(config: Any) -> Trace:
     return _trace(family_of(config), config.to_json_string())
 
 
-@lru_cache(maxsize=8)
-def _trace(family: Family, values: str) -> Trace:
-    # A configuration of our own, read from its text: the key of the cache cannot be changed from outside.
+def make_without_weights(family: Family, values: str) -> tuple[Any, nn.Module]:
+    """A configuration and its prepared model on torch's meta device.
+
+    Args:
+        family: of the model.
+        values: the configuration's own text, so that what is cached under it cannot be changed from outside.
+    """
     config = family.config.from_dict(json.loads(values))
     with torch.device("meta"):
         model = family.model(config).eval()
         family.prepare(model)
+    return config, model
+
+
+@lru_cache(maxsize=8)
+def _trace(family: Family, values: str) -> Trace:
+    config, model = make_without_weights(family, values)
     ran: dict[str, int] = {}
     blocks = family.blocks(config)
     with torch.no_grad(), torch.device("meta"), _counted(model, family, ran):
