@@ -131,12 +131,11 @@ _SOLVES = """
 import os, signal, highspy
 from mixqsam.allocation.solve import _solve_interruptibly
 from mixqsam.cli.console import run_guarded
-start = highspy.Highs.startSolve
+solve = highspy.Highs.solve
 def interrupted(self):
-    thread = start(self)
     os.kill(os.getpid(), signal.SIGTERM)
-    return thread
-highspy.Highs.startSolve = interrupted
+    return solve(self)
+highspy.Highs.solve = interrupted
 solver = highspy.Highs()
 solver.setOptionValue("output_flag", False)
 solver.addVar(0.0, 1.0)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -148,17 +149,28 @@ def _silence_banner() -> Iterator[None]:
 def _solve_interruptibly(solver: highspy.Highs) -> None:
     """Solve in a thread, so that Ctrl-C and SIGTERM stop the command at once.
 
-    HiGHS handles Ctrl-C by ending the search; the command would then go on with an unfinished solution.
+    HiGHS handles Ctrl-C by ending the search; the command would then go on with an unfinished solution. The thread is
+    not HiGHS's own: a signal while that one starts would leave it running, and the process would abort at its end.
     """
-    solver.HandleKeyboardInterrupt = True
-    thread = solver.startSolve()
+    solver.HandleUserInterrupt = True
+    thread = threading.Thread(target=_run, args=(solver,))
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(0.1)
     except BaseException:
         solver.cancelSolve()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
         raise
+
+
+def _run(solver: highspy.Highs) -> None:
+    try:
+        solver.solve()
+    finally:
+        # A thread on Windows may otherwise not end, as highspy's own thread notes.
+        highspy.Highs.resetThreadScheduler(False)
 
 
 def _to_highs(linear: LinearProgram) -> highspy.HighsLp:
