@@ -19,8 +19,9 @@ from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam, load_sam
 
-# Tiny models are slower on two threads than on one.
+# Tiny models are slower on two threads than on one; two workers of the suite fill two cores.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 keep_freed_memory()
 
 

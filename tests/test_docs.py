@@ -98,13 +98,19 @@ def annotations(count: int) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages calibrate and analyse the same model on the same pictures: once is enough."""
+    return tmp_path_factory.mktemp("documented-cache")
+
+
 @pytest.fixture
-def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(workplace: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the folder, for one page, in which the embedded model is the tiny one."""
     folder = tmp_path / "here"
     shutil.copytree(workplace, folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("MIXQSAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MIXQSAM_CACHE", str(shared_cache))
     return folder
 
 
