@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mixqsam.errors import ArtifactError, shortened
 from mixqsam.old_units import describe_old_unit
+from mixqsam.times import Arithmetic, UnitTimes
 
 Kind = Literal["linear", "conv", "product"]
 Part = Literal["encoder", "decoder"]
@@ -110,6 +111,16 @@ class UnitBits:
         """Whether the unit is left as it is."""
         return self.weight == FLOAT_BITS
 
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How runtimes compute the unit: with integers where both operands have at most 8 bits, or with floats.
+
+        `half` is what is stored in at most 16 bits and computed with floats.
+        """
+        if self.is_float:
+            return "float"
+        return "integer" if max(self.weight, self.activation) < HALF_BITS else "half"
+
     def of(self, operand: Operand) -> int:
         """The bits of one operand."""
         return self.weight if operand in {"weight", "right"} else self.activation
@@ -171,6 +182,7 @@ class Costs:
         compact_bytes: bytes of the same in the file of a quantized model, where they are stored smaller.
         prompts_per_image: how often the decoder runs for each image.
         extra_bytes: unit → bytes of quantizers that take more than a scale and a zero point, when it is quantized.
+        times: how long the units take in one backend on this machine; None where that was not measured.
     """
 
     units: tuple[Unit, ...]
@@ -178,6 +190,7 @@ class Costs:
     compact_bytes: int
     prompts_per_image: int = 1
     extra_bytes: Mapping[str, int] = field(default_factory=dict)
+    times: UnitTimes | None = None
 
     def multiply_adds(self, unit: Unit) -> int:
         """Multiply-adds of a unit per image."""
@@ -202,6 +215,22 @@ class Costs:
     def bitops(self, plan: BitPlan) -> int:
         """BitOps of all units per image."""
         return sum(self.unit_bitops(u, plan.bits[u.name]) for u in self.units)
+
+    @property
+    def fixed_latency(self) -> float:
+        """Seconds of an image that no choice of bits changes, with its prompts; 0 without times."""
+        return self.times.encoder + self.prompts_per_image * self.times.decoder if self.times else 0.0
+
+    def unit_latency(self, unit: Unit, bits: UnitBits) -> float:
+        """Seconds of a unit for an image, above those of its fastest arithmetic; 0 without times."""
+        if self.times is None:
+            return 0.0
+        times = self.prompts_per_image if unit.part == "decoder" else 1
+        return times * self.times.seconds[unit.name][bits.arithmetic]
+
+    def latency(self, plan: BitPlan) -> float:
+        """Predicted seconds of an image with its prompts: what is fixed + Σ times of the units; 0 without times."""
+        return self.fixed_latency + sum(self.unit_latency(u, plan.bits[u.name]) for u in self.units)
 
     @property
     def float_plan(self) -> BitPlan:
@@ -246,6 +275,10 @@ class Analysis:
     def with_extra_bytes(self, extra_bytes: Mapping[str, int]) -> "Analysis":
         """The same measurements for quantizers that take more bytes."""
         return replace(self, costs=replace(self.costs, extra_bytes=extra_bytes))
+
+    def with_times(self, times: UnitTimes | None) -> "Analysis":
+        """The same measurements with the times of the units in one backend."""
+        return replace(self, costs=replace(self.costs, times=times))
 
     def with_weight_shares(self, shares: Mapping[str, float]) -> "Analysis":
         """The same measurements for weights of which only a share of the rounding error is left.

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,14 +9,16 @@ from hypothesis import strategies as st
 
 import mixqsam.allocation.solve as solve_module
 from mixqsam.allocation.budget import Budget, Limits, parse_bits, parse_keep
+from mixqsam.allocation.cheapest import Choice
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.choose import allocate as allocate_within
 from mixqsam.allocation.lagrange import relax, survivors
 from mixqsam.allocation.linear import LinearProgram
-from mixqsam.allocation.program import UTILITIES, Choice, Objective, Program, build_program
+from mixqsam.allocation.program import UTILITIES, Objective, Program, build_program
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError
 from mixqsam.plan import CANDIDATE_BITS, FLOAT, Analysis, Costs, Unit, UnitBits, Vector
+from mixqsam.times import UnitTimes
 from tests.oracles import best_choice
 
 BITS = (2, 3, 4, 6, 8)
@@ -53,6 +56,17 @@ def analysis(count: int, *, seed: int = 0) -> Analysis:
     )
 
 
+def times(units: Sequence[Unit], *, seed: int = 0, backend: str = "openvino") -> UnitTimes:
+    """Random times; some units are faster with floats than with integers, as in runtimes with fused attentions."""
+    rng = np.random.default_rng(seed)
+    seconds = {}
+    for unit in units:
+        integer, half, slack = rng.exponential(0.01), rng.exponential(0.02), rng.exponential(0.01)
+        least = min(integer, half)
+        seconds[unit.name] = {"integer": integer - least, "half": half - least, "float": half - least + slack}
+    return UnitTimes(backend, 1, {"cpu": "toy"}, 0.05, 0.01, seconds)  # type: ignore[arg-type]
+
+
 def limits_of(text: str, costs: Costs) -> Limits:
     return Budget.parse(text).limits(costs)
 
@@ -70,9 +84,11 @@ def programs(draw: st.DrawFn) -> Program:
     """Small random programs, tied or free, of which some have a unit with fixed bits."""
     tied = draw(st.booleans())
     toy = analysis(draw(st.integers(2, 5 if tied else 3)), seed=draw(st.integers(0, 10**6)))
+    toy = toy.with_times(times(toy.units, seed=draw(st.integers(0, 10**6))))
     choices = [(2, 4, 8), (2, 3, 5, 8), (2, 4, 16)] if tied else [(2, 4), (3, 8), (2, 4, 8), (2, 16)]
     candidates = draw(st.sampled_from(choices))
     text = draw(st.sampled_from(["W3A3", "W4A4", "W6A6", "W4A16", "size=0.16x", "bitops=0.02x", "W8A8"]))
+    text += draw(st.sampled_from(["", "", ",latency<=0.95x@openvino", ",latency<=0.11s@openvino"]))
     fixed = {toy.units[0].name: UnitBits(2, 2)} if draw(st.booleans()) else {}
     goal = objective(draw(st.sampled_from(UTILITIES)), coupling=draw(st.sampled_from([0.0, 0.1, 1.0, 5.0])))
     budget = limits_of(text, toy.costs)

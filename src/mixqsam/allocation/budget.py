@@ -1,11 +1,11 @@
 """Parse budgets and fixed bits; turn them into limits of one model."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
+from mixqsam.allocation.latency import LatencyLimit, parse_latency
 from mixqsam.allocation.quality import QualityTarget, parse_quality
 from mixqsam.errors import BudgetError
 from mixqsam.plan import FLOAT, UNIT_BITS, BitPlan, Costs, UnitBits, matches
@@ -13,6 +13,7 @@ from mixqsam.plan import FLOAT, UNIT_BITS, BitPlan, Costs, UnitBits, matches
 HELP = (
     "W4A4 (as large and as costly as that uniform model), 12.5MB or size=12.5MB, bitops=3.2T, "
     "0.2x or size=0.2x (of the float model's size), bitops=0.03x; several limits, separated by commas, hold together; "
+    "latency<=0.6s@openvino or latency<=0.5x@onnx (on this machine; x is a share of the float model's latency); "
     "iou>=0.98 or ap>=0.97x (the smallest model that keeps this quality); uniform:W4A4 gives all units the same bits"
 )
 _SHORT_HELP = "W4A4, 12.5MB, 0.2x, bitops=3T, bitops=0.03x, iou>=0.98 or uniform:W4A4"
@@ -23,6 +24,7 @@ _UNIT_NAMES = {"size": "b|bytes?", "bitops": "bitops|bops"}
 _FEWEST_BITOPS = 1e6
 
 Quantity = Literal["size", "bitops"]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,15 @@ class Limits:
         text: the budget as the user wrote it, or the bits of a uniform model.
         size: bytes of the file, scales and float tensors included; None for no limit.
         bitops: BitOps per image; None for no limit.
+        latency: predicted seconds of an image with its prompts; None for no limit.
+        backend: where the latency is limited; empty without a limit.
     """
 
     text: str
     size: float | None
     bitops: float | None
+    latency: float | None = None
+    backend: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,14 @@ class Budget:
         terms: limits that hold together; empty for a uniform budget.
         uniform: the bits of all units; None where the bits are chosen.
         quality: the quality that the smallest model within the limits keeps; None for the best within the limits.
+        latency: a limit that holds together with `terms`; None for none.
     """
 
     text: str
     terms: tuple[Amount | UniformCosts, ...] = ()
     uniform: UnitBits | None = None
     quality: QualityTarget | None = None
+    latency: LatencyLimit | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -112,12 +120,21 @@ class Budget:
         if written.lower().startswith(_UNIFORM):
             return cls(written, uniform=_parse_uniform(written[len(_UNIFORM) :].strip(), written))
         parts = [part.strip() for part in written.split(",")]
-        parsed = {part: parse_quality(part) for part in parts}
-        targets = [target for target in parsed.values() if target is not None]
-        if len(targets) > 1:
-            raise BudgetError(f"Budget {written!r:.60} has several targets of quality; give one of them.")
-        terms = tuple(_parse_term(part) for part in parts if parsed[part] is None)
-        return cls(written, terms=terms, quality=targets[0] if targets else None)
+        latencies = {part: parse_latency(part) for part in parts}
+        rest = [part for part, limit in latencies.items() if limit is None]
+        qualities = {part: parse_quality(part) for part in rest}
+        return cls(
+            written,
+            terms=tuple(_parse_term(part) for part in rest if qualities[part] is None),
+            quality=_find_only(list(qualities.values()), written, what="targets of quality"),
+            latency=_find_only(list(latencies.values()), written, what="limits of the latency"),
+        )
+
+    @property
+    def limits_activations(self) -> bool:
+        """Whether bits of activations count: in BitOps, in a latency, or as uniform bits."""
+        counted = any(isinstance(term, UniformCosts) or term.quantity == "bitops" for term in self.terms)
+        return counted or self.latency is not None or self.uniform is not None
 
     def with_size(self, size: float) -> "Budget":
         """The budget with a limit of the size in bytes in place of its quality."""
@@ -127,12 +144,18 @@ class Budget:
         """Limits of one model; `fixed` holds the bits of units whose bits are not chosen.
 
         The limits of a uniform budget are the costs of its model, fixed units included.
+
+        Raises:
+            BudgetError: the latency is limited, and the costs hold no times of that backend.
         """
         if self.uniform is not None:
             plan = self.uniform_plan(costs, fixed=fixed)
             return Limits(str(self.uniform), costs.size(plan), float(costs.bitops(plan)))
         pairs = [term.limits(costs, fixed or {}) for term in self.terms]
-        return Limits(self.text, _tightest([size for size, _ in pairs]), _tightest([bitops for _, bitops in pairs]))
+        size, bitops = (_tightest(values) for values in zip(*pairs, strict=True)) if pairs else (None, None)
+        if self.latency is None:
+            return Limits(self.text, size, bitops)
+        return Limits(self.text, size, bitops, self.latency.seconds(costs), self.latency.backend)
 
     def uniform_plan(self, costs: Costs, *, fixed: Mapping[str, UnitBits] | None = None) -> BitPlan:
         """The plan of a uniform budget, in which fixed units keep their own bits."""
@@ -205,25 +228,16 @@ def parse_keep(rules: Sequence[str], *, names: Sequence[str]) -> dict[str, UnitB
     return fixed
 
 
-def format_share(value: float, whole: float) -> str:
-    """Format a share in percent; small ones with a digit."""
-    share = 100 * value / max(whole, 1e-300)
-    if share < 0.1:
-        return "under 0.1%"
-    return f"{share:.0f}%" if share >= 10 else f"{share:.1f}%"
+def _find_only(found: Sequence[_T | None], written: str, *, what: str) -> _T | None:
+    """Find the one value that is not None.
 
-
-def format_amount(value: float) -> str:
-    """Format a number of MB or GBitOps with four digits."""
-    return "under 0.001" if value < 0.001 else f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
-
-
-def round_up(value: float, *, digits: int = 4) -> float:
-    """Round a number up to some digits, so that what just fits still fits."""
-    if value <= 0:
-        return 0.0
-    scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
-    return math.ceil(value * scale * (1 - 1e-12)) / scale
+    Raises:
+        BudgetError: there are several.
+    """
+    values = [value for value in found if value is not None]
+    if len(values) > 1:
+        raise BudgetError(f"Budget {written!r:.60} has several {what}; give one of them.")
+    return values[0] if values else None
 
 
 def _tightest(values: Sequence[float | None]) -> float | None:

@@ -5,14 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from mixqsam.allocation.budget import Budget, Limits, parse_keep
-from mixqsam.allocation.program import (
-    Objective,
-    Utility,
-    build_program,
-    check_feasible,
-    find_cheapest_plan,
-    unit_states,
-)
+from mixqsam.allocation.feasible import check_feasible, find_cheapest_plan
+from mixqsam.allocation.program import Objective, Utility, build_program, unit_states
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError, shortened
 from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs, UnitBits
@@ -32,6 +26,7 @@ class Allocation:
         bound: an upper bound of the objective over all allocations.
         gap: relative difference of value and bound; 0 is proven optimal.
         seconds: solving time.
+        latency: predicted seconds of an image with its prompts in the backend of the budget; None without one.
     """
 
     plan: BitPlan
@@ -43,6 +38,7 @@ class Allocation:
     bound: float = 0.0
     gap: float = 0.0
     seconds: float = 0.0
+    latency: float | None = None
 
     @property
     def kind(self) -> Literal["uniform", "mixed"]:
@@ -71,6 +67,7 @@ class Allocation:
                 budget=_parse_limits(value["budget"]),
                 objective=None if objective is None else _parse_objective(objective),
                 **{name: float(value[name]) for name in ("size", "bitops", "value", "bound", "gap", "seconds")},
+                latency=_parse_optional(value.get("latency")),
             )
         except (KeyError, OverflowError, StopIteration, TypeError, ValueError) as error:
             raise ArtifactError(
@@ -80,8 +77,14 @@ class Allocation:
 
 def _parse_limits(entry: Mapping[str, Any]) -> Limits:
     """Read limits from a file and check their types."""
-    numbers = {name: None if entry[name] is None else float(entry[name]) for name in ("size", "bitops")}
-    return Limits(str(entry["text"]), **numbers)
+    numbers = {name: _parse_optional(entry[name]) for name in ("size", "bitops")}
+    # Earlier files have no latency.
+    latency, backend = _parse_optional(entry.get("latency")), str(entry.get("backend", ""))
+    return Limits(str(entry["text"]), **numbers, latency=latency, backend=backend)
+
+
+def _parse_optional(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _parse_objective(entry: Mapping[str, Any]) -> Objective:
@@ -143,7 +146,7 @@ def allocate(
 
     Args:
         analysis: result of `analyze`.
-        budget: limits of size and BitOps.
+        budget: limits of size, BitOps and latency.
         objective: how bits are valued.
         candidates: bit-widths to choose from.
         tied: weight and activation of a unit share one bit-width, as in the paper.
@@ -163,6 +166,7 @@ def allocate(
     if budget.uniform is not None:
         plan = budget.uniform_plan(analysis.costs, fixed=fixed)
         return Allocation(plan, limits, None, analysis.costs.size(plan), float(analysis.costs.bitops(plan)))
+    costs = analysis.costs
     program = build_program(analysis, limits, objective, candidates=candidates, tied=tied, fixed=fixed)
     solution = solve(program, time_limit=time_limit)
     plan = program.plan(solution.choice)
@@ -170,8 +174,9 @@ def allocate(
         plan=plan,
         budget=limits,
         objective=objective,
-        size=analysis.costs.size(plan),
-        bitops=float(analysis.costs.bitops(plan)),
+        size=costs.size(plan),
+        bitops=float(costs.bitops(plan)),
+        latency=None if limits.latency is None else costs.latency(plan),
         value=solution.objective,
         bound=solution.bound,
         gap=solution.gap,

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mixqsam.allocation.program import Choice, Program
+from mixqsam.allocation.cheapest import Choice
+from mixqsam.allocation.program import Program
 from mixqsam.plan import Vector
 
 _MAX_ROUNDS = 120

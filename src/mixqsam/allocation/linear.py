@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mixqsam.allocation.program import Choice, Program
+from mixqsam.allocation.cheapest import Choice
+from mixqsam.allocation.program import Program
 from mixqsam.plan import Vector
 
 

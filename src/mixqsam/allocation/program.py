@@ -2,7 +2,8 @@
 
 See docs/method.md, “Bit allocation”.
 
-Maximise Σ_i U_i(s_i) − Σ_i c_i·d(s_i, s_{i+1})   subject to   Σ size_i(s_i) ≤ S,  Σ bitops_i(s_i) ≤ O
+Maximise Σ_i U_i(s_i) − Σ_i c_i·d(s_i, s_{i+1})
+subject to Σ size_i(s_i) ≤ S,  Σ bitops_i(s_i) ≤ O,  Σ latency_i(s_i) ≤ T
 
 A state s of a unit is a pair of bit-widths (weight, activation), and d is the mean of their squared differences,
 which is (b_l − b_m)² when both are equal.
@@ -16,13 +17,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.allocation.budget import Limits, format_amount, format_share, round_up
+from mixqsam.allocation.budget import Limits
+from mixqsam.allocation.cheapest import Choice, find_cheapest
+from mixqsam.allocation.feasible import check_feasible, count_costs
 from mixqsam.errors import BudgetError
 from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Analysis, BitPlan, Costs, UnitBits, Vector
 
 Utility = Literal["linear", "exponential", "measured", "fisher"]
 UTILITIES: tuple[Utility, ...] = ("linear", "exponential", "measured", "fisher")
-Choice = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Program:
         names: of the units.
         states: per unit [S, 2], bits of weight and activation.
         utility: per unit [S].
-        costs: per unit [S, K], each column in shares of one budget (K is 0, 1 or 2).
-        capacity: [K], the share of each budget that the units may use; 1 where float tensors use nothing of it.
+        costs: per unit [S, K], each column in shares of one budget (K is 0 to 3).
+        capacity: [K], the share of each budget that the units may use; 1 where nothing else uses it.
         coupling: [units − 1], c ≥ 0.
     """
 
@@ -112,7 +114,7 @@ def build_program(
 
     Args:
         analysis: importance, synergy and sensitivity of the units.
-        budget: limits of size and BitOps.
+        budget: limits of size, BitOps and latency.
         objective: how bits are valued.
         candidates: bit-widths to choose from.
         tied: the weight and the activation of a unit share one bit-width.
@@ -206,24 +208,6 @@ def interpolate(divergence: Vector, measured_at: Sequence[int], bits: Sequence[i
     return result
 
 
-def count_costs(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> tuple[tuple[Vector, ...], Vector]:
-    """Count what the states cost, in shares of the budget, and what share the units may use; see `Program`."""
-    columns = []
-    for unit, allowed in zip(costs.units, states, strict=True):
-        choices = [UnitBits(int(w), int(a)) for w, a in allowed]
-        shares = []
-        if budget.size is not None:
-            shares.append([costs.unit_size_bits(unit, choice) / 8 / budget.size for choice in choices])
-        if budget.bitops is not None:
-            shares.append([costs.unit_bitops(unit, choice) / budget.bitops for choice in choices])
-        columns.append(np.array(shares, float).reshape(len(shares), len(choices)).T)
-    capacity = [] if budget.size is None else [1 - costs.compact_bytes / budget.size]
-    capacity += [] if budget.bitops is None else [1.0]
-    # Uniform models meet their budgets exactly, but sums of shares have rounding errors.
-    tolerance = 1e-12
-    return tuple(columns), np.array(capacity) + tolerance
-
-
 def _coupling(
     analysis: Analysis,
     objective: Objective,
@@ -246,72 +230,3 @@ def _coupling(
     is_float = np.array([bool((s == 32).all()) for s in states])
     result: Vector = np.where(is_float[1:] | is_float[:-1], 0.0, coupling)
     return result
-
-
-def find_cheapest(states: Sequence[NDArray[np.int64]], costs: Sequence[Vector], capacity: Vector) -> Choice:
-    """Find the choice that is most likely to be within all budgets.
-
-    Without a limit of BitOps it has the least size, otherwise the fewest BitOps. More bits cost more of both, but for
-    activations of 16 bits: these have no scales, and so are smaller by some bytes. Where both quantities are limited
-    and the size is exceeded, units move to smaller states, those first that add the fewest BitOps for a byte.
-
-    Args:
-        states: bits of the states of each unit, [S, 2].
-        costs: of the states of each unit, [S, K], the size before the BitOps.
-        capacity: [K].
-    """
-    # lexsort sorts by its last key first.
-    keys = [[s.sum(axis=1), *c.T] for s, c in zip(states, costs, strict=True)]
-    choice = np.array([int(np.lexsort(key)[0]) for key in keys], dtype=np.int64)
-    while len(capacity) > 1 and sum(float(c[i, 0]) for c, i in zip(costs, choice, strict=True)) > capacity[0]:
-        moves = []
-        for unit, (c, current) in enumerate(zip(costs, choice, strict=True)):
-            added = c - c[current]
-            moves += [(-added[s, 1] / added[s, 0], unit, int(s)) for s in np.flatnonzero(added[:, 0] < 0)]
-        if not moves:
-            break
-        _, unit, state = min(moves)
-        choice[unit] = state
-    return choice
-
-
-def check_feasible(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> None:
-    """Check that the cheapest choice of bits meets the budget.
-
-    Raises:
-        BudgetError: the budget is too small; the message names the smallest feasible one.
-    """
-    plan = find_cheapest_plan(costs, budget, states)
-    size, bitops = costs.size(plan), costs.bitops(plan)
-    if (budget.size is None or size <= budget.size) and (budget.bitops is None or bitops <= budget.bitops):
-        return
-    raise BudgetError(_describe_shortage(costs, budget, size=size, bitops=bitops))
-
-
-def find_cheapest_plan(costs: Costs, budget: Limits, states: Sequence[NDArray[np.int64]]) -> BitPlan:
-    """Find the bits that are most likely to meet a budget; see `find_cheapest`."""
-    columns, capacity = count_costs(costs, budget, states)
-    fewest = [s[i] for s, i in zip(states, find_cheapest(states, columns, capacity), strict=True)]
-    return BitPlan({u.name: UnitBits(int(s[0]), int(s[1])) for u, s in zip(costs.units, fewest, strict=True)})
-
-
-def _describe_shortage(costs: Costs, budget: Limits, *, size: float, bitops: float) -> str:
-    """Say what a budget allows, and what the fewest bits take, in MB and in shares of the float model."""
-    whole, whole_bitops = costs.size(costs.float_plan), float(costs.bitops(costs.float_plan))
-    terms, allowed = [], []
-    if budget.size is not None:
-        terms.append(f"{round_up(size / 1e6):.10g}MB")
-        allowed.append(
-            f"{format_amount(budget.size / 1e6)} MB ({format_share(budget.size, whole)} of the float model's size), "
-            f"and the fewest bits take {format_amount(size / 1e6)} MB ({format_share(size, whole)})"
-        )
-    if budget.bitops is not None:
-        terms.append(f"bitops={round_up(bitops / 1e9):.10g}G")
-        allowed.append(
-            f"{format_amount(budget.bitops / 1e9)} GBitOps ({format_share(budget.bitops, whole_bitops)} of the float "
-            f"model's), and the fewest bits take {format_amount(bitops / 1e9)} ({format_share(bitops, whole_bitops)})"
-        )
-    return (
-        f"No choice of bits meets the budget {budget.text!r}: it allows {'; '.join(allowed)}. "
-        f"The smallest feasible budget is {','.join(terms)}."
-    )

@@ -13,9 +13,10 @@ import highspy
 import numpy as np
 from numpy.typing import NDArray
 
+from mixqsam.allocation.cheapest import Choice
 from mixqsam.allocation.lagrange import improve, relax, survivors
 from mixqsam.allocation.linear import LinearProgram, linearise
-from mixqsam.allocation.program import Choice, Program
+from mixqsam.allocation.program import Program
 from mixqsam.errors import MixqsamError
 from mixqsam.plan import Vector
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from mixqsam.allocation.budget import Budget, Limits, UniformCosts, parse_keep
+from mixqsam.allocation.budget import Budget, UniformCosts, parse_keep
 from mixqsam.allocation.choose import Allocation
+from mixqsam.allocation.feasible import meets
 from mixqsam.errors import BudgetError
 from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, UNIT_BITS, Analysis, BitPlan, UnitBits
 
@@ -21,6 +22,7 @@ def uniform_allocation(
         None,
         analysis.costs.size(plan),
         float(analysis.costs.bitops(plan)),
+        latency=analysis.costs.latency(plan) if analysis.costs.times else None,
     )
 
 
@@ -46,7 +48,7 @@ def nearest_uniform(analysis: Analysis, allocation: Allocation, *, keep: Sequenc
     fitting: list[Allocation] = []
     for bits in [*named, *others]:
         uniform = uniform_allocation(analysis, bits, fixed=fixed)
-        if not _fits(uniform, allocation.budget):
+        if not meets(analysis.costs, uniform.plan, allocation.budget):
             continue
         if bits in named:
             return uniform
@@ -58,11 +60,6 @@ def nearest_uniform(analysis: Analysis, allocation: Allocation, *, keep: Sequenc
 
 def _rank(bits: UnitBits) -> tuple[int, int]:
     return min(bits.weight, bits.activation), bits.weight + bits.activation
-
-
-def _fits(uniform: Allocation, limits: Limits) -> bool:
-    within_size = limits.size is None or uniform.size <= limits.size
-    return within_size and (limits.bitops is None or uniform.bitops <= limits.bitops)
 
 
 def _named_bits(text: str) -> list[UnitBits]:

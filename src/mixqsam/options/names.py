@@ -35,5 +35,7 @@ RECIPE_NAMES = (
 DEFAULT_RECIPE = "compensated"
 # Recipes that learn the rounding, whose options are iterations and rates.
 RECONSTRUCTING_RECIPES = ("adaround", "brecq", "qdrop", "ptq4sam-l", "ahcptq", "saq-sam")
+# PyTorch, and the runtimes of exported models.
+BACKEND_NAMES = ("torch", "onnx", "openvino")
 OUTPUT_DISTRIBUTIONS: tuple[OutputDistribution, ...] = get_args(OutputDistribution)
 SYNERGIES: tuple[Synergy, ...] = get_args(Synergy)

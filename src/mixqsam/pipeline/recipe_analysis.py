@@ -57,5 +57,4 @@ def adapt_analysis(
 
 def _expected_plan(sam: Sam, budget: Budget) -> BitPlan:
     """What stands for the bits before they are chosen: 4, and 16 for activations whose bits no limit counts."""
-    limits_bitops = budget.limits(sam.costs()).bitops is not None
-    return BitPlan.uniform(sam.costs().units, UnitBits(4, 4 if limits_bitops else HALF_BITS))
+    return BitPlan.uniform(sam.costs().units, UnitBits(4, 4 if budget.limits_activations else HALF_BITS))

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixqsam.allocation.budget import Budget, Limits, UniformCosts, parse_keep
+from mixqsam.allocation.budget import Budget, UniformCosts, parse_keep
 from mixqsam.allocation.choose import Allocation, allocate
+from mixqsam.allocation.feasible import meets
 from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
 from mixqsam.calibrate import Ranges, cached_ranges
@@ -235,10 +236,10 @@ def note_large_budget(costs: Costs, budget: Budget, *, options: AllocationOption
     fixed = parse_keep(options.keep, names=list(plan.bits))
     plan = BitPlan({**plan.bits, **fixed})
     limits = budget.limits(costs, fixed=fixed)
-    if not _meets(costs, plan, limits) or any(isinstance(term, UniformCosts) for term in budget.terms):
+    if not meets(costs, plan, limits) or any(isinstance(term, UniformCosts) for term in budget.terms):
         return
     taken = f"Bits go up to {most}, which take {costs.size(plan) / 1e6:.2f} MB."
-    if _meets(costs, costs.float_plan, limits):
+    if meets(costs, costs.float_plan, limits):
         float_size = costs.size(costs.float_plan)
         session.progress.note(
             f"The float model ({float_size / 1e6:.2f} MB) meets the budget {budget}: nothing needs to be quantized. "
@@ -246,11 +247,6 @@ def note_large_budget(costs: Costs, budget: Budget, *, options: AllocationOption
         )
     else:
         session.progress.note(f"The budget {budget} is larger than the most bits need. {taken}")
-
-
-def _meets(costs: Costs, plan: BitPlan, limits: Limits) -> bool:
-    within_size = limits.size is None or costs.size(plan) <= limits.size
-    return within_size and (limits.bitops is None or costs.bitops(plan) <= limits.bitops)
 
 
 def with_prompts(analysis: Analysis, options: AllocationOptions) -> Analysis:
