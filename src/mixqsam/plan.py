@@ -83,6 +83,15 @@ class Unit:
         """The quantized operands that depend on the image."""
         return ("left", "right") if self.kind == "product" else ("input",)
 
+    def arithmetic(self, bits: "UnitBits") -> Arithmetic:
+        """How runtimes compute the unit at some bits."""
+        if bits.is_float:
+            return "float"
+        widths = [bits.weight, bits.activation]
+        if max(widths) < HALF_BITS:
+            return "narrow" if min(bits.of(operand) for operand in self.activations) < CANDIDATE_BITS[-1] else "integer"
+        return "half" if min(widths) == HALF_BITS else "mixed"
+
     def overhead_bytes(self, bits: "UnitBits") -> int:
         """Bytes of scales and zero points at some bits; what has 16 bits or more has none.
 
@@ -110,16 +119,6 @@ class UnitBits:
     def is_float(self) -> bool:
         """Whether the unit is left as it is."""
         return self.weight == FLOAT_BITS
-
-    @property
-    def arithmetic(self) -> Arithmetic:
-        """How runtimes compute the unit: with integers where both operands have at most 8 bits, or with floats.
-
-        `half` is what is stored in at most 16 bits and computed with floats.
-        """
-        if self.is_float:
-            return "float"
-        return "integer" if max(self.weight, self.activation) < HALF_BITS else "half"
 
     def of(self, operand: Operand) -> int:
         """The bits of one operand."""
@@ -226,7 +225,7 @@ class Costs:
         if self.times is None:
             return 0.0
         times = self.prompts_per_image if unit.part == "decoder" else 1
-        return times * self.times.seconds[unit.name][bits.arithmetic]
+        return times * self.times.seconds[unit.name][unit.arithmetic(bits)]
 
     def latency(self, plan: BitPlan) -> float:
         """Predicted seconds of an image with its prompts: what is fixed + Σ times of the units; 0 without times."""

@@ -7,7 +7,10 @@ from typing import Any, Literal, get_args
 
 from mixqsam.errors import ArtifactError, shortened
 
-Arithmetic = Literal["integer", "half", "float"]
+# How a runtime computes a unit. In `integer` both operands are codes, of 8 bits where they are activations. In `narrow`
+# activations have fewer bits, and are clipped first. In `mixed` one operand has codes and the other one 16 bits, in
+# `half` both have 16 bits; both compute with floats, as `float` does.
+Arithmetic = Literal["integer", "narrow", "mixed", "half", "float"]
 ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
 _FORMAT, _VERSION = "mixqsam-times", 1
 

@@ -62,8 +62,9 @@ def times(units: Sequence[Unit], *, seed: int = 0, backend: str = "openvino") ->
     seconds = {}
     for unit in units:
         integer, half, slack = rng.exponential(0.01), rng.exponential(0.02), rng.exponential(0.01)
-        least = min(integer, half)
-        seconds[unit.name] = {"integer": integer - least, "half": half - least, "float": half - least + slack}
+        found = {"integer": integer, "narrow": integer + slack / 4, "mixed": half + slack / 2}
+        found |= {"half": half, "float": half + slack}
+        seconds[unit.name] = {name: value - min(integer, half) for name, value in found.items()}
     return UnitTimes(backend, 1, {"cpu": "toy"}, 0.05, 0.01, seconds)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -21,8 +20,8 @@ from mixqsam.files import read_json
 from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.options import Session
 from mixqsam.pipeline.stages import TORCH, check_backend, make_predictor
+from mixqsam.pipeline.timed_models import make_middle_box, make_picture
 from mixqsam.prediction import Predictor
-from mixqsam.prompts import Prompts
 from mixqsam.runtime.build import simulated_units
 from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.predictor import SamPredictor
@@ -118,8 +117,8 @@ def run_benchmark(
     sam, manifest = load_model(source, integer=True)
     costs = sam.costs(prompts_per_image=manifest.prompts_per_image)
     plan = manifest.plan(costs)
-    picture = image or _picture(sam.image_size)
-    prompts = _middle(picture)
+    picture = image or make_picture(sam.image_size)
+    prompts = make_middle_box(picture)
     if TORCH in backends:
         _note_units_in_float(sam, session)
     del sam
@@ -171,14 +170,3 @@ def float_predictor(source: Path) -> Predictor:
 def _bytes(directory: Path) -> int:
     """Of the files that hold the model: weights, graphs, configuration."""
     return sum(path.stat().st_size for path in directory.iterdir() if path.name.endswith(_ENDINGS))
-
-
-def _picture(size: int) -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (size * 3 // 4, size, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def _middle(image: Image.Image) -> Prompts:
-    """A box around the middle half."""
-    width, height = image.width, image.height
-    return Prompts(boxes=np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]]))

@@ -26,6 +26,8 @@ _RATE, _GRID, _RANGES = 20e9, 1.0, 0.06
 # Passes of the model: calibration of an image; a draw of the Fisher sensitivity; a unit changed, which runs from its
 # block on; a pass with quantized units; an iteration of a reconstruction on all blocks.
 _CALIBRATION, _DRAW, _VARIANT, _QUANTIZED, _ITERATION = 3.0, 6.5, 0.5, 1.5, 4.0
+# Seconds of a model that is made and timed, at least and in passes.
+_TIMED, _TIMED_PASSES = 8.0, 4.0
 # Shorter jobs need no announcement.
 _SHORT = 30.0
 
@@ -108,6 +110,11 @@ def search_stage(speed: Speed, *, images: int, recipe: Recipe, options: Quantiza
     )
     judgement = models * images * (1 + _QUANTIZED) * speed.forward
     return Stage("search", quantization.seconds + judgement)
+
+
+def timing_stage(speed: Speed, *, models: int) -> Stage:
+    """The timing of so many models in a backend: each is made, loaded, and run in turns with another."""
+    return Stage("timing", models * max(_TIMED, _TIMED_PASSES * speed.forward))
 
 
 def check_stage(speed: Speed, *, images: int, models: int) -> Stage:

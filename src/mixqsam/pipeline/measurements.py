@@ -8,6 +8,7 @@ from mixqsam.allocation.choose import check_request
 from mixqsam.errors import BudgetError
 from mixqsam.pipeline.options import AnalysisOptions, Options
 from mixqsam.sam.load import Sam
+from mixqsam.times import UnitTimes
 
 
 def measure_nothing(options: Options) -> AnalysisOptions:
@@ -31,13 +32,20 @@ def select_measurements(options: Options, budgets: Sequence[Budget]) -> Analysis
     )
 
 
-def check_budget(sam: Sam, budget: Budget, options: Options) -> None:
+def check_budget(sam: Sam, budget: Budget, options: Options, *, times: UnitTimes | None = None) -> None:
     """Check budget and options before the long work.
+
+    Args:
+        sam: the float model.
+        budget: limits and a quality.
+        options: options of the job.
+        times: times of the units, where the budget limits the latency.
 
     Raises:
         BudgetError: the budget cannot be met, or the options contradict each other.
     """
-    costs, allocation = sam.costs(prompts_per_image=options.allocation.prompts_per_image or 1), options.allocation
+    allocation = options.allocation
+    costs = replace(sam.costs(prompts_per_image=allocation.prompts_per_image or 1), times=times)
     check_request(costs, budget, candidates=allocation.choices, tied=allocation.tied, keep=allocation.keep)
     if budget.uniform is None:
         _check_measurements(options)

@@ -1,7 +1,7 @@
 """The main job: a float model, images and a budget in; a quantized directory with its report out."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mixqsam.allocation.budget import Budget
@@ -21,6 +21,7 @@ from mixqsam.pipeline.estimate import (
     quantization_stage,
     sample_prompts,
     search_stage,
+    timing_stage,
 )
 from mixqsam.pipeline.job_images import JobImages, choose_job_images
 from mixqsam.pipeline.measurements import check_budget, measure_nothing, select_measurements
@@ -29,6 +30,7 @@ from mixqsam.pipeline.presets import apply_preset
 from mixqsam.pipeline.provenance import record_options
 from mixqsam.pipeline.quantized_directory import QuantizedModel, write_quantized
 from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, count_passes
+from mixqsam.pipeline.result_latency import measure_result
 from mixqsam.pipeline.search import Judge, count_tries, search_bits
 from mixqsam.pipeline.search_result import add_final
 from mixqsam.pipeline.session import Session, Source
@@ -39,6 +41,8 @@ from mixqsam.pipeline.stages import (
     with_prompts,
 )
 from mixqsam.pipeline.stored import adopt_allocation, check_units, read_allocation
+from mixqsam.pipeline.timed_models import check_installed
+from mixqsam.pipeline.unit_times import count_models, find_times
 from mixqsam.plan import Analysis
 from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, check_recipe
@@ -46,6 +50,7 @@ from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.reporting.record import CalibrationImages, Run, Search
 from mixqsam.sam.load import Sam, load_sam
+from mixqsam.times import UnitTimes
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,8 @@ def run_quantization(
     stored = None if allocation is None else read_allocation(allocation)
     if stored is None:
         options = apply_preset(options, budget)
+        if budget.latency is not None:
+            check_installed(budget.latency.backend)
     record = record_options(model, data, budget=budget, options=options, evaluation=evaluation, device=session.device)
     if allocation is not None:
         record["allocation"] = str(allocation.expanduser().absolute())
@@ -146,14 +153,16 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
     samples = images.calibration
     check_recipe(recipe, images=len(samples))
     if request.stored is None:
-        check_budget(sam, request.budget, options)
+        # The latency follows when the times of the units are known.
+        check_budget(sam, replace(request.budget, latency=None), options)
     else:
         check_units(request.stored, sam.costs())
     _begin(request, sam, images, measurements=measurements, recipe=recipe, session=session)
+    times = _find_times(request, sam, recipe, session)
     analysis = analyze_for_recipe(
         sam, samples, recipe=recipe, budget=request.budget, options=measurements, session=session
     )
-    analysis = with_prompts(analysis, options.allocation)
+    analysis = with_prompts(analysis, options.allocation).with_times(times)
     allocation, search = _choose_allocation(request, sam, analysis, images, session)
     uniform = nearest_uniform(analysis, allocation, keep=options.allocation.keep)
     quantized = quantize_model(sam, allocation.plan, samples, options=options.quantization, session=session)
@@ -161,8 +170,28 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
     if images.check is not None:
         check = _compare(request, sam, images, allocation, uniform, quantized, session=session)
         search = search and add_final(search, check, images.check)
+    latency = measure_result(sam, quantized.sam, allocation, prompts=analysis.costs.prompts_per_image, session=session)
     calibration = CalibrationImages(seed=measurements.seed, images=shorten_paths([sample.path for sample in samples]))
-    return QuantizedModel(quantized, analysis, allocation, uniform, check, recipe, calibration, search)
+    return QuantizedModel(quantized, analysis, allocation, uniform, check, recipe, calibration, search, latency)
+
+
+def _find_times(request: _Request, sam: Sam, recipe: Recipe, session: Session) -> UnitTimes | None:
+    """Find the times of the units that the budget needs, and check that it can be met; None where it needs none.
+
+    Raises:
+        BudgetError: no choice of bits meets the budget.
+    """
+    limit = request.budget.latency if request.stored is None else None
+    if limit is None:
+        return None
+    if recipe.steps:
+        session.progress.note(
+            f"The times of units are those of affine grids; activations of the recipe {recipe.name} may have others, "
+            "whose products runtimes compute with floats. Compare predicted and measured latency."
+        )
+    times = find_times(sam, limit.backend, session)
+    check_budget(sam, request.budget, request.options, times=times)
+    return times
 
 
 def _choose_allocation(
@@ -222,12 +251,14 @@ def _begin(
     samples, options = images.calibration, request.options
     speed = measure_speed(sam, prompts=sample_prompts(samples))
     passes = count_passes(recipe)
-    stages = analysis_stages(speed, sam, images=len(samples), options=measurements, recipe_passes=passes)
+    is_timed = request.stored is None and request.budget.latency is not None
+    stages = [timing_stage(speed, models=count_models(sam))] if is_timed else []
+    stages += analysis_stages(speed, sam, images=len(samples), options=measurements, recipe_passes=passes)
     if images.judging is not None:
         allocation = options.allocation
         span = find_size_span(
             sam.costs(),
-            request.budget,
+            replace(request.budget, latency=None),
             candidates=allocation.choices,
             tied=allocation.tied,
             keep=allocation.keep,
@@ -245,7 +276,7 @@ def _begin(
             recipe=recipe,
             options=options.quantization,
             models=models,
-            is_calibrated=len(stages) > 1,
+            is_calibrated=len(stages) > 1 + is_timed,
         )
     )
     if images.check is not None:

@@ -25,7 +25,7 @@ from mixqsam.quantization.recipe import Recipe
 from mixqsam.reporting.card import NAME as CARD
 from mixqsam.reporting.histogram import count_ious
 from mixqsam.reporting.page import ReportContent, write_page
-from mixqsam.reporting.record import NAME, CalibrationImages, Figures, Piece, Run, Search
+from mixqsam.reporting.record import NAME, CalibrationImages, Figures, Latency, Piece, Run, Search
 from mixqsam.reporting.summary import write_summary
 from mixqsam.reporting.units import NAME as UNITS
 from mixqsam.reporting.units import write_units
@@ -46,6 +46,7 @@ class QuantizedModel:
         recipe: how weights are rounded.
         calibration: images of the calibration.
         search: the search for a quality, if the budget names one.
+        latency: predicted and measured latency, if the budget limits it.
     """
 
     quantized: Quantized
@@ -56,6 +57,7 @@ class QuantizedModel:
     recipe: Recipe
     calibration: CalibrationImages
     search: Search | None = None
+    latency: Latency | None = None
 
 
 def write_quantized(
@@ -95,6 +97,7 @@ def write_quantized(
             reconstruction=[Piece(**asdict(log)) for log in finished.quantized.logs],
             examples=[drawn.example for drawn in check.examples],
             search=finished.search,
+            latency=finished.latency,
         )
         write_json(folder / ANALYSIS, analysis.to_json())
         write_json(folder / MARKER, allocation.to_json())

@@ -86,6 +86,30 @@ class Search(_Strict):
     interval: tuple[float, float] | None = None
 
 
+class Latency(_Strict):
+    """Time of an image in the backend of the budget, on the machine of the run.
+
+    Attributes:
+        backend: name of the backend.
+        threads: number of threads of the runtime.
+        prompts: number of prompts of the image.
+        limit: most seconds that the budget allows.
+        predicted: seconds that the times of the units add up to.
+        measured: median seconds of the finished model.
+        float_measured: median seconds of the float model in the same backend, in turns with the other.
+        runs: number of timed runs of each.
+    """
+
+    backend: str
+    threads: int
+    prompts: int
+    limit: float
+    predicted: float
+    measured: float
+    float_measured: float
+    runs: int
+
+
 class EvaluationImages(_Strict):
     """The images of the figures of quality.
 
@@ -170,6 +194,7 @@ class Run(_Strict):
         reconstruction: reconstructed pieces.
         examples: pictures of examples.
         search: the search for the smallest model, after a budget that names a quality.
+        latency: predicted and measured time, after a budget that limits the latency.
     """
 
     format: Literal["mixqsam-run"] = "mixqsam-run"
@@ -188,6 +213,7 @@ class Run(_Strict):
     reconstruction: list[Piece] = Field(default_factory=list)
     examples: list[Example] = Field(default_factory=list)
     search: Search | None = None
+    latency: Latency | None = None
 
     @property
     def preset(self) -> str:
