@@ -7,7 +7,7 @@ from typing import Literal
 from mixqsam.api.shared import as_data, start_session, write_output
 from mixqsam.data.images import open_image
 from mixqsam.errors import InputError
-from mixqsam.pipeline.benchmark import Benchmark, installed_backends, run_benchmark
+from mixqsam.pipeline.benchmark import Benchmark, installed_backends, run_benchmark, run_unit_benchmark
 from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.options import Data
 from mixqsam.pipeline.predict import make_prompts, run_prediction
@@ -189,34 +189,36 @@ def export(
 def benchmark(
     model: str | Path,
     *,
+    units: bool = False,
     backends: Sequence[str] = (),
     image: Path | str | None = None,
     runs: int = 5,
     memory: bool = True,
     output: Path | str | None = None,
+    cache: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Measure the time of encoder and decoder on every backend, alternating with the float model in PyTorch.
 
     Args:
-        model: a quantized directory.
+        model: a quantized directory; with `units` also a float model.
+        units: measure the times of the units, which budgets such as latency<=0.5x@openvino need; the cache keeps them.
         backends: of `torch`, `onnx`, `openvino`; empty for all that are installed.
         image: image to encode; None for random noise.
         runs: runs of each backend; the result has medians.
         memory: also measure memory.
         output: JSON file to write; None writes nothing.
+        cache: folder of the cache; None for the user's.
         progress: receives the progress.
 
     Raises:
         MixqsamError: any of its kinds; the message says what to do.
     """
-    times = run_benchmark(
-        Path(model),
-        backends=backends or installed_backends(),
-        image=None if image is None else open_image(Path(image)),
-        runs=runs,
-        memory=memory,
-        session=start_session(None, progress),
-    )
+    session, names = start_session(cache, progress), backends or installed_backends()
+    if units:
+        times = run_unit_benchmark(Path(model), backends=names, session=session)
+    else:
+        picture = None if image is None else open_image(Path(image))
+        times = run_benchmark(Path(model), backends=names, image=picture, runs=runs, memory=memory, session=session)
     write_output(output, times.to_json())
     return times

@@ -15,6 +15,7 @@ from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Compare
 from mixqsam.pipeline.provenance import record_analysis_options
 from mixqsam.pipeline.quantize import Result, run_quantization
 from mixqsam.pipeline.stages import read_analysis, run_allocation, run_analysis, with_prompts
+from mixqsam.pipeline.unit_times import add_times
 from mixqsam.plan import Analysis
 from mixqsam.progress import Progress
 from mixqsam.quantization.recipe import Recipe
@@ -64,7 +65,7 @@ def quantize(
     Args:
         model: `sam-tiny`, a directory, a `.pth`, or a hub id.
         images: a folder, or `Data` with annotations or boxes.
-        budget: limits of size and BitOps, or a quality to keep (see `mixqsam.allocation.budget.HELP`).
+        budget: limits of size, BitOps and latency, or a quality to keep (see `mixqsam.allocation.budget.HELP`).
         output: the directory to write; it is complete or absent.
         options: options of all stages.
         evaluation: images on which the result is compared with the float model.
@@ -180,15 +181,17 @@ def allocate(
     budget: Budget | str = "W4A4",
     output: Path | str | None = None,
     options: AllocationOptions | None = None,
+    cache: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Allocation:
     """Choose the bits of all units under a budget; this needs only seconds and does not load the model.
 
     Args:
         analysis: result or file of `analyze`, or a quantized directory.
-        budget: limits of size and BitOps (see `mixqsam.allocation.budget.HELP`).
+        budget: limits of size, BitOps and latency (see `mixqsam.allocation.budget.HELP`).
         output: JSON file to write; None writes nothing.
         options: objective and constraints.
+        cache: folder of the cache, which keeps the times of units; None for the user's.
         progress: receives the progress.
 
     Raises:
@@ -197,11 +200,8 @@ def allocate(
     """
     allocation_options = options or AllocationOptions()
     measured_analysis = analysis if isinstance(analysis, Analysis) else read_analysis(Path(analysis))
-    allocation = run_allocation(
-        with_prompts(measured_analysis, allocation_options),
-        Budget.parse(budget),
-        options=allocation_options,
-        session=start_session(None, progress),
-    )
+    chosen, session = Budget.parse(budget), start_session(cache, progress)
+    timed = add_times(with_prompts(measured_analysis, allocation_options), chosen, session.cache)
+    allocation = run_allocation(timed, chosen, options=allocation_options, session=session)
     write_output(output, allocation.to_json())
     return allocation

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 
 from mixqsam.cli.environment import describe_broken_import
 from mixqsam.errors import InputError, MixqsamError, ModelError, shortened
-from mixqsam.options.numbers import format_giga
+from mixqsam.options.numbers import format_giga, format_time
 
 # Lines are not wrapped, so that paths and commands can be copied; tables fit the width.
 out = Console(soft_wrap=True)
@@ -48,6 +48,8 @@ def show_table(table: Table) -> None:
 _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "size": ("size", lambda value: f"{value / 1e6:.2f} MB"),
     "bitops": ("GBitOps", format_giga),
+    "latency": ("predicted latency", format_time),
+    "measured": ("measured latency", format_time),
     "ap": ("AP", lambda value: f"{value:.1f}"),
     "ap50": ("AP50", lambda value: f"{value:.1f}"),
     "ap75": ("AP75", lambda value: f"{value:.1f}"),

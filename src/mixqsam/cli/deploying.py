@@ -25,6 +25,7 @@ from mixqsam.options.fields import Option
 from mixqsam.options.numbers import format_giga
 
 if TYPE_CHECKING:
+    from mixqsam.pipeline.benchmark import Benchmark
     from mixqsam.prompts import Prompts
 
 
@@ -198,7 +199,16 @@ def export(
 @command()
 def benchmark(
     *,
-    model: Annotated[Path, Option("A directory that quantize wrote.", is_argument=True)],
+    model: Annotated[
+        Path, Option("A directory that quantize wrote; with --units also a float model.", is_argument=True)
+    ],
+    units: Annotated[
+        bool,
+        Option(
+            "Measure the times of the units that budgets such as latency<=0.5x@openvino need; the cache keeps them.",
+            flags=("--units",),
+        ),
+    ] = False,
     backends: Annotated[
         tuple[str, ...],
         Option("Of torch, onnx, openvino, separated by commas.", is_list=True, default_help="all installed ones"),
@@ -207,21 +217,33 @@ def benchmark(
     runs: Annotated[int, Option("Number of timed runs; the result is their median.", minimum=1)] = 5,
     memory: Annotated[bool, Option("Also measure memory.", flags=("--memory/--no-memory",))] = True,
     output: OutputFile = None,
+    cache: Cache = None,
 ) -> Outcome:
     """Time encoder and decoder on every backend, in turns with the float model in PyTorch."""
     from mixqsam.cli.session import open_session
     from mixqsam.data.images import open_image
     from mixqsam.files import write_json
-    from mixqsam.pipeline.benchmark import installed_backends, run_benchmark
+    from mixqsam.pipeline.benchmark import installed_backends, run_benchmark, run_unit_benchmark
 
-    times = run_benchmark(
-        model,
-        backends=backends or installed_backends(),
-        image=None if image is None else open_image(image),
-        runs=runs,
-        memory=memory,
-        session=open_session(),
+    session, names = open_session(cache), backends or installed_backends()
+    if units:
+        times = run_unit_benchmark(model, backends=names, session=session)
+    else:
+        picture = None if image is None else open_image(image)
+        times = run_benchmark(model, backends=names, image=picture, runs=runs, memory=memory, session=session)
+    if output is not None:
+        write_json(output, times.to_json())
+    return Outcome(
+        data=times.to_json(),
+        tables=[_times_table(times, runs=runs)],
+        lines=[] if units else [f"In theory {times.size / 1e6:.2f} MB, {format_giga(times.bitops)} GBitOps per image"],
+        made={} if output is None else {output: "these figures as JSON"},
+        next=_after_benchmark(model, names[0], units=units),
     )
+
+
+def _times_table(times: "Benchmark", *, runs: int) -> Table:
+    """Make the table of a benchmark."""
     rows = [
         [
             row.name,
@@ -233,18 +255,17 @@ def benchmark(
         ]
         for row in times.rows
     ]
-    title = f"Medians of {runs} runs, image of {times.image[0]}×{times.image[1]}"
+    about = f"Sums of the times of units, {times.threads} threads" if times.units else f"Medians of {runs} runs"
     columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
-    if output is not None:
-        write_json(output, times.to_json())
-    next_options = {"model": str(model), "format": "openvino", "output": new_path(f"{model}-openvino")}
-    return Outcome(
-        data=times.to_json(),
-        tables=[Table(title, columns, rows)],
-        lines=[f"In theory {times.size / 1e6:.2f} MB, {format_giga(times.bitops)} GBitOps per image"],
-        made={} if output is None else {output: "these figures as JSON"},
-        next={line("export", next_options): "files for a faster backend (or onnx)"},
-    )
+    return Table(f"{about}, image of {times.image[0]}×{times.image[1]}", columns, rows)
+
+
+def _after_benchmark(model: Path, backend: str, *, units: bool) -> dict[str, str]:
+    if units:
+        values = {"model": str(model), "images": "FOLDER", "budget": f"latency<=0.5x@{backend}", "output": "OUT"}
+        return {line("quantize", values): "a model that takes half the time, where bits can do that"}
+    values = {"model": str(model), "format": "openvino", "output": new_path(f"{model}-openvino")}
+    return {line("export", values): "files for a faster backend (or onnx)"}
 
 
 def _prompts(boxes: Sequence[str], points: Sequence[str], *, width: int, height: int) -> "Prompts":

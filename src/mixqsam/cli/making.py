@@ -213,6 +213,7 @@ def allocate(
     output: RequiredFile,
     budget: BudgetValue = "W4A4",
     options: AllocationOptions,
+    cache: Cache = None,
 ) -> Outcome:
     """Choose bits under a budget from a stored analysis, in seconds and without the model."""
     from mixqsam.allocation.uniform import nearest_uniform
@@ -221,9 +222,11 @@ def allocate(
     from mixqsam.files import write_json
     from mixqsam.pipeline.provenance import read_origin
     from mixqsam.pipeline.stages import read_analysis, run_allocation, with_prompts
+    from mixqsam.pipeline.unit_times import add_times
 
-    measured = with_prompts(read_analysis(analysis), options)
-    allocation = run_allocation(measured, budget, options=options, session=open_session())
+    session = open_session(cache)
+    measured = add_times(with_prompts(read_analysis(analysis), options), budget, session.cache)
+    allocation = run_allocation(measured, budget, options=options, session=session)
     write_json(output, allocation.to_json())
     uniform = nearest_uniform(measured, allocation, keep=options.keep)
     origin = {"model": measured.model, **read_origin(analysis)}
@@ -268,7 +271,12 @@ def _make_outcome(title: str, result: "Result", following: Mapping[str, str]) ->
         tables=[
             *([search_table(search)] if search else []),
             allocation_table(
-                _title_with_basis(title, result), result.analysis, result.allocation, result.uniform, result.check
+                _title_with_basis(title, result),
+                result.analysis,
+                result.allocation,
+                result.uniform,
+                result.check,
+                result.run.latency,
             ),
         ],
         lines=[

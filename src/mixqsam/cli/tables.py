@@ -11,7 +11,7 @@ from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis
 from mixqsam.prompts import describe_basis
-from mixqsam.reporting.record import Search
+from mixqsam.reporting.record import Latency, Search
 from mixqsam.reporting.searched import HEADINGS
 
 
@@ -21,6 +21,7 @@ def allocation_table(
     allocation: Allocation,
     uniform: Allocation | None,
     results: Mapping[str, EvaluationResult],
+    latency: Latency | None = None,
 ) -> Table:
     """Make a table of the float model, the largest uniform model within the budget, and the allocation.
 
@@ -28,13 +29,19 @@ def allocation_table(
     """
     costs = analysis.costs
     rows: dict[str, dict[str, Any]] = {
-        "float": {"size": costs.size(costs.float_plan), "bitops": costs.bitops(costs.float_plan)}
+        "float": {
+            "size": costs.size(costs.float_plan),
+            "bitops": costs.bitops(costs.float_plan),
+            "latency": costs.latency(costs.float_plan) if costs.times else None,
+        }
     }
     headings = {"float": "float", "mixed": "mixed"}
     if uniform is not None:
         headings["uniform"] = f"uniform {uniform_label(analysis, uniform)}"
-        rows["uniform"] = {"size": uniform.size, "bitops": uniform.bitops}
-    rows[allocation.kind] = {"size": allocation.size, "bitops": allocation.bitops}
+        rows["uniform"] = {"size": uniform.size, "bitops": uniform.bitops, "latency": uniform.latency}
+    rows[allocation.kind] = {"size": allocation.size, "bitops": allocation.bitops, "latency": allocation.latency}
+    if latency is not None:
+        rows["float"]["measured"], rows[allocation.kind]["measured"] = latency.float_measured, latency.measured
     for name in rows.keys() & results.keys():
         rows[name] |= quality(results[name])
     return models_table(title, {headings[name]: row for name, row in rows.items()})

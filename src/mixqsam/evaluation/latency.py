@@ -32,6 +32,16 @@ class Latency:
 def measure_latency(
     predictors: Mapping[str, Predictor], image: Image.Image, prompts: Prompts, *, runs: int, progress: Progress
 ) -> dict[str, Latency]:
+    """Find the median times of predictors that are timed in turns; see `time_runs`."""
+    return {
+        name: Latency(*(statistics.median(part) for part in zip(*values, strict=True)))
+        for name, values in time_runs(predictors, image, prompts, runs=runs, progress=progress).items()
+    }
+
+
+def time_runs(
+    predictors: Mapping[str, Predictor], image: Image.Image, prompts: Prompts, *, runs: int, progress: Progress
+) -> dict[str, list[tuple[float, float]]]:
     """Time predictors in turns, so that other load of the machine affects all of them. The first run is not counted.
 
     Args:
@@ -40,6 +50,9 @@ def measure_latency(
         prompts: prompts of the decoder.
         runs: number of timed runs of each.
         progress: receives the progress of the runs.
+
+    Returns:
+        Name → seconds of encoder and decoder, of each run.
     """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in predictors}
     for run in progress.track(range(runs + 1), label="Timing", total=runs + 1):
@@ -48,10 +61,7 @@ def measure_latency(
             decoder = _measure_seconds(lambda predictor=predictor: predictor.segment(prompts))  # type: ignore[misc]
             if run:
                 seconds[name].append((encoder, decoder))
-    return {
-        name: Latency(*(statistics.median(part) for part in zip(*values, strict=True)))
-        for name, values in seconds.items()
-    }
+    return seconds
 
 
 def _measure_seconds(action: Callable[[], object]) -> float:

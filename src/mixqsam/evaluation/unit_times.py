@@ -130,7 +130,9 @@ def fit_times(units: Sequence[Unit], timed: Sequence[TimedPlan]) -> FittedTimes:
         fit = _PartFit(units, timed, part)
         own = fit.unit_seconds()
         least = {name: min(times.values()) for name, times in own.items()}
-        seconds |= {name: {one: value - least[name] for one, value in times.items()} for name, times in own.items()}
+        seconds |= {
+            name: {one: float(value - least[name]) for one, value in times.items()} for name, times in own.items()
+        }
         fixed[part] = max(0.0, fit.rest + sum(least.values()))
         errors.append(fit.predict_each())
     predicted, measured = (sum(pair[i] for pair in errors) for i in (0, 1))
@@ -171,7 +173,10 @@ class _PartFit:
         """Unit → arithmetic → seconds above the integer one."""
         units = [unit for group in self._groups for unit in group]
         whole = self._whole
-        narrow = _spread(whole["narrow"] - whole["integer"], {unit.name: _count_values(unit) for unit in units})
+        # Clipping does not make anything faster; noise may say so.
+        narrow = _spread(
+            max(0.0, whole["narrow"] - whole["integer"]), {unit.name: _count_values(unit) for unit in units}
+        )
         # In `mixed` and in `half`, products have the same two operands of 16 bits.
         half = _spread(whole["half"] - whole["mixed"], {unit.name: _work((unit,)) for unit in units if unit.parameters})
         more = _spread(whole["float"] - whole["half"], {unit.name: _work((unit,)) for unit in units})

@@ -2,8 +2,8 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,22 @@ from mixqsam.artifact.store import CONFIG, is_quantized, load_model
 from mixqsam.deployed.backends import BACKENDS
 from mixqsam.errors import ArtifactError
 from mixqsam.evaluation.latency import measure_latency, peak_memory
-from mixqsam.families import find_family
+from mixqsam.families import find_family, prepare
 from mixqsam.files import read_json
+from mixqsam.pipeline.estimate import announce, measure_speed, timing_stage
 from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.options import Session
 from mixqsam.pipeline.stages import TORCH, check_backend, make_predictor
-from mixqsam.pipeline.timed_models import make_middle_box, make_picture
+from mixqsam.pipeline.timed_models import check_installed, make_middle_box, make_picture
+from mixqsam.pipeline.unit_times import count_models, find_times, read_times
+from mixqsam.plan import FLOAT as FLOAT_UNIT
+from mixqsam.plan import BitPlan, Costs, UnitBits
 from mixqsam.prediction import Predictor
+from mixqsam.progress import begin_job, following
 from mixqsam.runtime.build import simulated_units
-from mixqsam.sam.load import Sam, default_processor
+from mixqsam.sam.load import Sam, default_processor, load_sam
 from mixqsam.sam.predictor import SamPredictor
+from mixqsam.times import UnitTimes
 
 FLOAT = "float32, PyTorch"
 _ENDINGS = (".safetensors", *(ending for backend in BACKENDS.values() for ending in backend.endings))
@@ -39,7 +45,7 @@ class Row:
         encoder, decoder: median seconds.
         speedup: of the encoder, against float32 in PyTorch.
         memory: bytes that a process of its own needs, Python and libraries included.
-        file_bytes: of the model's files.
+        file_bytes: of the model's files; theoretical where units were timed.
     """
 
     name: str
@@ -55,10 +61,11 @@ class Benchmark:
     """What was measured.
 
     Attributes:
-        rows: the float model first.
+        rows: the float model first; of units, the sums of their times where all have the same bits.
         size, bitops: theoretical, of the quantized model.
         threads: that PyTorch used; the other runtimes choose for themselves.
         image: width and height.
+        units: backend → times of the units; empty where models were timed.
     """
 
     rows: Sequence[Row]
@@ -66,6 +73,7 @@ class Benchmark:
     bitops: int
     threads: int
     image: tuple[int, int]
+    units: Mapping[str, UnitTimes] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -153,18 +161,62 @@ def run_benchmark(
     )
 
 
+def run_unit_benchmark(source: Path, *, backends: Sequence[str], session: Session) -> Benchmark:
+    """Measure the times of a model's units, or read those that were measured on this machine.
+
+    Args:
+        source: a float model, or a quantized directory, whose architecture then gets random weights.
+        backends: backends of `stages.BACKEND_NAMES`.
+        session: cache and progress.
+
+    Raises:
+        InputError: a backend is unknown or not installed, or the model cannot be exported to it.
+    """
+    for name in backends:
+        check_installed(name)
+    with session.timed("loading"):
+        sam = _random_sam(source, attention="eager") if is_quantized(source) else load_sam(str(source))
+    sam = replace(sam, model=prepare(sam.model))
+    costs, picture = sam.costs(), make_picture(sam.image_size)
+    with following(session.progress):
+        missing = [name for name in backends if read_times(costs.units, name, session.cache) is None]
+        stages = [timing_stage(measure_speed(sam, prompts=1), models=count_models(sam), parts=len(missing))]
+        if missing:
+            announce(stages, (), session)
+            begin_job(session.progress, stages)
+        times = {name: find_times(sam, name, session) for name in backends}
+    rows = [row for name, found in times.items() for row in _unit_rows(name, replace(costs, times=found))]
+    plan, size = costs.float_plan, (picture.width, picture.height)
+    return Benchmark(rows, costs.size(plan), costs.bitops(plan), torch.get_num_threads(), size, units=times)
+
+
+def _unit_rows(backend: str, costs: Costs) -> Iterator[Row]:
+    """Rows of models whose units have the same bits: the sums of their times."""
+    slowest = replace(costs, prompts_per_image=0).latency(costs.float_plan)
+    for bits in (UnitBits(8, 8), UnitBits(4, 4), UnitBits(8, 16), UnitBits(16, 16), FLOAT_UNIT):
+        plan = BitPlan.uniform(costs.units, bits)
+        encoder = replace(costs, prompts_per_image=0).latency(plan)
+        decoder = costs.latency(plan) - encoder
+        yield Row(f"{backend}, {bits}", encoder, decoder, slowest / encoder, None, int(costs.size(plan)))
+
+
 def float_predictor(source: Path) -> Predictor:
     """A float model of a quantized directory's architecture, with random weights and PyTorch's fused attention."""
+    return SamPredictor(_random_sam(source, attention="sdpa"))
+
+
+def _random_sam(source: Path, *, attention: str) -> Sam:
+    """A model of a quantized directory's architecture with random weights."""
     values = read_json(source / CONFIG, what="the configuration of a quantized model")
     family = find_family(str(values["model_type"]), source=str(source))
     config = family.config.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
     torch.manual_seed(0)
-    model = family.model._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
+    model = family.model._from_config(config, attn_implementation=attention).eval().requires_grad_(False)
     for parameter in model.parameters():
         # Fresh models are almost zero in places, and numbers that small are slow.
         if parameter.ndim > 1:
             parameter.normal_(std=0.02)
-    return SamPredictor(Sam(model, default_processor(config), "random weights"))
+    return Sam(model, default_processor(config), "random weights")
 
 
 def _bytes(directory: Path) -> int:

@@ -109,11 +109,7 @@ def _compare(
     if all(budget.uniform is not None for budget in request.budgets) and "uniform" not in request.modes:
         raise InputError("Uniform budgets give uniform bits only: add the mode uniform, or a budget such as W4A4.")
     for budget in request.budgets:
-        if budget.quality is not None:
-            raise BudgetError(
-                f"The budget {budget} asks for a quality, which `compare` measures: give sizes, e.g. W6A6; "
-                "`mixqsam quantize` searches the smallest model of a quality."
-            )
+        _check_measured(budget)
     sam = load_sam(model, device=session.device)
     options = select_measurements(_mixed_options(request), request.budgets)
     for budget in request.budgets:
@@ -159,6 +155,24 @@ def _compare(
         prompts=sum(len(sample.prompts) for sample in prompted),
         prompt_kind=" and ".join(sorted({sample.prompt_kind for sample in prompted})),
     )
+
+
+def _check_measured(budget: Budget) -> None:
+    """Refuse a budget for which models have to be measured one after the other.
+
+    Raises:
+        BudgetError: it names a quality or a latency.
+    """
+    if budget.quality is not None:
+        raise BudgetError(
+            f"The budget {budget} asks for a quality, which `compare` measures: give sizes, e.g. W6A6; "
+            "`mixqsam quantize` searches the smallest model of a quality."
+        )
+    if budget.latency is not None:
+        raise BudgetError(
+            f"The budget {budget} limits a latency, which `compare` does not measure: give sizes, e.g. W6A6; "
+            "`mixqsam quantize` takes it."
+        )
 
 
 def _mixed_options(request: CompareRequest) -> Options:

@@ -112,9 +112,9 @@ def search_stage(speed: Speed, *, images: int, recipe: Recipe, options: Quantiza
     return Stage("search", quantization.seconds + judgement)
 
 
-def timing_stage(speed: Speed, *, models: int) -> Stage:
-    """The timing of so many models in a backend: each is made, loaded, and run in turns with another."""
-    return Stage("timing", models * max(_TIMED, _TIMED_PASSES * speed.forward))
+def timing_stage(speed: Speed, *, models: int, parts: int = 1) -> Stage:
+    """The timing of so many models in each of some backends: each is made, loaded, and run in turns with another."""
+    return Stage("timing", parts * models * max(_TIMED, _TIMED_PASSES * speed.forward), parts=parts)
 
 
 def check_stage(speed: Speed, *, images: int, models: int) -> Stage:

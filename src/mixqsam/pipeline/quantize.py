@@ -170,7 +170,7 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
     if images.check is not None:
         check = _compare(request, sam, images, allocation, uniform, quantized, session=session)
         search = search and add_final(search, check, images.check)
-    latency = measure_result(sam, quantized.sam, allocation, prompts=analysis.costs.prompts_per_image, session=session)
+    latency = measure_result(sam, quantized.sam, allocation, costs=analysis.costs, session=session)
     calibration = CalibrationImages(seed=measurements.seed, images=shorten_paths([sample.path for sample in samples]))
     return QuantizedModel(quantized, analysis, allocation, uniform, check, recipe, calibration, search, latency)
 

@@ -1,11 +1,13 @@
 """The measured latency of a finished model, beside the predicted one and that of the float model."""
 
+import numpy as np
 import torch
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.timed_models import is_installed, load_predictor, make_middle_box, make_picture
 from mixqsam.pipeline.unit_times import time_in_turns
+from mixqsam.plan import Costs
 from mixqsam.reporting.record import Latency
 from mixqsam.sam.load import Sam
 
@@ -13,7 +15,7 @@ STAGE = "latency"
 
 
 def measure_result(
-    sam: Sam, quantized: Sam, allocation: Allocation, *, prompts: int, session: Session
+    sam: Sam, quantized: Sam, allocation: Allocation, *, costs: Costs, session: Session
 ) -> Latency | None:
     """Measure the latency of a finished model in the backend of its budget.
 
@@ -21,7 +23,7 @@ def measure_result(
         sam: the float model.
         quantized: the finished model.
         allocation: its bits, their predicted latency and their limits.
-        prompts: number of prompts of an image.
+        costs: of the model, with the number of prompts of an image and the times of the units.
         session: progress.
 
     Returns:
@@ -33,14 +35,14 @@ def measure_result(
     if not is_installed(limits.backend) or sam.device.type != "cpu":
         session.progress.note(f"The latency with {limits.backend} is not measured: it cannot run on {sam.device} here.")
         return None
-    costs, picture = sam.costs(), make_picture(sam.image_size)
+    picture, prompts = make_picture(sam.image_size), costs.prompts_per_image
     with session.timed(STAGE):
         predictors = {
             "float": load_predictor(sam, costs.float_plan, backend=limits.backend),
             "quantized": load_predictor(quantized, allocation.plan, backend=limits.backend),
         }
-        found, runs = time_in_turns(predictors, picture, make_middle_box(picture), progress=session.progress)
-    seconds = {name: one.encoder + prompts * one.decoder for name, one in found.items()}
+        found = time_in_turns(predictors, picture, make_middle_box(picture), progress=session.progress)
+    seconds = {name: float(np.median(np.array(runs) @ (1, prompts))) for name, runs in found.items()}
     return Latency(
         backend=limits.backend,
         threads=torch.get_num_threads(),
@@ -48,6 +50,7 @@ def measure_result(
         limit=limits.latency,
         predicted=allocation.latency,
         measured=seconds["quantized"],
+        float_predicted=costs.latency(costs.float_plan) if costs.times else None,
         float_measured=seconds["float"],
-        runs=runs,
+        runs=len(found["quantized"]),
     )

@@ -9,13 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.deployed.backends import BACKENDS
 from mixqsam.errors import ArtifactError, InputError
-from mixqsam.evaluation.latency import Latency, measure_latency
+from mixqsam.evaluation.latency import time_runs
 from mixqsam.evaluation.unit_times import TimedPlan, design_plans, fit_times, uniform_plan
 from mixqsam.files import Cache, digest
 from mixqsam.pipeline.provenance import machine
@@ -34,7 +35,7 @@ _TIMES = "unit-times"
 # Increase it when times change their meaning, so that old ones in the cache are not used.
 _VERSION = 1
 # Seconds of the timed runs of one model, and the numbers of runs between which they are chosen.
-_SECONDS, _FEWEST, _MOST = 6.0, 3, 15
+_SECONDS, _FEWEST, _MOST = 4.0, 3, 40
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,17 @@ def _time_plans(models: TimedModels, plans: Sequence[BitPlan], session: Session,
 
 
 def _time_beside(reference: Predictor, predictor: Predictor, models: TimedModels) -> _Ratios:
-    found, _ = time_in_turns({"reference": reference, "model": predictor}, models.picture, models.prompts)
-    start, own = found["reference"], found["model"]
-    return _Ratios(own.encoder / start.encoder, own.decoder / start.decoder, (start.encoder, start.decoder))
+    runs = time_in_turns({"reference": reference, "model": predictor}, models.picture, models.prompts)
+    starts, owns = np.array(runs["reference"]), np.array(runs["model"])
+    # Neighbouring runs share the machine's pace.
+    encoder, decoder = np.median(owns / starts, axis=0)
+    image, prompt = np.median(starts, axis=0)
+    return _Ratios(float(encoder), float(decoder), (float(image), float(prompt)))
 
 
 def time_in_turns(
     predictors: Mapping[str, Predictor], picture: Image.Image, prompts: Prompts, *, progress: Progress | None = None
-) -> tuple[dict[str, Latency], int]:
+) -> dict[str, list[tuple[float, float]]]:
     """Time models in turns, as often as fits into some seconds.
 
     Args:
@@ -184,9 +188,9 @@ def time_in_turns(
         progress: receives the progress of the runs; None for silence.
 
     Returns:
-        The median times of each, and the number of runs.
+        Name → seconds of encoder and decoder, of each run.
     """
-    first = measure_latency(predictors, picture, prompts, runs=1, progress=Silent())
-    once = sum(one.encoder + one.decoder for one in first.values())
+    first = time_runs(predictors, picture, prompts, runs=1, progress=Silent())
+    once = sum(sum(seconds) for runs in first.values() for seconds in runs)
     runs = min(_MOST, max(_FEWEST, round(_SECONDS / once)))
-    return measure_latency(predictors, picture, prompts, runs=runs, progress=progress or Silent()), runs
+    return time_runs(predictors, picture, prompts, runs=runs, progress=progress or Silent())

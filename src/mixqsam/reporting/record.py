@@ -96,6 +96,7 @@ class Latency(_Strict):
         limit: most seconds that the budget allows.
         predicted: seconds that the times of the units add up to.
         measured: median seconds of the finished model.
+        float_predicted: as `predicted`, of the float model; None where the times of the units were not at hand.
         float_measured: median seconds of the float model in the same backend, in turns with the other.
         runs: number of timed runs of each.
     """
@@ -106,6 +107,7 @@ class Latency(_Strict):
     limit: float
     predicted: float
     measured: float
+    float_predicted: float | None = None
     float_measured: float
     runs: int
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis, BitPlan
-from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Piece, Run, Search
+from mixqsam.reporting.latency import tabulate_latency
+from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Latency, Piece, Run, Search
 from mixqsam.reporting.searched import HEADINGS, describe_search
 from mixqsam.reporting.verdict import describe_verdict
 
@@ -32,6 +33,7 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         *_describe_evaluation(run.check),
         "",
         *_search(run.search),
+        *_latency(run.latency),
         f"`model.safetensors` has {run.file_bytes:,} bytes. The bits above, with all scales and float tensors, have "
         f"{allocation['size']:,.0f} bytes; the file adds a header and padding.",
         "",
@@ -65,6 +67,14 @@ def _search(search: Search | None) -> list[str]:
     ]
     head = [f"| tried size | BitOps per image | {HEADINGS[search.metric]} | enough |", "|---:|---:|---:|---|"]
     return ["## Size against quality", "", " ".join(describe_search(search)), "", *head, *rows, ""]
+
+
+def _latency(latency: Latency | None) -> list[str]:
+    if latency is None:
+        return []
+    head, *rows = [f"| {' | '.join(row)} |" for row in tabulate_latency(latency)]
+    about = f"Medians of {latency.runs} runs in turns. The prediction is the sum of the times of the units."
+    return [f"## Latency with {latency.backend}", "", head, "|---|---:|---:|---:|", *rows, "", about, ""]
 
 
 def _describe_calibration(analysis: Analysis, run: Run) -> str:
@@ -110,8 +120,8 @@ def _proof(allocation: Mapping[str, Any]) -> list[str]:
     state = "proven optimal" if allocation["gap"] == 0 else f"within {allocation['gap']:.2%} of the optimum"
     used = [
         f"{label} {allocation[key] / limit:.2%}"
-        for key, label in (("size", "size"), ("bitops", "BitOps"))
-        if (limit := allocation["budget"][key])
+        for key, label in (("size", "size"), ("bitops", "BitOps"), ("latency", "latency"))
+        if (limit := allocation["budget"].get(key))
     ]
     return [
         f"Allocation: P_Y `{objective['output']}`, utility `{objective['utility']}`, "

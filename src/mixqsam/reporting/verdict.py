@@ -1,15 +1,17 @@
-"""Say in one or two sentences what a quantization gained and what it cost."""
+"""Say in a few sentences what a quantization gained and what it cost."""
 
+from mixqsam.reporting.latency import describe_latency
 from mixqsam.reporting.record import Figures, Run
 
 
 def describe_verdict(run: Run) -> str:
-    """Describe size, agreement with the float masks with its interval, and AP of the model that a run wrote."""
+    """Describe size, latency, agreement with the float masks and its interval, and AP of the model that a run wrote."""
     start, own = run.models["float"], run.quantized
     sentences = [
         f"The model takes {own.size / 1e6:.2f} MB instead of {start.size / 1e6:.2f} MB, {start.size / own.size:.1f} "
         "times less than in float."
     ]
+    sentences += describe_latency(run.latency) if run.latency else []
     if own.mean_iou is None or run.check is None:
         return " ".join([*sentences, "The quality was not measured."])
     sentences.append(f"The masks agree with the float model's at a mean IoU of {_format_agreement(own)}.")
