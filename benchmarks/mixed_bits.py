@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.hardened import harden
 from benchmarks.harness import interval, machine
 from benchmarks.mixed_cells import Cell, choose_bits
 from benchmarks.mobile_encoders import coco_data, judged_samples
@@ -63,7 +64,7 @@ class Experiment:
 
     def __init__(self, arguments: argparse.Namespace, session: Session) -> None:
         self.session = session
-        self.sam: Sam = load_sam(arguments.model)
+        self.sam: Sam = harden(load_sam(arguments.model)) if arguments.hard else load_sam(arguments.model)
         options = AnalysisOptions(
             count=arguments.count,
             importance=False,
@@ -225,7 +226,7 @@ def run(arguments: argparse.Namespace) -> None:
     content = (
         read_json(arguments.output, what="results of this script") if arguments.output.exists() else {"models": {}}
     )
-    key = f"{arguments.model} {arguments.first}"
+    key = f"{arguments.model}{'-hard' if arguments.hard else ''} {arguments.first}"
     about = {"first": arguments.first, "images": len(experiment.judged), "calibration": len(experiment.samples)}
     found = content["models"].setdefault(key, {**about, "cells": {}})
     found["float"], found["halves"] = experiment.float_figures(), halves(experiment.images())
@@ -246,6 +247,7 @@ def main() -> None:
     """Parse arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--model", default="sam-tiny")
+    parser.add_argument("--hard", action="store_true", help="the model's hard twin, of benchmarks.hardened")
     parser.add_argument("--coco", type=Path, default=Path("../shared/data/coco-mini"))
     parser.add_argument("--first", type=int, default=0, help="images of val2017 to leave out before the first")
     parser.add_argument("--images", type=int, default=50)

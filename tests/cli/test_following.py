@@ -47,7 +47,8 @@ def paste(words: list[str], **placeholders: object) -> Result:
 
 
 def quantized(photos: Path, model: Path, *more: object) -> Result:
-    return run("quantize", "-m", model, "-i", photos, "--grid", 2, "-n", 2, "--eval-limit", 1, *more)
+    options = ("--grid", 2, "-n", 2, "--eval-limit", 1, "--recipe", "omse")
+    return run("quantize", "-m", model, "-i", photos, *options, *more)
 
 
 def test_the_suggestions_of_quantize_evaluate_and_report_run(
