@@ -57,7 +57,7 @@ class Place:
     def start(self) -> subprocess.Popen[str]:
         """`mixqsam quantize`, running."""
         words = ["quantize", "-m", self.model, "-i", self.pictures, "--grid", 2, "--count", 5, "-o", self.out]
-        words += ["--recipe", "qdrop", "--iterations", 12, "--eval-limit", 2]
+        words += ["--recipe", "qdrop", "--iterations", 12, "--eval-limit", 2, "--fisher-draws", 5]
         return subprocess.Popen(  # noqa: S603
             command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(self.cache)
         )

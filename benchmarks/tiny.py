@@ -127,7 +127,7 @@ def quantize(model: Path, pictures: Path, output: Path, *, check: int = 0) -> Pa
         Data(pictures, grid=2),
         budget=Budget.parse("W4A4"),
         output=output,
-        options=Options(analysis=AnalysisOptions(count=2)),
+        options=Options(analysis=AnalysisOptions(count=2, fisher_draws=2)),
         session=Session(),
         evaluation=Evaluation(limit=check),
     )

@@ -3,7 +3,7 @@
 The folder has a tiny random SAM under the name `facebook/sam-vit-base`, a tiny DETR, drawn pictures, annotations. What
 this machine cannot do in seconds is changed, and nothing else: `--device cuda` becomes cpu, a command launched by
 torchrun runs in one process, reconstructions take 3 iterations, `--recipes all` are two (each has tests of its own),
-pages other than the README round to nearest where they name no recipe,
+pages other than the README round to nearest where they name no recipe, Fisher sensitivities have 4 draws,
 `serve` does not wait for visitors, `push` sends nothing, and the embedded model is the tiny one too. Commands that
 install are checked for what they name.
 """
@@ -162,6 +162,8 @@ def run_mixqsam(arguments: list[str], folder: Path, *, quickly: bool) -> None:
     # `quantize` refuses the option for a recipe that only rounds.
     if changed[0] == "compare" or (changed[0] == "quantize" and set(RECONSTRUCTING_RECIPES) & set(changed)):
         changed += ["--iterations", "3"]
+    if changed[0] in {"quantize", "analyze", "compare"} and not {"--fisher-draws", "--config"} & set(changed):
+        changed += ["--fisher-draws", "4"]
     if quickly and changed[0] == "quantize" and not {"--recipe", "-r", "--config", "--preset"} & set(changed):
         changed += ["--recipe", "omse"]
     if "-o" in changed and changed[0] in {"quantize", "compare", "export"}:

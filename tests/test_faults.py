@@ -190,7 +190,8 @@ def pictures(tmp_path: Path) -> Path:
 
 def quantize(model: Path, pictures: Path, output: Path, cache: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model), "-i", str(pictures), "--grid", "2"]
-    command += ["-o", str(output), "--cache", str(cache), "--check", "1", "--recipe", "omse", *more]
+    command += ["-o", str(output), "--cache", str(cache), "--check", "1", "--fisher-draws", "4"]
+    command += ["--recipe", "omse", *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 

@@ -18,7 +18,7 @@ from mixqsam.quantization.recipes import RECIPES
 def quantize(model: Path, pictures: Path, output: Path, *more: str) -> Result:
     arguments = ["quantize", "-m", str(model), "-i", str(pictures), "-o", str(output), "--grid", "2", "--check", "1"]
     recipe = () if "--recipe" in more else ("--recipe", "omse")
-    return CliRunner().invoke(app, [*arguments, *recipe, *more])
+    return CliRunner().invoke(app, [*arguments, "--fisher-draws", "4", *recipe, *more])
 
 
 @pytest.fixture(autouse=True)

@@ -39,10 +39,11 @@ def run(*arguments: object) -> Result:
 
 
 def quantize(model: Path, images: Path, output: Path, *more: object) -> Result:
-    """The quickest recipe, where a test names none."""
-    recipe = () if "--recipe" in more else ("--recipe", "omse")
+    """By the quickest recipe and few draws, where a test names none."""
+    quick = () if "--recipe" in more else ("--recipe", "omse")
+    quick += () if "--fisher-draws" in more else ("--fisher-draws", "4")
     where = ("-m", model, "-i", images, "-o", output)
-    return run("quantize", *where, "--grid", 2, "--sensitivity-bits", "2,8", *recipe, *more)
+    return run("quantize", *where, "--grid", 2, "--sensitivity-bits", "2,8", *quick, *more)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -143,7 +144,19 @@ def test_the_main_job_then_evaluation_and_prediction(
 def test_analyze_once_allocate_often(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "analysis.json"
     result = run(
-        "analyze", "-m", model_directory, "-i", picture_folder, "-o", file, "--grid", 2, "--sensitivity-bits", "2,4"
+        "analyze",
+        "-m",
+        model_directory,
+        "-i",
+        picture_folder,
+        "-o",
+        file,
+        "--grid",
+        2,
+        "--sensitivity-bits",
+        "2,4",
+        "--fisher-draws",
+        4,
     )
     assert result.exit_code == 0, result.output
     Analysis.from_json(json.loads(file.read_text()), source="x")
@@ -324,7 +337,18 @@ def test_a_killed_reconstruction_goes_on_after_its_last_finished_block(model_dir
     images.mkdir()
     for i in range(4):
         draw(images / f"{i}.png", width=60, height=50, seed=i)
-    base = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model_directory), "-i", str(images)]
+    base = [
+        sys.executable,
+        "-m",
+        "mixqsam",
+        "quantize",
+        "-m",
+        str(model_directory),
+        "-i",
+        str(images),
+        "--fisher-draws",
+        "4",
+    ]
     base += ["--recipe", "qdrop", "--iterations", "40", "--eval-limit", "0", "-o"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*base, str(tmp_path / "out"), "--cache", str(tmp_path / "killed")]

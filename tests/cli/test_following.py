@@ -47,7 +47,7 @@ def paste(words: list[str], **placeholders: object) -> Result:
 
 
 def quantized(photos: Path, model: Path, *more: object) -> Result:
-    options = ("--grid", 2, "-n", 2, "--eval-limit", 1, "--recipe", "omse")
+    options = ("--grid", 2, "-n", 2, "--eval-limit", 1, "--recipe", "omse", "--fisher-draws", 4)
     return run("quantize", "-m", model, "-i", photos, *options, *more)
 
 
@@ -77,7 +77,10 @@ def test_an_allocation_is_made_into_exactly_these_bits(
 ) -> None:
     (tmp_path / "allocation.json").write_text("an older one")
     (tmp_path / "out").mkdir()
-    analyzed = run("analyze", "-m", model_directory, "-i", photos, "--grid", 2, "-n", 2, "-o", "my analysis.json")
+    draws = ("--fisher-draws", 2)
+    analyzed = run(
+        "analyze", "-m", model_directory, "-i", photos, "--grid", 2, "-n", 2, *draws, "-o", "my analysis.json"
+    )
     (allocate,) = following(analyzed)
     assert allocate[-1] == "allocation-2.json"
     allocate[allocate.index("--output") :] = ["--output", "bits.json", "--keep", "neck.*=8", "--budget", budget]

@@ -134,7 +134,7 @@ def test_completion_loads_no_torch() -> None:
 
 def test_a_pipe_hears_no_progress(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mixqsam", "analyze", "-m", str(model_directory), "-i", str(picture_folder)]
-    command += ["--grid", "2", "--sensitivity-bits", "", "-o", str(tmp_path / "a.json")]
+    command += ["--grid", "2", "--fisher-draws", "2", "--sensitivity-bits", "", "-o", str(tmp_path / "a.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "\x1b" not in done.stdout

@@ -150,7 +150,7 @@ def test_boxes_without_masks_calibrate_and_are_not_scored_against(
     }
     path = tmp_path / "export.json"
     path.write_text(json.dumps(content))
-    options = Options(analysis=AnalysisOptions(count=2))
+    options = Options(analysis=AnalysisOptions(count=2, fisher_draws=2))
     result = run_quantization(
         model_directory,
         Data(zoo, path),

@@ -43,7 +43,7 @@ def test_a_new_family_is_quantized_saved_and_loaded(directory: Path, picture_fol
         Data(picture_folder, grid=2),
         budget=Budget.parse("W4A4"),
         output=output,
-        options=Options(analysis=AnalysisOptions(count=2)),
+        options=Options(analysis=AnalysisOptions(count=2, fisher_draws=2)),
         session=session,
         evaluation=Evaluation(limit=0),
     )

@@ -26,7 +26,7 @@ from mixqsam.reporting.comparison import Comparison
 from tests.conftest import draw
 
 OPTIONS = Options(
-    analysis=AnalysisOptions(count=4),
+    analysis=AnalysisOptions(count=4, fisher_draws=4),
     quantization=QuantizationOptions(reconstruction=ReconstructionOptions(iterations=5)),
 )
 
@@ -155,7 +155,9 @@ def test_annotated_images_are_scored(coco: Path, session: Session, tmp_path: Pat
     from mixqsam.pipeline.options import Data
 
     annotations = coco / "annotations/instances_val2017.json"
-    request = CompareRequest(["minmax"], ["W8A8"], modes=["uniform"], options=Options(AnalysisOptions(count=2)))
+    request = CompareRequest(
+        ["minmax"], ["W8A8"], modes=["uniform"], options=Options(AnalysisOptions(count=2, fisher_draws=2))
+    )
     data = Data(coco / "val2017", annotations)
     evaluation = Evaluation(data, limit=3)
     found = run_comparison("sam-tiny", data, evaluation, request=request, output=tmp_path / "out", session=session)
@@ -201,7 +203,7 @@ def test_a_folder_of_something_else_is_not_replaced(
 def test_where_no_image_is_left_over_the_report_says_so(
     model_directory: Path, six: Pictures, session: Session, tmp_path: Path
 ) -> None:
-    options = Options(AnalysisOptions(count=6))
+    options = Options(AnalysisOptions(count=6, fisher_draws=6))
     found = run(model_directory, six, tmp_path / "out", session, recipes=["minmax"], options=options)
     assert found.evaluation == 6
     assert isinstance(session.progress, Silent)

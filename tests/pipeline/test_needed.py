@@ -33,7 +33,7 @@ def test_fisher_runs_no_ablation(
     monkeypatch: pytest.MonkeyPatch, model_directory: Path, picture_folder: Path, tmp_path: Path, session: Session
 ) -> None:
     monkeypatch.setattr(analysis_module, "ablate", refuse)
-    options = Options(AnalysisOptions(count=1), AllocationOptions(utility="fisher"))
+    options = Options(AnalysisOptions(count=1, fisher_draws=1), AllocationOptions(utility="fisher"))
     quantize(model_directory, picture_folder, tmp_path / "out", session, budget="W4A4", options=options)
     stored = read_analysis(tmp_path / "out")
     assert (set(stored.importance), set(stored.synergy), set(stored.fisher)) == (set(), set(), {"bernoulli"})

@@ -63,7 +63,21 @@ def test_a_model_by_the_preset_says_so_and_can_be_repeated(
     model_directory: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = ["quantize", "-m", model_directory, "-i", picture_folder, "--grid", 2, "--count", 2, "--eval-limit", 1]
+    command = [
+        "quantize",
+        "-m",
+        model_directory,
+        "-i",
+        picture_folder,
+        "--grid",
+        2,
+        "--count",
+        2,
+        "--fisher-draws",
+        2,
+        "--eval-limit",
+        1,
+    ]
     command += ["--recipe", "omse"]
     done = run(*command, "--no-pairs", "--preset", "mix-qsam", "--budget", "W4A4", "-o", out)
     assert done.exit_code == 0, done.output

@@ -46,7 +46,7 @@ def workplace(model_directory: Path, picture_folder: Path, tmp_path_factory: pyt
             Data(picture_folder, grid=2),
             budget=Budget.parse(budget),
             output=folder / name,
-            options=Options(analysis=AnalysisOptions(count=2)),
+            options=Options(analysis=AnalysisOptions(count=2, fisher_draws=2)),
             session=Session(command=f"mixqsam quantize --budget {budget} <&>"),
             evaluation=Evaluation(Data(picture_folder, grid=2)),
         )
@@ -157,7 +157,19 @@ def test_models_that_saw_other_images_are_left_out_and_named(
     workplace: Path, model_directory: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     done = run(
-        "quantize", "-m", model_directory, "-i", picture_folder, "--grid", 3, "-o", tmp_path / "other", "--check", 1
+        "quantize",
+        "-m",
+        model_directory,
+        "-i",
+        picture_folder,
+        "--grid",
+        3,
+        "-o",
+        tmp_path / "other",
+        "--check",
+        1,
+        "--fisher-draws",
+        2,
     )
     assert done.exit_code == 0, done.output
     report = tmp_path / "both.html"
@@ -275,7 +287,19 @@ def test_reports_load_no_torch() -> None:
 def test_check_images_are_those_that_calibration_left_over(
     model_directory: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
-    arguments = ["quantize", "-m", model_directory, "-i", picture_folder, "--grid", 2, "--count", 2]
+    arguments = [
+        "quantize",
+        "-m",
+        model_directory,
+        "-i",
+        picture_folder,
+        "--grid",
+        2,
+        "--count",
+        2,
+        "--fisher-draws",
+        2,
+    ]
     done = run(*arguments, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     check = json.loads((tmp_path / "out/run.json").read_text())["check"]
