@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: generate the page of the command line from its help."""
+"""Hooks of mkdocs: the page of the command line from its help, and links to the page that `scripts/site` adds."""
 
 import html
 import os
@@ -7,11 +7,24 @@ import sys
 from typing import Any
 
 _PLACEHOLDER = "<!-- the command line -->"
+_TRY = "<!-- try it -->"
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill the page with the placeholder."""
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Fill the placeholders of a page."""
+    markdown = markdown.replace(_TRY, _try_it("../" * page.url.count("/")))
     return markdown.replace(_PLACEHOLDER, _reference()) if _PLACEHOLDER in markdown else markdown
+
+
+def _try_it(root: str) -> str:
+    """A link to the page of the quantized MobileSAM; nothing in a site without it.
+
+    It is not Markdown, because mkdocs knows the files of the documentation alone.
+    """
+    if "MIXQSAM_SITE_HAS_TRY" not in os.environ:
+        return ""
+    words = "Click on a picture: a quantized MobileSAM runs in your browser"
+    return f'<a class="md-button md-button--primary" href="{root}try/">{words}</a>'
 
 
 def _reference() -> str:

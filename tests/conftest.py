@@ -1,6 +1,7 @@
 """Tiny random models and pictures; the shared COCO subset where it is to be had."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from mixqsam.data.samples import Sample
+from mixqsam.errors import InputError
 from mixqsam.files import Cache
 from mixqsam.heap import keep_freed_memory
 from mixqsam.pipeline.options import Session
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam, load_sam
+from mixqsam.web.package import find_package
 
 # Tiny models are slower on two threads than on one; two workers of the suite fill two cores.
 torch.set_num_threads(1)
@@ -79,6 +82,22 @@ def coco() -> Path:
     if not (folder / "annotations/instances_val2017.json").is_file():
         pytest.skip(f"needs a COCO subset at $MIXQSAM_COCO (looked at {folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def get_runtime_package() -> Callable[[], Path]:
+    """Get the browser's runtime from the user's cache or from npm; tests that set another cache call it too."""
+    cache = os.environ.get("MIXQSAM_CACHE")
+
+    def get() -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MIXQSAM_CACHE", cache) if cache else patch.delenv("MIXQSAM_CACHE", raising=False)
+            try:
+                return find_package()
+            except InputError as error:
+                pytest.skip(f"needs the npm package onnxruntime-web: {error}")
+
+    return get
 
 
 DETECTOR_NAMES = {0: "disc", 1: "N/A", 2: "hot_dog"}

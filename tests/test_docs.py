@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def run_shell(words: list[str], folder: Path, *, quickly: bool) -> None:
     elif name == "pip":
         check_extras(words)
     elif name in {"python", "python3"}:
-        assert (ROOT / (words[words.index("-m") + 1].replace(".", "/") + ".py")).is_file(), words
+        check_module(words, folder)
     elif name == "mkdocs":
         assert (ROOT / "mkdocs.yml").is_file()
     elif name == "cp":
@@ -171,6 +172,15 @@ def run_mixqsam(arguments: list[str], folder: Path, *, quickly: bool) -> None:
         shutil.rmtree(folder / changed[changed.index("-o") + 1], ignore_errors=True)
     done = CliRunner().invoke(app, changed)
     assert done.exit_code == 0, f"mixqsam {shlex.join(changed)}\n{done.output}"
+
+
+def check_module(words: list[str], folder: Path) -> None:
+    """A module of ours is there, and so is the page that Python's server would send."""
+    module = words[words.index("-m") + 1]
+    if module == "http.server":
+        assert (folder / words[-1] / "index.html").is_file(), words
+    else:
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), words
 
 
 def check_extras(words: list[str]) -> None:
@@ -215,10 +225,20 @@ def needs_extras(page: Path) -> None:
             pytest.importorskip(module)
 
 
+def give_runtime(page: Path, package: Callable[[], Path], cache: Path) -> None:
+    """The browser's runtime in the cache of a page that exports for it."""
+    if "--format web" in page.read_text(encoding="utf-8"):
+        (cache / "released").mkdir(parents=True)
+        shutil.copy(package(), cache / "released")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_code_of_a_page_runs(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_a_page_runs(
+    page: Path, get_runtime_package: Callable[[], Path], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs_extras(page)
+    give_runtime(page, get_runtime_package, here.parent / "cache")
     small_demonstration(monkeypatch, here)
     no_hub(monkeypatch)
     uvicorn = pytest.importorskip("uvicorn") if "mixqsam serve" in page.read_text(encoding="utf-8") else None

@@ -100,3 +100,15 @@ def test_the_extra_asks_for_the_runtime_that_reads_the_default_form() -> None:
     page = (Path(__file__).parents[2] / "docs/formats/onnx.md").read_text()
     assert "ONNX Runtime 1.23" in page
     assert "ONNX Runtime 1.15" in page
+
+
+def test_the_compatible_form_of_float_activations_has_bytes_too(
+    sam: Sam, samples: list[Sample], tmp_path: Path
+) -> None:
+    plan = BitPlan.uniform(sam.costs().units, UnitBits(4, 16))
+    model = nearest(sam, plan, calibrate(sam, samples, observer="minmax", progress=Silent()))
+    write((model, Manifest.of(model, plan, recipe="minmax", prompts_per_image=1)), tmp_path / "old", compatible=True)
+    for name in (ENCODER, DECODER):
+        file = onnx.load(str(tmp_path / f"old/{name}.onnx"))
+        assert onnx.TensorProto.UINT4 not in {one.data_type for one in file.graph.initializer}
+        onnx.checker.check_model(file, full_check=True)

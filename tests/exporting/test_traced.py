@@ -23,7 +23,7 @@ from mixqsam.errors import InputError
 from mixqsam.families import FAMILIES, prepare
 from mixqsam.families.family import Family, Maps, PromptTensors
 from mixqsam.files import Cache
-from mixqsam.pipeline.export import run_export
+from mixqsam.pipeline.export import ExportResult, run_export
 from mixqsam.pipeline.options import Session
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
@@ -41,7 +41,7 @@ runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("openvino", reason="needs the extra openvino")
 
 from mixqsam.exporting import files  # noqa: E402
-from mixqsam.exporting.files import Exported, ExportOptions, export  # noqa: E402
+from mixqsam.exporting.files import ExportOptions, export  # noqa: E402
 from mixqsam.exporting.traced import tracing, writing  # noqa: E402
 from mixqsam.exporting.traced.merging import merge  # noqa: E402
 from mixqsam.exporting.traced.prompts import measure_padding  # noqa: E402
@@ -62,7 +62,7 @@ class Made:
 
     sam: Sam
     folders: dict[str, Path]
-    exported: dict[str, Exported]
+    exported: dict[str, ExportResult]
 
     def load(self, backend: str) -> ExportedPredictor:
         return ExportedPredictor(self.folders[backend], backend=backend, precision="f32")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import open_chromium, watch_faults
 from tests.conftest import draw
 
 pytestmark = pytest.mark.slow
@@ -20,14 +20,8 @@ SCREENSHOTS = Path(os.environ.get("MIXQSAM_SCREENSHOTS") or Path(__file__).paren
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs Chromium (apt-get install chromium)")
-    with api.sync_playwright() as play:
-        one = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with open_chromium() as one:
         yield one
-        one.close()
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +46,9 @@ def address(quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     width, scheme = request.param
     one = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    faults: list[str] = []
-    one.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    one.on("pageerror", lambda error: faults.append(str(error)))
+    one.faults = watch_faults(one)
     one.goto(address)
     one.wait_for_selector(".sample[aria-pressed=true]")
-    one.faults = faults
     yield one
     one.close()
 

@@ -8,7 +8,7 @@ from mixqsam.api.shared import as_data, start_session, write_output
 from mixqsam.data.images import open_image
 from mixqsam.errors import InputError
 from mixqsam.pipeline.benchmark import Benchmark, installed_backends, run_benchmark, run_unit_benchmark
-from mixqsam.pipeline.export import run_export
+from mixqsam.pipeline.export import PageParts, run_export
 from mixqsam.pipeline.options import Data
 from mixqsam.pipeline.predict import make_prompts, run_prediction
 from mixqsam.pipeline.report import run_report
@@ -148,22 +148,26 @@ def export(
     model: str | Path,
     output: Path | str,
     *,
-    format: Literal["onnx", "openvino"] = "onnx",  # noqa: A002  (the word for it)
+    format: Literal["onnx", "openvino", "web"] = "onnx",  # noqa: A002  (the word for it)
     single_mask: bool = False,
     raw_image: bool = False,
     compatible: bool = False,
+    runtime_package: Path | str | None = None,
+    examples: Sequence[Path | str] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Mapping[str, str]:
-    """Export encoder and decoder of a quantized directory.
+    """Export encoder and decoder of a quantized directory, or a page that runs them in the browser.
 
     Args:
         model: a quantized directory.
         output: the directory to write; it is complete or absent.
-        format: `onnx` or `openvino`.
-        single_mask: the decoder gives one mask for each prompt instead of four.
+        format: `onnx`, `openvino` or `web`.
+        single_mask: the decoder gives one mask for each prompt instead of four; that of the page always does.
         raw_image: the encoder takes an image [height, width, 3] of 0 … 255 and preprocesses it.
         compatible: write ONNX files for runtimes before ONNX Runtime 1.23; they take a byte for each code.
+        runtime_package: for `web`, file of the npm package onnxruntime-web; None for the cache, else a download.
+        examples: for `web`, pictures to choose from.
         overwrite: replace a directory that mixqsam exported before.
         progress: receives the progress.
 
@@ -181,6 +185,9 @@ def export(
         single=single_mask,
         raw_image=raw_image,
         compatible=compatible,
+        page=PageParts(
+            None if runtime_package is None else Path(runtime_package), tuple(Path(path) for path in examples)
+        ),
         overwrite=overwrite,
     )
     return exported.float_units

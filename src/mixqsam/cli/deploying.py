@@ -1,7 +1,8 @@
 """Commands that show, use, export and time quantized models. Only their bodies import modules that load torch."""
 
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,7 +140,7 @@ def predict(
 
 
 def _complete_format(typed: str) -> list[str]:
-    return [name for name in ("onnx", "openvino") if name.startswith(typed)]
+    return [name for name in ("onnx", "openvino", "web") if name.startswith(typed)]
 
 
 @command()
@@ -148,7 +149,8 @@ def export(
     model: Annotated[Path, Option("A directory that quantize wrote.", is_argument=True)],
     output: OutputDirectory,
     format: Annotated[  # noqa: A002  (the word for it)
-        str, Option("onnx or openvino.", flags=("--format", "-f"), complete=_complete_format)
+        str,
+        Option("onnx, openvino, or web: a page for the browser.", flags=("--format", "-f"), complete=_complete_format),
     ] = "onnx",
     single_mask: Annotated[
         bool, Option("The decoder gives one mask for each prompt instead of four.", flags=("--single-mask",))
@@ -164,11 +166,21 @@ def export(
         bool,
         Option("Write ONNX files for runtimes before ONNX Runtime 1.23: a byte per code.", flags=("--compatible",)),
     ] = False,
+    runtime_package: Annotated[
+        Path | None,
+        Option(
+            "For web: file of the npm package onnxruntime-web, as npm pack writes it.",
+            default_help="the cache, else a download",
+        ),
+    ] = None,
+    examples: Annotated[
+        tuple[Path, ...], Option("For web: a picture to choose from; may be repeated.", flags=("--example",))
+    ] = (),
     overwrite: Overwrite = False,
 ) -> Outcome:
-    """Write encoder and decoder as ONNX or OpenVINO files."""
+    """Write encoder and decoder as ONNX or OpenVINO files, or as a page that runs them in the browser."""
     from mixqsam.cli.session import open_session
-    from mixqsam.pipeline.export import run_export
+    from mixqsam.pipeline.export import PageParts, run_export
 
     exported = run_export(
         model,
@@ -178,22 +190,33 @@ def export(
         single=single_mask,
         raw_image=raw_image,
         compatible=compatible,
+        page=PageParts(runtime_package, examples),
         overwrite=overwrite,
     )
-    lines = []
+    lines = _download_lines(exported.downloads)
     for reason, count in Counter(exported.float_units.values()).items():
         first = next(name for name, why in exported.float_units.items() if why == reason)
         lines.append(f"{count} units compute with their quantized values in float arithmetic ({reason}), e.g. {first}")
+    data = {"directory": str(output), "files": dict(exported.files), "float_units": dict(exported.float_units)}
+    made = {output / name: f"{size / 1e6:.2f} MB" for name, size in exported.files.items()}
+    if exported.downloads:
+        data["downloads"] = dict(exported.downloads)
+        following = {f"python -m http.server --directory {shlex.quote(str(output))}": "open the page on port 8000"}
+        return Outcome(data=data, lines=lines, made=made, next=following)
     next_options = {"image": "IMAGE", "model": str(output), "boxes": ["x1,y1,x2,y2"]}
-    return Outcome(
-        data={"directory": str(output), "files": dict(exported.files), "float_units": dict(exported.float_units)},
-        lines=lines,
-        made={output / name: f"{size / 1e6:.2f} MB" for name, size in exported.files.items()},
-        next={
-            line("predict", next_options): "run it",
-            line("benchmark", {"model": str(model)}): "see how fast it is here",
-        },
-    )
+    following = {
+        line("predict", next_options): "run it",
+        line("benchmark", {"model": str(model)}): "see how fast it is here",
+    }
+    return Outcome(data=data, lines=lines, made=made, next=following)
+
+
+def _download_lines(downloads: Mapping[str, int]) -> list[str]:
+    """What a visitor of the page downloads."""
+    if not downloads:
+        return []
+    model, wasm, webgpu = (f"{downloads[part] / 1e6:.2f} MB" for part in ("model", "wasm", "webgpu"))
+    return [f"A visitor downloads {model} of model, and {wasm} of runtime (WebAssembly) or {webgpu} (WebGPU)"]
 
 
 @command()

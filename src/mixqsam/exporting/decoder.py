@@ -230,7 +230,7 @@ class _Decoder:
     def _doubled(self, image: str, layer: Any, name: str) -> str:
         weight = self.layers.tensor(f"mask_decoder.{name}.weight", layer.weight)
         bias = self.graph.constant(array(layer.bias))
-        return self.graph.add("ConvTranspose", image, weight, bias, strides=list(layer.stride))
+        return self.graph.add("ConvTranspose", image, weight, bias, strides=list(layer.stride), dilations=[1, 1])
 
     def _feed(self, token: str, head: Any, name: str) -> str:
         root = f"mask_decoder.{name}"

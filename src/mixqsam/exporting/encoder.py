@@ -49,7 +49,7 @@ class _Encoder:
         patches = encoder.patch_embed.projection
         weight = layers.tensor("vision_encoder.patch_embed.projection.weight", patches.weight)
         bias = graph.constant(array(patches.bias))
-        hidden = graph.add("Conv", frame, weight, bias, strides=list(patches.stride))
+        hidden = graph.add("Conv", frame, weight, bias, strides=list(patches.stride), dilations=[1, 1])
         hidden = graph.transpose(hidden, 0, 2, 3, 1)
         if encoder.pos_embed is not None:
             hidden = graph.add("Add", hidden, layers.tensor("vision_encoder.pos_embed", encoder.pos_embed))

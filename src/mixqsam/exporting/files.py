@@ -44,11 +44,14 @@ class ExportOptions:
         compatible: for runtimes that are older than opset 21 and 4-bit codes: opset 17, and codes as bytes.
         raw_image: the encoder takes an image [height, width, 3] of 0 … 255, its longer side as long as the frame's, and
             normalises and pads it itself; otherwise a frame [1, 3, S, S].
+        byte_codes: every code of a weight takes a byte, for ONNX Runtime in browsers: its WebGPU does not unpack 4-bit
+            codes. Compressed files are as small.
     """
 
     single: bool = False
     raw_image: bool = False
     compatible: bool = False
+    byte_codes: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,12 @@ class Exported:
         files: name → bytes.
         float_units: quantized units whose products stay in float arithmetic → why. Their values are quantized, but
             for those of 16 bits.
+        settings: what a client has to know of images and prompts; the same is in the encoder's metadata.
     """
 
     files: Mapping[str, int]
     float_units: Mapping[str, str]
+    settings: Mapping[str, Any]
 
 
 def export(sam: Sam, manifest: Manifest, directory: Path, *, backend: Backend, options: ExportOptions) -> Exported:
@@ -83,7 +88,7 @@ def export(sam: Sam, manifest: Manifest, directory: Path, *, backend: Backend, o
     for name, model in ((ENCODER, encoder), (DECODER, decoder)):
         _save(model, backend.file(directory, name), backend)
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
-    return Exported(files, encoder_units | decoder_units)
+    return Exported(files, encoder_units | decoder_units, json.loads(encoder.metadata_props[0].value))
 
 
 def encoder_model(
@@ -132,14 +137,14 @@ def _graph(sam: Sam, options: ExportOptions) -> Graph:
         InputError: the family has no hand-written graph, and the traced one is too new for what is asked for.
     """
     if sam.family.name in ENCODERS:
-        return Graph(compatible=options.compatible)
+        return Graph(compatible=options.compatible, has_short_codes=not options.byte_codes)
     if options.compatible:
         known = ", ".join(repr(name) for name in ENCODERS)
         raise InputError(
             f"{sam.source} is a {sam.family.name!r} model; --compatible is for models of type {known}. "
             "Export it without, for ONNX Runtime 1.23 or newer."
         )
-    return Graph(prefix="mixqsam.")
+    return Graph(has_short_codes=not options.byte_codes, prefix="mixqsam.")
 
 
 def _maps(sam: Sam) -> list[onnx.ValueInfoProto]:

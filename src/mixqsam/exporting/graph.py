@@ -23,13 +23,22 @@ class Graph:
     Args:
         outer: the graph that this one is a part of.
         compatible: use only what runtimes know since opset 17: no newer operators, no 4-bit codes.
+        has_short_codes: codes of up to 4 bits may be 4-bit ones.
         prefix: of the names that are made up, where nodes with names of their own are included.
     """
 
-    def __init__(self, outer: "Graph | None" = None, *, compatible: bool = False, prefix: str = "") -> None:
+    def __init__(
+        self,
+        outer: "Graph | None" = None,
+        *,
+        compatible: bool = False,
+        has_short_codes: bool = True,
+        prefix: str = "",
+    ) -> None:
         self._outer = outer
         self._prefix: str = prefix if outer is None else outer._prefix
         self.compatible: bool = compatible if outer is None else outer.compatible
+        self.has_short_codes: bool = has_short_codes and not compatible if outer is None else outer.has_short_codes
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = [] if outer is None else outer._constants
         self._known: dict[tuple[Any, ...], str] = {} if outer is None else outer._known
@@ -72,6 +81,12 @@ class Graph:
             shaped = array.reshape(np.shape(value))
             self._constants.append(numpy_helper.from_array(shaped, self._known[key]))
         return self._known[key]
+
+    def codes(self, codes: NDArray[np.uint8], *, bits: int, name: str) -> str:
+        """A constant of codes: two in a byte up to 4 bits where the graph may hold them, otherwise bytes."""
+        if bits <= 4 and self.has_short_codes:
+            return self.half_bytes(codes, name=name)
+        return self.constant(codes, np.uint8, name=name)
 
     def half_bytes(self, codes: NDArray[np.uint8], *, name: str) -> str:
         """A constant of 4-bit codes, two in a byte, the first of them in the lower half."""

@@ -115,7 +115,7 @@ class Layers:
         if signed.min() < -128 or signed.max() > 127:
             self.float_units[unit] = "its 8-bit weights have other zero points than 128"
             values = graph.constant(codes, np.uint8, name=unit), graph.constant(zero, np.uint8)
-        elif stored.grid.bits <= 4 and not graph.compatible:
+        elif stored.grid.bits <= 4 and graph.has_short_codes:
             # Unpacked when a session starts: with per-channel 4-bit weights ONNX Runtime and OpenVINO compute in float.
             halves = graph.half_bytes(np.ascontiguousarray(codes), name=unit)
             bytes_ = graph.add("Cast", halves, to=3)
@@ -136,7 +136,7 @@ class Layers:
         codes = np.ascontiguousarray(codes.T if transposed else codes)
         shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
         scale, zero = (array(values.reshape(-1)).reshape(shape) for values in (stored.grid.scale, stored.grid.zero))
-        kept = graph.half_bytes(codes, name=unit) if stored.bits <= 4 else graph.constant(codes, np.uint8, name=unit)
+        kept = graph.codes(codes, bits=stored.bits, name=unit)
         steps = graph.add("Sub", graph.add("Cast", kept, to=1), graph.constant(zero))
         return graph.add("Mul", steps, graph.constant(scale))
 
@@ -214,9 +214,11 @@ class Layers:
             bias = array(layer.bias)
         parts = [graph.constant(bias)] if bias is not None and biased else []
         sides = [0, 0] if padded else [int(side) for side in layer.padding]
-        more: dict[str, Any] = {} if set(layer.dilation) == {1} else {"dilations": list(layer.dilation)}
-        strides, pads = list(layer.stride), [*sides, *sides]
-        return graph.add("Conv", value, weight, *parts, strides=strides, pads=pads, group=int(layer.groups), **more)
+        strides, pads, dilations = list(layer.stride), [*sides, *sides], list(layer.dilation)
+        # ONNX Runtime's WebGPU refuses a convolution that leaves out its dilations.
+        return graph.add(
+            "Conv", value, weight, *parts, strides=strides, pads=pads, dilations=dilations, group=int(layer.groups)
+        )
 
     def norm(self, value: str, layer: nn.LayerNorm) -> str:
         """Layer norm over the last axis."""

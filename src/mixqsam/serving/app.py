@@ -20,10 +20,17 @@ from starlette.staticfiles import StaticFiles
 from mixqsam.errors import InputError, MixqsamError
 from mixqsam.serving.timeouts import SendTimeout
 from mixqsam.serving.workspace import Workspace, compare_masks, mask_png, parse_prompt
+from mixqsam.web.page import REPORT_STYLE
+from mixqsam.web.page import STATIC as PAGE_FILES
 
 T = TypeVar("T")
 _STATIC = Path(__file__).with_name("static")
-_STYLE = Path(__file__).parents[1] / "reporting/templates/page.css"
+# What the page shares with reports, and with the page of exported models.
+_SHARED = {
+    "/report.css": (REPORT_STYLE, "text/css"),
+    "/controls.css": (PAGE_FILES / "controls.css", "text/css"),
+    "/canvas.js": (PAGE_FILES / "canvas.js", "text/javascript"),
+}
 # The page sends this header; browsers do not let other sites send it.
 _PAGE_HEADER = "x-mixqsam"
 _HEADERS = {
@@ -71,7 +78,7 @@ def make_app(workspace: Workspace, *, hosts: list[str]) -> Starlette:
     page = Page(workspace)
     routes = [
         Route("/", page.home),
-        Route("/report.css", page.style),
+        *(Route(address, page.shared) for address in _SHARED),
         Route("/api/state", page.state),
         Route("/api/images/{name:str}", page.picture),
         Route("/api/images", page.upload, methods=["POST"]),
@@ -107,10 +114,10 @@ class Page:
         del request
         return Response((_STATIC / "index.html").read_bytes(), media_type="text/html", headers=_HEADERS)
 
-    async def style(self, request: Request) -> Response:
-        """The style sheet that the page shares with reports."""
-        del request
-        return Response(_STYLE.read_bytes(), media_type="text/css", headers=_HEADERS)
+    async def shared(self, request: Request) -> Response:
+        """A file that the page shares with others."""
+        path, kind = _SHARED[request.url.path]
+        return Response(path.read_bytes(), media_type=kind, headers=_HEADERS)
 
     async def state(self, request: Request) -> Response:
         """Models, sample images, limits."""

@@ -2,7 +2,6 @@
 /* The page of `mixqsam serve`: one image, one prompt (a box and points), two models, their difference; and a budget
    whose allocation is solved again while its sliders move. */
 
-const byId = (name) => document.getElementById(name);
 const state = { models: [], limits: {}, image: null, picture: null, mode: "box", box: null, points: [], drag: null, masks: [null, null] };
 const colours = { lost: [230, 159, 0], gained: [204, 60, 140], both: [86, 130, 180], mask: [0, 114, 178] };
 
@@ -19,11 +18,6 @@ async function ask(path, { body, signal } = {}) {
   return value;
 }
 
-function showMessage(text, isError = false) {
-  byId("message").textContent = text;
-  byId("message").classList.toggle("bad", isError);
-}
-
 /* Abort the running request when a newer one of its kind starts. */
 function runLatest(action) {
   let running = null;
@@ -37,9 +31,6 @@ function runLatest(action) {
     }
   };
 }
-
-const megabytes = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
-const milliseconds = (seconds) => (seconds < 10 ? `${Math.round(seconds * 1000).toLocaleString("en")} ms` : `${seconds.toFixed(1)} s`);
 
 /* --- images --------------------------------------------------------------------------------------------------- */
 
@@ -100,18 +91,6 @@ function draw() {
   }
 }
 
-function paintLayer(width, height, colourAt) {
-  const layer = new OffscreenCanvas(width, height);
-  const pen = layer.getContext("2d");
-  const pixels = pen.createImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    const colour = colourAt(i);
-    if (colour) pixels.data.set([...colour, 150], 4 * i);
-  }
-  pen.putImageData(pixels, 0, 0);
-  return layer;
-}
-
 function maskLayer(index, width, height) {
   const mask = state.masks[index];
   return mask && paintLayer(width, height, (i) => (mask[i] ? colours.mask : null));
@@ -134,15 +113,7 @@ function drawPrompt(pen, size) {
     pen.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
     pen.setLineDash([]);
   }
-  for (const [x, y, label] of state.points) {
-    pen.beginPath();
-    pen.arc(x, y, 2.2 * size, 0, 7);
-    pen.fillStyle = label ? "#00a000" : "#c80000";
-    pen.fill();
-    pen.lineWidth = size / 2;
-    pen.strokeStyle = "#ffffff";
-    pen.stroke();
-  }
+  drawPoints(pen, state.points, size);
 }
 
 async function pixelsOf(url) {
@@ -157,14 +128,6 @@ async function pixelsOf(url) {
 }
 
 /* --- prompts -------------------------------------------------------------------------------------------------- */
-
-function pixelAt(event) {
-  const canvas = event.currentTarget;
-  const area = canvas.getBoundingClientRect();
-  const x = ((event.clientX - area.left) / area.width) * canvas.width;
-  const y = ((event.clientY - area.top) / area.height) * canvas.height;
-  return [Math.min(Math.max(x, 0), canvas.width), Math.min(Math.max(y, 0), canvas.height)];
-}
 
 function listen(canvas) {
   let start = null;
@@ -293,10 +256,11 @@ async function start() {
   nameViews();
   showSamples(state.samples);
   byId("legend").innerHTML = [2, 3, 4, 5, 6, 7, 8, 16].map((bits) => `<span><i class="b${bits}"></i>${bits} bits</span>`).join("");
-  for (const button of document.querySelectorAll(".mode")) {
+  const modes = document.querySelectorAll(".mode");
+  for (const button of modes) {
     button.addEventListener("click", () => {
       state.mode = button.dataset.mode;
-      for (const other of document.querySelectorAll(".mode")) other.setAttribute("aria-checked", other === button);
+      chooseButton(modes, button);
     });
   }
   byId("clear").addEventListener("click", () => {
@@ -306,13 +270,7 @@ async function start() {
     draw();
   });
   byId("file").addEventListener("change", (event) => upload(event.target.files[0]));
-  for (const kind of ["dragover", "dragleave", "drop"]) {
-    byId("drop").addEventListener(kind, (event) => {
-      event.preventDefault();
-      byId("drop").classList.toggle("over", kind === "dragover");
-      if (kind === "drop") upload(event.dataTransfer.files[0]);
-    });
-  }
+  takeDrops(byId("drop"), upload);
   let pause = null;
   for (const name of ["size", "bitops", "tied"]) {
     byId(name).addEventListener("input", () => {
