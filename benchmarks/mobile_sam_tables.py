@@ -1,6 +1,6 @@
 """Tables of docs/mobile-sam.md, from the files of benchmarks.mixed_bits and peers_mobile_sam."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mixqsam.files import read_json
 from mixqsam.options.names import DEFAULT_RECIPE
 
 _DATA = Path("docs/data")
-_REPORTED = ("W8A8", "W6A6", "W4A4", "5.5MB")
+_REPORTED = ("W8A8", "W6A6", "W4A4", "W3A3", "5.5MB", "4.5MB")
 _TOOLS = ("ort", "ort-channels", "quanto", "nncf", "nncf-mixed", "nncf-transformer", "ours uniform:W8A8", "ours W8A8")
 
 
@@ -27,32 +27,43 @@ def _iou(values: list[float]) -> str:
 
 
 def reported() -> str:
-    """Uniform bits rounded to nearest, and mixed bits by the default recipe, on the reported images."""
+    """Uniform bits by two recipes, and mixed bits by the default one, on the reported images."""
     found = load("mixed_bits")["models"]["mobile-sam 50"]
-    exact = interval(found["float"]["truth_ious"])[0]
-    lines = [line(["", "file", "IoU with float", "share of the float IoU with the truth", "AP"])]
-    lines.append(line(["---", *["---:"] * 4]))
+    cells, exact = found["cells"], interval(found["float"]["truth_ious"])[0]
+    header = ["budget", "uniform, to nearest", f"uniform, {DEFAULT_RECIPE}", "mixed", "file", "of the truth", "AP"]
+    lines = [line(header), line(["---", *["---:"] * (len(header) - 1)])]
     for budget in _REPORTED:
-        for form, recipe in (("uniform", "omse"), ("mixed", DEFAULT_RECIPE)):
-            cell = found["cells"].get(f"{budget}, {form}, {recipe}")
-            if cell is None:
-                continue
-            alone = budget.endswith("MB")
-            title = (
-                f"uniform {budget}, to nearest"
-                if form == "uniform"
-                else f"mixed, {'a size alone' if alone else f'as {budget}'}"
-            )
-            share = interval(cell["truth_ious"])[0] / exact
-            cells = [f"{cell['size'] / 1e6:.1f} MB", _iou(interval(cell["ious"])), f"{share:.1%}", f"{cell['ap']:.1f}"]
-            lines.append(line([title, *cells]))
+        mixed = cells[f"{budget}, mixed, {DEFAULT_RECIPE}"]
+        others = [cells.get(f"{budget}, uniform, {recipe}") for recipe in ("omse", DEFAULT_RECIPE)]
+        texts = ["–" if cell is None else f"{interval(cell['ious'])[0]:.3f}" for cell in others]
+        share = interval(mixed["truth_ious"])[0] / exact
+        about = [f"{mixed['size'] / 1e6:.1f} MB", f"{share:.1%}", f"{mixed['ap']:.1f}"]
+        lines.append(line([budget, *texts, _iou(interval(mixed["ious"])), *about]))
+    return "\n".join(lines)
+
+
+def rules(key: str, budgets: Sequence[str]) -> str:
+    """Mixed bits against simple rules, all by the default recipe: IoU with float, and file.
+
+    Args:
+        key: a model and the images before the first, as in docs/data/mixed_bits.json.
+        budgets: columns.
+    """
+    cells = load("mixed_bits")["models"][key]["cells"]
+    lines = [line(["", *budgets]), line(["---", *["---:"] * len(budgets)])]
+    for form in ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed"):
+        found = [cells.get(f"{budget}, {form}, {DEFAULT_RECIPE}") for budget in budgets]
+        texts = [
+            "–" if cell is None else f"{_iou(interval(cell['ious']))}, {cell['size'] / 1e6:.1f} MB" for cell in found
+        ]
+        lines.append(line([form, *texts]))
     return "\n".join(lines)
 
 
 def tried() -> str:
     """IoU with float of all that was tried on the images that choose."""
     cells = load("mixed_bits")["models"]["mobile-sam 0"]["cells"]
-    budgets = [budget for budget in (*_REPORTED, "4.5MB") if any(cell["budget"] == budget for cell in cells.values())]
+    budgets = [budget for budget in _REPORTED if any(cell["budget"] == budget for cell in cells.values())]
     lines = [line(["", *budgets]), line(["---", *["---:"] * len(budgets)])]
     rows = dict.fromkeys((cell["form"], cell["recipe"]) for cell in cells.values())
     for form, recipe in rows:
