@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import functools
 import http.server
+import os
 import shutil
 import statistics
 import threading
@@ -119,6 +120,8 @@ def run(folder: Path, *, rounds: int) -> dict[str, Any]:
         "runtime": runtime,
         "runtime_version": settings["runtime_version"],
         "visits": {},
+        # Runnable processes beside the browser, in the mean of the last minute.
+        "load": round(os.getloadavg()[0], 1),
         "machine": machine(),
     }
     with sync_playwright() as play:
@@ -132,7 +135,7 @@ def run(folder: Path, *, rounds: int) -> dict[str, Any]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Medians as Markdown."""
+    """Medians as Markdown, and what was measured."""
     lines = [line(["host", "threads", "first mask", "of it, the picture", "next mask"]), line(["---", *["---:"] * 4])]
     for name, visits in content["visits"].items():
         cells = [
@@ -140,7 +143,11 @@ def table(content: dict[str, Any]) -> str:
             for key in ("first_mask", "picture", "next_mask")
         ]
         lines.append(line([name, str(visits[0]["threads"]), *cells]))
-    return "\n".join(lines)
+    one = content["machine"]
+    setup = (
+        f"(Chromium {content['browser'].split('.')[0]}, ONNX Runtime Web {content['runtime_version']}, {one['cpu']}, "
+    )
+    return "\n".join([*lines, "", f"{setup}{one['cores']} cores, load {content['load']} from other processes)"])
 
 
 def main() -> None:
