@@ -18,6 +18,7 @@ from benchmarks.performance_tables import (
     evaluator,
     forward,
     importance_cost,
+    latency_budget,
     line,
     load,
     processes,
@@ -126,6 +127,7 @@ def main() -> None:
             "speed": speed(),
             "files": files(),
             "loading": loading(),
+            "latency_budget": latency_budget(),
         },
     )
     fill(DOCS / "reliability.md", {"kills": kills(), "fuzzing": fuzzing(), "threads": threads(), "server": server()})

@@ -116,6 +116,22 @@ def processes() -> str:
     return "\n".join([*lines, "", ap, "", machine_line(data)])
 
 
+def latency_budget() -> str:
+    """Predicted and measured latency of the models of some budgets; for many models, without those in the middle."""
+    data = load("latency_budget")
+    step = 1 if len(data["models"]) == 1 else 2
+    columns = ["model, budget", "predicted", "measured", "predicted, of float", "measured, of float"]
+    lines = [line(columns), line(["---", *["---:"] * 4])]
+    for name, backends in data["models"].items():
+        for one in backends.values():
+            # The first row is the float model's.
+            for row in one["rows"][1::step]:
+                seconds = [f"{row[key] * 1e3:,.1f} ms" for key in ("predicted", "measured")]
+                shares = [f"{row[key]:.3f}" for key in ("predicted_share", "measured_share")]
+                lines.append(line([f"{name}, `{row['budget']}`", *seconds, *shares]))
+    return "\n".join([*lines, "", machine_line(data)])
+
+
 def machine_line(data: Any) -> str:
     """Description of the machine."""
     one = data["machine"]

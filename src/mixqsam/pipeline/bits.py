@@ -48,6 +48,7 @@ BudgetValue = Annotated[
     Any,
     Option(
         "W4A4 (what that uniform model costs), 12.5MB, 0.2x, bitops=3T, bitops=0.03x; separate several by commas. "
+        "latency<=0.6s@openvino or latency<=0.8x@onnx limits the time on this machine. "
         "iou>=0.98 or ap>=0.97x searches the smallest model of this quality. uniform:W4A4 gives all units the same "
         "bits.",
         flags=("--budget", "-b"),
