@@ -27,6 +27,7 @@ from benchmarks.performance_tables import (
 )
 from benchmarks.recipe_tables import brecq_table, comparison, recipes_cost, recipes_table
 from benchmarks.reliability_tables import fuzzing, kills, server, threads
+from benchmarks.web import table as visits
 from mixqsam.plan import Analysis
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def main() -> None:
     fill(DOCS / "reliability.md", {"kills": kills(), "fuzzing": fuzzing(), "threads": threads(), "server": server()})
     fill(DOCS / "formats/README.md", {"agreement": agreement()})
     fill(DOCS / "mobile-sam.md", {"reported": reported(), "tried": tried(), "tools": tools()})
+    fill(DOCS / "web.md", {"web": visits(load("web"))})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 
 

@@ -140,7 +140,7 @@ def run_shell(words: list[str], folder: Path, *, quickly: bool) -> None:
         name = "mixqsam"
     if name == "mixqsam":
         run_mixqsam(words[1:], folder, quickly=quickly)
-    elif name in {"install", "test", "check", "screenshots"}:
+    elif name in {"install", "test", "check", "screenshots", "site"}:
         assert os.access(ROOT / words[0], os.X_OK), words
     elif name == "pip":
         check_extras(words)

@@ -99,8 +99,11 @@ function encode() {
   if (!state.picture) return null;
   const { width, height } = state.picture;
   const { data } = state.picture.getContext("2d").getImageData(0, 0, width, height);
+  state.seconds.encode = null;
+  showMessage("Reading the picture. You can click already.");
   const done = state.worker.ask("encode", { pixels: data.buffer, width, height }, [data.buffer]).then(({ seconds }) => {
     state.seconds.encode = seconds;
+    if (!state.points.length) showMessage("Click on something in the picture.");
   });
   done.catch((error) => {
     if (state.device === "webgpu") return leaveGraphics(error);
@@ -150,7 +153,7 @@ async function segment() {
   try {
     for (let answered = -1; answered !== state.wanted && state.points.length && state.encoded; ) {
       const asked = state.wanted;
-      showMessage("Segmenting …");
+      showMessage(state.seconds.encode === null ? "Reading the picture …" : "Segmenting …");
       await state.encoded;
       const answer = await state.worker.ask("segment", { points: state.points });
       answered = asked;
