@@ -40,7 +40,7 @@ def run(*arguments: object) -> Result:
 
 def quantize(model: Path, images: Path, output: Path, *more: object) -> Result:
     """By the quickest recipe and few draws, where a test names none."""
-    quick = () if "--recipe" in more else ("--recipe", "omse")
+    quick: tuple[str, ...] = () if "--recipe" in more else ("--recipe", "omse")
     quick += () if "--fisher-draws" in more else ("--fisher-draws", "4")
     where = ("-m", model, "-i", images, "-o", output)
     return run("quantize", *where, "--grid", 2, "--sensitivity-bits", "2,8", *quick, *more)
