@@ -8,6 +8,7 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.api.shared import as_data, as_evaluation, start_session, write_output
 from mixqsam.options.fields import Nested
+from mixqsam.options.frames import with_frame
 from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, DemoResult, run_demo
@@ -50,6 +51,7 @@ def quantize(
     model: str | Path,
     images: Data | Path | str,
     *,
+    image_size: int | None = None,
     budget: Budget | str = "W4A4",
     output: Path | str,
     options: Annotated[Options | None, Nested(without=("observer",))] = None,
@@ -65,6 +67,7 @@ def quantize(
     Args:
         model: `sam-tiny`, a directory, a `.pth`, or a hub id.
         images: a folder, or `Data` with annotations or boxes.
+        image_size: side of the frame in pixels, smaller than the checkpoint's; None for that of the checkpoint.
         budget: limits of size, BitOps and latency, or a quality to keep (see `mixqsam.allocation.budget.HELP`).
         output: the directory to write; it is complete or absent.
         options: options of all stages.
@@ -80,7 +83,7 @@ def quantize(
         MixqsamError: any of its kinds; the message says what to do. No partial result remains.
     """
     return run_quantization(
-        model,
+        with_frame(model, image_size),
         as_data(images),
         budget=Budget.parse(budget),
         output=Path(output),
@@ -101,6 +104,7 @@ def compare(
     model: str | Path = "sam-tiny",
     images: Data | Path | str | None = None,
     *,
+    image_size: int | None = None,
     output: Path | str,
     request: CompareRequest | None = None,
     evaluation: Annotated[Evaluation | Data | Path | str | None, Nested(prefix="eval_")] = None,
@@ -115,6 +119,7 @@ def compare(
     Args:
         model: `sam-tiny`, a directory, a `.pth`, or a hub id.
         images: calibration images, a folder or `Data`; None for the demonstration's photographs.
+        image_size: side of the frame in pixels, smaller than the checkpoint's; None for that of the checkpoint.
         output: the directory to write.
         request: recipes, budgets, modes and options.
         evaluation: images on which models are compared; None for images that do not calibrate.
@@ -131,7 +136,7 @@ def compare(
     if images is None and evaluation_options.data is None:
         evaluation_options = replace(evaluation_options, data=DemoEvaluation())
     return run_comparison(
-        model,
+        with_frame(model, image_size),
         DemoData() if images is None else as_data(images),
         evaluation_options,
         request=request or CompareRequest(),
@@ -145,6 +150,7 @@ def analyze(
     model: str | Path,
     images: Data | Path | str,
     *,
+    image_size: int | None = None,
     output: Path | str | None = None,
     options: AnalysisOptions | None = None,
     cache: Path | str | None = None,
@@ -157,6 +163,7 @@ def analyze(
     Args:
         model: `sam-tiny`, a directory, a `.pth`, or a hub id.
         images: a folder, or `Data` with annotations or boxes.
+        image_size: side of the frame in pixels, smaller than the checkpoint's; None for that of the checkpoint.
         output: JSON file to write; None writes nothing.
         options: options of the measurement.
         cache: folder of the cache; None for the user's.
@@ -168,7 +175,7 @@ def analyze(
         MixqsamError: any of its kinds; the message says what to do.
     """
     session = start_session(cache, progress, device=device, processes=processes, is_group=True)
-    data, options = as_data(images), options or AnalysisOptions()
+    data, options, model = as_data(images), options or AnalysisOptions(), with_frame(model, image_size)
     analysis = run_analysis(model, data, options=options, session=session)
     record = record_analysis_options(model, data, options, device)
     write_output(None if session.engine.rank else output, {**analysis.to_json(), "options": record})

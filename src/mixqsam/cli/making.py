@@ -11,6 +11,7 @@ from mixqsam.cli.following import after_allocation, after_comparison, after_quan
 from mixqsam.cli.options import (
     Cache,
     Device,
+    ImageSize,
     Model,
     OptionalData,
     OutputDirectory,
@@ -21,6 +22,7 @@ from mixqsam.cli.options import (
 from mixqsam.cli.outcome import Outcome
 from mixqsam.options.fields import Nested, Option
 from mixqsam.options.flat import flat_values
+from mixqsam.options.frames import with_frame
 from mixqsam.options.names import DEMO_FOLDER
 from mixqsam.pipeline.options import (
     AllocationOptions,
@@ -67,6 +69,7 @@ def quantize(
     images: Data,
     output: OutputDirectory,
     model: Model = "sam-tiny",
+    image_size: ImageSize = None,
     budget: BudgetValue = "W4A4",
     options: JobOptions,
     evaluation: EvaluationOptions,
@@ -86,7 +89,7 @@ def quantize(
     from mixqsam.pipeline.quantize import run_quantization
 
     result = run_quantization(
-        model,
+        with_frame(model, image_size),
         images,
         budget=budget,
         output=output,
@@ -133,6 +136,7 @@ def compare(
     output: OutputDirectory,
     request: CompareRequest,
     model: Model = "sam-tiny",
+    image_size: ImageSize = None,
     images: OptionalData = None,
     evaluation: EvaluationOptions,
     overwrite: Overwrite = False,
@@ -149,7 +153,7 @@ def compare(
     if images is None and evaluation.data is None:
         evaluation = replace(evaluation, data=DemoEvaluation())
     comparison = run_comparison(
-        model,
+        with_frame(model, image_size),
         images or DemoData(),
         evaluation,
         request=request,
@@ -162,7 +166,8 @@ def compare(
     rows = {"float": asdict(comparison.float_row)}
     rows |= {f"{row.recipe}, {row.budget}, {row.mode}": asdict(row) for row in comparison.rows}
     best = max(comparison.rows, key=lambda row: (row.ap or 0.0, row.mean_iou))
-    options: dict[str, Any] = {"model": model, "cache": cache, "device": device, **data_values(images)}
+    options: dict[str, Any] = {"model": model, "image_size": image_size, "cache": cache, "device": device}
+    options |= data_values(images)
     options |= flat_values(request.options) | flat_values(evaluation, Nested(prefix="eval_"))
     recipe = next((name for name in request.recipes if name == best.recipe), None)
     return Outcome(
@@ -182,6 +187,7 @@ def analyze(
     images: Data,
     output: RequiredFile,
     model: Model = "sam-tiny",
+    image_size: ImageSize = None,
     options: AnalysisOptions,
     cache: Cache = None,
     device: Device = "cpu",
@@ -194,6 +200,7 @@ def analyze(
     from mixqsam.pipeline.stages import run_analysis
 
     session = open_session(cache, device, processes=processes, is_group=True)
+    model = with_frame(model, image_size)
     analysis = run_analysis(model, images, options=options, session=session)
     if session.engine.rank:
         return None

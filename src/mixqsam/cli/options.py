@@ -13,6 +13,15 @@ Model = Annotated[
         flags=("--model", "-m"),
     ),
 ]
+ImageSize = Annotated[
+    int | None,
+    Option(
+        "Side of the frame in pixels, smaller than the checkpoint's: faster, and less exact.",
+        minimum=1,
+        is_advanced=True,
+        default_help="that of the checkpoint",
+    ),
+]
 Models = Annotated[tuple[str, ...], Option("Quantized directories or float models.", is_argument=True)]
 OutputDirectory = Annotated[Path, Option("Directory to write.", flags=("--output", "-o"))]
 OutputFile = Annotated[Path | None, Option("JSON file to write.", flags=("--output", "-o"))]

@@ -137,6 +137,26 @@ class Larger:
     renames: Mapping[str, str] = field(default_factory=dict)
 
 
+def _no_tensor_changes(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    raise ValueError(f"a tensor of shape {tuple(tensor.shape)} does not fit {shape}")
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How models of a family come to see frames of another size.
+
+    Attributes:
+        multiple: configuration → pixels of which the frame's side is a multiple.
+        configure: writes a new side into the values of a configuration, everywhere, in place.
+        fit: a tensor whose shape depends on the frame, and the shape that it has to have → the interpolated tensor.
+            Families that interpolate in their forward have no such tensor.
+    """
+
+    multiple: Callable[[Any], int]
+    configure: Callable[[dict[str, Any], int], None]
+    fit: Callable[[Tensor, tuple[int, ...]], Tensor] = _no_tensor_changes
+
+
 def _nothing_unusual(config: Any) -> Sequence[tuple[str, object]]:
     """For families whose tensors tell all."""
     del config
@@ -168,6 +188,7 @@ class Family:
         unusual: configuration → names and values of what tensors do not tell and released checkpoints do not have.
         layouts: other ways to write its checkpoints.
         larger: `model_type` of a larger model → what of it is of the family.
+        resizing: how a model comes to see frames of another size; None where it keeps its size.
         released: name of a released checkpoint → its hub id.
         sample: a configuration of a few thousand parameters, with every kind of module. On it an unknown version of
             transformers is compared with the engine; None for no comparison.
@@ -191,6 +212,7 @@ class Family:
     unusual: Callable[[Any], Sequence[tuple[str, object]]] = _nothing_unusual
     layouts: tuple[Layout, ...] = ()
     larger: Mapping[str, Larger] = field(default_factory=dict)
+    resizing: Resizing | None = None
     released: Mapping[str, str] = field(default_factory=dict)
     sample: Callable[[], PreTrainedConfig] | None = None
 

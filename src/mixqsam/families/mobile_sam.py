@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from mixqsam.errors import ModelError
 from mixqsam.families import two_way
 from mixqsam.families.checkpoint import fill_model, read_state
-from mixqsam.families.family import BlockPath, Family, Layout
+from mixqsam.families.family import BlockPath, Family, Layout, Resizing
 from mixqsam.families.meta_layout import TWO_WAY_EPS
 from mixqsam.families.mobile_sam_checkpoint import MARK, config_values, convert, without_prefix
 from mixqsam.families.mobile_sam_config import MobileSamConfig
@@ -136,11 +135,15 @@ MOBILE_SAM = Family(
     check=_check,
     prepare=two_way.prepare_decoder,
     framing=replace(two_way.PADDED, default=make_processor),
-    unusual=partial(two_way.unusual, norm_eps=TWO_WAY_EPS),
+    unusual=lambda config: two_way.unusual(
+        config, norm_eps=TWO_WAY_EPS, usual_size=256 if _is_medical(config) else 1024
+    ),
     encode=two_way.encode,
     embed=two_way.embed,
     decode=two_way.decode,
     layouts=(Layout("MobileSAM's `mobile_sam.pt`", marks=(MARK,), load=load_state),),
+    # Windows have their biases, whatever the size of the map.
+    resizing=Resizing(multiple=two_way.patch_size, configure=two_way.configure_size),
     released={"mobile-sam": "dhkim2810/MobileSAM"},
     sample=_sample,
 )

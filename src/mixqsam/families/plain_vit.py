@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+from torch.nn import functional
+
 from mixqsam.families import two_way
-from mixqsam.families.family import BlockPath
+from mixqsam.families.family import BlockPath, Resizing
 from mixqsam.families.sizes import check_fit, check_sizes, check_vit
 from mixqsam.numeric.attention import VisionAttention
 from mixqsam.plan import Part, Role
@@ -64,6 +67,32 @@ def vision_attention(source: Any) -> VisionAttention:
         proj=source.proj,
         positions=(source.rel_pos_h, source.rel_pos_w) if source.use_rel_pos else None,
     )
+
+
+def unusual(config: Any) -> list[tuple[str, object]]:
+    """Settings that tensors do not tell, where they are not the usual ones."""
+    # The shape of absolute positions tells the size of the frame.
+    return two_way.unusual(config, usual_size=None if config.vision_config.use_abs_pos else 1024)
+
+
+def fit_positions(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Interpolate positions for a smaller map: absolute ones by bilinear, relative ones by linear interpolation.
+
+    The relative ones are those that the attention itself interpolates (`get_rel_pos`). Meta's code and transformers'
+    have no other size of the absolute ones. Fine-tuned SAMs of smaller frames (SAMed, arXiv 2304.13785; SAM-Med2D,
+    arXiv 2308.16184) start from the bilinear ones.
+
+    Args:
+        tensor: absolute positions [1, h, w, C], or relative ones [2h - 1, C].
+        shape: what it has to have.
+    """
+    if len(shape) == 2:
+        return functional.interpolate(tensor.T[None], size=shape[0], mode="linear")[0].T.contiguous()
+    maps = functional.interpolate(tensor.permute(0, 3, 1, 2), size=shape[1:3], mode="bilinear")
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
+RESIZING = Resizing(multiple=two_way.patch_size, configure=two_way.configure_size, fit=fit_positions)
 
 
 def sample_vision() -> dict[str, Any]:

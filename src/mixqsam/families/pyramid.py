@@ -95,17 +95,33 @@ def decode_plain(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> t
     return logits, scores
 
 
-def unusual(config: Any, backbone: Sequence[str]) -> list[tuple[str, object]]:
+def configure_size(values: dict[str, Any], side: int) -> None:
+    """Write the side of the frame into the values of a configuration, in place."""
+    prompts, vision = values["prompt_encoder_config"], values["vision_config"]
+    backbone, places = vision["backbone_config"], side // prompts["patch_size"]
+    prompts["image_size"] = side
+    backbone["image_size"] = side if isinstance(backbone["image_size"], int) else [side, side]
+    vision["backbone_feature_sizes"] = [[times * places] * 2 for times in (4, 2, 1)]
+
+
+def smallest_place(config: Any) -> int:
+    """Pixels that a place of the smallest map takes, along a side."""
+    return int(config.prompt_encoder_config.patch_size / min(1.0, *config.vision_config.scale_factors))
+
+
+def unusual(config: Any, backbone: Sequence[str], *, usual_size: int) -> list[tuple[str, object]]:
     """All that changes outputs and that tensors do not tell.
 
     Args:
         config: the architecture.
         backbone: entries of its `backbone_config`; one that a version of transformers lacks is None.
+        usual_size: side of the frame of released checkpoints; no tensor has another shape for another one.
     """
-    vision, decoder = config.vision_config, config.mask_decoder_config
+    vision, decoder, side = config.vision_config, config.mask_decoder_config, image_size(config)
     told = ("num_attention_heads", "hidden_act", *(name for name in vars(decoder) if name.startswith("dynamic_")))
     return [
         *((f"backbone_config.{name}", getattr(vision.backbone_config, name, None)) for name in backbone),
         *((f"mask_decoder_config.{name}", getattr(decoder, name)) for name in sorted(told)),
         ("prompt_encoder_config.hidden_act", config.prompt_encoder_config.hidden_act),
+        *([] if side == usual_size else [("image_size", side)]),
     ]

@@ -37,7 +37,7 @@ SAM = Family(
     check=_check,
     prepare=_prepare,
     framing=two_way.PADDED,
-    unusual=two_way.unusual,
+    unusual=plain_vit.unusual,
     encode=two_way.encode,
     embed=two_way.embed,
     decode=two_way.decode,
@@ -45,6 +45,7 @@ SAM = Family(
         Layout("Meta's `sam_vit_*.pth`", marks=(meta_layout.MARK,), load=meta_layout.load_meta),
         Layout("transformers' names", marks=(named_layout.MARK,), load=named_layout.load_named),
     ),
+    resizing=plain_vit.RESIZING,
     released={f"sam-vit-{size}": f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")},
     sample=_sample,
 )

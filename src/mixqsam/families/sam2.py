@@ -1,5 +1,6 @@
 """SAM 2 and 2.1 (arXiv 2408.00714) for images: a Hiera encoder, a neck, and SAM's decoder with maps of three sizes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from transformers.models.sam2.modeling_sam2 import Sam2Attention, Sam2MultiScale
 
 from mixqsam.families import pyramid, sam2_layout, two_way
 from mixqsam.families.attention_hook import hook_attentions
-from mixqsam.families.family import BlockPath, Family, Larger, Layout
+from mixqsam.families.family import BlockPath, Family, Larger, Layout, Resizing
 from mixqsam.families.hiera_sizes import check_hiera
 from mixqsam.families.square import IMAGENET, square_framing
 
@@ -76,6 +77,13 @@ def _image_part(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"model_type": "sam2", **parts}
 
 
+def _multiple(config: Any) -> int:
+    """Pixels that whole windows of the first stage and whole places of the last one take."""
+    backbone = config.vision_config.backbone_config
+    windows, last = backbone.window_size_per_stage[0], 2 ** (len(backbone.blocks_per_stage) - 1)
+    return int(backbone.patch_stride[0] * math.lcm(windows, last))
+
+
 def _sample() -> Sam2Config:
     """Stages with padded windows, a pooled query in each but the first, and a block with global attention."""
     backbone = {
@@ -116,7 +124,7 @@ SAM2 = Family(
     check=_check,
     prepare=_prepare,
     framing=square_framing(pyramid.image_size, public="Sam2ImageProcessor", statistics=IMAGENET),
-    unusual=partial(pyramid.unusual, backbone=_UNTOLD),
+    unusual=partial(pyramid.unusual, backbone=_UNTOLD, usual_size=1024),
     encode=pyramid.encode,
     embed=pyramid.embed,
     decode=pyramid.decode,
@@ -124,6 +132,8 @@ SAM2 = Family(
     larger={
         "sam2_video": Larger("SAM 2 for videos", image_part=_image_part, left_out=sam2_layout.VIDEO),
     },
+    # Hiera interpolates its positions in every forward.
+    resizing=Resizing(multiple=_multiple, configure=pyramid.configure_size),
     released={
         f"sam2.1-hiera-{size}": f"facebook/sam2.1-hiera-{size}" for size in ("tiny", "small", "base-plus", "large")
     },

@@ -11,7 +11,7 @@ from transformers.models.sam3_tracker.modeling_sam3_tracker import Sam3TrackerAt
 
 from mixqsam.families import pyramid, two_way
 from mixqsam.families.attention_hook import hook_attentions
-from mixqsam.families.family import BlockPath, Family, Larger, Maps
+from mixqsam.families.family import BlockPath, Family, Larger, Maps, Resizing
 from mixqsam.families.hiera_sizes import check_decoder, config_of
 from mixqsam.families.square import HALVES, square_framing
 
@@ -28,7 +28,7 @@ _UNTOLD = (
 )
 # Starts of names in the checkpoint of the whole SAM 3: the detector, and what only videos need.
 _LEFT_OUT = ("detector_model.", "memory_", "mask_downsample.", "object_pointer_proj.", "no_object_pointer")
-_VIDEO = (
+_LEFT_OUT += (
     "no_memory_positional_encoding",
     "occlusion_spatial_embedding_parameter",
     "temporal_positional_encoding_projection_layer.",
@@ -133,18 +133,15 @@ SAM3_TRACKER = Family(
     check=_check,
     prepare=_prepare,
     framing=square_framing(pyramid.image_size, public="Sam3ImageProcessor", statistics=HALVES),
-    unusual=partial(pyramid.unusual, backbone=_UNTOLD),
+    unusual=partial(pyramid.unusual, backbone=_UNTOLD, usual_size=1008),
     encode=pyramid.encode,
     embed=pyramid.embed,
     decode=_decode,
     larger={
-        "sam3_video": Larger(
-            "SAM 3",
-            image_part=_image_part,
-            left_out=_LEFT_OUT + _VIDEO,
-            renames={r"^tracker_model\.": ""},
-        )
+        "sam3_video": Larger("SAM 3", image_part=_image_part, left_out=_LEFT_OUT, renames={r"^tracker_model\.": ""}),
     },
+    # Absolute positions are tiled, and rotary ones follow from the size of the map.
+    resizing=Resizing(multiple=pyramid.smallest_place, configure=pyramid.configure_size),
     released={"sam3-tracker": "facebook/sam3"},
     sample=_sample,
 )

@@ -108,7 +108,7 @@ SAM_HQ = Family(
     check=_check,
     prepare=_prepare,
     framing=two_way.PADDED,
-    unusual=two_way.unusual,
+    unusual=plain_vit.unusual,
     encode=_encode,
     embed=two_way.embed,
     decode=_decode,
@@ -116,6 +116,7 @@ SAM_HQ = Family(
         Layout("SAM-HQ's `sam_hq_vit_*.pth`", marks=(meta_layout.MARK, _RELEASED_MARK), load=_load_released),
         Layout("transformers' names of SAM-HQ", marks=(named_layout.MARK, _MARK), load=_load_named),
     ),
+    resizing=plain_vit.RESIZING,
     released={f"sam-hq-vit-{size}": f"syscv-community/sam-hq-vit-{size}" for size in ("base", "large", "huge")},
     sample=_sample,
 )

@@ -160,19 +160,33 @@ _USUAL = {
 }
 
 
-def unusual(config: Any, *, norm_eps: float = 1e-6) -> list[tuple[str, object]]:
+def unusual(config: Any, *, norm_eps: float = 1e-6, usual_size: int | None = None) -> list[tuple[str, object]]:
     """Settings that tensors do not tell, where they are not the usual ones.
 
     Args:
         config: the architecture.
         norm_eps: epsilon of the two-way blocks that is usual.
+        usual_size: side of the frame that is usual; None where the shapes of tensors tell the size.
     """
-    found: list[tuple[str, object]] = []
+    side = config.vision_config.image_size
+    found: list[tuple[str, object]] = [] if usual_size in (None, side) else [("image_size", side)]
     for part, (activation, eps) in _USUAL.items():
         values, expected = getattr(config, part), norm_eps if part == "mask_decoder_config" else eps
         usual = {"hidden_act": activation, "layer_norm_eps": expected}
         found += [(f"{part}.{name}", v) for name, u in usual.items() if (v := getattr(values, name, u)) != u]
     return found
+
+
+def configure_size(values: dict[str, Any], side: int) -> None:
+    """Write the side of the frame into the values of a configuration, in place."""
+    places = side // values["vision_config"]["patch_size"]
+    values["vision_config"]["image_size"] = side
+    values["prompt_encoder_config"] |= {"image_size": side, "image_embedding_size": places}
+
+
+def patch_size(config: Any) -> int:
+    """Pixels that become a place of the map, along a side."""
+    return int(config.vision_config.patch_size)
 
 
 def encode(model: Any, pixels: Tensor) -> Maps:

@@ -8,7 +8,7 @@ from mixqsam.errors import ImageError
 from mixqsam.evaluation.automatic import AutomaticCounts, AutomaticScores
 from mixqsam.evaluation.coco import Truth
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.pipeline.stages import load
+from mixqsam.pipeline.stages import load, note_frames
 from mixqsam.sam.automatic import Automatic, segment_everything
 from mixqsam.sam.predictor import SamPredictor
 
@@ -36,6 +36,7 @@ def run_automatic(
     samples = data.samples(count=limit, progress=session.progress)[:limit]
     truth = None if data.annotations is None else Truth(data.annotations)
     predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
+    note_frames(predictors, session)
     counts = {name: AutomaticCounts() for name in predictors}
     reference = next(iter(predictors))
     broken: list[str] = []

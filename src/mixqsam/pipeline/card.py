@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mixqsam.families import FAMILIES
+from mixqsam.options.frames import split_frame
 from mixqsam.plan import Analysis
 from mixqsam.reporting.card import CardContent, write_card
 from mixqsam.reporting.record import Run
@@ -34,6 +35,7 @@ def make_card(analysis: Analysis, allocation: Mapping[str, Any], run: Run) -> st
 def find_hub_id(source: str) -> str | None:
     """Find the hub id of a float model as its user named it; None for a local or the embedded model."""
     released = {name: place for family in FAMILIES.values() for name, place in family.released.items()}
+    source, _ = split_frame(source)
     if Path(source).expanduser().exists():
         return None
     if source in released:

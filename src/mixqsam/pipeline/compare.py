@@ -31,6 +31,7 @@ from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     analyze_model,
     check_truth,
+    load_float,
     quantize_model,
     run_allocation,
     select_annotations,
@@ -45,7 +46,7 @@ from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.reporting.comparison import Comparison, Mode, Row, figure, to_csv, to_markdown
 from mixqsam.reporting.latex import to_latex
-from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
 
 MARKER = "comparison.json"
@@ -110,7 +111,7 @@ def _compare(
         raise InputError("Uniform budgets give uniform bits only: add the mode uniform, or a budget such as W4A4.")
     for budget in request.budgets:
         _check_measured(budget)
-    sam = load_sam(model, device=session.device)
+    sam = load_float(model, session)
     options = select_measurements(_mixed_options(request), request.budgets)
     for budget in request.budgets:
         check_budget(sam, budget, apply_preset(request.options, budget))

@@ -12,7 +12,7 @@ from mixqsam.errors import InputError, ModelError
 from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
 from mixqsam.files import digest, digest_file, read_json, write_json
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.pipeline.stages import MARKER, load, make_predictor, read_analysis
+from mixqsam.pipeline.stages import MARKER, load, make_predictor, note_frames, read_analysis
 from mixqsam.prediction import Predictor
 from mixqsam.sam.predictor import SamPredictor
 
@@ -58,6 +58,7 @@ def run_evaluation(
         first.embeddings = session.cache.root / "embeddings"
     keys = {name: digest(RECORDS, key, reference, truth, best_of_three) for name, (key, _) in loaded.items()}
     predictors = {name: predictor for name, (_, predictor) in loaded.items()}
+    note_frames(predictors, session)
     coco_results: dict[str, list[dict[str, Any]]] | None = None if results is None else {}
     scores = evaluate(
         predictors,

@@ -10,6 +10,7 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.files import read_json
 from mixqsam.options.fields import Nested
 from mixqsam.options.flat import flat_values
+from mixqsam.options.frames import split_frame
 from mixqsam.options.values import OptionClass
 from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options, Source
 from mixqsam.reporting.record import NAME
@@ -69,8 +70,10 @@ def read_origin(analysis: Path) -> dict[str, Any]:
 
 
 def _record_source(model: str | Path, data: Source) -> dict[str, Any]:
-    path = Path(model).expanduser()
+    name, side = split_frame(model)
+    path = Path(name).expanduser()
     return {
-        "model": str(path.absolute()) if path.exists() else str(model),
+        "model": str(path.absolute()) if path.exists() else name,
+        **({} if side is None else {"image_size": side}),
         **(flat_values(data) if isinstance(data, OptionClass) else {}),
     }

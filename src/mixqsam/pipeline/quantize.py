@@ -36,6 +36,7 @@ from mixqsam.pipeline.search_result import add_final
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
     MARKER,
+    load_float,
     quantize_model,
     run_allocation,
     with_prompts,
@@ -49,7 +50,7 @@ from mixqsam.quantization.quantize import Quantized, check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.reporting.record import CalibrationImages, Run, Search
-from mixqsam.sam.load import Sam, load_sam
+from mixqsam.sam.load import Sam
 from mixqsam.times import UnitTimes
 
 
@@ -142,7 +143,7 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
         select_measurements(options, [request.budget]) if request.stored is None else measure_nothing(options)
     )
     with session.timed("loading"):
-        sam = load_sam(request.model, device=session.device)
+        sam = load_float(request.model, session)
         images = choose_job_images(
             request.data,
             request.evaluation,

@@ -1,6 +1,6 @@
 """One function for each stage; the cache stores its result under the hash of its inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixqsam.allocation.budget import Budget, UniformCosts, parse_keep
@@ -16,6 +16,7 @@ from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
+from mixqsam.options.frames import split_frame
 from mixqsam.pipeline.estimate import analysis_stages, announce, measure_speed, sample_prompts
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
@@ -45,6 +46,28 @@ def load(source: str | Path, *, device: str = "cpu") -> Sam:
     if path.is_dir() and is_quantized(path):
         return load_model(path, device=device)[0]
     return load_sam(source, device=device)
+
+
+def load_float(source: str | Path, session: Session) -> Sam:
+    """Load the float model of a job, and say so where its frames are smaller than the checkpoint's.
+
+    Raises:
+        InputError, ModelError: it cannot be loaded; the message says why.
+    """
+    sam = load_sam(source, device=session.device)
+    if split_frame(source)[1] is not None:
+        session.progress.note(
+            f"The float model is {sam.source}, with frames of {sam.image_size} pixels: all figures compare with it."
+        )
+    return sam
+
+
+def note_frames(predictors: Mapping[str, Predictor], session: Session) -> None:
+    """Say so where models that are compared see frames of different sizes."""
+    sides = {name: predictor.frame_side for name, predictor in predictors.items()}
+    if len(set(sides.values())) > 1:
+        listed = ", ".join(f"{name} {side} pixels" for name, side in sides.items())
+        session.progress.note(f"The frames differ in size, which agreement and AP include: {listed}.")
 
 
 def make_predictor(source: str | Path, *, backend: str | None = None, device: str = "cpu") -> Predictor:
@@ -183,7 +206,7 @@ def quantize_model(
 
 def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, session: Session) -> Analysis:
     """Analyse a model on images."""
-    sam = load_sam(model, device=session.device)
+    sam = load_float(model, session)
     samples = calibration_samples(data, options, session)
     speed = measure_speed(sam, prompts=sample_prompts(samples))
     share = -(-len(samples) // session.engine.world)

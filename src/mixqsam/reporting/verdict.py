@@ -18,6 +18,11 @@ def describe_verdict(run: Run) -> str:
     if own.ap is not None and start.ap is not None:
         sentences.append(f"AP is {own.ap:.1f} instead of {start.ap:.1f}.")
     sentences += _describe_uniform(run)
+    if side := run.options.get("image_size"):
+        sentences.append(
+            f"All these models see frames of {side} pixels; what a size below the checkpoint's costs is not part of the "
+            "agreement."
+        )
     if run.check.seen:
         sentences.append("The calibration used the same images.")
     return " ".join(sentences)

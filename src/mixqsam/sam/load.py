@@ -18,9 +18,11 @@ from mixqsam.families import FAMILIES, family_of, find_checkpoint_family, prepar
 from mixqsam.families.checkpoint import check_tied, describe_state, read_state, tell_left_out, without_prefix
 from mixqsam.families.family import Family, Larger
 from mixqsam.families.image_processor import from_place
+from mixqsam.families.resizing import resize_model, resize_processor
 from mixqsam.families.sizes import names_of
 from mixqsam.numeric.memory import align_tensors
 from mixqsam.numeric.weights import QuantizedTensor
+from mixqsam.options.frames import split_frame
 from mixqsam.plan import Costs
 from mixqsam.resize import PixelSettings
 from mixqsam.sam.released import find_release, release_named
@@ -117,35 +119,43 @@ def load_sam(source: str | Path, *, device: str = "cpu") -> Sam:
 
     Args:
         source: `sam-tiny` (embedded), a local directory in transformers' layout, a checkpoint in its project's own
-            layout (Meta's `.pth`), a hub id, or the name of a released checkpoint (`sam-vit-base`).
+            layout (Meta's `.pth`), a hub id, or the name of a released checkpoint (`sam-vit-base`). An ending such as
+            `@512` asks for smaller frames, here of 512 pixels.
         device: a torch device.
 
     Raises:
+        InputError: the frames that are asked for do not fit the model; the message names some that do.
         ModelError: nothing there, another architecture, or a cut or malformed file; the message says what is wrong.
         NumericError: a tensor holds NaN or infinity; the message names it.
     """
-    text = str(source)
+    text, side = split_frame(source)
+    model, processor = _load_checkpoint(text)
+    _check_finite(model, text)
+    if side is not None:
+        resized = resize_model(model, side, source=text)
+        processor = processor if resized is model else resize_processor(processor, model, resized, source=text)
+        model = resized
+    align_tensors(model)
+    return Sam(prepare(model).eval().requires_grad_(False).to(torch.device(device)), processor, str(source))
+
+
+def _load_checkpoint(text: str) -> tuple[PreTrainedModel, Any]:
+    """A model as transformers has it, and its image processor, from wherever it is."""
     path = Path(text).expanduser()
     released = {name: place for family in FAMILIES.values() for name, place in family.released.items()}
     if path.is_file():
-        model, processor = _load_foreign(path)
-    elif path.is_dir():
-        model, processor = _load_transformers(str(path))
-    elif text == EMBEDDED:
-        model, processor = _load_transformers(str(resources.files("mixqsam") / "assets" / EMBEDDED))
-    elif (release := release_named(text)) is not None:
-        model, processor = _load_foreign(find_release(release))
-    elif text in released:
-        model, processor = _load_transformers(released[text])
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        model, processor = _load_hub(text, folder=path.parent)
-    else:
-        raise ModelError(
-            f"Unknown model {text!r}: it is not a file, a directory, {EMBEDDED!r} or a hub id (owner/name)."
-        )
-    _check_finite(model, text)
-    align_tensors(model)
-    return Sam(prepare(model).eval().requires_grad_(False).to(torch.device(device)), processor, text)
+        return _load_foreign(path)
+    if path.is_dir():
+        return _load_transformers(str(path))
+    if text == EMBEDDED:
+        return _load_transformers(str(resources.files("mixqsam") / "assets" / EMBEDDED))
+    if (release := release_named(text)) is not None:
+        return _load_foreign(find_release(release))
+    if text in released:
+        return _load_transformers(released[text])
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        return _load_hub(text, folder=path.parent)
+    raise ModelError(f"Unknown model {text!r}: it is not a file, a directory, {EMBEDDED!r} or a hub id (owner/name).")
 
 
 def _load_hub(text: str, *, folder: Path) -> tuple[PreTrainedModel, Any]:
