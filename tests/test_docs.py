@@ -157,7 +157,8 @@ def run_shell(words: list[str], folder: Path, *, quickly: bool) -> None:
 def run_mixqsam(arguments: list[str], folder: Path, *, quickly: bool) -> None:
     changed = ["cpu" if word == "cuda" else word for word in arguments]
     changed = ["minmax,adaround" if word == "all" else word for word in changed]
-    for option, value in (("--processes", "1"), ("--cache", str(folder / "cache"))):
+    # The frame of the pages' models has 80 pixels.
+    for option, value in (("--processes", "1"), ("--cache", str(folder / "cache")), ("--image-size", "64")):
         if option in changed:
             changed[changed.index(option) + 1] = value
     # `quantize` refuses the option for a recipe that only rounds.

@@ -145,7 +145,7 @@ def test_a_quantized_directory_knows_its_size_and_its_float_model(
 
 @pytest.mark.parametrize(
     "made",
-    ["sam", "mobile_sam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sam_hq", "sam2", "sam3_tracker"))],
+    ["sam", "mobile_sam", pytest.param("sam2", marks=pytest.mark.slow)],
     indirect=True,
 )
 def test_exported_masks_are_those_of_the_directory(made: Made, samples: list[Sample], tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_larger_side_is_refused(model_directory: Path) -> None:
 def test_a_family_that_keeps_its_size_names_those_that_do_not(
     model_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FAMILIES, "sam", replace(SAM, resizing=None))  # type: ignore[misc]
+    monkeypatch.setitem(FAMILIES, "sam", replace(SAM, resizing=None))
     with pytest.raises(ModelError, match=r"a 'sam' model, which keeps its image size; another one is there for 'mobil"):
         load_sam(f"{model_directory}@32")
 

@@ -1,6 +1,7 @@
 """Names of float models that say the size of the frame."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,9 @@ def test_a_side_is_added_once() -> None:
     assert with_frame("sam-tiny@128", None) == "sam-tiny@128"
     with pytest.raises(InputError, match="sam-tiny@128 and the image size 64 contradict each other"):
         with_frame("sam-tiny@128", 64)
+
+
+@pytest.mark.parametrize("side", [0, -16, 12.5, True, "512"])
+def test_a_side_is_a_number_of_pixels(side: Any) -> None:
+    with pytest.raises(InputError, match="a whole number of pixels is expected, at least 1"):
+        with_frame("sam-tiny", side)

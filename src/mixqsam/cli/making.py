@@ -200,11 +200,11 @@ def analyze(
     from mixqsam.pipeline.stages import run_analysis
 
     session = open_session(cache, device, processes=processes, is_group=True)
-    model = with_frame(model, image_size)
-    analysis = run_analysis(model, images, options=options, session=session)
+    source = with_frame(model, image_size)
+    analysis = run_analysis(source, images, options=options, session=session)
     if session.engine.rank:
         return None
-    write_json(output, {**analysis.to_json(), "options": record_analysis_options(model, images, options, device)})
+    write_json(output, {**analysis.to_json(), "options": record_analysis_options(source, images, options, device)})
     next_options = {"analysis": str(output), "budget": "W4A4", "output": new_path("allocation.json")}
     return Outcome(
         data={"analysis": str(output), "units": len(analysis.units), "images": analysis.images},

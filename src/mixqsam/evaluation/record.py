@@ -28,7 +28,8 @@ def measure(sample: Sample, prediction: Prediction, reference: Prediction, *, tr
     if ours.shape != theirs.shape:
         raise InputError(
             f"Models with low-resolution masks of {tuple(theirs.shape[-2:])} and {tuple(ours.shape[-2:])} pixels "
-            "cannot be compared; give models of one input size, or name the float model with --reference."
+            "cannot be compared; give models of one input size, or name the float model of that size with --reference, "
+            "such as sam-tiny@128."
         )
     record: dict[str, Any] = {
         "ious": mask_ious(prediction.masks[:, 0], reference.masks[:, 0]).tolist(),

@@ -27,8 +27,8 @@ _UNTOLD = (
     "rope_theta",
 )
 # Starts of names in the checkpoint of the whole SAM 3: the detector, and what only videos need.
-_LEFT_OUT = ("detector_model.", "memory_", "mask_downsample.", "object_pointer_proj.", "no_object_pointer")
-_LEFT_OUT += (
+_LEFT_OUT = (
+    *("detector_model.", "memory_", "mask_downsample.", "object_pointer_proj.", "no_object_pointer"),
     "no_memory_positional_encoding",
     "occlusion_spatial_embedding_parameter",
     "temporal_positional_encoding_projection_layer.",

@@ -24,11 +24,13 @@ def with_frame(source: str | Path, side: int | None) -> str | Path:
     """Name a model with frames of `side` pixels; without a side it is the model as it was named.
 
     Raises:
-        InputError: the name says another size.
+        InputError: the side is not a number of pixels, or the name says another one.
     """
-    model, named = split_frame(source)
     if side is None:
         return source
+    if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+        raise InputError(f"image_size {side!r:.60}: a whole number of pixels is expected, at least 1.")
+    model, named = split_frame(source)
     if named not in (None, side):
         raise InputError(f"The model {model}@{named} and the image size {side} contradict each other; remove one.")
     return f"{model}@{side}"

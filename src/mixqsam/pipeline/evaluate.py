@@ -12,7 +12,7 @@ from mixqsam.errors import InputError, ModelError
 from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
 from mixqsam.files import digest, digest_file, read_json, write_json
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.pipeline.stages import MARKER, load, make_predictor, note_frames, read_analysis
+from mixqsam.pipeline.stages import MARKER, load, make_predictor, note_frame, read_analysis
 from mixqsam.prediction import Predictor
 from mixqsam.sam.predictor import SamPredictor
 
@@ -54,11 +54,11 @@ def run_evaluation(
     loaded = {name: _load_with_key(source, session) for name, source in models.items()}
     truth = None if data.annotations is None else digest_file(data.annotations)
     reference, first = next(iter(loaded.values()))
+    note_frame(next(iter(models.values())), session)
     if keep_embeddings and isinstance(first, SamPredictor):
         first.embeddings = session.cache.root / "embeddings"
     keys = {name: digest(RECORDS, key, reference, truth, best_of_three) for name, (key, _) in loaded.items()}
     predictors = {name: predictor for name, (_, predictor) in loaded.items()}
-    note_frames(predictors, session)
     coco_results: dict[str, list[dict[str, Any]]] | None = None if results is None else {}
     scores = evaluate(
         predictors,

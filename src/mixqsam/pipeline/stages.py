@@ -49,17 +49,21 @@ def load(source: str | Path, *, device: str = "cpu") -> Sam:
 
 
 def load_float(source: str | Path, session: Session) -> Sam:
-    """Load the float model of a job, and say so where its frames are smaller than the checkpoint's.
+    """Load the float model of a job, and say which one it is where its name has a size.
 
     Raises:
         InputError, ModelError: it cannot be loaded; the message says why.
     """
     sam = load_sam(source, device=session.device)
-    if split_frame(source)[1] is not None:
-        session.progress.note(
-            f"The float model is {sam.source}, with frames of {sam.image_size} pixels: all figures compare with it."
-        )
+    note_frame(source, session)
     return sam
+
+
+def note_frame(source: str | Path, session: Session) -> None:
+    """Say which float model figures compare with, where its name has a size."""
+    _, side = split_frame(source)
+    if side is not None:
+        session.progress.note(f"The float model is {source}: figures compare with it, at frames of {side} pixels.")
 
 
 def note_frames(predictors: Mapping[str, Predictor], session: Session) -> None:

@@ -19,10 +19,7 @@ def describe_verdict(run: Run) -> str:
         sentences.append(f"AP is {own.ap:.1f} instead of {start.ap:.1f}.")
     sentences += _describe_uniform(run)
     if side := run.options.get("image_size"):
-        sentences.append(
-            f"All these models see frames of {side} pixels; what a size below the checkpoint's costs is not part of the "
-            "agreement."
-        )
+        sentences.append(f"All models here see frames of {side} pixels; the agreement leaves out what that costs.")
     if run.check.seen:
         sentences.append("The calibration used the same images.")
     return " ".join(sentences)
