@@ -12,13 +12,16 @@ from mixqsam.cli.main import app
 from mixqsam.errors import InputError
 from mixqsam.evaluation.evaluate import evaluate
 from mixqsam.pipeline.automatic import run_automatic
+from mixqsam.pipeline.benchmark import float_predictor
 from mixqsam.pipeline.card import find_hub_id
 from mixqsam.pipeline.evaluate import run_evaluation, with_reference
 from mixqsam.pipeline.options import Data, Session
+from mixqsam.pipeline.stages import make_predictor
 from mixqsam.progress import Silent
 from mixqsam.sam.automatic_options import Automatic
 from mixqsam.sam.load import load_sam
 from mixqsam.sam.predictor import SamPredictor
+from mixqsam.serving.workspace import collect_models
 
 pytestmark = pytest.mark.versions
 
@@ -85,6 +88,13 @@ def test_the_float_model_of_an_evaluation_has_the_same_size(
     run_automatic(sources, Data(picture_folder), options=Automatic(side=1), session=session, limit=1)
     (said,) = [text for text in notes.said if "differ in size" in text]
     assert f"float 80 pixels, {directory} 48 pixels" in said
+
+
+def test_the_page_and_the_benchmark_have_the_same_frames(directory: Path, model_directory: Path) -> None:
+    served = collect_models([str(directory)])
+    assert served == {"float": f"{model_directory}@48", "out": str(directory)}
+    assert {make_predictor(source).frame_side for source in served.values()} == {48}
+    assert float_predictor(directory).frame_side == 48
 
 
 def test_python_and_other_commands_take_a_size(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
