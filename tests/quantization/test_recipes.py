@@ -27,7 +27,7 @@ from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.sam.load import Sam, load_sam
 from tests.oracles import logits_of, mixture
 
-QUICK = ReconstructionOptions(iterations=12)
+QUICK = ReconstructionOptions(iterations=6)
 
 
 def plans(sam: Sam) -> Iterator[tuple[str, BitPlan]]:
@@ -111,6 +111,7 @@ def test_saving_and_loading_gives_the_same_model_of_the_reported_size(
     assert theory - slack <= payload <= theory + len(plan.bits)
 
 
+@pytest.mark.parametrize("made", [f"{name}-mixed" for name in RECIPES], indirect=True)
 def test_two_runs_are_identical_and_the_float_model_is_untouched(
     made: tuple[str, BitPlan, Sam], sam: Sam, four: list[Sample], tmp_path: Path
 ) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.signal import find_peaks
-from scipy.stats import gaussian_kde
 from torch import Tensor, nn
 
 from mixqsam.calibrate import run_sample
@@ -110,6 +108,10 @@ def _tokens(unit: Unit) -> int:
 
 def is_bimodal(values: np.ndarray) -> bool:
     """Whether a density has exactly two peaks: on 128 points, higher than 1% of the sum, at least 32 points apart."""
+    # Two recipes need them, and importing them takes about half a second.
+    from scipy.signal import find_peaks  # noqa: PLC0415
+    from scipy.stats import gaussian_kde  # noqa: PLC0415
+
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-12:
         return False
