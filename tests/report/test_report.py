@@ -19,7 +19,7 @@ from mixqsam.cli.main import app
 from mixqsam.evaluation.evaluate import ImageScore
 from mixqsam.families import prepare
 from mixqsam.families.mobile_sam import make_processor
-from mixqsam.pipeline.examples import choose_images
+from mixqsam.pipeline.examples import choose_images, choose_prompt
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
 from mixqsam.plan import Analysis, BitPlan, UnitBits
@@ -98,6 +98,7 @@ def test_quantize_writes_a_report_that_stands_alone(workplace: Path) -> None:
         "Quality was measured on 3 images with 12 prompts (grid points); the calibration used them, too",
         "mixqsam quantize --budget W4A4 <&>",
         "Worst image",
+        "Of its 4 masks, the one with the lowest IoU is drawn: ",
     ):
         assert words in page.text
     for rule in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem", 'name="viewport"'):
@@ -240,6 +241,12 @@ def test_hostile_names_stay_text(workplace: Path, tmp_path: Path) -> None:
     text = (tmp_path / "bad/report.html").read_text()
     assert text.count("<script>") == 1
     assert "alert(1)" in text
+
+
+def test_one_mask_of_an_image_is_drawn() -> None:
+    ious = np.array([0.5, 0.9, 0.2, 0.7])
+    assert [choose_prompt(ious, which) for which in ("worst", "median", "best")] == [2, 3, 1]
+    assert choose_prompt(ious[:1], "best") == 0
 
 
 def test_examples_are_the_worst_the_median_and_the_best() -> None:

@@ -14,8 +14,6 @@ from mixqsam.progress import Progress
 from mixqsam.reporting.overlay import draw_difference, draw_overlay, jpeg_bytes
 from mixqsam.reporting.record import Example, Which
 
-# Maximum masks of one picture; more would cover each other.
-_MAX_MASKS = 6
 _SIDE = 720
 
 
@@ -43,6 +41,12 @@ def choose_images(scores: Sequence[ImageScore]) -> dict[Which, ImageScore]:
     if len(ranked) > 2:
         chosen["median"] = ranked[len(ranked) // 2]
     return chosen | {"best": ranked[-1]}
+
+
+def choose_prompt(ious: NDArray[np.float64], which: Which) -> int:
+    """The prompt of an image whose mask has the lowest, the median or the highest IoU; [prompts] → its index."""
+    ranks: dict[Which, int] = {"worst": 0, "median": len(ious) // 2, "best": len(ious) - 1}
+    return int(np.argsort(ious, kind="stable")[ranks[which]])
 
 
 def draw_examples(
@@ -73,17 +77,20 @@ def _draw(predictors: Mapping[str, Predictor], sample: Sample, score: ImageScore
         masks[name] = predictor.segment(sample.prompts).masks[:, 0]
         predictor.reset_image()
     first, last = next(iter(masks.values())), list(masks.values())[-1]
-    shown = np.sort(np.argsort(mask_ious(last, first), kind="stable")[:_MAX_MASKS])
-    prompts = sample.prompts.take(shown)
-    pictures = {name: draw_overlay(image, model_masks[shown], prompts) for name, model_masks in masks.items()}
-    pictures["difference"] = draw_difference(image, _union(first[shown]), _union(last[shown]))
+    ious = mask_ious(last, first)
+    # Several masks would cover each other.
+    shown = choose_prompt(ious, which)
+    prompts = sample.prompts.take(np.array([shown]))
+    pictures = {name: draw_overlay(image, drawn[[shown]], prompts) for name, drawn in masks.items()}
+    pictures["difference"] = draw_difference(image, first[shown], last[shown])
     files = {name: f"examples/{which}-{name}.jpg" for name in pictures}
     example = Example(
         which=which,
         image=sample.path.name,
         mean_iou=score.mean_iou,
         prompts=len(sample.prompts),
-        shown=len(shown),
+        shown=1,
+        shown_iou=float(ious[shown]),
         pictures=files,
     )
     contents = {}
@@ -91,8 +98,3 @@ def _draw(predictors: Mapping[str, Predictor], sample: Sample, score: ImageScore
         picture.thumbnail((_SIDE, _SIDE))
         contents[files[name]] = jpeg_bytes(picture)
     return DrawnExample(example, contents)
-
-
-def _union(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    covered: NDArray[np.bool_] = np.logical_or.reduce(masks, axis=0)
-    return covered

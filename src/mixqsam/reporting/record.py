@@ -149,7 +149,8 @@ class Example(_Strict):
         image: name of the file.
         mean_iou: mean over its prompts.
         prompts: number of its prompts.
-        shown: number of drawn prompts, those with the lowest IoU.
+        shown: number of drawn prompts: one, in older records up to six with the lowest IoU.
+        shown_iou: IoU of the one mask that is drawn; older records lack it.
         pictures: name of a model, or `difference` → file, relative to the directory.
     """
 
@@ -158,6 +159,7 @@ class Example(_Strict):
     mean_iou: float
     prompts: int
     shown: int
+    shown_iou: float | None = None
     pictures: dict[str, str]
 
 
