@@ -1,11 +1,12 @@
 """The page in headless Chromium: as a person uses it. Screenshots are kept in out/screenshots."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,38 @@ def blue(page: Any, view: str) -> int:
     return int(page.evaluate(script, view))
 
 
+def sent_by(page: Any, act: Callable[[], None]) -> Any:
+    """The prompt that an act of the visitor sends."""
+    with page.expect_response("**/api/segment") as answer:
+        act()
+    assert answer.value.status == 200
+    return answer.value.request.post_data_json
+
+
+def test_clicks_are_points_and_can_be_taken_back(page: Any) -> None:
+    click = page.locator("#view-0").click
+    assert page.is_disabled("#undo")
+    assert [point[2] for point in sent_by(page, click)["points"]] == [1]
+    sent = sent_by(page, lambda: click(button="right", position={"x": 9, "y": 9}))
+    assert [point[2] for point in sent["points"]] == [1, 0]
+    assert [point[2] for point in sent_by(page, lambda: page.click("#undo"))["points"]] == [1]
+    page.keyboard.press("b")
+    assert page.get_attribute("[data-label='0']", "aria-checked") == "true"
+    page.wait_for_selector("#save:not([disabled])")
+    for button, name in (("#save", "mask.png"), ("#save-runs", "mask.json")):
+        with page.expect_download() as download:
+            page.click(button)
+        assert download.value.suggested_filename == name
+    runs = json.loads(Path(download.value.path()).read_text())
+    assert runs["size"] == [120, 160]
+    assert sum(runs["counts"]) == 120 * 160
+    pixels = int(page.locator("#figures tbody tr").last.inner_text().split("\t")[-1].replace(",", ""))
+    assert sum(runs["counts"][1::2]) == pixels
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#figures")
+    assert page.faults == []
+
+
 def test_a_box_gives_masks_side_by_side(page: Any, request: pytest.FixtureRequest) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.click("[data-name='second.jpg']")
@@ -92,11 +125,8 @@ def test_a_box_gives_masks_side_by_side(page: Any, request: pytest.FixtureReques
     pixels = [int(row.split("\t")[-1].replace(",", "")) for row in rows]
     for index in (0, 1):
         assert abs(blue(page, f"view-{index}") - bare - pixels[index]) < 0.2 * pixels[index] + 200
-    page.click("[data-mode=background]")
-    with page.expect_response("**/api/segment") as answer:
-        drag(page, (0.5, 0.5), (0.5, 0.5))
-    assert answer.value.status == 200
-    sent = answer.value.request.post_data_json
+    page.click("[data-label='0']")
+    sent = sent_by(page, lambda: drag(page, (0.5, 0.5), (0.5, 0.5)))
     assert sent["box"]
     assert sent["points"][0][2] == 0
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -122,7 +152,8 @@ def test_the_slider_changes_the_allocation(page: Any) -> None:
 
 def test_an_upload_is_worked_on_and_a_bad_one_explained(page: Any, tmp_path: Path) -> None:
     page.set_input_files("#file", draw(tmp_path / "mine.png", width=90, height=70, seed=3))
-    until(page.locator("#message"), "Draw a box")
+    until(page.locator("#message"), "Click on something")
+    assert page.locator(".sample").count() >= 3
     drag(page, (0.2, 0.2), (0.8, 0.8))
     page.wait_for_selector("#figures:not([hidden])")
     (tmp_path / "bad.png").write_text("no picture")

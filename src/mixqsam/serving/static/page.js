@@ -2,7 +2,7 @@
 /* The page of `mixqsam serve`: one image, one prompt (a box and points), two models, their difference; and a budget
    whose allocation is solved again while its sliders move. */
 
-const state = { models: [], limits: {}, image: null, picture: null, mode: "box", box: null, points: [], drag: null, masks: [null, null] };
+const state = { models: [], limits: {}, image: null, picture: null, label: 1, box: null, points: [], history: [], drag: null, masks: [null, null] };
 const colours = { lost: [230, 159, 0], gained: [204, 60, 140], both: [86, 130, 180], mask: [0, 114, 178] };
 
 function giga(value) {
@@ -38,11 +38,16 @@ async function choose(name) {
   const picture = new Image();
   picture.src = `/api/images/${encodeURIComponent(name)}`;
   await picture.decode();
-  Object.assign(state, { image: name, picture, box: null, points: [], masks: [null, null] });
+  Object.assign(state, { image: name, picture, box: null, points: [], history: [], masks: [null, null] });
   for (const sample of document.querySelectorAll(".sample")) sample.setAttribute("aria-pressed", sample.dataset.name === name);
+  forgetMasks();
+  showMessage("Click on something, or drag a box around it.");
+}
+
+function forgetMasks() {
+  state.masks = [null, null];
   byId("figures").hidden = true;
   byId("agreement").textContent = "";
-  showMessage("Draw a box around something, or click on it.");
   draw();
 }
 
@@ -51,7 +56,9 @@ async function upload(file) {
   if (file.size > state.limits.upload) return showMessage(`${file.name} is too large; at most ${state.limits.upload / 1e6} MB can be sent.`, true);
   showMessage("Sending …");
   try {
-    await choose((await ask("/api/images", { body: file })).image);
+    const { image } = await ask("/api/images", { body: file });
+    showSamples([image]);
+    await choose(image);
   } catch (error) {
     showMessage(error.message, true);
   }
@@ -76,6 +83,9 @@ function showSamples(names) {
 /* --- drawing -------------------------------------------------------------------------------------------------- */
 
 function draw() {
+  byId("undo").disabled = !state.history.length;
+  byId("clear").disabled = !state.box && !state.points.length;
+  byId("save").disabled = byId("save-runs").disabled = !state.masks[1];
   if (!state.picture) return;
   const { naturalWidth: width, naturalHeight: height } = state.picture;
   for (const index of [0, 1, 2]) {
@@ -129,34 +139,53 @@ async function pixelsOf(url) {
 
 /* --- prompts -------------------------------------------------------------------------------------------------- */
 
+/* A prompt replaces the one before, to which Undo returns. */
+function change(next) {
+  state.history.push({ box: state.box, points: state.points });
+  Object.assign(state, next);
+  segment();
+}
+
+const addPoint = ([x, y], label) => change({ points: [...state.points, [x, y, label]] });
+const clear = () => (state.box || state.points.length) && change({ box: null, points: [] });
+
+function undo() {
+  if (!state.history.length) return;
+  Object.assign(state, state.history.pop());
+  segment();
+}
+
+function boxBetween([x0, y0], [x1, y1]) {
+  return [Math.min(x0, x1), Math.min(y0, y1), Math.max(x0, x1), Math.max(y0, y1)];
+}
+
+/* A press that moves draws a box; one that does not is a point. */
 function listen(canvas) {
   let start = null;
+  const isDrag = (box) => Math.max(box[2] - box[0], box[3] - box[1]) > (6 * canvas.width) / canvas.getBoundingClientRect().width;
   canvas.addEventListener("pointerdown", (event) => {
     if (!state.picture) return;
     canvas.setPointerCapture(event.pointerId);
     start = pixelAt(event);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!start || state.mode !== "box") return;
-    const [x, y] = pixelAt(event);
-    state.drag = [Math.min(start[0], x), Math.min(start[1], y), Math.max(start[0], x), Math.max(start[1], y)];
+    if (!start) return;
+    const box = boxBetween(start, pixelAt(event));
+    state.drag = isDrag(box) ? box : null;
     draw();
   });
   canvas.addEventListener("pointerup", (event) => {
     if (!start) return;
-    const [x, y] = pixelAt(event);
-    start = null;
-    if (state.mode !== "box") {
-      state.points.push([x, y, state.mode === "object" ? 1 : 0]);
-    } else if (state.drag && state.drag[2] - state.drag[0] > 3 && state.drag[3] - state.drag[1] > 3) {
-      state.box = state.drag;
-    } else {
-      state.drag = null;
-      draw();
-      return showMessage("Drag to draw a box; for a click, choose a point above.");
-    }
-    state.drag = null;
-    segment();
+    const box = boxBetween(start, pixelAt(event));
+    start = state.drag = null;
+    if (isDrag(box)) change({ box });
+    else addPoint(pixelAt(event), event.button === 2 ? 0 : state.label);
+  });
+  canvas.addEventListener("contextmenu", (event) => {
+    event.preventDefault();
+    /* Some systems ask for the menu while the button or finger is down, others afterwards. */
+    if (start) addPoint(pixelAt(event), 0);
+    start = state.drag = null;
   });
   canvas.addEventListener("pointercancel", () => {
     start = state.drag = null;
@@ -164,8 +193,26 @@ function listen(canvas) {
   });
 }
 
+const modes = document.querySelectorAll(".mode");
+
+function chooseLabel(label) {
+  state.label = label;
+  chooseButton(modes, [...modes].find((button) => Number(button.dataset.label) === label));
+}
+
+function pressKey(event) {
+  if (event.altKey || event.metaKey || event.target.closest("input, select")) return;
+  const key = event.key.toLowerCase();
+  if (key === "backspace" || (key === "z" && event.ctrlKey)) undo();
+  else if (key === "escape") clear();
+  else if (key === "b" && !event.ctrlKey) chooseLabel(0);
+  else if (key === "o" && !event.ctrlKey) chooseLabel(1);
+  else return;
+  event.preventDefault();
+}
+
 const segment = runLatest(async (signal) => {
-  if (!state.image || (!state.box && !state.points.length)) return draw();
+  if (!state.image || (!state.box && !state.points.length)) return forgetMasks();
   draw();
   showMessage("Segmenting …");
   const models = [0, 1].map((index) => byId(`model-${index}`).value);
@@ -256,19 +303,13 @@ async function start() {
   nameViews();
   showSamples(state.samples);
   byId("legend").innerHTML = [2, 3, 4, 5, 6, 7, 8, 16].map((bits) => `<span><i class="b${bits}"></i>${bits} bits</span>`).join("");
-  const modes = document.querySelectorAll(".mode");
-  for (const button of modes) {
-    button.addEventListener("click", () => {
-      state.mode = button.dataset.mode;
-      chooseButton(modes, button);
-    });
+  for (const button of modes) button.addEventListener("click", () => chooseLabel(Number(button.dataset.label)));
+  byId("undo").addEventListener("click", undo);
+  byId("clear").addEventListener("click", clear);
+  document.addEventListener("keydown", pressKey);
+  for (const [id, save] of [["save", saveMask], ["save-runs", saveRuns]]) {
+    byId(id).addEventListener("click", () => save(state.masks[1], state.picture.naturalWidth, state.picture.naturalHeight));
   }
-  byId("clear").addEventListener("click", () => {
-    Object.assign(state, { box: null, points: [], masks: [null, null] });
-    byId("figures").hidden = true;
-    byId("agreement").textContent = "";
-    draw();
-  });
   byId("file").addEventListener("change", (event) => upload(event.target.files[0]));
   takeDrops(byId("drop"), upload);
   let pause = null;

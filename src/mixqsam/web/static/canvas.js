@@ -38,6 +38,37 @@ function drawPoints(pen, points, size) {
   }
 }
 
+function offerFile(content, name) {
+  const address = URL.createObjectURL(content);
+  Object.assign(document.createElement("a"), { href: address, download: name }).click();
+  URL.revokeObjectURL(address);
+}
+
+/* Save a mask, one value a pixel, row by row, as a picture. */
+async function saveMask(mask, width, height) {
+  const layer = new OffscreenCanvas(width, height);
+  const pixels = new ImageData(width, height);
+  new Uint32Array(pixels.data.buffer).set(Array.from(mask, (one) => (one ? 0xffffffff : 0xff000000)));
+  layer.getContext("2d").putImageData(pixels, 0, 0);
+  offerFile(await layer.convertToBlob(), "mask.png");
+}
+
+/* COCO's run-length encoding, not compressed: lengths of runs of 0 and 1, column by column, the first of them of 0. */
+function encodeRuns(mask, width, height) {
+  const counts = [0];
+  for (let i = 0, last = 0; i < width * height; i++) {
+    const value = mask[(i % height) * width + Math.floor(i / height)] ? 1 : 0;
+    if (value !== last) counts.push(0);
+    counts[counts.length - 1]++;
+    last = value;
+  }
+  return { size: [height, width], counts };
+}
+
+function saveRuns(mask, width, height) {
+  offerFile(new Blob([JSON.stringify(encodeRuns(mask, width, height))], { type: "application/json" }), "mask.json");
+}
+
 /* The place of an event in a canvas's own pixels. */
 function pixelAt(event) {
   const canvas = event.currentTarget;

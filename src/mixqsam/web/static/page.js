@@ -180,7 +180,7 @@ function showAnswer({ mask, score, seconds }) {
 function draw() {
   const { picture, mask, points, cross } = state;
   byId("undo").disabled = byId("clear").disabled = !points.length;
-  byId("save").disabled = !mask;
+  byId("save").disabled = byId("save-runs").disabled = !mask;
   if (!picture) return;
   const { width, height } = picture;
   const canvas = byId("view");
@@ -207,17 +207,6 @@ function drawCross(pen, [x, y], arm) {
 }
 
 /* The mask as a picture: white on black. */
-async function saveMask() {
-  const { width, height } = state.picture;
-  const layer = new OffscreenCanvas(width, height);
-  const pixels = new ImageData(width, height);
-  new Uint32Array(pixels.data.buffer).set(Array.from(state.mask, (one) => (one ? 0xffffffff : 0xff000000)));
-  layer.getContext("2d").putImageData(pixels, 0, 0);
-  const address = URL.createObjectURL(await layer.convertToBlob());
-  Object.assign(document.createElement("a"), { href: address, download: "mask.png" }).click();
-  URL.revokeObjectURL(address);
-}
-
 /* --- start ---------------------------------------------------------------------------------------------------- */
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -256,7 +245,9 @@ function listen() {
   }
   byId("undo").addEventListener("click", undo);
   byId("clear").addEventListener("click", () => changePoints([]));
-  byId("save").addEventListener("click", saveMask);
+  for (const [id, save] of [["save", saveMask], ["save-runs", saveRuns]]) {
+    byId(id).addEventListener("click", () => save(state.mask, state.picture.width, state.picture.height));
+  }
   byId("file").addEventListener("change", (event) => chooseFile(event.target.files[0]));
   takeDrops(document.body, chooseFile);
   byId("device").addEventListener("change", (event) => load(event.target.value).catch(showFailure));
