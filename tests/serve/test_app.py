@@ -78,6 +78,18 @@ def test_masks_are_the_predictors_own(client: TestClient, quantized: Path, pictu
     assert first["results"][0]["pixels"] - difference["only_first"] == int(expected.sum()) - difference["only_second"]
 
 
+def test_one_of_three_masks_can_be_chosen(client: TestClient, sam: Sam, picture_folder: Path) -> None:
+    predictor = SamPredictor(sam)
+    predictor.set_image(Image.open(picture_folder / "a.png"))
+    expected = predictor.segment(Prompts(boxes=np.array([[5.0, 5.0, 40.0, 30.0]])), multimask=True).scores[0]
+    found = [segment(client, mask=number).json()["results"][0]["predicted_iou"] for number in (1, 2, 3)]
+    assert found == pytest.approx(expected.tolist(), abs=1e-5)
+    for wrong in (4, -1, True, "1", [1], 0.5, None):
+        refused = segment(client, mask=wrong)
+        assert refused.status_code == 400
+        assert "one of its three" in refused.json()["error"]
+
+
 def test_points_refine_a_box(client: TestClient) -> None:
     boxed, both = segment(client), segment(client, points=[[10, 10, 1], [30, 20, 0]])
     points = segment(client, box=None, points=[[20, 20, 1]])

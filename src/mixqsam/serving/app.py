@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from mixqsam.errors import InputError, MixqsamError
 from mixqsam.serving.timeouts import SendTimeout
-from mixqsam.serving.workspace import Workspace, compare_masks, mask_png, parse_prompt
+from mixqsam.serving.workspace import Workspace, compare_masks, mask_png, parse_choice, parse_prompt
 from mixqsam.web.page import REPORT_STYLE
 from mixqsam.web.page import STATIC as PAGE_FILES
 
@@ -146,13 +146,14 @@ class Page:
         """Masks of one or two models for one prompt, and their difference."""
         value = await self._read_json(request)
         models, image = _parse_names(value.get("models"), maximum=2), _parse_names([value.get("image")], maximum=1)[0]
+        choice = parse_choice(value.get("mask", 0))
 
         def work() -> dict[str, Any]:
             picture = self._workspace.image(image)
             prompts = parse_prompt(
                 value, width=picture.width, height=picture.height, maximum=self._workspace.limits.prompts
             )
-            segmentations = [self._workspace.segment(model, image, prompts) for model in models]
+            segmentations = [self._workspace.segment(model, image, prompts, choice=choice) for model in models]
             results = [
                 {
                     "model": model,

@@ -161,11 +161,17 @@ class Workspace:
         image.save(stream, format="JPEG", quality=90)
         return stream.getvalue()
 
-    def segment(self, model: str, image: str, prompts: Prompts) -> Segmentation:
+    def segment(self, model: str, image: str, prompts: Prompts, *, choice: int = 0) -> Segmentation:
         """Segment an image with one prompt.
 
+        Args:
+            model: its name.
+            image: its name.
+            prompts: one prompt.
+            choice: 0 for the model's one mask, 1 to 3 for one of its three.
+
         Raises:
-            InputError: the model or the image is unknown.
+            InputError: the model or the image is unknown, or one of three masks is asked of a model that has one.
         """
         predictor = self._predictor(model)
         picture = self.image(image)
@@ -177,12 +183,12 @@ class Workspace:
             predictor.restore(cached[0])
             encode_seconds = cached[1]
         started = time.perf_counter()
-        prediction = predictor.segment(prompts)
+        prediction = predictor.segment(prompts, multimask=choice > 0)
         prompt_seconds = time.perf_counter() - started
         predictor.reset_image()
-        return Segmentation(
-            prediction.masks[0, 0], float(prediction.scores[0, 0]), encode_seconds, cached is None, prompt_seconds
-        )
+        index = max(0, choice - 1)
+        mask, score = prediction.masks[0, index], float(prediction.scores[0, index])
+        return Segmentation(mask, score, encode_seconds, cached is None, prompt_seconds)
 
     def explorer(self, model: str) -> Explorer:
         """Open the stored analysis of a model.
@@ -241,6 +247,17 @@ def compare_masks(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[s
         "only_first": int((first & ~second).sum()),
         "only_second": int((second & ~first).sum()),
     }
+
+
+def parse_choice(value: Any) -> int:
+    """Which mask a request asks for: 0 for the model's one mask, 1 to 3 for one of three.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if isinstance(value, bool) or value not in (0, 1, 2, 3):
+        raise InputError("The mask is 0 for the model's one mask, or 1, 2 or 3 for one of its three.")
+    return int(value)
 
 
 def parse_prompt(value: Mapping[str, Any], *, width: int, height: int, maximum: int) -> Prompts:

@@ -216,7 +216,7 @@ const segment = runLatest(async (signal) => {
   draw();
   showMessage("Segmenting …");
   const models = [0, 1].map((index) => byId(`model-${index}`).value);
-  const body = JSON.stringify({ models, image: state.image, box: state.box, points: state.points });
+  const body = JSON.stringify({ models, image: state.image, box: state.box, points: state.points, mask: Number(byId("mask").value) });
   const answer = await ask("/api/segment", { body, signal });
   const masks = await Promise.all(answer.results.map((result) => pixelsOf(result.mask)));
   if (signal.aborted) return;
@@ -304,6 +304,7 @@ async function start() {
   showSamples(state.samples);
   byId("legend").innerHTML = [2, 3, 4, 5, 6, 7, 8, 16].map((bits) => `<span><i class="b${bits}"></i>${bits} bits</span>`).join("");
   for (const button of modes) button.addEventListener("click", () => chooseLabel(Number(button.dataset.label)));
+  byId("mask").addEventListener("change", segment);
   byId("undo").addEventListener("click", undo);
   byId("clear").addEventListener("click", clear);
   document.addEventListener("keydown", pressKey);
