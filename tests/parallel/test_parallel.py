@@ -227,7 +227,7 @@ def test_two_processes_compare_as_one(model_directory: Path, tmp_path: Path) -> 
             "-o",
             output,
         ]
-        arguments += ["-r", "omse,qdrop", "-b", "W4A4", "--iterations", 5, "--processes", world]
+        arguments += ["-r", "omse,qdrop", "-b", "W4A4", "--iterations", 5, "--fisher-draws", 4, "--processes", world]
         done = launched(world, arguments, cache=tmp_path / f"cache{world}")
         assert done.returncode == 0, done.stderr
         rows = json.loads((output / "comparison.json").read_text())["rows"]
