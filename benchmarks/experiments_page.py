@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.allocation_tables import BUDGETS, Row, cheap_table, main_table, synergy_table
 from benchmarks.csv_tables import write_markdown, write_tables
 from benchmarks.deployment_tables import agreement, backends, files, loading, speed
-from benchmarks.mobile_sam_tables import reported, tools, tried
+from benchmarks.mobile_sam_tables import reported, rules, tools, tried
 from benchmarks.performance_tables import (
     DOCS,
     evaluator,
@@ -103,12 +103,13 @@ def main() -> None:
         {
             "recipes nearest": recipes_table(models, learned=False),
             "recipes learned": recipes_table(models, learned=True),
-            "main": main_table(data),
+            "rules": rules("sam-tiny 50", ("W8A8", "W6A6", "W4A4", "W3A3")),
         },
     )
     # A page shows at most four tables; the others are downloads.
     for name, table in {
         "brecq": brecq_table(),
+        "ways": main_table(data),
         "recipes_cost": recipes_cost(models),
         "synergy": synergy_table(data),
         "measuring_less": cheap_table(data),
