@@ -1,11 +1,22 @@
 """Chromium for tests of pages."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.web import find_chromium
+
+# Where tests leave pictures of pages, to be looked at.
+SCREENSHOTS = Path(os.environ.get("MIXQSAM_SCREENSHOTS") or Path(__file__).parents[1] / "out/screenshots")
+
+
+def take_picture(page: Any, name: str) -> None:
+    """Keep a picture of a whole page."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 @contextmanager

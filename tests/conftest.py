@@ -1,8 +1,11 @@
 """Tiny random models and pictures; the shared COCO subset where it is to be had."""
 
+import importlib.util
 import os
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -26,6 +29,16 @@ from mixqsam.web.package import find_package
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 keep_freed_memory()
+
+
+def load_script(path: Path) -> ModuleType:
+    """A script as a module, whatever its ending."""
+    loader = SourceFileLoader(path.stem.replace("-", "_"), str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

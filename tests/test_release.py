@@ -1,6 +1,5 @@
 """What a release is made of: one version, its licence, a readme for package indexes, and the scripts that test it."""
 
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 import mixqsam
+from tests.conftest import load_script
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -45,12 +45,7 @@ def test_the_licence_is_the_one_that_is_named() -> None:
 @pytest.fixture
 def hook() -> ModuleType:
     pytest.importorskip("hatchling")
-    spec = importlib.util.spec_from_file_location("readme_hook", ROOT / "scripts/readme_hook.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "scripts/readme_hook.py")
 
 
 END = "The [paper](https://arxiv.org/abs/1), [below](#x).\n"

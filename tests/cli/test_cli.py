@@ -143,21 +143,8 @@ def test_the_main_job_then_evaluation_and_prediction(
 
 def test_analyze_once_allocate_often(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "analysis.json"
-    result = run(
-        "analyze",
-        "-m",
-        model_directory,
-        "-i",
-        picture_folder,
-        "-o",
-        file,
-        "--grid",
-        2,
-        "--sensitivity-bits",
-        "2,4",
-        "--fisher-draws",
-        4,
-    )
+    where = ("-m", model_directory, "-i", picture_folder, "-o", file)
+    result = run("analyze", *where, "--grid", 2, "--sensitivity-bits", "2,4", "--fisher-draws", 4)
     assert result.exit_code == 0, result.output
     Analysis.from_json(json.loads(file.read_text()), source="x")
     sizes = []
@@ -337,18 +324,8 @@ def test_a_killed_reconstruction_goes_on_after_its_last_finished_block(model_dir
     images.mkdir()
     for i in range(4):
         draw(images / f"{i}.png", width=60, height=50, seed=i)
-    base = [
-        sys.executable,
-        "-m",
-        "mixqsam",
-        "quantize",
-        "-m",
-        str(model_directory),
-        "-i",
-        str(images),
-        "--fisher-draws",
-        "4",
-    ]
+    base = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model_directory), "-i", str(images)]
+    base += ["--fisher-draws", "4"]
     base += ["--recipe", "qdrop", "--iterations", "40", "--eval-limit", "0", "-o"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*base, str(tmp_path / "out"), "--cache", str(tmp_path / "killed")]

@@ -188,21 +188,8 @@ def test_two_processes_analyse_as_one(model_directory: Path, tmp_path: Path) -> 
     found = []
     for world in (1, 2):
         output = tmp_path / f"{world}.json"
-        arguments = [
-            "analyze",
-            "-m",
-            model_directory,
-            "-i",
-            images,
-            "--grid",
-            2,
-            "--sensitivity-bits",
-            4,
-            "--fisher-draws",
-            4,
-            "-o",
-            output,
-        ]
+        arguments = ["analyze", "-m", model_directory, "-i", images, "--grid", 2, "-o", output]
+        arguments += ["--sensitivity-bits", 4, "--fisher-draws", 4]
         done = launched(world, [*arguments, "--processes", world], cache=tmp_path / f"cache{world}")
         assert done.returncode == 0, done.stderr
         found.append(json.loads(output.read_text()))

@@ -63,22 +63,8 @@ def test_a_model_by_the_preset_says_so_and_can_be_repeated(
     model_directory: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = [
-        "quantize",
-        "-m",
-        model_directory,
-        "-i",
-        picture_folder,
-        "--grid",
-        2,
-        "--count",
-        2,
-        "--fisher-draws",
-        2,
-        "--eval-limit",
-        1,
-    ]
-    command += ["--recipe", "omse"]
+    command = ["quantize", "-m", model_directory, "-i", picture_folder, "--grid", 2, "--count", 2]
+    command += ["--fisher-draws", 2, "--eval-limit", 1, "--recipe", "omse"]
     done = run(*command, "--no-pairs", "--preset", "mix-qsam", "--budget", "W4A4", "-o", out)
     assert done.exit_code == 0, done.output
     record = json.loads((out / "run.json").read_text())

@@ -157,21 +157,8 @@ def test_several_budgets_are_drawn_by_size(workplace: Path, tmp_path: Path) -> N
 def test_models_that_saw_other_images_are_left_out_and_named(
     workplace: Path, model_directory: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
-    done = run(
-        "quantize",
-        "-m",
-        model_directory,
-        "-i",
-        picture_folder,
-        "--grid",
-        3,
-        "-o",
-        tmp_path / "other",
-        "--check",
-        1,
-        "--fisher-draws",
-        2,
-    )
+    command = ["quantize", "-m", model_directory, "-i", picture_folder, "--grid", 3, "--fisher-draws", 2]
+    done = run(*command, "-o", tmp_path / "other", "--check", 1)
     assert done.exit_code == 0, done.output
     report = tmp_path / "both.html"
     assert run("report", workplace / "first", tmp_path / "other", "-o", report).exit_code == 0
@@ -294,19 +281,8 @@ def test_reports_load_no_torch() -> None:
 def test_check_images_are_those_that_calibration_left_over(
     model_directory: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
-    arguments = [
-        "quantize",
-        "-m",
-        model_directory,
-        "-i",
-        picture_folder,
-        "--grid",
-        2,
-        "--count",
-        2,
-        "--fisher-draws",
-        2,
-    ]
+    arguments = ["quantize", "-m", model_directory, "-i", picture_folder, "--grid", 2, "--count", 2]
+    arguments += ["--fisher-draws", 2]
     done = run(*arguments, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     check = json.loads((tmp_path / "out/run.json").read_text())["check"]

@@ -1,14 +1,12 @@
 """Releases by name: the cache, a stubbed hub, and the script that fills the cache."""
 
 import hashlib
-import importlib.util
 import io
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from mixqsam.errors import ModelError, OutputError
 from mixqsam.sam import released
 from mixqsam.sam.released import RELEASES, Release, cached_release, find_release, release_named, release_path
+from tests.conftest import load_script
 
 CONTENT = b"weights"
 SCRIPT = Path(__file__).parents[2] / "scripts/get-mobile-sam"
@@ -121,12 +120,7 @@ def test_a_release_is_asked_for_by_name_or_repository() -> None:
 
 @pytest.fixture
 def script() -> ModuleType:
-    loader = SourceFileLoader("get_mobile_sam", str(SCRIPT))
-    spec = importlib.util.spec_from_loader("get_mobile_sam", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def package(folder: Path, content: bytes) -> Path:

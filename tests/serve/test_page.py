@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.browser import open_chromium, watch_faults
+from tests.browser import open_chromium, take_picture, watch_faults
 from tests.conftest import draw
 
 pytestmark = pytest.mark.slow
-SCREENSHOTS = Path(os.environ.get("MIXQSAM_SCREENSHOTS") or Path(__file__).parents[2] / "out/screenshots")
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +128,7 @@ def test_a_box_gives_masks_side_by_side(page: Any, request: pytest.FixtureReques
     sent = sent_by(page, lambda: drag(page, (0.5, 0.5), (0.5, 0.5)))
     assert sent["box"]
     assert sent["points"][0][2] == 0
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"serve-{request.node.callspec.id}.png", full_page=True)
+    take_picture(page, f"serve-{request.node.callspec.id}")
     assert page.faults == []
 
 

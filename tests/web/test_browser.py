@@ -13,14 +13,13 @@ from mixqsam.data.images import open_image
 from mixqsam.data.samples import Sample
 from mixqsam.deployed.names import DECODER
 from mixqsam.sam.load import load_sam
-from tests.browser import open_chromium, watch_faults
+from tests.browser import open_chromium, take_picture, watch_faults
 from tests.web.conftest import export_page, iou, mask_of, masks_of_python
 
 pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 pytestmark = pytest.mark.slow
-SCREENSHOTS = Path(os.environ.get("MIXQSAM_SCREENSHOTS") or Path(__file__).parents[2] / "out/screenshots")
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +36,6 @@ def open_page(browser: Any, address: str, *, width: int, scheme: str = "light") 
     wait_until(page, "state.settings")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     return page
-
-
-def take_picture(page: Any, name: str) -> None:
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"web-{name}.png", full_page=True)
 
 
 def test_masks_are_those_of_python_on_any_host(
@@ -62,7 +56,7 @@ def test_masks_are_those_of_python_on_any_host(
         assert [label for _, _, label in prompts[-1]] == [1, 1, 0]
         assert "with 1 thread." in page.inner_text("#figures")
         assert page.locator("#loading").is_hidden()
-        take_picture(page, "desktop")
+        take_picture(page, "web-desktop")
         assert page.faults == []
         page.close()
     expected = masks_of_python(folder, tmp_path / "unpacked", picture, prompts)
@@ -83,7 +77,7 @@ def test_points_are_set_and_taken_back(browser: Any, tiny_page: Path, tmp_path: 
         click(page, 0.2, 0.2)
         wait_for_answer(page)
         assert [label for _, _, label in page.evaluate("state.points")] == [1, 0]
-        take_picture(page, "phone")
+        take_picture(page, "web-phone")
         page.click("#undo")
         wait_for_answer(page)
         assert np.array_equal(mask_of(page), first)

@@ -1,10 +1,11 @@
 """The documentation links to the page that `scripts/site` adds, and only where it is."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
+from tests.conftest import load_script
 
 ROOT = Path(__file__).parents[2]
 TRY = "<!-- try it -->"
@@ -12,12 +13,7 @@ TRY = "<!-- try it -->"
 
 @pytest.fixture(scope="module")
 def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "scripts/docs_hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "scripts/docs_hooks.py")
 
 
 @pytest.mark.parametrize(("file", "address", "link"), [("index.md", "", "try/"), ("web.md", "web/", "../try/")])

@@ -88,7 +88,7 @@ def export(sam: Sam, manifest: Manifest, directory: Path, *, backend: Backend, o
     for name, model in ((ENCODER, encoder), (DECODER, decoder)):
         _save(model, backend.file(directory, name), backend)
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
-    return Exported(files, encoder_units | decoder_units, json.loads(encoder.metadata_props[0].value))
+    return Exported(files, encoder_units | decoder_units, _settings(sam, manifest, options))
 
 
 def encoder_model(
@@ -169,10 +169,10 @@ def _frame(graph: Graph, sam: Sam, image: str, size: int) -> str:
     return graph.add("Unsqueeze", graph.transpose(padded, 2, 0, 1), graph.constant([0], int))
 
 
-def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units: Mapping[str, str]) -> dict[str, str]:
-    """What a reader of a file may want to know; `deployed` reads the first few."""
+def _settings(sam: Sam, manifest: Manifest, options: ExportOptions) -> dict[str, Any]:
+    """What a client has to know of images and prompts."""
     settings = sam.pixel_settings
-    values: dict[str, Any] = {
+    return {
         "image_size": sam.image_size,
         "image_mean": settings.mean,
         "image_std": settings.std,
@@ -185,6 +185,13 @@ def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units:
         "padding": dict(_padding(sam)),
         "single": options.single,
         "source": manifest.source,
+    }
+
+
+def _metadata(sam: Sam, manifest: Manifest, options: ExportOptions, float_units: Mapping[str, str]) -> dict[str, str]:
+    """What a reader of a file may want to know; `deployed` reads the first few."""
+    values = {
+        **_settings(sam, manifest, options),
         "recipe": manifest.recipe,
         "format_version": manifest.format_version,
         "units": {name: entry.model_dump(exclude_none=True) for name, entry in manifest.units.items()},

@@ -136,8 +136,6 @@ def _export_page(source: Path, output: Path, *, session: Session, page: PagePart
 
     with claim_directory(output, overwrite=overwrite, marker=SETTINGS):
         pictures = [open_image(path) for path in page.examples]
-        with session.timed("runtime"):
-            runtime = find_package(page.package)
         with session.timed("loading"):
             sam, manifest = load_model(source, integer=True)
         if sam.family.name not in ENCODERS:
@@ -146,6 +144,9 @@ def _export_page(source: Path, output: Path, *, session: Session, page: PagePart
                 f"{source} is a {sam.family.name!r} model; the page runs models of type {known}. "
                 "Export it with --format onnx, and run these files with onnxruntime-web in a page of your own."
             )
+        # A download comes after all that may be refused.
+        with session.timed("runtime"):
+            runtime = find_package(page.package)
         with session.timed("export"), new_directory(output, overwrite=overwrite, marker=SETTINGS) as folder:
             options = ExportOptions(single=True, byte_codes=True)
             exported = export(sam, manifest, folder, backend=ONNX, options=options)

@@ -44,7 +44,7 @@ function offerFile(content, name) {
   URL.revokeObjectURL(address);
 }
 
-/* Save a mask, one value a pixel, row by row, as a picture. */
+/* Save a mask, one value a pixel, row by row, as a picture: white on black. */
 async function saveMask(mask, width, height) {
   const layer = new OffscreenCanvas(width, height);
   const pixels = new ImageData(width, height);

@@ -206,7 +206,6 @@ function drawCross(pen, [x, y], arm) {
   }
 }
 
-/* The mask as a picture: white on black. */
 /* --- start ---------------------------------------------------------------------------------------------------- */
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
