@@ -2,7 +2,7 @@
 /* The page of `mixqsam serve`: one image, one prompt (a box and points), two models, their difference; and a budget
    whose allocation is solved again while its sliders move. */
 
-const state = { models: [], limits: {}, image: null, picture: null, label: 1, box: null, points: [], history: [], drag: null, masks: [null, null] };
+const state = { models: [], limits: {}, wanted: null, image: null, picture: null, label: 1, box: null, points: [], history: [], drag: null, masks: [null, null] };
 const colours = { lost: [230, 159, 0], gained: [204, 60, 140], both: [86, 130, 180], mask: [0, 114, 178] };
 
 function giga(value) {
@@ -36,8 +36,11 @@ function runLatest(action) {
 
 async function choose(name) {
   const picture = new Image();
+  state.wanted = name;
   picture.src = `/api/images/${encodeURIComponent(name)}`;
   await picture.decode();
+  /* Another image was chosen while this one was on its way. */
+  if (state.wanted !== name) return;
   Object.assign(state, { image: name, picture, box: null, points: [], history: [], masks: [null, null] });
   for (const sample of document.querySelectorAll(".sample")) sample.setAttribute("aria-pressed", sample.dataset.name === name);
   forgetMasks();

@@ -1,7 +1,7 @@
 "use strict";
 /* The page: a picture, points, and the mask that the worker answers with. */
 
-const state = { settings: null, worker: null, device: "wasm", picture: null, points: [], label: 1, cross: null, mask: null, encoded: null, wanted: 0, running: false, seconds: {} };
+const state = { settings: null, worker: null, device: "wasm", choices: 0, picture: null, points: [], label: 1, cross: null, mask: null, encoded: null, wanted: 0, running: false, seconds: {} };
 const MASK = [0, 114, 178];
 
 /* --- the worker ----------------------------------------------------------------------------------------------- */
@@ -72,12 +72,15 @@ async function hasGraphics() {
 
 /* Show a picture, at most as large as the settings say, and encode it as soon as the model is loaded. */
 async function choose(source, name) {
+  const choice = ++state.choices;
   let bitmap;
   try {
     bitmap = await createImageBitmap(source, { colorSpaceConversion: "none" });
   } catch {
     return showMessage(`${name} is not a picture that this browser can read.`, true);
   }
+  /* Another picture was chosen while this one was read. */
+  if (choice !== state.choices) return bitmap.close();
   const scale = Math.min(1, state.settings.image.most / Math.max(bitmap.width, bitmap.height));
   const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
   const picture = new OffscreenCanvas(width, height);
@@ -126,8 +129,10 @@ async function showExamples(addresses) {
     button.addEventListener("click", async () => choose(await (await fetch(address)).blob(), address));
     byId("samples").append(button);
   }
-  if (addresses.length) await choose(await (await fetch(addresses[0])).blob(), addresses[0]);
-  else showMessage("Choose a picture to begin.");
+  if (!addresses.length) return showMessage("Choose a picture to begin.");
+  const first = await (await fetch(addresses[0])).blob();
+  /* A visitor may have been faster. */
+  if (!state.choices) await choose(first, addresses[0]);
 }
 
 /* --- points and masks ----------------------------------------------------------------------------------------- */
