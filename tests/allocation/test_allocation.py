@@ -14,7 +14,7 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.choose import allocate as allocate_within
 from mixqsam.allocation.lagrange import relax, survivors
 from mixqsam.allocation.linear import LinearProgram
-from mixqsam.allocation.program import UTILITIES, Objective, Program, build_program
+from mixqsam.allocation.program import UTILITIES, Objective, Program, build_program, predict_divergence
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError
 from mixqsam.plan import CANDIDATE_BITS, FLOAT, Analysis, Costs, Unit, UnitBits, Vector
@@ -175,6 +175,17 @@ def test_more_budget_is_never_worse() -> None:
     toy = analysis(20)
     values = [allocate(toy, f"size=0.{s}x", objective=objective()).value for s in (15, 18, 20, 25, 30)]
     assert values == sorted(values)
+
+
+def test_the_predicted_divergence_is_the_sum_over_operands_and_none_without_a_measurement() -> None:
+    toy = analysis(7)
+    found = allocate(toy, "W4A4", objective=objective("fisher", coupling=0.3))
+    fisher, column = toy.fisher["bernoulli"], CANDIDATE_BITS.index
+    chosen = [found.plan.bits[unit.name] for unit in toy.units]
+    expected = sum(fisher[i, 0, column(b.weight)] + fisher[i, 1, column(b.activation)] for i, b in enumerate(chosen))
+    assert predict_divergence(toy, found.plan, objective("fisher")) == pytest.approx(expected)
+    assert predict_divergence(toy, toy.costs.float_plan, objective("fisher")) == 0
+    assert predict_divergence(toy, found.plan, objective("linear")) is None
 
 
 def test_a_strong_coupling_makes_neighbours_alike_and_none_lets_them_differ() -> None:

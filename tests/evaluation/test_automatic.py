@@ -15,6 +15,7 @@ from mixqsam.pipeline.options import Data, Session
 from mixqsam.prediction import Floats, Prediction, Predictor
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
+from mixqsam.sam import automatic
 from mixqsam.sam.automatic import Automatic, segment_everything
 
 
@@ -70,6 +71,11 @@ def test_each_thing_is_found_once_and_what_is_unsure_or_unsteady_is_not() -> Non
     assert len(found.masks) == 5
     assert found.scores.tolist() == pytest.approx([0.95] * 4 + [0.9])
     assert found.masks[:4].sum() == 800
+    assert found.choices.tolist() == [1, 1, 1, 1, 2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automatic, "_MASK_BYTES", 7 * 3 * 40 * 20)
+        again = segment_everything(Quadrants(), PICTURE, Automatic(side=10))
+    assert again.points.tolist() == found.points.tolist()
     assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=10, predicted_iou=0.92)).masks) == 4
     assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=10, predicted_iou=0.999)).masks) == 0
     assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=2, stability=0.0)).masks) == 6

@@ -6,7 +6,6 @@ import io
 import json
 import shlex
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,11 @@ from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
-from mixqsam.serving.app import Worker, make_app
-from mixqsam.serving.limits import Limits
+from mixqsam.serving.recent import LruCache
 from mixqsam.serving.server import serve
-from mixqsam.serving.workspace import LruCache, Workspace, collect_models
-
-OWN = {"x-mixqsam": "1"}
-LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, seconds=0.3)
-
-
-@pytest.fixture(scope="module")
-def client(quantized: Path, picture_folder: Path) -> Iterator[TestClient]:
-    samples = {"a.png": picture_folder / "a.png", "b.jpg": picture_folder / "b.jpg"}
-    workspace = Workspace(collect_models([str(quantized)]), samples, limits=LIMITS)
-    with TestClient(make_app(workspace, hosts=["testserver"])) as one:
-        yield one
+from mixqsam.serving.worker import Worker
+from mixqsam.serving.workspace import collect_models
+from tests.serve.conftest import LIMITS, OWN, segment
 
 
 def png(width: int, height: int, **more: Any) -> bytes:
@@ -44,14 +33,11 @@ def png(width: int, height: int, **more: Any) -> bytes:
     return stream.getvalue()
 
 
-def segment(client: TestClient, **value: Any) -> Any:
-    body = {"models": ["float", "out"], "image": "a.png", "box": [5, 5, 40, 30], **value}
-    return client.post("/api/segment", json=body, headers=OWN)
-
-
 def test_the_page_and_what_it_needs_are_served(client: TestClient) -> None:
     for path in ("/", "/static/page.js", "/static/page.css", "/report.css"):
         assert client.get(path).status_code == 200
+    # Browsers run modules of this type alone.
+    assert client.get("/static/page.js").headers["content-type"].startswith("text/javascript")
     assert "default-src 'self'" in client.get("/").headers["content-security-policy"]
     state = client.get("/api/state").json()
     assert [(one["name"], one["analysed"]) for one in state["models"]] == [("float", False), ("out", True)]
@@ -177,6 +163,7 @@ def test_other_budgets_are_solved_from_the_stored_analysis(client: TestClient) -
     assert same["bitops"] <= bitops
     assert same["uniform"] == "W4A4"
     assert same["picture"].startswith("<svg")
+    assert same["expected"].startswith("Predicted by the analysis, not measured: a divergence of ")
     larger = ask(size=limits["size"]["high"], bitops=limits["bitops"]["high"]).json()
     assert larger["mean_weight_bits"] > same["mean_weight_bits"]
     command = shlex.split(ask(size=size, bitops=bitops, tied=True).json()["command"])

@@ -94,17 +94,63 @@ def test_clicks_are_points_and_can_be_taken_back(page: Any) -> None:
     page.keyboard.press("b")
     assert page.get_attribute("[data-label='0']", "aria-checked") == "true"
     page.wait_for_selector("#save:not([disabled])")
-    for button, name in (("#save", "mask.png"), ("#save-runs", "mask.json")):
+    for button, name in (("#save", "mask.png"), ("#save-runs", "masks.json")):
         with page.expect_download() as download:
             page.click(button)
         assert download.value.suggested_filename == name
-    runs = json.loads(Path(download.value.path()).read_text())
+    (record,) = json.loads(Path(download.value.path()).read_text())
+    runs = record["segmentation"]
     assert runs["size"] == [120, 160]
     assert sum(runs["counts"]) == 120 * 160
     pixels = int(page.locator("#figures tbody tr").last.inner_text().split("\t")[-1].replace(",", ""))
-    assert sum(runs["counts"][1::2]) == pixels
+    assert sum(runs["counts"][1::2]) == record["area"] == pixels
     page.keyboard.press("Escape")
     assert page.is_hidden("#figures")
+    assert page.faults == []
+
+
+def test_objects_have_prompts_of_their_own_and_all_are_saved(page: Any) -> None:
+    click = page.locator("#view-0").click
+    chips = page.locator("#objects .chip")
+    first = sent_by(page, lambda: click(position={"x": 30, "y": 30}))
+    assert page.is_enabled("#new-object")
+    page.keyboard.press("n")
+    assert page.is_disabled("#undo")
+    second = sent_by(page, lambda: click(position={"x": 60, "y": 40}))
+    assert [len(second["points"]), second["points"][0] != first["points"][0]] == [1, True]
+    page.wait_for_selector("#save:not([disabled])")
+    with page.expect_download() as download:
+        page.click("#save-runs")
+    assert len(json.loads(Path(download.value.path()).read_text())) == 2
+    chips.nth(0).locator("[data-act=pick]").click()
+    both = sent_by(page, lambda: click(button="right", position={"x": 9, "y": 9}))
+    assert [*first["points"], both["points"][1]] == both["points"]
+    assert sent_by(page, lambda: page.click("#undo"))["points"] == first["points"]
+    # Each object has its own mask of three.
+    assert sent_by(page, lambda: page.select_option("#mask", "2"))["mask"] == 2
+    chips.nth(1).locator("[data-act=pick]").click()
+    assert page.input_value("#mask") == "0"
+    page.keyboard.press("Delete")
+    assert chips.all_inner_texts() == ["Object 1×"]
+    assert page.input_value("#mask") == "2"
+    assert page.faults == []
+
+
+def test_a_mask_of_everything_becomes_an_object(page: Any, request: pytest.FixtureRequest) -> None:
+    with page.expect_response("**/api/everything") as answer:
+        page.click("#everything")
+    assert answer.value.status == 200
+    until(page.locator("#message"), "Click on one to make it an object")
+    take_picture(page, f"serve-everything-{request.node.callspec.id}")
+    assert page.get_attribute("#everything", "aria-pressed") == "true"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    # The whole picture is covered by masks of a random model, so that any click meets one.
+    sent = sent_by(page, lambda: page.locator("#view-1").click(position={"x": 50, "y": 50}))
+    assert len(sent["points"]) == 1
+    assert sent["mask"] in {1, 2, 3}
+    page.keyboard.press("Escape")
+    assert page.get_attribute("#everything", "aria-pressed") == "false"
+    assert page.locator("#objects .chip").count() == 1
     assert page.faults == []
 
 
@@ -145,6 +191,16 @@ def test_the_slider_changes_the_allocation(page: Any) -> None:
     page.locator("#network .unit").first.hover()
     assert page.inner_text("#told").startswith("vision_encoder.layers.0.attn.qkv")
     assert "--budget" in page.inner_text("#command")
+    until(page.locator("#expected"), "Predicted by the analysis")
+    page.click("#try")
+    until(page.locator("#try-note"), "is on the right")
+    assert page.inner_text("#name-1").startswith("out, try")
+    until(page.locator("#solved"), "W6A7")
+    sent = sent_by(page, page.locator("#view-0").click)
+    assert sent["models"] == ["float", page.inner_text("#name-1")]
+    page.select_option("#model-1", "float")
+    until(page.locator("#try-note"), "float has no stored analysis")
+    assert page.is_disabled("#try")
     assert page.faults == []
 
 

@@ -147,6 +147,23 @@ def unit_states(
     )
 
 
+def predict_divergence(analysis: Analysis, plan: BitPlan, objective: Objective) -> float | None:
+    """Predict the KL divergence of a model from the float model: the sum of what each unit's bits cause alone.
+
+    Args:
+        analysis: measurements of the units.
+        plan: bits of the units.
+        objective: names the measurement and the output distribution.
+
+    Returns:
+        The divergence; None where the utility does not rest on a measured divergence.
+    """
+    if objective.utility not in {"measured", "fisher"}:
+        return None
+    states = unit_states(analysis.costs, candidates=CANDIDATE_BITS, tied=False, fixed=plan.bits)
+    return -float(sum(values[0] for values in _utility(analysis, objective, states, CANDIDATE_BITS)))
+
+
 def _utility(
     analysis: Analysis, objective: Objective, states: Sequence[NDArray[np.int64]], candidates: Sequence[int]
 ) -> tuple[Vector, ...]:

@@ -14,6 +14,7 @@ from mixqsam.errors import BudgetError
 from mixqsam.files import read_json
 from mixqsam.options.flat import flatten
 from mixqsam.options.values import convert
+from mixqsam.pipeline.expected import Expectation
 from mixqsam.pipeline.options import AllocationOptions
 from mixqsam.pipeline.report import read_run
 from mixqsam.pipeline.session import Session
@@ -60,21 +61,28 @@ class Explorer:
         low, high = (
             uniform_allocation(self._analysis, UnitBits(bits, bits)) for bits in (CANDIDATE_BITS[0], CANDIDATE_BITS[-1])
         )
+        self._expectation = Expectation(self._directory, self._analysis, stored, self._options.objective)
         self.size = Range(low.size, high.size, stored.budget.size or stored.size)
         self.bitops = Range(low.bitops, high.bitops, stored.budget.bitops or stored.bitops)
 
-    def solve(self, *, size: float, bitops: float, tied: bool) -> dict[str, Any]:
-        """Choose the best bits within a size and BitOps; return their costs, the picture and the command.
+    def choose(self, *, size: float, bitops: float, tied: bool) -> Allocation:
+        """Choose the best bits within a size and BitOps.
 
         Raises:
             BudgetError: the budget is too small; the message names the smallest possible one.
         """
-        if not (0 < size < float("inf") and 0 < bitops < float("inf")):
-            raise BudgetError("A budget is a number above zero.")
-        budget = f"{_short(size / 1e6)}MB,bitops={_short(bitops / 1e9)}G"
         options = replace(self._options, tied=tied, time_limit=_SECONDS)
-        allocation = run_allocation(self._analysis, Budget.parse(budget), options=options, session=Session())
-        uniform = nearest_uniform(self._analysis, allocation, keep=options.keep)
+        budget = Budget.parse(_write_budget(size, bitops))
+        return run_allocation(self._analysis, budget, options=options, session=Session())
+
+    def solve(self, *, size: float, bitops: float, tied: bool) -> dict[str, Any]:
+        """Choose bits as `choose` does; return their costs, the expected quality, the picture and the command.
+
+        Raises:
+            BudgetError: the budget is too small; the message names the smallest possible one.
+        """
+        allocation = self.choose(size=size, bitops=bitops, tied=tied)
+        uniform = nearest_uniform(self._analysis, allocation, keep=self._options.keep)
         facts = unit_facts(self._analysis, allocation.plan, allocation.to_json()["objective"])
         parameters = sum(int(fact["parameters"]) for fact in facts)
         bits = sum(int(fact["parameters"]) * int(fact["weight"]) for fact in facts)
@@ -85,8 +93,9 @@ class Explorer:
             "seconds": allocation.seconds,
             "mean_weight_bits": bits / max(1, parameters),
             "uniform": uniform_label(self._analysis, uniform) if uniform else None,
+            "expected": self._expectation.describe(allocation),
             "picture": network_svg(facts),
-            "command": self._write_command(budget, tied=tied),
+            "command": self._write_command(_write_budget(size, bitops), tied=tied),
         }
 
     def _write_command(self, budget: str, *, tied: bool) -> str:
@@ -109,6 +118,17 @@ def _stored_options(directory: Path) -> tuple[AllocationOptions, list[str]]:
     # The demonstration's photographs are not a folder that an option could name.
     images = [] if "images" in stored else ["--images", "FOLDER"]
     return AllocationOptions(**values), ["--config", str(path), *images]
+
+
+def _write_budget(size: float, bitops: float) -> str:
+    """Write a budget of bytes and BitOps as the command line reads it.
+
+    Raises:
+        BudgetError: a number is not one of a budget.
+    """
+    if not (0 < size < float("inf") and 0 < bitops < float("inf")):
+        raise BudgetError("A budget is a number above zero.")
+    return f"{_short(size / 1e6)}MB,bitops={_short(bitops / 1e9)}G"
 
 
 def _short(value: float) -> str:

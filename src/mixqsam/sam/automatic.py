@@ -9,13 +9,14 @@ from PIL import Image
 
 from mixqsam.boxes import Detections, suppress
 from mixqsam.prediction import Predictor
-from mixqsam.prompts import Array, point_grid
+from mixqsam.prompts import Array, Prompts, point_grid
 from mixqsam.sam.automatic_options import Automatic
 
-__all__ = ["Automatic", "Masks", "segment_everything"]
+__all__ = ["Automatic", "Masks", "find_masks", "segment_everything"]
 
-# Points prompted at once: their masks are held at the image's size.
+# Points prompted at once: their masks are held at the image's size, a byte for each pixel.
 _POINTS_AT_ONCE = 64
+_MASK_BYTES = 256_000_000
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Masks:
         scores: [n], predicted IoU; the surest first.
         stability: [n], area of a mask cut at +1 by that of the mask cut at −1.
         points: [n, 2], x and y of the point that each mask was made from.
+        choices: [n], which of the point's three masks it is: 1, 2 or 3.
     """
 
     masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     stability: NDArray[np.float64]
     points: Array
+    choices: NDArray[np.int64]
 
     def records(self, *, rle: bool = False) -> list[dict[str, Any]]:
         """One dictionary for each mask, with the keys of segment-anything's generator.
@@ -77,29 +80,37 @@ def segment_everything(
         options: the grid and the filters; by default those of Meta's generator. Crops and the removal of small regions
             are not done.
     """
-    options = options or Automatic()
     predictor.set_image(image)
-    assert predictor.original_size is not None  # noqa: S101
+    return find_masks(predictor, options or Automatic())
+
+
+def find_masks(predictor: Predictor, options: Automatic) -> Masks:
+    """`segment_everything` in the image that a predictor has.
+
+    Args:
+        predictor: of any runtime, with an image.
+        options: the grid and the filters.
+    """
+    assert predictor.original_size is not None  # noqa: S101  (callers set the image)
     height, width = predictor.original_size
     points = point_grid(width=width, height=height, side=options.side)
-    masks, scores, boxes, steadiness, places = [], [], [], [], []
-    for start in range(0, len(points), _POINTS_AT_ONCE):
-        some = points.take(np.arange(start, min(start + _POINTS_AT_ONCE, len(points))))
-        found = predictor.segment(some, multimask=True)
-        rows, columns = found.visible
-        steady = _stability(found.logits[..., :rows, :columns])
-        sure = (found.scores >= options.predicted_iou) & (steady >= options.stability)
-        kept = found.masks[sure]
-        area = kept.any(axis=(1, 2))
-        masks.append(kept[area])
-        scores.append(found.scores[sure][area])
-        boxes.append(_boxes(kept[area]))
-        steadiness.append(steady[sure][area])
-        assert some.points is not None  # noqa: S101
-        places.append(some.points[:, 0][np.nonzero(sure)[0]][area])
-    all_masks, all_scores = np.concatenate(masks), np.concatenate(scores)
-    stays = _suppress(np.concatenate(boxes), all_scores, limit=options.overlap)
-    return Masks(all_masks[stays], all_scores[stays], np.concatenate(steadiness)[stays], np.concatenate(places)[stays])
+    step = max(1, min(_POINTS_AT_ONCE, _MASK_BYTES // (3 * height * width)))
+    groups = [points.take(np.arange(start, min(start + step, len(points)))) for start in range(0, len(points), step)]
+    found = [_sure_masks(predictor, some, options) for some in groups]
+    masks, scores, stability, places, choices = (np.concatenate(values) for values in zip(*found, strict=True))
+    stays = _suppress(_boxes(masks), scores, limit=options.overlap)
+    return Masks(masks[stays], scores[stays], stability[stays], places[stays], choices[stays])
+
+
+def _sure_masks(predictor: Predictor, points: Prompts, options: Automatic) -> tuple[NDArray[Any], ...]:
+    """What some points give and the filters leave: masks, scores, stability, points, choices."""
+    found = predictor.segment(points, multimask=True)
+    rows, columns = found.visible
+    steady = _stability(found.logits[..., :rows, :columns])
+    sure = (found.scores >= options.predicted_iou) & (steady >= options.stability) & found.masks.any(axis=(2, 3))
+    prompts, choices = np.nonzero(sure)
+    assert points.points is not None  # noqa: S101  (a grid has points)
+    return found.masks[sure], found.scores[sure], steady[sure], points.points[prompts, 0], choices + 1
 
 
 def _stability(logits: NDArray[np.float32]) -> NDArray[np.float64]:

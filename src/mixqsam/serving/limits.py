@@ -14,6 +14,9 @@ class Limits:
         images: number of uploaded images in memory; the oldest is removed.
         encoded: number of encoded images in memory, over all models.
         prompts: maximum points of a prompt.
+        grid: maximum points per side of the grid where everything is segmented.
+        masks: maximum masks of an image where everything is segmented; the surest stay.
+        tried: number of models in memory that were made to be tried; the oldest is removed.
         waiting: number of requests that may wait for a model; further ones get an error.
         connections: maximum open connections.
         seconds: maximum time that a client needs to send its request.
@@ -25,6 +28,9 @@ class Limits:
     images: int = 24
     encoded: int = 32
     prompts: int = 64
+    grid: int = 16
+    masks: int = 100
+    tried: int = 4
     waiting: int = 8
     connections: int = 256
     seconds: float = 15.0

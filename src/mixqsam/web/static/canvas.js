@@ -7,6 +7,7 @@ const milliseconds = (seconds) => (seconds < 10 ? `${Math.round(seconds * 1000).
 
 function showMessage(text, isError = false) {
   byId("message").textContent = text;
+  byId("message").classList.remove("busy");
   byId("message").classList.toggle("bad", isError);
 }
 

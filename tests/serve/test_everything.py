@@ -1,0 +1,61 @@
+"""Everything in a picture, as the page's server finds it."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from mixqsam.sam.automatic import encode_runs
+from tests.serve.conftest import LIMITS, OWN, segment
+
+
+def find(client: TestClient, **change: Any) -> Any:
+    body = {"model": "out", "image": "a.png", "side": 4, "sureness": "unsure", **change}
+    return client.post("/api/everything", json=body, headers=OWN)
+
+
+def test_each_mask_comes_with_the_prompt_that_gives_it_again(client: TestClient) -> None:
+    answer = find(client).json()
+    assert 0 < len(answer["masks"]) <= LIMITS.masks <= answer["found"]
+    scores = [mask["predicted_iou"] for mask in answer["masks"]]
+    assert scores == sorted(scores, reverse=True)
+    for mask in answer["masks"]:
+        again = segment(client, models=["out"], box=None, points=[[*mask["point"], 1]], mask=mask["choice"]).json()
+        content = base64.b64decode(again["results"][0]["mask"].partition(",")[2])
+        pixels = np.asarray(Image.open(io.BytesIO(content))) > 0
+        assert encode_runs(pixels) == mask["segmentation"]
+        assert int(pixels.sum()) == mask["area"]
+        assert again["results"][0]["encoded_now"] is False
+
+
+def test_sure_masks_are_fewer(client: TestClient) -> None:
+    assert find(client, sureness="sure").json()["found"] < find(client).json()["found"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"side": LIMITS.grid + 1}, "1 to 4 points per side"),
+        ({"side": 0}, "1 to 4 points per side"),
+        ({"side": True}, "1 to 4 points per side"),
+        ({"side": "4"}, "1 to 4 points per side"),
+        ({"sureness": "x"}, "one of sure, likely, unsure"),
+        ({"sureness": ["sure"]}, "one of sure, likely, unsure"),
+        ({"model": "x"}, "'x' is not served"),
+        ({"image": "x"}, "is not on the server"),
+        ({"image": None}, "one to 1 names"),
+    ],
+)
+def test_bad_requests_get_a_message(client: TestClient, change: dict[str, Any], words: str) -> None:
+    answer = find(client, **change)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
+def test_other_web_sites_are_refused(client: TestClient) -> None:
+    for path in ("/api/everything", "/api/tries"):
+        assert client.post(path, json={"model": "out"}).status_code == 403
