@@ -10,11 +10,11 @@ from benchmarks.tiny import quantize
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from starlette.testclient import TestClient  # noqa: E402
+from starlette.testclient import TestClient
 
-from mixqsam.serving.app import make_app  # noqa: E402
-from mixqsam.serving.limits import Limits  # noqa: E402
-from mixqsam.serving.workspace import Workspace, collect_models  # noqa: E402
+from mixqsam.serving.app import make_app
+from mixqsam.serving.limits import Limits
+from mixqsam.serving.workspace import Workspace, collect_models
 
 OWN = {"x-mixqsam": "1"}
 LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, grid=4, masks=3, tried=1, seconds=0.3)

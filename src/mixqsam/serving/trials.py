@@ -132,9 +132,7 @@ class Trials:
         names = {str(one["name"]) for one in self._workspace.models()}
         return trial.error is None and (trial.model is None or trial.model in names)
 
-    async def _make(
-        self, trial: Trial, base: str, directory: Path, plan: BitPlan, *, costs: dict[str, float]
-    ) -> None:
+    async def _make(self, trial: Trial, base: str, directory: Path, plan: BitPlan, *, costs: dict[str, float]) -> None:
         try:
             predictor = await self._maker.run(lambda: self._run(trial, directory, plan))
             trial.model = await self._predicting.run(
@@ -144,7 +142,7 @@ class Trials:
             trial.error = str(error.detail)
         except MixqsamError as error:
             trial.error = str(error)
-        except Exception as error:  # noqa: BLE001  (nobody else would tell the visitor)
+        except Exception as error:
             trial.error = f"Internal error ({type(error).__name__}); please report it."
 
     def _run(self, trial: Trial, directory: Path, plan: BitPlan) -> Predictor:

@@ -20,6 +20,7 @@ from mixqsam.serving.gallery import Gallery
 from mixqsam.serving.limits import Limits
 from mixqsam.serving.recent import LruCache
 
+
 @dataclass(frozen=True)
 class Segmentation:
     """Result of one model for one prompt.
