@@ -17,7 +17,7 @@ from mixqsam.serving.limits import Limits
 from mixqsam.serving.workspace import Workspace, collect_models
 
 OWN = {"x-mixqsam": "1"}
-LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, grid=4, masks=3, tried=1, seconds=0.3)
+LIMITS = Limits(upload=60_000, request=2_000, side=100, images=2, prompts=4, grid=4, tried=1, seconds=0.3)
 
 
 @pytest.fixture(scope="session")

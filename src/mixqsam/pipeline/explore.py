@@ -132,6 +132,6 @@ def _write_budget(size: float, bitops: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Format six digits, rounded up, so that a budget that just fits still fits."""
+    """Format six digits without an exponent, rounded up, so that a budget that just fits still fits."""
     scale = 10.0 ** (5 - math.floor(math.log10(value)))
-    return f"{math.ceil(value * scale * (1 - 1e-12)) / scale:.10g}"
+    return f"{math.ceil(value * scale * (1 - 1e-12)) / scale:.12f}".rstrip("0").rstrip(".")

@@ -18,7 +18,7 @@ from mixqsam.sam.automatic_options import Automatic
 # The page sends this header; browsers do not let other sites send it.
 _PAGE_HEADER = "x-mixqsam"
 # How sure a mask has to be where everything is segmented: its predicted IoU and its stability. The first are Meta's.
-_SURENESS: Mapping[str, tuple[float, float]] = {"sure": (0.88, 0.95), "likely": (0.6, 0.8), "unsure": (0.2, 0.4)}
+SURENESS: dict[str, tuple[float, float]] = {"sure": (0.88, 0.95), "likely": (0.6, 0.8), "unsure": (0.2, 0.4)}
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,9 @@ def parse_automatic(value: Mapping[str, Any], *, maximum: int) -> Automatic:
     side, sureness = value.get("side"), value.get("sureness")
     if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= maximum:
         raise InputError(f"The grid has 1 to {maximum} points per side.")
-    if not isinstance(sureness, str) or sureness not in _SURENESS:
-        raise InputError(f"The sureness of masks is one of {', '.join(_SURENESS)}.")
-    predicted_iou, stability = _SURENESS[sureness]
+    if not isinstance(sureness, str) or sureness not in SURENESS:
+        raise InputError(f"The sureness of masks is one of {', '.join(SURENESS)}.")
+    predicted_iou, stability = SURENESS[sureness]
     return Automatic(side=side, predicted_iou=predicted_iou, stability=stability)
 
 
