@@ -138,8 +138,16 @@ def test_objects_have_prompts_of_their_own_and_all_are_saved(page: Any) -> None:
 
 def test_a_mask_of_everything_becomes_an_object(page: Any, request: pytest.FixtureRequest) -> None:
     # A model with random weights finds nothing that it is sure of; the server's own answers have tests of their own.
-    left = {"segmentation": {"size": [120, 160], "counts": [0, 4800, 14400]}, "area": 4800, "point": [20, 60]}
-    whole = {"segmentation": {"size": [120, 160], "counts": [0, 19200]}, "area": 19200, "point": [80, 60]}
+    left: dict[str, Any] = {
+        "segmentation": {"size": [120, 160], "counts": [0, 4800, 14400]},
+        "area": 4800,
+        "point": [20, 60],
+    }
+    whole: dict[str, Any] = {
+        "segmentation": {"size": [120, 160], "counts": [0, 19200]},
+        "area": 19200,
+        "point": [80, 60],
+    }
     masks = [{**left, "choice": 1, "predicted_iou": 0.8}, {**whole, "choice": 3, "predicted_iou": 0.7}]
     asked = []
 
