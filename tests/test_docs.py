@@ -74,6 +74,9 @@ def workplace(model_directory: Path, detector_directory: Path, tmp_path_factory:
     ):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(json.dumps(annotations(count)))
+    box = {"category_id": 1, "bbox": [8, 8, 44, 44], "score": 0.9}
+    for name in ("yolox.json", "faster-rcnn.json"):
+        (folder / name).write_text(json.dumps([{"image_id": i + 1, **box} for i in range(2)]))
     for name in ("ade", "dota"):
         (folder / name / "images").mkdir(parents=True)
         draw(folder / name / "images/P0001.png", width=64, height=60, seed=1)

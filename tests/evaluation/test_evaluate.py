@@ -13,7 +13,8 @@ from mixqsam.data.coco import annotated_samples
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, InputError
 from mixqsam.evaluation.coco import Truth, mask_results
-from mixqsam.evaluation.evaluate import RecordCache, evaluate
+from mixqsam.evaluation.evaluate import evaluate, evaluate_prompt_sets
+from mixqsam.evaluation.image_records import RecordCache
 from mixqsam.evaluation.record import mask_ious
 from mixqsam.files import Cache
 from mixqsam.prediction import Prediction
@@ -98,6 +99,45 @@ def test_the_best_of_three_masks_is_the_one_with_the_highest_score(sam: Sam, sam
     )
     assert reports["b"].fidelity is not None
     assert reports["b"].fidelity.mean_iou == 1
+
+
+def test_an_image_is_encoded_once_for_the_boxes_of_all_detectors(
+    sam: Sam, samples: list[Sample], model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = load_sam(model_directory)
+    other.model.vision_encoder.neck.layer_norm2.weight.mul_(-1)
+    predictors = {"float": SamPredictor(sam), "other": SamPredictor(other)}
+    moved = [replace(one, prompts=Prompts(boxes=np.asarray(one.prompts.boxes) + 3)) for one in samples]
+    # One detector finds nothing in the first image.
+    sets = {"few": [replace(samples[0], prompts=Prompts(boxes=np.empty((0, 4)))), samples[1]], "many": moved}
+    expected = {name: evaluate(predictors, one, annotations=None, progress=Silent()) for name, one in sets.items()}
+    encoded: list[object] = []
+    encode = SamPredictor.encode_image
+
+    def count(predictor: SamPredictor, image: Image.Image) -> None:
+        encoded.append(predictor)
+        encode(predictor, image)
+
+    monkeypatch.setattr(SamPredictor, "encode_image", count)
+    assert evaluate_prompt_sets(predictors, sets, annotations=None, progress=Silent()) == expected
+    assert [encoded.count(predictor) for predictor in predictors.values()] == [len(samples)] * 2
+
+
+def test_a_detector_without_a_box_or_a_readable_image_is_named(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no")
+    bad = Sample(tmp_path / "bad.png", 10, 10, samples[0].prompts)
+    empty = replace(samples[0], prompts=Prompts(boxes=np.empty((0, 4))))
+    for others, error, words in (
+        ([empty], AnnotationError, "yolox: no image has a box"),
+        ([bad], ImageError, "yolox: none of the images with its prompts can be read"),
+    ):
+        with pytest.raises(error, match=words):
+            evaluate_prompt_sets(
+                {"float": SamPredictor(sam)},
+                {"dino": samples, "yolox": others},
+                annotations=None,
+                progress=Silent(),
+            )
 
 
 def test_models_of_different_input_sizes_are_not_compared(sam: Sam, samples: list[Sample]) -> None:

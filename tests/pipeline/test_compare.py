@@ -8,7 +8,7 @@ import pytest
 
 from mixqsam.data.samples import Sample
 from mixqsam.errors import BudgetError, InputError, OutputError
-from mixqsam.pipeline import compare
+from mixqsam.pipeline import comparison_scores
 from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.options import (
     AllocationOptions,
@@ -122,8 +122,8 @@ def test_nothing_is_computed_twice(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    for name in ("quantize_model", "evaluate"):
-        monkeypatch.setattr(compare, name, refuse)
+    for name in ("quantize_model", "evaluate_prompt_sets"):
+        monkeypatch.setattr(comparison_scores, name, refuse)
     assert run(model_directory, six, tmp_path / "again", session).rows == first.rows
     # Another budget is another model.
     with pytest.raises(AssertionError, match="computed again"):
@@ -141,7 +141,7 @@ def test_a_stopped_comparison_keeps_its_rows_and_leaves_no_output(
             raise KeyboardInterrupt
         return quantize_model(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compare, "quantize_model", stop_at_the_third)
+    monkeypatch.setattr(comparison_scores, "quantize_model", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(model_directory, six, tmp_path / "out", session)
     assert not (tmp_path / "out").exists()

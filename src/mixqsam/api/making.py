@@ -122,7 +122,8 @@ def compare(
         image_size: side of the frame in pixels, smaller than the checkpoint's; None for that of the checkpoint.
         output: the directory to write.
         request: recipes, budgets, modes and options.
-        evaluation: images on which models are compared; None for images that do not calibrate.
+        evaluation: images on which models are compared; None for images that do not calibrate. Its `boxes` may map the
+            names of detectors to files; each row then has figures for each detector.
         overwrite: replace an earlier comparison of mixqsam.
         cache: folder of the cache; None for the user's.
         device: device for the computation, e.g. `cpu` or `cuda`.

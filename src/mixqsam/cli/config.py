@@ -19,8 +19,8 @@ _OTHER_FILES = {
     "mixqsam-allocation": "an allocation",
     "mixqsam-comparison": "a comparison",
 }
-# This table is a value; all other tables are groups of options.
-_RECIPE = "recipe"
+# These tables are values; all other tables are groups of options.
+_VALUES = ("recipe", "boxes", "eval_boxes")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             )
     settings: dict[str, Any] = {}
     for key, value in content.items():
-        is_group = isinstance(value, dict) and key != _RECIPE
+        is_group = isinstance(value, dict) and key.replace("-", "_") not in _VALUES
         for spelling, setting in value.items() if is_group else [(key, value)]:
             name = spelling.replace("-", "_")
             if name in settings:

@@ -1,15 +1,18 @@
 """Commands to suggest after a command: complete, with the options of the run, and with outputs that are new."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mixqsam.cli.command import line
 from mixqsam.cli.conflicts import CHOICE, RECONSTRUCTION
 from mixqsam.directories import free_path
+from mixqsam.options.fields import Nested
 from mixqsam.options.flat import flat_values
 from mixqsam.options.names import RECONSTRUCTING_RECIPES
 from mixqsam.options.values import OptionClass
+from mixqsam.pipeline.data import Data, Evaluation
 
 # Placeholders for what a run does not know.
 FOLDER, MODEL, IMAGE = "FOLDER", "YOUR_SAM", "IMAGE"
@@ -23,6 +26,13 @@ def new_path(path: Path | str) -> str:
 def data_values(images: Any) -> dict[str, Any]:
     """Options of images and prompts; a placeholder for photographs that no option names."""
     return flat_values(images) if isinstance(images, OptionClass) else {"images": FOLDER}
+
+
+def evaluation_values(evaluation: Evaluation) -> dict[str, Any]:
+    """Options of an evaluation for `quantize`, which takes one file of boxes: of several, the first detector's."""
+    named = evaluation.data.by_detector() if isinstance(evaluation.data, Data) else {}
+    one = replace(evaluation, data=next(iter(named.values()))) if named else evaluation
+    return flat_values(one, Nested(prefix="eval_"))
 
 
 def after_quantization(folder: Path, *, images: Any, cache: Path | None, device: str) -> dict[str, str]:

@@ -1,13 +1,20 @@
 """Commands that make models. Only their bodies import modules that load torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mixqsam.cli.command import command, line
-from mixqsam.cli.console import Table, rows_table
-from mixqsam.cli.following import after_allocation, after_comparison, after_quantization, data_values, new_path
+from mixqsam.cli.console import Table
+from mixqsam.cli.following import (
+    after_allocation,
+    after_comparison,
+    after_quantization,
+    data_values,
+    evaluation_values,
+    new_path,
+)
 from mixqsam.cli.options import (
     Cache,
     Device,
@@ -20,7 +27,7 @@ from mixqsam.cli.options import (
     RequiredFile,
 )
 from mixqsam.cli.outcome import Outcome
-from mixqsam.options.fields import Nested, Option
+from mixqsam.options.fields import Option
 from mixqsam.options.flat import flat_values
 from mixqsam.options.frames import with_frame
 from mixqsam.options.names import DEMO_FOLDER
@@ -146,6 +153,7 @@ def compare(
 ) -> Outcome | None:
     """Compare recipes at budgets, with uniform and with mixed bits: tables and a figure. A stopped run resumes."""
     from mixqsam.cli.session import open_session
+    from mixqsam.cli.tables import comparison_table
     from mixqsam.pipeline.compare import run_comparison
     from mixqsam.pipeline.demo import DemoData, DemoEvaluation
 
@@ -163,18 +171,16 @@ def compare(
     )
     if session.engine.rank:
         return None
-    rows = {"float": asdict(comparison.float_row)}
-    rows |= {f"{row.recipe}, {row.budget}, {row.mode}": asdict(row) for row in comparison.rows}
     best = max(comparison.rows, key=lambda row: (row.ap or 0.0, row.mean_iou))
     options: dict[str, Any] = {"model": model, "image_size": image_size, "cache": cache, "device": device}
     options |= data_values(images)
-    options |= flat_values(request.options) | flat_values(evaluation, Nested(prefix="eval_"))
+    options |= flat_values(request.options) | evaluation_values(evaluation)
     recipe = next((name for name in request.recipes if name == best.recipe), None)
     return Outcome(
         data=comparison.to_json(),
-        tables=[rows_table(f"Quality on {comparison.basis}", rows)],
+        tables=[comparison_table(comparison)],
         made={
-            output / "comparison.md": "tables (also .csv and .json)",
+            output / "comparison.md": "tables (also .csv, .tex and .json)",
             output / "comparison.svg": "quality against size and BitOps (also .png)",
         },
         next=after_comparison(recipe, best.budget, uniform=best.bits, values=options),

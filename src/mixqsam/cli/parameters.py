@@ -27,6 +27,8 @@ def parameters(entries: Iterable[Entry]) -> list[inspect.Parameter]:
 
 
 def _kind(entry: Entry) -> Any:
+    if entry.option.is_repeated:
+        return list[str] if entry.is_required else list[str] | None
     if entry.is_many and not entry.option.is_list:
         return list[entry.kind] if entry.is_required else list[entry.kind] | None  # type: ignore[name-defined]
     # Lists, words and parsed values are texts to typer.
@@ -55,7 +57,8 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 def _metavar(entry: Entry) -> str | None:
     if entry.option.is_argument:
         return entry.name.upper()
-    return _METAVARS.get(str if entry.option.is_list or entry.option.parse else entry.kind)
+    is_text = entry.option.is_list or (entry.option.parse is not None and not entry.option.is_repeated)
+    return _METAVARS.get(str if is_text else entry.kind)
 
 
 def _help(entry: Entry) -> str:
@@ -77,9 +80,7 @@ def _info(entry: Entry) -> Any:
         "rich_help_panel": option.panel or None,
         "autocompletion": option.complete,
         "hidden": option.is_advanced and not os.environ.get("MIXQSAM_HELP_ALL"),
-        "metavar": entry.name.upper()
-        if option.is_argument
-        else _METAVARS.get(str if option.is_list or option.parse else entry.kind),
+        "metavar": _metavar(entry),
     }
     if option.is_argument:
         return typer.Argument(**shared)
@@ -116,7 +117,7 @@ def spell(entry: Entry, value: Any) -> list[str]:
     if entry.kind is bool:
         names = entry.flags[0].split("/")
         return [names[0]] if value else names[1:]
-    if entry.is_many and not isinstance(value, str):
+    if (entry.is_many or entry.option.is_repeated) and not isinstance(value, str):
         words = [",".join(map(str, value))] if entry.option.is_list else [str(item) for item in value]
     else:
         words = [str(value)]

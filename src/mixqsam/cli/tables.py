@@ -6,11 +6,12 @@ from typing import Any
 
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.uniform import uniform_label
-from mixqsam.cli.console import Table, models_table
+from mixqsam.cli.console import Table, models_table, rows_table
 from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.options.numbers import format_giga
 from mixqsam.plan import Analysis
 from mixqsam.prompts import describe_basis
+from mixqsam.reporting.comparison import Comparison, DetectorFigures
 from mixqsam.reporting.record import Latency, Search
 from mixqsam.reporting.searched import HEADINGS
 
@@ -45,6 +46,28 @@ def allocation_table(
     for name in rows.keys() & results.keys():
         rows[name] |= quality(results[name])
     return models_table(title, {headings[name]: row for name, row in rows.items()})
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Make a table of all models of a comparison; boxes with detectors' names have a column for each detector."""
+    models = {"float": comparison.float_row}
+    models |= {f"{row.recipe}, {row.budget}, {row.mode}": row for row in comparison.rows}
+    rows = {name: asdict(row) for name, row in models.items()}
+    title = f"Quality on {comparison.basis}"
+    if not comparison.detectors:
+        return rows_table(title, rows)
+    for figures in rows.values():
+        # The means over detectors are in the files.
+        figures.update(ap=None, mean_iou=None)
+    table = rows_table(title, rows)
+    headings = [f"{'AP' if comparison.has_ap else 'IoU'}, {detector}" for detector in comparison.detectors]
+    cells = [[_format_detector(found) for found in row.by_detector.values()] for row in models.values()]
+    both = [[*first, *others] for first, others in zip(table.rows, cells, strict=True)]
+    return Table(title, [*table.columns, *headings], both)
+
+
+def _format_detector(found: DetectorFigures) -> str:
+    return f"{found.mean_iou:.3f}" if found.ap is None else f"{found.ap:.1f}"
 
 
 def proof(allocation: Allocation) -> list[str]:

@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mixqsam.analysis.outputs import OUTPUTS
-from mixqsam.data.images import note_skipped
-from mixqsam.data.prefetch import opened
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, ImageError, shortened
 from mixqsam.evaluation.coco import CocoScores, Truth
-from mixqsam.evaluation.record import Record, measure
-from mixqsam.files import Cache, digest
-from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
-from mixqsam.prediction import Prediction, Predictor
+from mixqsam.evaluation.image_records import RecordCache, Records, make_records
+from mixqsam.evaluation.record import Record
+from mixqsam.parallel.engine import Engine, SingleProcess
+from mixqsam.prediction import Predictor
 from mixqsam.progress import Progress
 from mixqsam.prompts import describe_basis
 
@@ -87,34 +84,6 @@ class EvaluationResult:
         return values
 
 
-@dataclass(frozen=True)
-class RecordCache:
-    """Caches each image's records, so that a stopped evaluation resumes.
-
-    Attributes:
-        cache: the cache of all stages.
-        keys: predictor's name → hash of everything that its records depend on, except the sample.
-    """
-
-    cache: Cache
-    keys: Mapping[str, str]
-
-    def for_truth(self, truth: Truth) -> "RecordCache":
-        """The cache for records of this truth; records with unscored prompts have keys of their own."""
-        if not truth.unmasked:
-            return self
-        return RecordCache(self.cache, {name: digest(key, "masked only") for name, key in self.keys.items()})
-
-    def get(self, name: str, sample: Sample) -> Record | None:
-        """Return a record, or None if it is not cached."""
-        record: Record | None = self.cache.get("evaluation", digest(self.keys[name], sample.labelled_digest()))
-        return record
-
-    def put(self, name: str, sample: Sample, record: Record) -> None:
-        """Cache a record."""
-        self.cache.put("evaluation", digest(self.keys[name], sample.labelled_digest()), record)
-
-
 def evaluate(
     predictors: Mapping[str, Predictor],
     samples: Sequence[Sample],
@@ -132,8 +101,6 @@ def evaluate(
     annotations the COCO score of a mask is the predicted IoU, times the detector's score if there is one. AP is over
     the images of `samples`. Unreadable images are named and skipped; they count as images without masks.
 
-    Images are decoded ahead and evaluated one at a time. Memory holds only figures and encoded masks of each.
-
     Args:
         predictors: name → model.
         samples: images with prompts.
@@ -149,40 +116,64 @@ def evaluate(
         ImageError: no image can be read.
         ParallelError: a process was lost.
     """
-    engine = engine or SingleProcess()
-    truth = None if annotations is None else _read_truth(annotations, progress)
-    if truth is not None and record_cache is not None:
-        record_cache = record_cache.for_truth(truth)
-    places = [index for index, sample in enumerate(samples) if len(sample.prompts)]
-    usable = [samples[index] for index in places]
-    if not usable:
+    if not any(len(sample.prompts) for sample in samples):
         raise AnnotationError("No image has a box or point to evaluate with.")
-    evaluator = _ImageEvaluator(predictors, truth, record_cache, best_of_three=best_of_three)
-    share: dict[int, dict[str, Record] | str] = {}
-    new: list[tuple[int, Sample]] = []
-    for index, sample in take_share(engine, usable):
-        cached = evaluator.find_records(sample)
-        if cached is None:
-            new.append((index, sample))
-        else:
-            share[index] = cached
-    for index, sample, image in progress.track(opened(new), label="Evaluating", total=len(new)):
-        share[index] = str(image) if isinstance(image, ImageError) else evaluator.try_run(sample, image)
-    records = combine(engine, share, count=len(usable))
-    note_skipped([reason for reason in records if isinstance(reason, str)], total=len(usable), progress=progress)
-    evaluated = {i: by_name for i, by_name in zip(places, records, strict=True) if not isinstance(by_name, str)}
-    reference = next(iter(predictors))
+    truth = None if annotations is None else _read_truth(annotations, progress)
+    (records,) = make_records(
+        predictors,
+        {"": samples},
+        truth=truth,
+        progress=progress,
+        best_of_three=best_of_three,
+        engine=engine or SingleProcess(),
+        record_cache=record_cache,
+    ).values()
     if coco_results is not None:
         for name in predictors:
-            coco_results[name] = [result for by_name in evaluated.values() for result in by_name[name]["results"]]
+            coco_results[name] = [result for by_name in records.values() for result in by_name[name]["results"]]
+    return _summarize_all(predictors, records, truth, samples=samples)
+
+
+def evaluate_prompt_sets(
+    predictors: Mapping[str, Predictor],
+    prompt_sets: Mapping[str, Sequence[Sample]],
+    *,
+    annotations: Path | None,
+    progress: Progress,
+) -> dict[str, dict[str, EvaluationResult]]:
+    """Evaluate predictors on several sets of prompts, e.g. of several detectors; an image is encoded once for all sets.
+
+    Args:
+        predictors: name → model; the first is the reference.
+        prompt_sets: name → images with prompts. The scores of each are those that `evaluate` gives it.
+        annotations: the COCO file for AP; None for fidelity alone.
+        progress: receives the progress of each image.
+
+    Returns:
+        Set's name → predictor's name → result.
+
+    Raises:
+        AnnotationError: a set has no prompt.
+        ImageError: no image of a set can be read.
+    """
+    for name, samples in prompt_sets.items():
+        if not any(len(sample.prompts) for sample in samples):
+            raise AnnotationError(f"{name}: no image has a box or point to evaluate with.")
+    truth = None if annotations is None else _read_truth(annotations, progress)
+    by_set = make_records(
+        predictors,
+        prompt_sets,
+        truth=truth,
+        progress=progress,
+        best_of_three=False,
+        engine=SingleProcess(),
+        record_cache=None,
+    )
+    for name, records in by_set.items():
+        if not records:
+            raise ImageError(f"{name}: none of the images with its prompts can be read.")
     return {
-        name: _summarize(
-            {i: by_name[name] for i, by_name in evaluated.items()},
-            truth,
-            samples=samples,
-            is_reference=name == reference,
-        )
-        for name in predictors
+        name: _summarize_all(predictors, records, truth, samples=prompt_sets[name]) for name, records in by_set.items()
     }
 
 
@@ -197,55 +188,24 @@ def _read_truth(annotations: Path, progress: Progress) -> Truth:
     return truth
 
 
-class _ImageEvaluator:
-    """Evaluates one image at a time."""
-
-    def __init__(
-        self,
-        predictors: Mapping[str, Predictor],
-        truth: Truth | None,
-        record_cache: RecordCache | None,
-        *,
-        best_of_three: bool,
-    ) -> None:
-        self._predictors, self._truth, self._record_cache = predictors, truth, record_cache
-        self._best_of_three = best_of_three
-        self._reference = next(iter(predictors))
-
-    def find_records(self, sample: Sample) -> dict[str, Record] | None:
-        """Return the records of all predictors, or None if one is not cached."""
-        records = {name: self._find_record(name, sample) for name in self._predictors}
-        cached = {name: record for name, record in records.items() if record is not None}
-        return cached if len(cached) == len(records) else None
-
-    def _find_record(self, name: str, sample: Sample) -> Record | None:
-        return None if self._record_cache is None else self._record_cache.get(name, sample)
-
-    def try_run(self, sample: Sample, image: Image.Image) -> dict[str, Record] | str:
-        """Return the records as `run` does, or the reason why a model cannot take the image."""
-        try:
-            return self.run(sample, image)
-        except ImageError as error:
-            return f"{sample.path}: {error}"
-
-    def run(self, sample: Sample, image: Image.Image) -> dict[str, Record]:
-        """Run the reference and the predictors without cached records."""
-        records: dict[str, Record] = {}
-        reference: Prediction | None = None
-        for name, predictor in self._predictors.items():
-            cached = self._find_record(name, sample)
-            if cached is not None and name != self._reference:
-                records[name] = cached
-                continue
-            predictor.set_image(image)
-            prediction = predictor.segment(sample.prompts, multimask=self._best_of_three)
-            prediction = prediction.best() if self._best_of_three else prediction
-            reference = reference or prediction
-            records[name] = measure(sample, prediction, reference, truth=self._truth)
-            # The reference runs again for new models only; its cached record stays unchanged.
-            if self._record_cache and cached is None:
-                self._record_cache.put(name, sample, records[name])
-        return records
+def _summarize_all(
+    predictors: Mapping[str, Predictor],
+    records: Mapping[int, Records],
+    truth: Truth | None,
+    *,
+    samples: Sequence[Sample],
+) -> dict[str, EvaluationResult]:
+    """Summarize each predictor's records; the first predictor is the reference."""
+    reference = next(iter(predictors))
+    return {
+        name: _summarize(
+            {index: by_name[name] for index, by_name in records.items()},
+            truth,
+            samples=samples,
+            is_reference=name == reference,
+        )
+        for name in predictors
+    }
 
 
 def _summarize(

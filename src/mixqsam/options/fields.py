@@ -21,6 +21,7 @@ class Option:
         is_advanced: only `--help-all` lists it.
         is_argument: a positional argument on the command line.
         is_list: several values are one text, separated by commas; otherwise the option is repeated.
+        is_repeated: the option may be repeated, and `parse` reads the list of its texts.
         parse: makes the value from text and label, if it is not a number, a word or a path.
         write: turns such a value into the text or list that `parse` reads.
         default_help: the default in words, if the value does not explain it.
@@ -35,6 +36,7 @@ class Option:
     is_advanced: bool = False
     is_argument: bool = False
     is_list: bool = False
+    is_repeated: bool = False
     parse: Callable[[Any, str], Any] | None = None
     write: Callable[[Any], Any] | None = None
     default_help: str = ""
@@ -128,6 +130,8 @@ class Hint:
         if not isinstance(self.note, Option):
             raise TypeError(f"the field {name} is not an option")
         kind, is_many = self.kind, False
+        if get_origin(kind) is Union:
+            kind = get_args(kind)[0]
         if get_origin(kind) in (tuple, Sequence):
             kind, is_many = get_args(kind)[0], True
         words = tuple(get_args(kind)) if get_origin(kind) is Literal else ()

@@ -7,7 +7,8 @@ from typing import Any
 
 from mixqsam.data.samples import Sample, draw_samples
 from mixqsam.errors import AnnotationError
-from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
+from mixqsam.evaluation.image_records import RecordCache
 from mixqsam.files import digest, digest_file
 from mixqsam.pipeline.evaluate import RECORDS
 from mixqsam.pipeline.examples import DrawnExample, draw_examples

@@ -9,7 +9,8 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.artifact.store import CONFIG
 from mixqsam.deployed.backends import backend_of
 from mixqsam.errors import InputError, ModelError
-from mixqsam.evaluation.evaluate import EvaluationResult, RecordCache, evaluate
+from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
+from mixqsam.evaluation.image_records import RecordCache
 from mixqsam.files import digest, digest_file, read_json, write_json
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import MARKER, load, make_predictor, note_frame, read_analysis
