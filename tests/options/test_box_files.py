@@ -80,6 +80,7 @@ def test_named_files_are_recorded_and_spelled_as_they_are_read(tmp_path: Path, m
     assert f"--eval-boxes yolox={tmp_path}/a.json --eval-boxes faster-rcnn={tmp_path}/b.json" in line(
         "compare", recorded
     )
+    assert line("evaluate", {"boxes": Path("a.json")}) == "mixqsam evaluate --boxes a.json"
     assert flat_values(Data(Path("photos"), boxes=Path("a.json")))["boxes"] == str(tmp_path / "a.json")
 
 

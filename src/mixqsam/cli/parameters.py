@@ -117,7 +117,7 @@ def spell(entry: Entry, value: Any) -> list[str]:
     if entry.kind is bool:
         names = entry.flags[0].split("/")
         return [names[0]] if value else names[1:]
-    if (entry.is_many or entry.option.is_repeated) and not isinstance(value, str):
+    if isinstance(value, list | tuple):
         words = [",".join(map(str, value))] if entry.option.is_list else [str(item) for item in value]
     else:
         words = [str(value)]
