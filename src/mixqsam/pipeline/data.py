@@ -78,7 +78,7 @@ class Data(OptionClass):
         from mixqsam.data.loose_boxes import boxed_samples  # noqa: PLC0415
         from mixqsam.data.samples import folder_samples  # noqa: PLC0415
 
-        boxes = self._only_boxes()
+        boxes = self.only_boxes
         if self.annotations is not None:
             return annotated_samples(
                 self.annotations,
@@ -96,7 +96,8 @@ class Data(OptionClass):
         named = self.boxes if isinstance(self.boxes, Mapping) else {}
         return {name: replace(self, boxes=file) for name, file in named.items()}
 
-    def _only_boxes(self) -> Path | None:
+    @property
+    def only_boxes(self) -> Path | None:
         """The file of boxes, if there is one.
 
         Raises:

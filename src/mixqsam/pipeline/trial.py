@@ -104,7 +104,7 @@ def _find_images(run: Run, directory: Path) -> Source:
             return DemoData()
         raise InputError(f"{directory.name} was calibrated on images that no option named; they cannot be found again.")
     data = Data(**_convert(Data, run.options, directory))
-    for path in (data.images, data.annotations, data.boxes):
+    for path in (data.images, data.annotations, data.only_boxes):
         if path is not None and not path.exists():
             raise InputError(f"{directory.name} was calibrated on {path}, which is not on this machine.")
     return data
