@@ -1,7 +1,9 @@
 """Everything in a picture, as the page's server finds it."""
 
+import asyncio
 import base64
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from mixqsam.errors import InputError
 from mixqsam.sam.automatic import Masks, encode_runs
-from mixqsam.serving import requests
+from mixqsam.serving import everything, requests
 from mixqsam.serving.masks import describe_everything
+from mixqsam.serving.workspace import Workspace
 from tests.serve.conftest import LIMITS, OWN, segment
 
 
@@ -26,8 +30,15 @@ def find(client: TestClient, **change: Any) -> Any:
     return client.post("/api/everything", json=body, headers=OWN)
 
 
+def last_line(answer: Any) -> Any:
+    return json.loads(answer.text.splitlines()[-1])
+
+
 def test_each_mask_comes_with_the_prompt_that_gives_it_again(client: TestClient) -> None:
-    answer = find(client).json()
+    response = find(client)
+    progress = [json.loads(line) for line in response.text.splitlines()[:-1]]
+    assert progress == [{"done": 8, "total": 16}]
+    answer = last_line(response)
     assert 0 < len(answer["masks"]) == answer["found"]
     for mask in answer["masks"]:
         again = segment(client, models=["out"], box=None, points=[[*mask["point"], 1]], mask=mask["choice"]).json()
@@ -46,7 +57,7 @@ def test_the_surest_masks_are_described() -> None:
 
 
 def test_sure_masks_are_fewer(client: TestClient) -> None:
-    assert find(client, sureness="sure").json()["found"] < find(client).json()["found"]
+    assert last_line(find(client, sureness="sure"))["found"] < last_line(find(client))["found"]
 
 
 @pytest.mark.parametrize(
@@ -72,3 +83,43 @@ def test_bad_requests_get_a_message(client: TestClient, change: dict[str, Any], 
 def test_other_web_sites_are_refused(client: TestClient) -> None:
     for path in ("/api/everything", "/api/tries"):
         assert client.post(path, json={"model": "out"}).status_code == 403
+
+
+def test_what_fails_on_the_way_is_the_last_line(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, calls = Workspace.find_masks, []
+
+    def fail_second(self: Workspace, *args: Any) -> Masks:
+        calls.append(args)
+        if len(calls) > 1:
+            raise InputError("The second group fails.")
+        return whole(self, *args)
+
+    monkeypatch.setattr(Workspace, "find_masks", fail_second)
+    assert last_line(find(client)) == {"error": "The second group fails."}
+
+
+def test_work_for_a_visitor_who_left_ends(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, calls = Workspace.find_masks, []
+
+    def count(self: Workspace, *args: Any) -> Masks:
+        calls.append(args)
+        return whole(self, *args)
+
+    monkeypatch.setattr(Workspace, "find_masks", count)
+    monkeypatch.setattr(everything, "_POINTS_AT_ONCE", 1)
+    body = json.dumps({"model": "out", "image": "a.png", "side": 4, "sureness": "unsure"}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        del message
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/api/everything", "query_string": b"", "http_version": "1.1",
+        "headers": [(b"host", b"testserver"), (b"x-mixqsam", b"1")], "scheme": "http", "client": None,
+        "server": ("testserver", 80), "root_path": "", "raw_path": b"/api/everything",
+    }  # fmt: skip
+    asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
+    assert 1 <= len(calls) < 16

@@ -1,18 +1,20 @@
 """Make a model of other bits from a quantized directory, to be tried: rounded to nearest, in memory."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mixqsam.allocation.quality import QualityTarget
 from mixqsam.data.demo import CALIBRATION
 from mixqsam.data.samples import Sample
 from mixqsam.errors import InputError, MixqsamError
+from mixqsam.options.fields import Nested
 from mixqsam.options.flat import assemble, flatten
 from mixqsam.options.values import convert
 from mixqsam.pipeline.demo import DemoData
 from mixqsam.pipeline.evaluate import float_source
-from mixqsam.pipeline.options import AnalysisOptions, Data, QuantizationOptions
+from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, QuantizationOptions
 from mixqsam.pipeline.report import read_run
+from mixqsam.pipeline.search_images import choose_search_images
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import calibration_samples, load_float, quantize_model
 from mixqsam.plan import BitPlan
@@ -41,8 +43,8 @@ class TrialMaker:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         run = _read_record(directory)
-        self._data = _find_images(run, directory)
-        self._options = AnalysisOptions(**_convert(AnalysisOptions, run.options, directory, without=("observer",)))
+        self._run, self._data = run, _find_images(run, directory)
+        self._options = AnalysisOptions(**_convert(AnalysisOptions, run, directory, Nested(without=("observer",))))
         self._grids = Session().grids
         self._ready: tuple[Sam, list[Sample]] | None = None
 
@@ -64,8 +66,18 @@ class TrialMaker:
     def _prepare(self, session: Session) -> tuple[Sam, list[Sample]]:
         if self._ready is None:
             sam = load_float(float_source(self._directory), session)
-            self._ready = sam, calibration_samples(self._data, self._options, session)
+            self._ready = sam, self._calibration_samples(session)
         return self._ready
+
+    def _calibration_samples(self, session: Session) -> list[Sample]:
+        """The images of the run, so that its calibration is found in the cache."""
+        search = self._run.search
+        if search is None:
+            return calibration_samples(self._data, self._options, session)
+        evaluation = Evaluation(**_convert(Evaluation, self._run, self._directory, Nested(prefix="eval_")))
+        target = QualityTarget(search.metric, search.target)
+        chosen = choose_search_images(self._data, evaluation, options=self._options, target=target, session=session)
+        return list(chosen.calibration)
 
 
 def find_obstacle(directory: Path) -> str | None:
@@ -103,19 +115,18 @@ def _find_images(run: Run, directory: Path) -> Source:
         if names == {name for _, name, _ in CALIBRATION}:
             return DemoData()
         raise InputError(f"{directory.name} was calibrated on images that no option named; they cannot be found again.")
-    data = Data(**_convert(Data, run.options, directory))
+    data = Data(**_convert(Data, run, directory))
     for path in (data.images, data.annotations, data.only_boxes):
         if path is not None and not path.exists():
             raise InputError(f"{directory.name} was calibrated on {path}, which is not on this machine.")
     return data
 
 
-def _convert(
-    kind: type[Any], options: Mapping[str, Any], directory: Path, *, without: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Make the arguments of a class of options from recorded values."""
-    entries = [entry for entry in flatten(kind) if entry.name in options and entry.name not in without]
+def _convert(kind: type[Any], run: Run, directory: Path, nested: Nested | None = None) -> dict[str, Any]:
+    """Make the arguments of a class of options from what a run recorded."""
+    entries = [entry for entry in flatten(kind, nested) if entry.name in run.options]
     values = {
-        entry.name: convert(entry, options[entry.name], label=f"{directory / NAME}: {entry.name}") for entry in entries
+        entry.name: convert(entry, run.options[entry.name], label=f"{directory / NAME}: {entry.name}")
+        for entry in entries
     }
-    return assemble(kind, values)
+    return assemble(kind, values, nested)

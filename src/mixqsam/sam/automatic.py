@@ -1,6 +1,7 @@
 """Segment everything: a grid of points prompts the model, and what it is sure of, and not the same twice, is kept."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from mixqsam.prediction import Predictor
 from mixqsam.prompts import Array, Prompts, point_grid
 from mixqsam.sam.automatic_options import Automatic
 
-__all__ = ["Automatic", "Masks", "find_masks", "segment_everything"]
+__all__ = ["Automatic", "Masks", "find_masks", "join_masks", "segment_everything", "split_grid"]
 
 # Points prompted at once: their masks are held at the image's size, a byte for each pixel.
 _POINTS_AT_ONCE = 64
@@ -80,37 +81,51 @@ def segment_everything(
         options: the grid and the filters; by default those of Meta's generator. Crops and the removal of small regions
             are not done.
     """
+    options = options or Automatic()
     predictor.set_image(image)
-    return find_masks(predictor, options or Automatic())
+    assert predictor.original_size is not None  # noqa: S101
+    groups = split_grid(*predictor.original_size, options=options)
+    return join_masks([find_masks(predictor, points, options) for points in groups], options)
 
 
-def find_masks(predictor: Predictor, options: Automatic) -> Masks:
-    """`segment_everything` in the image that a predictor has.
+def split_grid(height: int, width: int, *, options: Automatic, at_once: int = _POINTS_AT_ONCE) -> list[Prompts]:
+    """Split the grid of an image into groups of points that are prompted at once.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        options: the grid.
+        at_once: maximum number of points in a group; large images have smaller groups.
+    """
+    points = point_grid(width=width, height=height, side=options.side)
+    step = max(1, min(at_once, _MASK_BYTES // (3 * height * width)))
+    return [points.take(np.arange(start, min(start + step, len(points)))) for start in range(0, len(points), step)]
+
+
+def find_masks(predictor: Predictor, points: Prompts, options: Automatic) -> Masks:
+    """What some points give in the image that a predictor has, and the filters leave; with doubles, in their order.
 
     Args:
         predictor: of any runtime, with an image.
-        options: the grid and the filters.
+        points: one for each prompt.
+        options: the filters.
     """
-    assert predictor.original_size is not None  # noqa: S101  (callers set the image)
-    height, width = predictor.original_size
-    points = point_grid(width=width, height=height, side=options.side)
-    step = max(1, min(_POINTS_AT_ONCE, _MASK_BYTES // (3 * height * width)))
-    groups = [points.take(np.arange(start, min(start + step, len(points)))) for start in range(0, len(points), step)]
-    found = [_sure_masks(predictor, some, options) for some in groups]
-    masks, scores, stability, places, choices = (np.concatenate(values) for values in zip(*found, strict=True))
-    stays = _suppress(_boxes(masks), scores, limit=options.overlap)
-    return Masks(masks[stays], scores[stays], stability[stays], places[stays], choices[stays])
-
-
-def _sure_masks(predictor: Predictor, points: Prompts, options: Automatic) -> tuple[NDArray[Any], ...]:
-    """What some points give and the filters leave: masks, scores, stability, points, choices."""
     found = predictor.segment(points, multimask=True)
     rows, columns = found.visible
     steady = _stability(found.logits[..., :rows, :columns])
     sure = (found.scores >= options.predicted_iou) & (steady >= options.stability) & found.masks.any(axis=(2, 3))
     prompts, choices = np.nonzero(sure)
     assert points.points is not None  # noqa: S101  (a grid has points)
-    return found.masks[sure], found.scores[sure], steady[sure], points.points[prompts, 0], choices + 1
+    return Masks(found.masks[sure], found.scores[sure], steady[sure], points.points[prompts, 0], choices + 1)
+
+
+def join_masks(found: Sequence[Masks], options: Automatic) -> Masks:
+    """Join what groups of points gave, without doubles; the surest first."""
+    masks, scores, stability, points, choices = (
+        np.concatenate([getattr(some, field.name) for some in found]) for field in fields(Masks)
+    )
+    stays = _suppress(_boxes(masks), scores, limit=options.overlap)
+    return Masks(masks[stays], scores[stays], stability[stays], points[stays], choices[stays])
 
 
 def _stability(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -10,13 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mixqsam.errors import MixqsamError
 from mixqsam.pipeline.trial import find_obstacle
-from mixqsam.serving.masks import describe_everything, describe_segmentations
+from mixqsam.serving.everything import Everything
+from mixqsam.serving.masks import describe_segmentations
 from mixqsam.serving.requests import (
     parse_automatic,
     parse_budget,
@@ -157,17 +158,12 @@ class Page:
         return _json_response(await self._worker.run(work))
 
     async def everything(self, request: Request) -> Response:
-        """All masks of an image, by one model."""
+        """All masks of an image by one model, after lines that say how far it is."""
         value = await self._read_json(request)
         model, image = (parse_names([value.get(name)], maximum=1)[0] for name in ("model", "image"))
-        limits = self._workspace.limits
-        options = parse_automatic(value, maximum=limits.grid)
-
-        def work() -> dict[str, Any]:
-            masks = self._workspace.segment_everything(model, image, options)
-            return describe_everything(masks, maximum=limits.masks)
-
-        return _json_response(await self._worker.run(work))
+        options = parse_automatic(value, maximum=self._workspace.limits.grid)
+        everything = Everything(self._workspace, self._worker, model=model, image=image, options=options)
+        return StreamingResponse(await everything.begin(), media_type="application/x-ndjson", headers=_HEADERS)
 
     async def allocate(self, request: Request) -> Response:
         """Bits of a model within another budget; without a budget, the ranges of size and BitOps."""

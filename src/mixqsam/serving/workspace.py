@@ -116,19 +116,20 @@ class Workspace:
         mask, score = prediction.masks[0, index], float(prediction.scores[0, index])
         return Segmentation(mask, score, encode_seconds, encoded_now, prompt_seconds)
 
-    def segment_everything(self, model: str, image: str, options: Automatic) -> Masks:
-        """Find all masks of an image.
+    def find_masks(self, model: str, image: str, points: Prompts, options: Automatic) -> Masks:
+        """Find masks of an image at some points of a grid.
 
         Args:
             model: its name.
             image: its name.
-            options: the grid of points, and how sure a mask has to be.
+            points: one for each prompt.
+            options: how sure a mask has to be.
 
         Raises:
             InputError: the model or the image is unknown.
         """
         predictor, _, _ = self._encode(model, image)
-        masks = find_masks(predictor, options)
+        masks = find_masks(predictor, points, options)
         predictor.reset_image()
         return masks
 

@@ -2,7 +2,7 @@
 
 import { change } from "./objects.js";
 import { render } from "./panel.js";
-import { ask } from "./server.js";
+import { follow } from "./server.js";
 import { addObject, state } from "./state.js";
 
 /* Small models are sure of few masks: where there is none, the next level is tried. */
@@ -13,33 +13,47 @@ export function forgetEverything() {
   render();
 }
 
-export async function toggleEverything() {
-  if (state.everything) return forgetEverything();
+let running = null;
+
+/* Find everything, stop finding it, or hide it. */
+export function toggleEverything() {
+  if (running) return running.abort();
+  return state.everything ? forgetEverything() : findEverything();
+}
+
+async function findEverything() {
   const { image } = state;
   const model = byId("model-1").value;
-  byId("everything").disabled = true;
-  showMessage(`${model} segments everything …`);
-  byId("message").classList.add("busy");
+  running = new AbortController();
+  byId("everything").textContent = "Stop";
   try {
-    const { level, masks, found } = await find(model, image);
+    const { level, masks, found } = await find(model, image, running.signal);
     /* Meanwhile another picture or model may have been chosen. */
     if (state.image !== image || byId("model-1").value !== model) return showMessage("");
     if (masks.length) show(masks);
     showMessage(describe(masks.length, found, level));
   } catch (error) {
-    showMessage(error.message, true);
+    showMessage(error.name === "AbortError" ? "" : error.message, true);
   } finally {
-    byId("everything").disabled = false;
+    running = null;
+    byId("everything").textContent = "Everything";
   }
 }
 
-async function find(model, image) {
+async function find(model, image, signal) {
   const side = Number(byId("side").value);
   for (let place = LEVELS.indexOf(byId("sureness").value); ; place++) {
     const level = LEVELS[place];
-    const answer = await ask("/api/everything", { body: JSON.stringify({ model, image, side, sureness: level }) });
+    const body = JSON.stringify({ model, image, side, sureness: level });
+    showStep(model, "");
+    const answer = await follow("/api/everything", { body, signal }, ({ done, total }) => showStep(model, ` ${done} of ${total} points`));
     if (answer.masks.length || place + 1 === LEVELS.length) return { level, ...answer };
   }
+}
+
+function showStep(model, progress) {
+  showMessage(`${model} segments everything …${progress}`);
+  byId("message").classList.add("busy");
 }
 
 function describe(shown, found, level) {

@@ -1,12 +1,35 @@
 /* Questions to the server. */
 
 export async function ask(path, { body, signal } = {}) {
+  const answer = await send(path, { body, signal });
+  return answer.json();
+}
+
+async function send(path, { body, signal }) {
   const options = body === undefined ? { signal } : { method: "POST", body, signal, headers: { "x-mixqsam": "1" } };
   const answer = await fetch(path, options);
+  if (answer.ok) return answer;
   const busy = "The server is busy; try again in a few seconds.";
-  const value = await answer.json().catch(() => ({ error: answer.status === 503 ? busy : `The server answered ${answer.status}.` }));
-  if (!answer.ok) throw new Error(value.error);
-  return value;
+  const { error } = await answer.json().catch(() => ({ error: answer.status === 503 ? busy : `The server answered ${answer.status}.` }));
+  throw new Error(error);
+}
+
+/* An answer that comes line by line: steps, and at last the result. */
+export async function follow(path, { body, signal }, onStep) {
+  const reader = (await send(path, { body, signal })).body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) throw new Error("The server’s answer broke off.");
+    text += value;
+    for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n")) {
+      const line = JSON.parse(text.slice(0, end));
+      text = text.slice(end + 1);
+      if (line.error) throw new Error(line.error);
+      if (!("done" in line)) return line;
+      onStep(line);
+    }
+  }
 }
 
 /* Abort the running request when a newer one of its kind starts. */
