@@ -36,7 +36,7 @@ def describe(size: float, bitops: float = 9e9) -> str:
     ],
 )
 def test_measured_sizes_are_interpolated_and_named(size: float, words: str) -> None:
-    assert describe(size) == f"From measured sizes (recipe compensated, 5 images): {words}"
+    assert describe(size) == f"Expected quality, from sizes measured on 5 images (recipe compensated): {words}"
 
 
 def test_fewer_bitops_than_measured_are_told() -> None:

@@ -163,7 +163,7 @@ def test_other_budgets_are_solved_from_the_stored_analysis(client: TestClient) -
     assert same["bitops"] <= bitops
     assert same["uniform"] == "W4A4"
     assert same["picture"].startswith("<svg")
-    assert same["expected"].startswith("Predicted by the analysis, not measured: a divergence of ")
+    assert same["expected"].startswith("Expected quality, predicted by the analysis: a divergence of ")
     larger = ask(size=limits["size"]["high"], bitops=limits["bitops"]["high"]).json()
     assert larger["mean_weight_bits"] > same["mean_weight_bits"]
     command = shlex.split(ask(size=size, bitops=bitops, tied=True).json()["command"])

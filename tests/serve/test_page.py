@@ -159,7 +159,7 @@ def test_a_mask_of_everything_becomes_an_object(page: Any, request: pytest.Fixtu
 
     page.route("**/api/everything", answer)
     page.click("#everything")
-    until(page.locator("#message"), "2 masks. The model is not as sure of them as was asked.")
+    until(page.locator("#message"), "2 masks on the right. The model is not as sure of them as was asked.")
     assert [(one["model"], one["side"], one["sureness"]) for one in asked] == [("out", 8, "sure"), ("out", 8, "likely")]
     take_picture(page, f"serve-everything-{request.node.callspec.id}")
     assert page.get_attribute("#everything", "aria-pressed") == "true"
@@ -212,7 +212,7 @@ def test_the_slider_changes_the_allocation(page: Any) -> None:
     page.locator("#network .unit").first.hover()
     assert page.inner_text("#told").startswith("vision_encoder.layers.0.attn.qkv")
     assert "--budget" in page.inner_text("#command")
-    until(page.locator("#expected"), "Predicted by the analysis")
+    until(page.locator("#expected"), "predicted by the analysis")
     page.click("#try")
     until(page.locator("#try-note"), "is on the right")
     assert page.inner_text("#name-1").startswith("out, try")

@@ -44,8 +44,9 @@ class Expectation:
                 f"Expected quality: unknown. The directory has no measured sizes, and the utility "
                 f"{self._objective.utility} predicts no divergence."
             )
-        return f"Predicted by the analysis, not measured: a divergence of {predicted:.3g} from the float model" + (
-            self._compare(predicted)
+        return (
+            f"Expected quality, predicted by the analysis: a divergence of {predicted:.3g} from the float model"
+            f"{self._compare(predicted)}. Nothing was measured at this size."
         )
 
     def _predict(self, allocation: Allocation) -> float | None:
@@ -56,16 +57,16 @@ class Expectation:
             return None
 
     def _compare(self, predicted: float) -> str:
-        """The end of the sentence: how this compares with the stored model, and how good that one is."""
+        """The end of a sentence: how this compares with the stored model, and how good that one is."""
         if not self._own:
-            return "."
+            return ""
         measured = _own_quality(self._run) if self._run else ""
-        return f", {predicted / self._own:.2g} times that of the model as it is{measured}."
+        return f", {predicted / self._own:.2g} times that of the model as it is{measured}"
 
 
 def _own_quality(run: Run) -> str:
     iou = run.quantized.mean_iou
-    return "" if iou is None else f" (whose masks were measured to agree with IoU {iou:.3f})"
+    return "" if iou is None else f", whose masks agree with IoU {iou:.3f} (measured)"
 
 
 def describe_curve(search: Search, allocation: Allocation, *, recipe: str) -> str:
@@ -77,7 +78,7 @@ def describe_curve(search: Search, allocation: Allocation, *, recipe: str) -> st
         recipe: how the measured models were made.
     """
     quality = _QUALITIES[search.metric]
-    begin = f"From measured sizes (recipe {recipe}, {search.images} images):"
+    begin = f"Expected quality, from sizes measured on {search.images} images (recipe {recipe}):"
     # Where a smaller model was measured to be better, the larger one tells nothing.
     curve = frontier([Point("", "mixed", one.size, one.quality) for one in search.tried])
     lower = [point for point in curve if point.size <= allocation.size]

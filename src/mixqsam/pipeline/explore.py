@@ -62,8 +62,8 @@ class Explorer:
             uniform_allocation(self._analysis, UnitBits(bits, bits)) for bits in (CANDIDATE_BITS[0], CANDIDATE_BITS[-1])
         )
         self._expectation = Expectation(self._directory, self._analysis, stored, self._options.objective)
-        self.size = Range(low.size, high.size, stored.budget.size or stored.size)
-        self.bitops = Range(low.bitops, high.bitops, stored.budget.bitops or stored.bitops)
+        self.size = _make_range(low.size, high.size, stored.budget.size or stored.size)
+        self.bitops = _make_range(low.bitops, high.bitops, stored.budget.bitops or stored.bitops)
 
     def choose(self, *, size: float, bitops: float, tied: bool) -> Allocation:
         """Choose the best bits within a size and BitOps.
@@ -118,6 +118,11 @@ def _stored_options(directory: Path) -> tuple[AllocationOptions, list[str]]:
     # The demonstration's photographs are not a folder that an option could name.
     images = [] if "images" in stored else ["--images", "FOLDER"]
     return AllocationOptions(**values), ["--config", str(path), *images]
+
+
+def _make_range(low: float, high: float, now: float) -> Range:
+    """A range that holds the model as it is; 16 bits may take it beyond the uniform models."""
+    return Range(low, max(high, now), now)
 
 
 def _write_budget(size: float, bitops: float) -> str:

@@ -59,8 +59,8 @@ function showStep(model, progress) {
 function describe(shown, found, level) {
   if (!shown) return "Nothing was found. Try more points, or click on something.";
   const less = level === byId("sureness").value ? "" : " The model is not as sure of them as was asked.";
-  const most = shown < found ? ` of ${found}, the surest` : "";
-  return `${shown} masks${most}.${less} Click on one to make it an object; press the button again to hide them.`;
+  const most = shown < found ? ` (the surest of ${found})` : "";
+  return `${shown} masks${most} on the right.${less} Click on one to make it an object; press the button again to hide them.`;
 }
 
 function show(masks) {

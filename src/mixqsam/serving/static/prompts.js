@@ -11,8 +11,9 @@ function boxBetween([x0, y0], [x1, y1]) {
   return [Math.min(x0, x1), Math.min(y0, y1), Math.max(x0, x1), Math.max(y0, y1)];
 }
 
-/* A press that moves draws a box; one that does not is a point, or takes a mask of everything. */
+/* A press that moves draws a box; one that does not is a point, or on the right takes a mask of everything. */
 export function listen(canvas) {
+  const take = canvas.id === "view-1" ? pick : () => false;
   let start = null;
   const isDrag = (box) => Math.max(box[2] - box[0], box[3] - box[1]) > (6 * canvas.width) / canvas.getBoundingClientRect().width;
   canvas.addEventListener("pointerdown", (event) => {
@@ -32,7 +33,7 @@ export function listen(canvas) {
     const box = boxBetween(start, place);
     start = state.drag = null;
     if (isDrag(box)) change(state.selected, { box });
-    else if (event.button === 2 || !pick(place)) addPoint(place, event.button === 2 ? 0 : state.label);
+    else if (event.button === 2 || !take(place)) addPoint(place, event.button === 2 ? 0 : state.label);
   });
   canvas.addEventListener("contextmenu", (event) => {
     event.preventDefault();

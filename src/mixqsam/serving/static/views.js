@@ -31,7 +31,8 @@ export function draw() {
 function paintMasks(index, width, height) {
   const labels = new Uint16Array(width * height);
   const colours = [null, ...state.objects.map((object) => object.colour)];
-  if (state.everything) {
+  /* The right model found them. */
+  if (state.everything && index === 1) {
     const { masks, labels: found } = state.everything;
     found.forEach((label, i) => label && (labels[i] = colours.length + label - 1));
     colours.push(...masks.map((_, i) => hueOf(i)));
