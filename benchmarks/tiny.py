@@ -100,7 +100,7 @@ def to_meta(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             new = name.replace(".proj_in.", ".layers.0.")
         elif ".proj_out." in name:
             new = name.replace(".proj_out.", ".layers.2.")
-        elif re.search(r"(iou_prediction_head|mlps\.\d)\.layers\.0\.", name):
+        elif re.search(r"(iou_prediction_head|mlps\.\d|hq_mask_mlp)\.layers\.0\.", name):
             new = name.replace(".layers.0.", ".layers.1.")
         else:
             for pattern, replacement in _TO_META:

@@ -18,9 +18,9 @@ from typing import Any
 # Module of transformers with a list → our module and its function that adds to the list.
 _REGISTRATIONS = {
     "transformers.quantizers.auto": ("mixqsam.artifact.registered", "register"),
-    "transformers.models.auto.configuration_auto": ("mixqsam.families.mobile_sam_config", "register_config"),
-    "transformers.models.auto.modeling_auto": ("mixqsam.families.mobile_sam_model", "register"),
-    "transformers.models.auto.processing_auto": ("mixqsam.families.mobile_sam_config", "register_processor"),
+    "transformers.models.auto.configuration_auto": ("mixqsam.families.registered", "register_configs"),
+    "transformers.models.auto.modeling_auto": ("mixqsam.families.registered", "register_models"),
+    "transformers.models.auto.processing_auto": ("mixqsam.families.registered", "register_processors"),
 }
 
 

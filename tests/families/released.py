@@ -1,7 +1,8 @@
-"""MobileSAM in the released layout: the real one where it is to be had, and random ones of any size."""
+"""Released layouts: MobileSAM's (the real one where it is to be had, random ones of any size), and SAM-HQ's."""
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from benchmarks.tiny import to_meta
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from mixqsam.errors import ModelError
 from mixqsam.families.mobile_sam_config import MobileSamConfig
@@ -27,6 +29,22 @@ _SIZES: dict[str, Any] = {
     "output_channels": 16,
     "num_pos_feats": 8,
 }
+
+
+# transformers' names of SAM-HQ → its project's, written down apart from the product's table.
+_HQ = (
+    (r"hq_token", "hf_token"),
+    (r"hq_mask_mlp", "hf_mlp"),
+    (r"compress_vit_conv1", "compress_vit_feat.0"),
+    (r"compress_vit_norm", "compress_vit_feat.1"),
+    (r"compress_vit_conv2", "compress_vit_feat.3"),
+    (r"mask_decoder\.encoder_conv1", "mask_decoder.embedding_encoder.0"),
+    (r"mask_decoder\.encoder_norm", "mask_decoder.embedding_encoder.1"),
+    (r"mask_decoder\.encoder_conv2", "mask_decoder.embedding_encoder.3"),
+    (r"mask_decoder\.mask_conv1", "mask_decoder.embedding_maskfeature.0"),
+    (r"mask_decoder\.mask_norm", "mask_decoder.embedding_maskfeature.1"),
+    (r"mask_decoder\.mask_conv2", "mask_decoder.embedding_maskfeature.3"),
+)
 
 
 @dataclass(frozen=True)
@@ -97,8 +115,8 @@ def random_mobile_sam(config: MobileSamConfig, *, seed: int = 0) -> MobileSamMod
     return model
 
 
-def to_released(model: MobileSamModel, *, seed: int = 0) -> dict[str, Tensor]:
-    """A model's tensors in the released layout, with random batch normalisations that undo themselves."""
+def to_released(model: PreTrainedModel, *, seed: int = 0) -> dict[str, Tensor]:
+    """Tensors of a model with a TinyViT as released, with random batch normalisations that undo themselves."""
     draw = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     for name, tensor in to_meta(dict(model.state_dict())).items():
@@ -126,6 +144,13 @@ def to_released(model: MobileSamModel, *, seed: int = 0) -> dict[str, Tensor]:
     width = model.config.vision_config.hidden_size
     unused = {"norm_head.weight": (width,), "norm_head.bias": (width,), "head.weight": (5, width), "head.bias": (5,)}
     return found | {f"image_encoder.{name}": torch.zeros(shape) for name, shape in unused.items()}
+
+
+def to_hq(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Meta's names of what SAM-HQ shares with SAM → the names of its project's checkpoints."""
+    for pattern, replacement in _HQ:
+        state = {re.sub(pattern, replacement, name): tensor for name, tensor in state.items()}
+    return state
 
 
 def is_convolution(name: str, state: dict[str, Tensor]) -> bool:

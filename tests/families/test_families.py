@@ -108,6 +108,9 @@ def test_an_unknown_family_is_refused_with_those_that_are_known(model_directory:
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ModelError, match=rf"{tmp_path} is a 'sam3' model.*takes boxes and points"):
         load_sam(tmp_path)
+    for kind in ("edgetam", "edgetam_video"):
+        with pytest.raises(ModelError, match=rf"'{kind}' model.*Give a small SAM 2.1 .* instead"):
+            find_family(kind, source="here")
 
 
 def test_the_engines_modules_are_in_place() -> None:

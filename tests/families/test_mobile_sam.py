@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForMaskGeneration, AutoProcessor
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from mixqsam.errors import ModelError
-from mixqsam.families import prepare
+from mixqsam.families import FAMILIES, prepare
 from mixqsam.families.mobile_sam import load_checkpoint
 from mixqsam.families.mobile_sam_checkpoint import fold
 from mixqsam.families.mobile_sam_config import MobileSamConfig
@@ -316,15 +316,21 @@ def test_a_directory_gives_the_same_model(model: MobileSamModel, tmp_path: Path,
     assert all(torch.equal(a, b) for a, b in zip(answers(found), answers(model), strict=True))
 
 
-def test_a_new_process_knows_the_model_after_importing_mixqsam(model: MobileSamModel, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path)
+def test_a_new_process_knows_the_models_after_importing_mixqsam(model: MobileSamModel, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "mobile")
+    light = FAMILIES["sam_hq_light"]
+    assert light.sample is not None
+    light.model(light.sample()).save_pretrained(tmp_path / "light")
     for imports in ("import mixqsam, transformers", "from transformers import AutoModel; import transformers, mixqsam"):
         program = (
-            f"{imports}; m = transformers.AutoModel.from_pretrained({str(tmp_path)!r}); print(type(m).__name__);"
-            f"print(type(transformers.AutoConfig.from_pretrained({str(tmp_path)!r})).__name__)"
+            f"{imports}\nfor name in ('mobile', 'light'):\n"
+            f"    place = {str(tmp_path)!r} + '/' + name\n"
+            "    print(type(transformers.AutoModel.from_pretrained(place)).__name__)\n"
+            "    print(type(transformers.AutoConfig.from_pretrained(place)).__name__)"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        assert done.stdout.split() == ["MobileSamModel", "MobileSamConfig"], done.stderr
+        names = ["MobileSamModel", "MobileSamConfig", "SamHqLightModel", "SamHqLightConfig"]
+        assert done.stdout.split() == names, done.stderr
 
 
 def test_a_directory_that_lacks_a_tensor_says_so(model: MobileSamModel, tmp_path: Path) -> None:

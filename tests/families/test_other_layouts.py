@@ -16,6 +16,7 @@ from mixqsam.families import FAMILIES, sam2_layout, sam_hq
 from mixqsam.families.compatibility import random_model
 from mixqsam.families.meta_layout import TWO_WAY_EPS
 from mixqsam.sam.load import Sam, load_sam
+from tests.families.released import to_hq
 
 # transformers' names → Meta's of SAM 2, written down apart from the product's table.
 _TO_SAM2 = (
@@ -40,19 +41,6 @@ _TO_SAM2 = (
     (r"layer_norm_final_attn", "norm_final_attn"),
     (r"\.layer_norm(\d)", r".norm\1"),
     (r"\.o_proj\.", ".out_proj."),
-)
-_HQ = (
-    (r"hq_token", "hf_token"),
-    (r"hq_mask_mlp", "hf_mlp"),
-    (r"compress_vit_conv1", "compress_vit_feat.0"),
-    (r"compress_vit_norm", "compress_vit_feat.1"),
-    (r"compress_vit_conv2", "compress_vit_feat.3"),
-    (r"mask_decoder\.encoder_conv1", "mask_decoder.embedding_encoder.0"),
-    (r"mask_decoder\.encoder_norm", "mask_decoder.embedding_encoder.1"),
-    (r"mask_decoder\.encoder_conv2", "mask_decoder.embedding_encoder.3"),
-    (r"mask_decoder\.mask_conv1", "mask_decoder.embedding_maskfeature.0"),
-    (r"mask_decoder\.mask_norm", "mask_decoder.embedding_maskfeature.1"),
-    (r"mask_decoder\.mask_conv2", "mask_decoder.embedding_maskfeature.3"),
 )
 
 
@@ -200,10 +188,7 @@ def test_sam_hq_in_other_layouts_has_the_same_tensors(tmp_path: Path, layout: st
     model.save_pretrained(tmp_path / "hq")
     state = load_file(tmp_path / "hq/model.safetensors")
     if layout == "released":
-        state = to_meta({name.replace("hq_mask_mlp", "output_hypernetworks_mlps.9"): t for name, t in state.items()})
-        state = {name.replace("output_hypernetworks_mlps.9", "hq_mask_mlp"): tensor for name, tensor in state.items()}
-        for pattern, replacement in _HQ:
-            state = {re.sub(pattern, replacement, name): tensor for name, tensor in state.items()}
+        state = to_hq(to_meta(state))
         assert "mask_decoder.hf_mlp.layers.1.weight" in state
         assert "mask_decoder.embedding_maskfeature.3.bias" in state
     torch.save(state, tmp_path / "sam_hq_vit_b.pth")

@@ -13,15 +13,22 @@ from mixqsam.families.sam import SAM
 from mixqsam.families.sam2 import SAM2
 from mixqsam.families.sam3_tracker import SAM3_TRACKER
 from mixqsam.families.sam_hq import SAM_HQ
+from mixqsam.families.sam_hq_light import SAM_HQ_LIGHT
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (SAM, MOBILE_SAM, SAM_HQ, SAM2, SAM3_TRACKER)}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (SAM, MOBILE_SAM, SAM_HQ, SAM_HQ_LIGHT, SAM2, SAM3_TRACKER)
+}
 
 
 # Models of other kinds that people ask for → what there is instead.
 _INSTEAD = {
     "sam3": "SAM 3 finds what a text names, which mixqsam does not quantize. The tracker in the same checkpoint takes "
     "boxes and points: give a checkpoint of the type 'sam3_tracker' or 'sam3_video' (facebook/sam3).",
-    "edgetam": "Its batch normalisations would have to be folded first, which mixqsam does for MobileSAM alone.",
+    **dict.fromkeys(
+        ("edgetam", "edgetam_video"),
+        "Its encoder is one of timm, which mixqsam does not install, and has batch normalisations that would have to "
+        "be folded first. Give a small SAM 2.1 (facebook/sam2.1-hiera-tiny) or MobileSAM (mobile-sam) instead.",
+    ),
 }
 
 

@@ -61,6 +61,7 @@ def _largest_difference(family: Family) -> float:
         size = family.framing.image_size(reference.config)
         pixels = torch.randn(1, 3, size, size)
         boxes = torch.tensor([[[2.0, 3.0, 0.6 * size, 0.8 * size]]])
+        family.mend(reference)
         prepared = deepcopy(reference)
         family.prepare(prepared)
         expected = *family.encode(reference, pixels).values(), *_forward_of_transformers(reference, pixels, boxes)

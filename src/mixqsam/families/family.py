@@ -157,6 +157,11 @@ class Resizing:
     fit: Callable[[Tensor, tuple[int, ...]], Tensor] = _no_tensor_changes
 
 
+def _as_it_is(model: Any) -> None:
+    """For families that transformers computes as their authors do."""
+    del model
+
+
 def _nothing_unusual(config: Any) -> Sequence[tuple[str, object]]:
     """For families whose tensors tell all."""
     del config
@@ -180,11 +185,12 @@ class Family:
             the prompts.
         tied: parameter → the parameter whose tensor it shares.
         check: looks at the values of a `config.json`; a ValueError names the entry that no model of the family has.
-        prepare: puts the engine's attentions and MLPs in place, and folds what can be folded; in place.
+        prepare: puts the engine's attentions and MLPs in place, and folds what can be folded; in place. It mends, too.
         framing: how an image becomes the encoder's input.
         encode: pixels [N, 3, S, S] → the maps that the decoder takes.
         embed: prompts → what the decoder takes of them.
         decode: maps and embedded prompts → logits and scores.
+        mend: puts right what transformers computes otherwise than the family's authors; in place.
         unusual: configuration → names and values of what tensors do not tell and released checkpoints do not have.
         layouts: other ways to write its checkpoints.
         larger: `model_type` of a larger model → what of it is of the family.
@@ -209,6 +215,7 @@ class Family:
     encode: Callable[[Any, Tensor], Maps]
     embed: Callable[[Any, PromptTensors], Maps]
     decode: Decode
+    mend: Callable[[Any], None] = _as_it_is
     unusual: Callable[[Any], Sequence[tuple[str, object]]] = _nothing_unusual
     layouts: tuple[Layout, ...] = ()
     larger: Mapping[str, Larger] = field(default_factory=dict)

@@ -1,62 +1,23 @@
 """MobileSAM (arXiv 2306.14289): a TinyViT encoder (arXiv 2207.10666) before SAM's prompt encoder and mask decoder."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from mixqsam.errors import ModelError
-from mixqsam.families import two_way
-from mixqsam.families.checkpoint import fill_model, read_state
-from mixqsam.families.family import BlockPath, Family, Layout, Resizing
+from mixqsam.families import tiny_encoder, two_way
+from mixqsam.families.checkpoint import read_state
+from mixqsam.families.family import Family, Layout
 from mixqsam.families.meta_layout import TWO_WAY_EPS
-from mixqsam.families.mobile_sam_checkpoint import MARK, config_values, convert, without_prefix
+from mixqsam.families.mobile_sam_checkpoint import MARK, config_values, fill_released, without_prefix
 from mixqsam.families.mobile_sam_config import MobileSamConfig
 from mixqsam.families.mobile_sam_model import MobileSamModel
-from mixqsam.families.sizes import check_fit, check_sizes
-from mixqsam.plan import Part
 
-_ENCODER, _NECK = "vision_encoder", "vision_encoder.neck"
 _log = logging.getLogger(__name__)
-
-
-def _part(name: str) -> Part | None:
-    """Stages and neck of the encoder, and the two-way transformer; the patch embedding stays float, as SAM's does."""
-    if name.startswith((f"{_ENCODER}.layers.", f"{_NECK}.")):
-        return "encoder"
-    return two_way.decoder_part(name)
-
-
-def _block(name: str) -> str:
-    """`1.0` (stage and block), `merge 1` (behind that stage), `neck`, or the decoder's."""
-    parts = name.split(".")
-    if parts[0] != _ENCODER:
-        return two_way.decoder_block(name)
-    if parts[1] != "layers":
-        return "neck"
-    return f"merge {parts[2]}" if parts[3] == "downsample" else f"{parts[2]}.{parts[4]}"
-
-
-def _blocks(config: Any) -> Sequence[BlockPath]:
-    """Each block and each merge of the encoder, its neck, and the decoder's blocks."""
-    paths = []
-    depths = config.vision_config.depths
-    for stage, depth in enumerate(depths):
-        paths += [f"{_ENCODER}.layers.{stage}.blocks.{index}" for index in range(depth)]
-        paths += [f"{_ENCODER}.layers.{stage}.downsample"] if stage < len(depths) - 1 else []
-    return [*(BlockPath(path) for path in [*paths, _NECK]), *two_way.decoder_blocks(config)]
-
-
-def _check(values: Mapping[str, Any]) -> None:
-    """Refuse sizes that no MobileSAM has, or that do not fit each other."""
-    check_sizes(values)
-    config = {name: value for name, value in values.items() if name != "quantization_config"}
-    check_fit(MobileSamConfig.from_dict(config))
 
 
 def load_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[MobileSamModel, SamImageProcessorPil]:
@@ -80,23 +41,21 @@ def load_state(
     state: Mapping[str, Tensor], path: Path, *, image_size: int | None = None
 ) -> tuple[MobileSamModel, SamImageProcessorPil]:
     """`load_checkpoint` of tensors that are read already; `path` names their file in errors."""
-    state = without_prefix(state, path)
-    try:
-        config = MobileSamConfig(**config_values(state, image_size=image_size))
-        with torch.device("meta"):
-            model = MobileSamModel(config)
-    except KeyError as error:
-        raise ModelError(f"{path} is cut or is not a MobileSAM: the tensor {error} is missing.") from error
-    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
-        raise ModelError(f"{path} has tensors of sizes that no MobileSAM has: {error}.") from error
-    fill_model(model, convert(state, path=path), path, kind="MobileSAM")
+    model = fill_released(
+        without_prefix(state, path),
+        path,
+        kind="MobileSAM",
+        make_config=lambda tensors: MobileSamConfig(**config_values(tensors, image_size=image_size)),
+        model=MobileSamModel,
+    )
+    config = model.config
     if _is_medical(config):
         _log.warning(
             "%s has LiteMedSAM's encoder: pixels are divided by 255, and their mean is not subtracted. Stretch each "
             "image to 0 … 255 first, as its authors do.",
             path,
         )
-    return model.eval(), make_processor(config)
+    return model, make_processor(config)
 
 
 def make_processor(config: MobileSamConfig) -> SamImageProcessorPil:
@@ -111,28 +70,20 @@ def _is_medical(config: MobileSamConfig) -> bool:
 
 
 def _sample() -> MobileSamConfig:
-    """Every kind of block of the encoder, with windows that are padded, on a map of 3 × 3."""
-    vision = {
-        "image_size": 48,
-        "embed_dims": [4, 8, 12, 16],
-        "depths": [1, 1, 1, 1],
-        "num_heads": [2, 2, 2],
-        "window_sizes": [4, 2, 2],
-    }
-    return MobileSamConfig(vision_config=vision | two_way.SAMPLE_NECK, **two_way.sample_decoder(image_size=48))
+    return MobileSamConfig(vision_config=tiny_encoder.sample_vision(), **two_way.sample_decoder(image_size=48))
 
 
 MOBILE_SAM = Family(
     name="mobile_sam",
     model=MobileSamModel,
     config=MobileSamConfig,
-    part=_part,
-    roles=two_way.ROLES | {"qkv": "query-key-value", "proj": "projection"},
-    block=_block,
-    blocks=_blocks,
+    part=tiny_encoder.part,
+    roles=tiny_encoder.ROLES,
+    block=tiny_encoder.block,
+    blocks=tiny_encoder.blocks,
     image_tokens=two_way.IMAGE_TOKENS,
     tied=two_way.TIED,
-    check=_check,
+    check=partial(tiny_encoder.check, MobileSamConfig),
     prepare=two_way.prepare_decoder,
     framing=replace(two_way.PADDED, default=make_processor),
     unusual=lambda config: two_way.unusual(
@@ -142,8 +93,7 @@ MOBILE_SAM = Family(
     embed=two_way.embed,
     decode=two_way.decode,
     layouts=(Layout("MobileSAM's `mobile_sam.pt`", marks=(MARK,), load=load_state),),
-    # Windows have their biases, whatever the size of the map.
-    resizing=Resizing(multiple=two_way.patch_size, configure=two_way.configure_size),
+    resizing=tiny_encoder.RESIZING,
     released={"mobile-sam": "dhkim2810/MobileSAM"},
     sample=_sample,
 )

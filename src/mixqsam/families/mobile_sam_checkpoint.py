@@ -1,21 +1,27 @@
-"""Released MobileSAM checkpoints (`mobile_sam.pt` and those of its fine-tuners) → our names, shapes and sizes."""
+"""Released checkpoints with MobileSAM's encoder (`mobile_sam.pt`, `sam_hq_vit_tiny.pth` and those of fine-tuners).
+
+Their tensors get our names, shapes and sizes.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from mixqsam.errors import ModelError
+from mixqsam.families.checkpoint import fill_model
 from mixqsam.families.meta_layout import TWO_WAY_EPS, rename
 from mixqsam.families.mobile_sam_config import total_stride
 from mixqsam.families.named_layout import decoder_parts
 
 MARK = "image_encoder.patch_embed.seq.0.c.weight"
 _PREFIX = re.compile(r"(?:(?:module|sam|model)\.)*")
-# The classifier that TinyViT was trained with: in the file, but not part of MobileSAM.
+# The classifier that TinyViT was trained with: in the file, but not part of the encoder.
 _UNUSED = re.compile(r"image_encoder\.(?:head|norm_head)\.(?:weight|bias)")
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 _BATCH_NORM_EPS = 1e-5
@@ -47,8 +53,40 @@ def without_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
+def fill_released(
+    state: Mapping[str, Tensor],
+    path: Path,
+    *,
+    kind: str,
+    make_config: Callable[[Mapping[str, Tensor]], Any],
+    model: type[PreTrainedModel],
+) -> Any:
+    """The model of tensors under the released names, in evaluation mode, its batch normalisations folded.
+
+    Args:
+        state: all tensors, without a prefix.
+        path: names the file in errors.
+        kind: names the model in errors.
+        make_config: tensors → configuration.
+        model: class of models.
+
+    Raises:
+        ModelError: a tensor is missing, foreign or of another shape, or the sizes are those of no such model.
+    """
+    try:
+        config = make_config(state)
+        with torch.device("meta"):
+            empty = model(config)
+    except KeyError as error:
+        raise ModelError(f"{path} is cut or is not a {kind}: the tensor {error} is missing.") from error
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+        raise ModelError(f"{path} has tensors of sizes that no {kind} has: {error}.") from error
+    fill_model(empty, _convert(state, path=path), path, kind=kind)
+    return empty.eval()
+
+
 def config_values(state: Mapping[str, Tensor], *, image_size: int | None = None) -> dict[str, Any]:
-    """What the shapes imply of a `MobileSamConfig`.
+    """What the shapes imply of a `MobileSamConfig`, or of what light SAM-HQ shares with it.
 
     The decoder's 8 heads and the strides are not told by shapes; all released models have the same.
 
@@ -58,7 +96,7 @@ def config_values(state: Mapping[str, Tensor], *, image_size: int | None = None)
 
     Raises:
         KeyError: a tensor that tells a size is missing.
-        ValueError: sizes that no MobileSAM has.
+        ValueError: sizes that no such model has.
     """
     shapes = {name: tensor.shape for name, tensor in state.items()}
     stages = len(_indices(state, "image_encoder.layers."))
@@ -103,8 +141,8 @@ def _window(offsets: int) -> int:
     return side
 
 
-def convert(state: Mapping[str, Tensor], *, path: Path) -> dict[str, Tensor]:
-    """The tensors of `MobileSamModel`, float32: batch normalisations folded, renamed, without the unused classifier.
+def _convert(state: Mapping[str, Tensor], *, path: Path) -> dict[str, Tensor]:
+    """The tensors of our model, float32: batch normalisations folded, renamed, without the unused classifier.
 
     Raises:
         ModelError: a batch normalisation lacks a tensor.
@@ -117,7 +155,7 @@ def convert(state: Mapping[str, Tensor], *, path: Path) -> dict[str, Tensor]:
         try:
             norm = [rest.pop(f"{place}.bn.{part}") for part in _BATCH_NORM]
         except KeyError as error:
-            raise ModelError(f"{path} is cut or is not a MobileSAM: the tensor {error} is missing.") from error
+            raise ModelError(f"{path} is cut: the tensor {error} is missing.") from error
         if any(part.shape != rest[name].shape[:1] for part in norm):
             raise ModelError(f"{path}: the tensors of {place}.bn do not have the shape {tuple(rest[name].shape[:1])}.")
         folded[f"{place}.weight"], folded[f"{place}.bias"] = fold(rest.pop(name), norm)

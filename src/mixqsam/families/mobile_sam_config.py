@@ -1,4 +1,4 @@
-"""The sizes of a MobileSAM, as transformers keeps them in `config.json`."""
+"""The sizes of SAMs with a TinyViT encoder, as transformers keeps them in `config.json`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -64,26 +64,31 @@ class MobileSamVisionConfig(PreTrainedConfig):  # type: ignore[misc]
             raise ValueError("num_heads must divide embed_dims, and the first of embed_dims must be even")
 
 
-class MobileSamConfig(SamConfig):  # type: ignore[misc]
-    """SAM's configuration with the sizes of a TinyViT encoder."""
+class WithTinyVit:
+    """Base of SAMs' configurations whose sizes of the image encoder are those of a TinyViT.
 
-    model_type = "mobile_sam"
-    # The classes of the parts have another name in older versions of transformers.
-    if hasattr(SamConfig, "sub_configs_defaults"):
-        # Its values are of a class that has no public name in some versions.
-        _of_vision = type(SamConfig.sub_configs_defaults["vision_config"])(config_class=MobileSamVisionConfig)
-        sub_configs_defaults = {**SamConfig.sub_configs_defaults, "vision_config": _of_vision}
-    else:
-        sub_configs = {**SamConfig.sub_configs, "vision_config": MobileSamVisionConfig}
+    It stands before transformers' class, of which the other parts are.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Tell transformers the class of the encoder's sizes."""
+        # The classes of the parts have another name in older versions of transformers.
+        if hasattr(cls, "sub_configs_defaults"):
+            # Its values are of a class that has no public name in some versions.
+            of_vision = type(cls.sub_configs_defaults["vision_config"])(config_class=MobileSamVisionConfig)
+            cls.sub_configs_defaults = {**cls.sub_configs_defaults, "vision_config": of_vision}
+        else:
+            known: Any = cls
+            known.sub_configs = {**known.sub_configs, "vision_config": MobileSamVisionConfig}
+        super().__init_subclass__()
 
     def __post_init__(self, **more: Any) -> None:
         """Check that the parts agree on the image and on the embedding."""
         # Older versions of transformers make SAM's own vision configuration of a dict.
-        sizes: Any = getattr(self, "vision_config", None)
-        if sizes is None or isinstance(sizes, dict):
-            self.vision_config = MobileSamVisionConfig(**(sizes or {}))
-        super().__post_init__(**more)
-        vision, prompts, decoder = self.vision_config, self.prompt_encoder_config, self.mask_decoder_config
+        self.vision_config = tiny_vit_sizes(getattr(self, "vision_config", None))
+        super().__post_init__(**more)  # type: ignore[misc]
+        config: Any = self
+        vision, prompts, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
         side = vision.image_size // vision.patch_size
         if prompts.image_size != vision.image_size or prompts.image_embedding_size != side:
             raise ValueError(
@@ -95,18 +100,19 @@ class MobileSamConfig(SamConfig):  # type: ignore[misc]
             raise ValueError(f"output_channels and the hidden_size of prompts and decoder differ: {sorted(widths)}")
 
 
-def register_config() -> None:
-    """Make transformers' `AutoConfig` know MobileSAM; a second call does nothing."""
-    from transformers import AutoConfig  # noqa: PLC0415
+class MobileSamConfig(WithTinyVit, SamConfig):  # type: ignore[misc]
+    """SAM's configuration with the sizes of a TinyViT encoder."""
 
-    AutoConfig.register(MobileSamConfig.model_type, MobileSamConfig, exist_ok=True)
+    model_type = "mobile_sam"
 
 
-def register_processor() -> None:
-    """Make transformers' `AutoProcessor` know that MobileSAM's is SAM's; a second call does nothing."""
-    from transformers import AutoProcessor, SamProcessor  # noqa: PLC0415
+def tiny_vit_sizes(sizes: Any) -> MobileSamVisionConfig:
+    """The encoder's sizes of a configuration, of the values of one, or (for None) of the released models.
 
-    AutoProcessor.register(MobileSamConfig, SamProcessor, exist_ok=True)
+    Raises:
+        ValueError: the sizes do not fit each other.
+    """
+    return MobileSamVisionConfig(**(sizes or {})) if sizes is None or isinstance(sizes, dict) else sizes
 
 
 def _check_range(what: str, values: Iterable[float], *, most: int) -> None:

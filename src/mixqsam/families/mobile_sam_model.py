@@ -1,20 +1,20 @@
 """MobileSAM's model for transformers: a TinyViT encoder before SAM's prompt encoder and mask decoder."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import SamModel
+from transformers import PreTrainedModel, SamModel
 from transformers.models.sam.modeling_sam import (
     SamMaskDecoder,
     SamPositionalEmbedding,
-    SamPreTrainedModel,
     SamPromptEncoder,
     SamVisionEncoderOutput,
     SamVisionNeck,
 )
 
-from mixqsam.families.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig, register_config
+from mixqsam.families.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig
 from mixqsam.families.tiny_vit import TinyVit, WindowAttention
 
 
@@ -38,52 +38,59 @@ class MobileSamVisionEncoder(TinyVit):
         self.image_size: int = config.image_size
         self.neck = MobileSamNeck(config)
 
-    def forward(self, pixel_values: Tensor, **_: Any) -> SamVisionEncoderOutput:
-        """Encode [batch, 3, S, S]; `last_hidden_state` is [batch, C, S/patch_size, S/patch_size].
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """See `TinyVit.features`.
 
         Raises:
             ValueError: the image has another size than the prompt encoder's positions are for.
         """
-        height, width = pixel_values.shape[-2:]
+        height, width = pixels.shape[-2:]
         if height != self.image_size or width != self.image_size:
             raise ValueError(f"The image has {height}×{width} pixels; expected {self.image_size}×{self.image_size}.")
-        maps = self.features(pixel_values)
-        return SamVisionEncoderOutput(last_hidden_state=self.neck(maps))
+        return super().features(pixels)
+
+    def forward(self, pixel_values: Tensor, **_: Any) -> SamVisionEncoderOutput:
+        """Encode [batch, 3, S, S]; `last_hidden_state` is [batch, C, S/patch_size, S/patch_size]."""
+        return SamVisionEncoderOutput(last_hidden_state=self.neck(self.features(pixel_values)[-1]))
 
 
-class MobileSamModel(SamModel):  # type: ignore[misc]
-    """SAM with a TinyViT as its vision encoder; the other parts are transformers'."""
+class TinyVitSam:
+    """Base of SAMs whose vision encoder is a TinyViT; it stands before transformers' class, whose forward is used.
 
-    config: MobileSamConfig
-    config_class = MobileSamConfig
+    Attributes:
+        parts: what makes the positions, the vision encoder, the prompt encoder and the mask decoder.
+    """
 
-    def __init__(self, config: MobileSamConfig) -> None:
-        # SamModel's own constructor would make a ViT first.
-        SamPreTrainedModel.__init__(self, config)
-        self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)
-        self.vision_encoder = MobileSamVisionEncoder(config.vision_config)
-        self.prompt_encoder = SamPromptEncoder(config)
+    parts: ClassVar[tuple[Callable[[Any], nn.Module], ...]]
+
+    def __init__(self, config: Any) -> None:
+        # The constructor of transformers' class would make a ViT first.
+        model: Any = self
+        PreTrainedModel.__init__(model, config)
+        positions, encoder, prompts, decoder = self.parts
+        model.shared_image_embedding = positions(config.vision_config)
+        model.vision_encoder = encoder(config.vision_config)
+        model.prompt_encoder = prompts(config)
         config.mask_decoder_config._attn_implementation = config._attn_implementation
-        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
-        self.post_init()
+        model.mask_decoder = decoder(config.mask_decoder_config)
+        model.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding."""
-        module: nn.Module = self.vision_encoder.patch_embed
+        model: Any = self
+        module: nn.Module = model.vision_encoder.patch_embed
         return module
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, WindowAttention):
             nn.init.zeros_(module.attention_biases)
 
 
-def register() -> None:
-    """Make transformers' Auto classes know MobileSAM; a second call does nothing."""
-    # Imported late: while they load, this module may be asked to register.
-    from transformers import AutoModel, AutoModelForMaskGeneration  # noqa: PLC0415
+class MobileSamModel(TinyVitSam, SamModel):  # type: ignore[misc]
+    """SAM with a TinyViT as its vision encoder; the other parts are transformers'."""
 
-    register_config()
-    AutoModel.register(MobileSamConfig, MobileSamModel, exist_ok=True)
-    AutoModelForMaskGeneration.register(MobileSamConfig, MobileSamModel, exist_ok=True)
+    config: MobileSamConfig
+    config_class = MobileSamConfig
+    parts = (SamPositionalEmbedding, MobileSamVisionEncoder, SamPromptEncoder, SamMaskDecoder)

@@ -12,9 +12,10 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQAttention, SamHQMLPB
 from mixqsam.families import meta_layout, named_layout, plain_vit, two_way
 from mixqsam.families.attention_hook import hook_attentions
 from mixqsam.families.family import Family, Layout, Maps
+from mixqsam.families.sam_hq_decoder import mend
 
 _MARK = "mask_decoder.hq_token.weight"
-_RELEASED_MARK = "mask_decoder.hf_token.weight"
+RELEASED_MARK = "mask_decoder.hf_token.weight"
 # The released code's names of what SAM does not have.
 _RENAMES = {
     "mask_decoder.hf_token.": "mask_decoder.hq_token.",
@@ -39,7 +40,9 @@ def _check(values: Mapping[str, Any]) -> None:
         raise ValueError(f"vision_config.hidden_size is {width}, but mask_decoder_config.vit_dim is {taken}")
 
 
-def _prepare(model: nn.Module) -> None:
+def prepare(model: nn.Module) -> None:
+    """Put the engine's attentions and MLPs in place, and the authors' decoder."""
+    mend(model)
     two_way.replace_modules(model, SamHQVisionAttention, plain_vit.vision_attention)
     two_way.replace_modules(model, SamHQMLPBlock, two_way.engine_mlp)
     hook_attentions(model, SamHQAttention)
@@ -53,7 +56,7 @@ def _encode(model: Any, pixels: Tensor) -> Maps:
     return {"embedding": found.last_hidden_state, **early}
 
 
-def _decode(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> tuple[Tensor, Tensor]:
+def decode(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> tuple[Tensor, Tensor]:
     """See `Decode`: the sum of SAM's mask and the one of high quality, as the model gives it by default."""
     logits, scores = model.mask_decoder(
         **two_way.decoder_inputs(model, maps, prompts),
@@ -75,8 +78,12 @@ _load = partial(named_layout.load_tensors, kind="SAM-HQ", make_config=_config, m
 
 
 def _load_released(state: Mapping[str, Tensor], path: Path) -> tuple[SamHQModel, Any]:
-    named = {_rename(name): tensor for name, tensor in state.items()}
-    return _load(meta_layout.rename(named), path, norm_eps=meta_layout.TWO_WAY_EPS)
+    return _load(meta_layout.rename(rename_released(state)), path, norm_eps=meta_layout.TWO_WAY_EPS)
+
+
+def rename_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the decoder that SAM does not have, under transformers' names; the others as they are."""
+    return {_rename(name): tensor for name, tensor in state.items()}
 
 
 def _rename(name: str) -> str:
@@ -106,14 +113,15 @@ SAM_HQ = Family(
     image_tokens=two_way.IMAGE_TOKENS,
     tied=two_way.TIED,
     check=_check,
-    prepare=_prepare,
+    prepare=prepare,
+    mend=mend,
     framing=two_way.PADDED,
     unusual=plain_vit.unusual,
     encode=_encode,
     embed=two_way.embed,
-    decode=_decode,
+    decode=decode,
     layouts=(
-        Layout("SAM-HQ's `sam_hq_vit_*.pth`", marks=(meta_layout.MARK, _RELEASED_MARK), load=_load_released),
+        Layout("SAM-HQ's `sam_hq_vit_*.pth`", marks=(meta_layout.MARK, RELEASED_MARK), load=_load_released),
         Layout("transformers' names of SAM-HQ", marks=(named_layout.MARK, _MARK), load=_load_named),
     ),
     resizing=plain_vit.RESIZING,

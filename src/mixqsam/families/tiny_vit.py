@@ -1,4 +1,4 @@
-"""TinyViT (arXiv 2207.10666) as MobileSAM uses it, in plain torch.
+"""TinyViT (arXiv 2207.10666) as MobileSAM and light SAM-HQ use it, in plain torch.
 
 It is written here because timm's needs torchvision, which mixqsam does not install. Every batch normalisation is
 folded into its convolution when a checkpoint is read (`mobile_sam_checkpoint`), so convolutions have biases.
@@ -215,9 +215,12 @@ class TinyVit(nn.Module):
         self.patch_embed = PatchEmbedding(sizes)
         self.layers = nn.ModuleList(Stage(index, sizes) for index in range(len(sizes.embed_dims)))
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """Map [batch, 3, S, S] to [batch, C, S/stride, S/stride]; see `mobile_sam_config.total_stride`."""
-        maps: Tensor = self.patch_embed(pixels)
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """What each stage gives of [batch, 3, S, S], behind its merge.
+
+        The last map is [batch, C, S/stride, S/stride]; see `mobile_sam_config.total_stride`.
+        """
+        maps: list[Tensor] = [self.patch_embed(pixels)]
         for layer in self.layers:
-            maps = layer(maps)
-        return maps
+            maps.append(layer(maps[-1]))
+        return maps[1:]

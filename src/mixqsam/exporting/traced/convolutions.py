@@ -29,7 +29,10 @@ def write_convolution(layers: Layers, value: str, layer: Any, *, unit: str, apar
     """
     graph = layers.graph
     if layer.groups > 1:
-        return write_depthwise(layers, value, layer, unit=unit, channels_last=False)
+        if not apart:
+            return write_depthwise(layers, value, layer, unit=unit, channels_last=False)
+        last = write_depthwise(layers, graph.transpose(value, 0, 2, 3, 1), layer, unit=unit, channels_last=True)
+        return graph.transpose(last, 0, 3, 1, 2)
     if not apart or not isinstance(layer.input, Quantizer):
         return layers.convolution(value, layer, unit=unit)
     if _sees_one_place(layer) and isinstance(layer.stored, QuantizedTensor):
