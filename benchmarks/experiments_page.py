@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.allocation_tables import BUDGETS, Row, cheap_table, main_table, synergy_table
 from benchmarks.csv_tables import write_markdown, write_tables
 from benchmarks.deployment_tables import agreement, backends, files, loading, speed
+from benchmarks.fisher_stopping import convergence
 from benchmarks.mobile_sam_tables import reported, rules, tools, tried
 from benchmarks.performance_tables import (
     DOCS,
@@ -123,6 +124,7 @@ def main() -> None:
         {
             "importance": importance_cost(),
             "solver": solver(),
+            "fisher_stopping": convergence(load("fisher_stopping")),
             "reconstruction": reconstruction(),
             "evaluator": evaluator(),
             "backends": backends(),
