@@ -46,16 +46,15 @@ def importance_cost() -> str:
 def solver() -> str:
     """Time of the allocation."""
     data = load("solver")
-    lines = [line(["bits", "programs", "proven optimal", "largest gap", "median", "longest"])]
-    lines.append(line(["---", *["---:"] * 5]))
+    lines = [line(["model and bits", "units", "proven optimal", "median", "longest"])]
+    lines.append(line(["---", *["---:"] * 4]))
     for name, one in data["summary"].items():
         lines.append(
             line(
                 [
                     name,
-                    str(one["programs"]),
-                    str(one["proven"]),
-                    f"{one['largest_gap']:.2e}" if one["largest_gap"] else "0",
+                    str(one["units"]),
+                    f"{one['proven']} of {one['programs']}",
                     f"{one['median_seconds']:.1f} s",
                     f"{one['largest_seconds']:.1f} s",
                 ]

@@ -1,12 +1,13 @@
-"""Measure the time to a proven optimum for SAM-H's 240 units, with tied and free bits.
+"""Measure the time to a proven optimum for the largest models, with tied and free bits.
 
-    python -m benchmarks.solver --output docs/data/solver.json
+    python -m benchmarks.solver
 
-Units, parameters and multiply-adds are SAM-H's. Importance, synergy and sensitivity are random (log-normal), without a
-helpful structure. About 6 minutes on 2 cores.
+Units, parameters and multiply-adds are those of SAM-H, SAM 2.1 large and SAM 3's tracker. Importance, synergy and
+sensitivity are random (log-normal), without a helpful structure. About 5 minutes on one core.
 """
 
 import argparse
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,34 @@ from typing import Any
 import numpy as np
 from transformers import SamConfig
 
+from benchmarks.families import MODELS
 from benchmarks.harness import machine
 from benchmarks.importance_cost import SIZES
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import allocate
-from mixqsam.allocation.program import UTILITIES, Objective
+from mixqsam.allocation.program import Objective, Utility
 from mixqsam.files import write_json
-from mixqsam.plan import CANDIDATE_BITS, Analysis
+from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Analysis, Costs
 from mixqsam.sam.units import count_costs
 
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "SAM-H": lambda: SamConfig(vision_config=SIZES["h"]),
+    "SAM 2.1 large": MODELS["sam2.1-hiera-large"],
+    "SAM 3 tracker": MODELS["sam3-tracker"],
+}
+# Name → candidates, and whether weight and activation share them.
+BITS: dict[str, tuple[tuple[int, ...], bool]] = {
+    "tied, 2–8": (CANDIDATE_BITS, True),
+    "free, 2–8": (CANDIDATE_BITS, False),
+    "free, 2–8 and 16": ((*CANDIDATE_BITS, HALF_BITS), False),
+}
+# `fisher` has the form of `measured`.
+COMPARED: tuple[Utility, ...] = ("linear", "exponential", "measured")
+SYNERGIES = (("proximity", 0.0), ("proximity", 0.1), ("proximity", 1.0), ("interaction", 0.1), ("interaction", 1.0))
 
-def random_analysis(seed: int) -> Analysis:
-    """SAM-H's costs with random measurements."""
-    costs = count_costs(SamConfig(vision_config=SIZES["h"]))
+
+def random_analysis(costs: Costs, *, seed: int) -> Analysis:
+    """A model's costs with random measurements."""
     rng = np.random.default_rng(seed)
     count = len(costs.units)
     omega = rng.lognormal(0, 2, count)
@@ -41,60 +57,57 @@ def random_analysis(seed: int) -> Analysis:
         "proximity/bernoulli": rng.uniform(5, 9, count - 1),
         "interaction/bernoulli": rng.lognormal(0, 1, count - 1),
     }
-    return Analysis("SAM-H", 1, costs, {"bernoulli": omega}, synergy, {"bernoulli": sensitivity}, CANDIDATE_BITS)
+    return Analysis("random", 1, costs, {"bernoulli": omega}, synergy, {"bernoulli": sensitivity}, CANDIDATE_BITS)
 
 
-def measure(seeds: int) -> list[dict[str, Any]]:
-    """Solve all combinations."""
+def measure(model: str, bits: str, *, seeds: int) -> list[dict[str, Any]]:
+    """Solve all combinations of one model."""
+    costs, (candidates, tied) = count_costs(CONFIGS[model]()), BITS[bits]
     rows = []
-    for seed, tied, utility, (synergy, coupling), budget in product(
-        range(seeds),
-        (True, False),
-        UTILITIES,
-        (("proximity", 0.0), ("proximity", 0.1), ("proximity", 1.0), ("interaction", 0.1), ("interaction", 1.0)),
-        ("W4A4", "W6A6"),
-    ):
+    for seed, utility, (synergy, coupling), budget in product(range(seeds), COMPARED, SYNERGIES, ("W4A4", "W6A6")):
         found = allocate(
-            random_analysis(seed),
+            random_analysis(costs, seed=seed),
             Budget.parse(budget),
             objective=Objective("bernoulli", utility, synergy, coupling),
+            candidates=candidates,
             tied=tied,
         )
-        rows.append(
-            {
-                "seed": seed,
-                "bits": "tied" if tied else "free",
-                "utility": utility,
-                "synergy": synergy,
-                "lambda": coupling,
-                "budget": budget,
-                "gap": found.gap,
-                "seconds": found.seconds,
-            }
-        )
+        about = {"model": model, "units": len(costs.units), "bits": bits, "seed": seed, "utility": utility}
+        about |= {"synergy": synergy, "lambda": coupling, "budget": budget}
+        rows.append({**about, "gap": found.gap, "seconds": found.seconds})
         print(rows[-1], flush=True)
     return rows
 
 
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the programs of one model and one kind of bits have in common."""
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "units": rows[0]["units"],
+        "programs": len(rows),
+        "proven": sum(row["gap"] == 0 for row in rows),
+        "largest_gap": max(row["gap"] for row in rows),
+        "median_seconds": float(np.median(seconds)),
+        "largest_seconds": max(seconds),
+    }
+
+
 def main() -> None:
-    """Parse arguments, measure, write."""
+    """Parse arguments, measure, write after each kind of bits."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--output", type=Path, default=Path("docs/data/solver.json"))
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
-    rows = measure(arguments.seeds)
-    summary = {
-        bits: {
-            "programs": len(some := [r for r in rows if r["bits"] == bits]),
-            "proven": sum(r["gap"] == 0 for r in some),
-            "largest_gap": max(r["gap"] for r in some),
-            "median_seconds": float(np.median([r["seconds"] for r in some])),
-            "largest_seconds": max(r["seconds"] for r in some),
-        }
-        for bits in ("tied", "free")
-    }
-    write_json(arguments.output, {"machine": machine(), "summary": summary, "rows": rows})
-    print(summary)
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, dict[str, Any]] = {}
+    for model, bits in product(CONFIGS, BITS):
+        if bits.startswith("tied") and model != "SAM-H":
+            continue
+        measured = measure(model, bits, seeds=arguments.seeds)
+        rows += measured
+        summary[f"{model}, {bits}"] = summarize(measured)
+        write_json(arguments.output, {"machine": machine(), "summary": summary, "rows": rows})
+        print(summary, flush=True)
 
 
 if __name__ == "__main__":

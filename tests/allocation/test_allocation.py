@@ -12,6 +12,7 @@ from mixqsam.allocation.budget import Budget, Limits, parse_bits, parse_keep
 from mixqsam.allocation.cheapest import Choice
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.choose import allocate as allocate_within
+from mixqsam.allocation.labels import search
 from mixqsam.allocation.lagrange import relax, survivors
 from mixqsam.allocation.linear import LinearProgram
 from mixqsam.allocation.program import UTILITIES, Objective, Program, build_program, predict_divergence
@@ -100,11 +101,14 @@ def programs(draw: st.DrawFn) -> Program:
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(programs())
-def test_solution_equals_brute_force_and_its_bound_is_true(program: Program) -> None:
+@given(programs(), st.sampled_from([(), (1,), (1, 5), (50, 200)]))
+def test_solution_equals_brute_force_and_its_bound_is_true(program: Program, widths: tuple[int, ...]) -> None:
     best = best_choice(program)
     assert best is not None
-    solution = solve(program)
+    # Without a search, or with few labels, branch and cut has more to do.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve_module, "_WIDTHS", widths)
+        solution = solve(program)
     span = sum(float(np.ptp(u)) for u in program.utility)
     assert program.is_feasible(solution.choice)
     assert solution.objective == pytest.approx(program.value(solution.choice))
@@ -118,6 +122,7 @@ def test_a_solution_that_rounds_over_the_budget_is_solved_for_again(monkeypatch:
     limits = limits_of("W4A4", toy.costs)
     program = build_program(toy, limits, objective(coupling=0.02), candidates=range(2, 9), tied=True, fixed={})
     plain = solve(program)
+    monkeypatch.setattr(solve_module, "_WIDTHS", ())
     inner, calls = solve_module._solve_linear, []
 
     def over_budget_at_first(linear: LinearProgram, warm: Choice, *, time_limit: float) -> tuple[Vector, float]:
@@ -147,6 +152,34 @@ def test_relaxation_bounds_the_optimum_and_spares_it(program: Program) -> None:
     assert relaxed.bound >= best - 1e-9 * span
     spared = best_choice(program.restrict(survivors(program, relaxed)))
     assert spared == pytest.approx(best, abs=1e-8 * span)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(programs(), st.integers(1, 30))
+def test_a_search_of_any_width_finds_a_feasible_choice_and_a_true_bound(program: Program, width: int) -> None:
+    best = best_choice(program)
+    assert best is not None
+    relaxed, span = relax(program), sum(float(np.ptp(u)) for u in program.utility)
+    found = search(program, relaxed, width=width, tolerance=1e-12 * span)
+    assert program.is_feasible(found.choice)
+    assert program.value(relaxed.choice) <= program.value(found.choice) <= best + 1e-9 * span
+    assert best - 1e-9 * span <= found.bound <= relaxed.bound
+    if found.crowd <= width:
+        assert program.value(found.choice) == pytest.approx(best, abs=1e-9 * span)
+        assert found.bound == pytest.approx(best, abs=1e-9 * span)
+
+
+def test_a_long_chain_with_a_strong_coupling_is_proven_without_branch_and_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("the search did not prove the choice")
+
+    toy = analysis(120)
+    goal, limits = objective(coupling=1.0), limits_of("W6A6", toy.costs)
+    program = build_program(toy, limits, goal, candidates=range(2, 9), tied=False, fixed={})
+    monkeypatch.setattr(solve_module, "_branch_and_cut", refuse)
+    solution = solve(program)
+    assert solution.is_optimal
+    assert relax(program).bound > solution.objective
 
 
 @pytest.mark.parametrize("utility", UTILITIES)

@@ -37,7 +37,7 @@ class Relaxation:
 def relax(program: Program) -> Relaxation:
     """Bound a program whose cheapest choice is feasible."""
     cheapest = program.cheapest
-    best = improve(program, cheapest)
+    best = cheapest
     limit = 1e4 * max(1e-12, sum(float(np.ptp(u)) for u in program.utility))
     cuts = [(program.value(cheapest), program.capacity - program.usage(cheapest))]
     prices = best_prices = np.zeros(len(program.capacity))
@@ -49,7 +49,7 @@ def relax(program: Program) -> Relaxation:
         if total < bound:
             bound, best_prices = total, prices
         if (slack >= 0).all():
-            best = max(best, improve(program, choice), key=program.value)
+            best = max(best, choice, key=program.value)
         cuts.append((program.value(choice), slack))
         lower, prices = _minimize_bound(cuts, limit)
         if bound - max(lower, program.value(best)) <= _PRECISION * limit * 1e-4:
@@ -88,44 +88,8 @@ def survivors(program: Program, relaxation: Relaxation) -> list[NDArray[np.bool_
     return survives
 
 
-def improve(program: Program, choice: Choice) -> Choice:
-    """Change one unit at a time to the state that gains most within the budgets, until no change gains."""
-    choice = choice.copy()
-    usage = program.usage(choice)
-    while True:
-        gain, unit, state = max(_best_moves(program, choice, usage), default=(0.0, 0, 0))
-        if gain <= 0:
-            return choice
-        choice[unit] = state
-        usage = program.usage(choice)
-
-
-def _best_moves(program: Program, choice: Choice, usage: Vector) -> list[tuple[float, int, int]]:
-    moves = []
-    for i, current in enumerate(choice):
-        value = program.utility[i].copy()
-        for j, edge in ((i - 1, i - 1), (i + 1, i)):
-            if 0 <= j < len(choice) and program.coupling[edge]:
-                gaps = program.states[i] - program.states[j][choice[j]]
-                value -= program.coupling[edge] * (gaps**2).mean(axis=1)
-        fits = (usage - program.costs[i][current] + program.costs[i] <= program.capacity).all(axis=1)
-        value = np.where(fits, value, -np.inf)
-        best = int(value.argmax())
-        threshold = 1e-12 * max(1.0, abs(float(value[current])))
-        if best != current and value[best] - value[current] > threshold:
-            moves.append((float(value[best] - value[current]), i, best))
-    return moves
-
-
 def _priced_utility(program: Program, prices: Vector) -> list[Vector]:
     return [u - c @ prices for u, c in zip(program.utility, program.costs, strict=True)]
-
-
-def _pair_costs(program: Program, index: int) -> Vector:
-    """Cost of every pair of states of units index and index + 1."""
-    gaps = program.states[index][:, None, :] - program.states[index + 1][None, :, :]
-    cost: Vector = program.coupling[index] * (gaps**2).mean(axis=2)
-    return cost
 
 
 def _solve_forward(program: Program, prices: Vector) -> tuple[list[Vector], Choice]:
@@ -134,7 +98,7 @@ def _solve_forward(program: Program, prices: Vector) -> tuple[list[Vector], Choi
     totals, origins = [utility[0]], []
     for i in range(1, len(utility)):
         if program.coupling[i - 1]:
-            through = totals[-1][:, None] - _pair_costs(program, i - 1)
+            through = totals[-1][:, None] - program.pair_costs[i - 1]
             origin = through.argmax(axis=0)
             arrived = through[origin, np.arange(len(utility[i]))]
         else:
@@ -154,6 +118,6 @@ def _solve_backward(program: Program, prices: Vector) -> list[Vector]:
     utility = _priced_utility(program, prices)
     totals = [utility[-1]]
     for i in range(len(utility) - 2, -1, -1):
-        reached = (totals[-1][None, :] - _pair_costs(program, i)).max(axis=1)
+        reached = (totals[-1][None, :] - program.pair_costs[i]).max(axis=1)
         totals.append(reached + utility[i])
     return totals[::-1]

@@ -11,6 +11,7 @@ which is (b_l − b_m)² when both are equal.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Literal
 
@@ -85,6 +86,16 @@ class Program:
     def is_feasible(self, choice: Choice) -> bool:
         """Whether a choice is within all budgets."""
         return bool((self.usage(choice) <= self.capacity).all())
+
+    @cached_property
+    def pair_costs(self) -> tuple[Vector, ...]:
+        """What each pair of states of units i and i + 1 costs: per pair of neighbours [S, S']."""
+        return tuple(
+            coupling * ((left[:, None, :] - right[None, :, :]) ** 2).mean(axis=2)
+            if coupling
+            else np.broadcast_to(0.0, (len(left), len(right)))
+            for coupling, left, right in zip(self.coupling, self.states[:-1], self.states[1:], strict=True)
+        )
 
     def plan(self, choice: Choice) -> BitPlan:
         """The bits of a choice."""

@@ -1,11 +1,11 @@
-"""Solve the program to proven optimality with HiGHS, starting from the relaxation's choice and states."""
+"""Solve the program to proven optimality: by a search along the chain, and by HiGHS where that would be too wide."""
 
 import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.allocation.cheapest import Choice
-from mixqsam.allocation.lagrange import improve, relax, survivors
+from mixqsam.allocation.labels import search
+from mixqsam.allocation.lagrange import Relaxation, relax, survivors
 from mixqsam.allocation.linear import LinearProgram, linearise
 from mixqsam.allocation.program import Program
 from mixqsam.errors import MixqsamError
@@ -25,6 +26,9 @@ _OBJECTIVE_SCALE = 1e4
 _COST_SCALE = 1e4
 # Rounding the solver's solution may exceed a budget slightly; then the next margin tightens the budget.
 _MARGINS = (0.0, 1e-8, 1e-6)
+# Labels of the searches. One that needs this many times its width at one unit gives way to branch and cut.
+_WIDTHS = (50, 200, 1000, 5000, 20000)
+_CROWDED = 5
 # Gaps below this share of the utility's whole span are rounding.
 _ROUNDING = 1e-9
 
@@ -67,18 +71,46 @@ def solve(program: Program, *, time_limit: float = 50.0) -> Solution:
         MixqsamError: the solver failed.
     """
     started = time.monotonic()
-    relaxation = relax(program)
     span = max(sum(float(np.ptp(u)) for u in program.utility), 1e-300)
-    best, bound = relaxation.choice, relaxation.bound
+    known = _search(program, relax(program), tolerance=_ROUNDING * span, deadline=started + time_limit)
+    best, bound = known.choice, known.bound
     if bound - program.value(best) > _ROUNDING * span:
         remaining = max(1.0, time_limit - (time.monotonic() - started))
         best, bound = _branch_and_cut(
-            program, best, survivors(program, relaxation), bound=bound, span=span, time_limit=remaining
+            program, best, survivors(program, known), bound=bound, span=span, time_limit=remaining
         )
     value = program.value(best)
     if bound - value <= _ROUNDING * span:
         bound = value
     return Solution(best, value, bound, time.monotonic() - started)
+
+
+def _search(program: Program, known: Relaxation, *, tolerance: float, deadline: float) -> Relaxation:
+    """Search with more and more labels, until the choice is proven or so many labels do not seem enough.
+
+    Returns:
+        The relaxation with the better choice and the better bound.
+    """
+    for width in _WIDTHS:
+        if known.bound - program.value(known.choice) <= tolerance or time.monotonic() > deadline:
+            break
+        keep = survivors(program, known)
+        reduced = replace(known, choice=_enter(keep, known.choice))
+        found = search(program.restrict(keep), reduced, width=width, tolerance=tolerance)
+        known = replace(known, choice=_leave(keep, found.choice), bound=found.bound)
+        if found.crowd > _CROWDED * width:
+            break
+    return known
+
+
+def _enter(keep: Sequence[NDArray[np.bool_]], choice: Choice) -> Choice:
+    """A choice in terms of the states that `keep` marks."""
+    return np.array([int(alive[:state].sum()) for alive, state in zip(keep, choice, strict=True)], dtype=np.int64)
+
+
+def _leave(keep: Sequence[NDArray[np.bool_]], choice: Choice) -> Choice:
+    """A choice of marked states in terms of all states."""
+    return np.array([int(np.flatnonzero(alive)[s]) for alive, s in zip(keep, choice, strict=True)], dtype=np.int64)
 
 
 def _branch_and_cut(
@@ -92,8 +124,7 @@ def _branch_and_cut(
 ) -> tuple[Choice, float]:
     """Branch and cut on the surviving states; returns the better choice and the better bound."""
     reduced = program.restrict(keep)
-    survivor_indices = [np.flatnonzero(alive) for alive in keep]
-    reduced_start = np.array([int(np.searchsorted(i, s)) for i, s in zip(survivor_indices, start, strict=True)])
+    reduced_start = _enter(keep, start)
     scale = _OBJECTIVE_SCALE / span
     best, solver_bound, deadline = reduced_start, np.inf, time.monotonic() + time_limit
     for margin in _MARGINS:
@@ -104,12 +135,11 @@ def _branch_and_cut(
         solver_bound = margin_bound if margin == 0 else solver_bound
         candidate = linear.invert(values)
         if reduced.is_feasible(candidate):
-            best = max(improve(reduced, candidate), reduced_start, key=reduced.value)
+            best = max(candidate, reduced_start, key=reduced.value)
             break
     # The reduced program lacks states that no choice better than the start uses.
     reachable = max(solver_bound / scale, reduced.value(best))
-    chosen = np.array([int(i[s]) for i, s in zip(survivor_indices, best, strict=True)])
-    return chosen, min(bound, reachable)
+    return _leave(keep, best), min(bound, reachable)
 
 
 def _solve_linear(linear: LinearProgram, start: Choice, *, time_limit: float) -> tuple[Vector, float]:
