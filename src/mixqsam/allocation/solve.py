@@ -26,9 +26,8 @@ _OBJECTIVE_SCALE = 1e4
 _COST_SCALE = 1e4
 # Rounding the solver's solution may exceed a budget slightly; then the next margin tightens the budget.
 _MARGINS = (0.0, 1e-8, 1e-6)
-# Labels of the searches. One that needs this many times its width at one unit gives way to branch and cut.
+# Labels of the searches, one after another.
 _WIDTHS = (50, 200, 1000, 5000, 20000)
-_CROWDED = 5
 # Gaps below this share of the utility's whole span are rounding.
 _ROUNDING = 1e-9
 
@@ -98,7 +97,8 @@ def _search(program: Program, known: Relaxation, *, tolerance: float, deadline: 
         reduced = replace(known, choice=_enter(keep, known.choice))
         found = search(program.restrict(keep), reduced, width=width, tolerance=tolerance)
         known = replace(known, choice=_leave(keep, found.choice), bound=found.bound)
-        if found.crowd > _CROWDED * width:
+        # Not even the widest search would keep all labels.
+        if found.crowd > max(_WIDTHS):
             break
     return known
 
