@@ -13,7 +13,8 @@ from benchmarks.allocation_tables import BUDGETS, Row, cheap_table, main_table, 
 from benchmarks.csv_tables import write_markdown, write_tables
 from benchmarks.deployment_tables import agreement, backends, files, loading, speed
 from benchmarks.fisher_stopping import convergence
-from benchmarks.mobile_sam_tables import reported, rules, tools, tried
+from benchmarks.mixed_tables import rules
+from benchmarks.mobile_sam_tables import reported, tools, tried
 from benchmarks.performance_tables import (
     DOCS,
     evaluator,

@@ -1,24 +1,16 @@
 """Tables of docs/mobile-sam.md, from the files of benchmarks.mixed_bits and peers_mobile_sam."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import interval
-from benchmarks.performance_tables import line
-from mixqsam.files import read_json
+from benchmarks.performance_tables import line, load
 from mixqsam.options.names import DEFAULT_RECIPE
 
-_DATA = Path("docs/data")
 _REPORTED = ("W8A8", "W6A6", "W4A4", "W3A3", "5.5MB", "4.5MB")
 _TOOLS = ("ort", "ort-channels", "quanto", "nncf", "nncf-mixed", "nncf-transformer", "ours uniform:W8A8", "ours W8A8")
-
-
-def load(name: str) -> Any:
-    """Read one file of results."""
-    return read_json(_DATA / f"{name}.json", what="results of a benchmark")
 
 
 def _iou(values: list[float]) -> str:
@@ -39,24 +31,6 @@ def reported() -> str:
         share = interval(mixed["truth_ious"])[0] / exact
         about = [f"{mixed['size'] / 1e6:.1f} MB", f"{share:.1%}", f"{mixed['ap']:.1f}"]
         lines.append(line([budget, *texts, _iou(interval(mixed["ious"])), *about]))
-    return "\n".join(lines)
-
-
-def rules(key: str, budgets: Sequence[str]) -> str:
-    """Mixed bits against simple rules, all by the default recipe: IoU with float, and file.
-
-    Args:
-        key: a model and the images before the first, as in docs/data/mixed_bits.json.
-        budgets: columns.
-    """
-    cells = load("mixed_bits")["models"][key]["cells"]
-    lines = [line(["", *budgets]), line(["---", *["---:"] * len(budgets)])]
-    for form in ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed"):
-        found = [cells.get(f"{budget}, {form}, {DEFAULT_RECIPE}") for budget in budgets]
-        texts = [
-            "–" if cell is None else f"{_iou(interval(cell['ious']))}, {cell['size'] / 1e6:.1f} MB" for cell in found
-        ]
-        lines.append(line([form, *texts]))
     return "\n".join(lines)
 
 

@@ -108,6 +108,7 @@ def test_solution_equals_brute_force_and_its_bound_is_true(program: Program, wid
     # Without a search, or with few labels, branch and cut has more to do.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solve_module, "_WIDTHS", widths)
+        patch.setattr(solve_module, "_WIDTHS_UNCOUPLED", widths)
         solution = solve(program)
     span = sum(float(np.ptp(u)) for u in program.utility)
     assert program.is_feasible(solution.choice)

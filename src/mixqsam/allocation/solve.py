@@ -26,8 +26,9 @@ _OBJECTIVE_SCALE = 1e4
 _COST_SCALE = 1e4
 # Rounding the solver's solution may exceed a budget slightly; then the next margin tightens the budget.
 _MARGINS = (0.0, 1e-8, 1e-6)
-# Labels of the searches, one after another.
+# Labels of the searches, one after another. Without a coupling, HiGHS is quicker than wider searches.
 _WIDTHS = (50, 200, 1000, 5000, 20000)
+_WIDTHS_UNCOUPLED = (50,)
 # Gaps below this share of the utility's whole span are rounding.
 _ROUNDING = 1e-9
 
@@ -90,7 +91,8 @@ def _search(program: Program, known: Relaxation, *, tolerance: float, deadline: 
     Returns:
         The relaxation with the better choice and the better bound.
     """
-    for width in _WIDTHS:
+    widths = _WIDTHS if program.coupling.any() else _WIDTHS_UNCOUPLED
+    for width in widths:
         if known.bound - program.value(known.choice) <= tolerance or time.monotonic() > deadline:
             break
         keep = survivors(program, known)
@@ -98,7 +100,7 @@ def _search(program: Program, known: Relaxation, *, tolerance: float, deadline: 
         found = search(program.restrict(keep), reduced, width=width, tolerance=tolerance)
         known = replace(known, choice=_leave(keep, found.choice), bound=found.bound)
         # Not even the widest search would keep all labels.
-        if found.crowd > max(_WIDTHS):
+        if found.crowd > max(widths):
             break
     return known
 
