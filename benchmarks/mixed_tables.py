@@ -65,10 +65,8 @@ def recipes(key: str, names: Sequence[str], budgets: Sequence[str]) -> str:
     """Recipes with uniform and with mixed bits: mean IoU with float."""
     cells, columns = cells_of(key), [(budget, form) for budget in budgets for form in ("uniform", "mixed")]
     header = ["recipe", *(f"{budget} {form}" for budget, form in columns)]
-    lines = [line(header), line(["---", *["---:"] * len(columns)])]
-    for name in names:
-        lines.append(line([f"`{name}`", *(_mean(cells.get(f"{b}, {form}, {name}")) for b, form in columns)]))
-    return "\n".join(lines)
+    rows = [[f"`{name}`", *(_mean(cells.get(f"{b}, {form}, {name}")) for b, form in columns)] for name in names]
+    return "\n".join(map(line, [header, ["---", *["---:"] * len(columns)], *rows]))
 
 
 def ways(key: str, *, recipe: str) -> str:
@@ -81,7 +79,7 @@ def ways(key: str, *, recipe: str) -> str:
     return "\n".join(lines)
 
 
-def rows() -> Iterator[dict[str, object]]:
+def csv_rows() -> Iterator[dict[str, object]]:
     """Every cell of every model, for docs/data/mixed_bits.csv."""
     for key, found in load("mixed_bits")["models"].items():
         model, first = key.split()

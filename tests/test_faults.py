@@ -242,11 +242,11 @@ def test_a_place_that_cannot_be_written_is_told_before_the_long_work(
 
 @pytest.mark.slow
 def test_kills_are_survived(tmp_path: Path) -> None:
-    """Two moments of the harness that tries fifty."""
+    """One moment of the harness that tries fifty."""
     root = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "benchmarks.kill_anywhere", "--count", "2", "--seed", "7", "--workers", "1"]
+    command = [sys.executable, "-m", "benchmarks.kill_anywhere", "--count", "1", "--seed", "7", "--workers", "1"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "kills.json")], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "2 of 2 survived" in done.stdout
+    assert "1 of 1 survived" in done.stdout

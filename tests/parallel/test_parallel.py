@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.tiny import random_model, tiny_config
+from typer.testing import CliRunner
 
 from mixqsam.calibrate import calibrate
+from mixqsam.cli.main import app
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ParallelError
 from mixqsam.evaluation.evaluate import evaluate
@@ -130,11 +133,26 @@ def test_a_world_of_another_size_is_refused() -> None:
 # Two real processes
 
 
-def launched(world: int, arguments: list[object], *, cache: Path) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def launched(world: int, arguments: list[object], *, cache: Path) -> Ended:
+    """Run a command in processes of a group; one process is this one, which has loaded everything already."""
+    words = [str(argument) for argument in arguments]
+    if world == 1:
+        alone = CliRunner().invoke(app, words, env={"MIXQSAM_CACHE": str(cache)})
+        return Ended(alone.exit_code, alone.stdout, alone.stderr)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
-    command = [*(launcher if world > 1 else [sys.executable]), "-m", "mixqsam", *(str(a) for a in arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MIXQSAM_CACHE": str(cache)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    command = [*launcher, "-m", "mixqsam", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def pictures(folder: Path, count: int = 4) -> tuple[Path, Path]:
