@@ -29,15 +29,25 @@ function showValues() {
   byId("bitops-text").textContent = `${giga(valueOf("bitops"))} G`;
 }
 
+function describeMissing(model) {
+  return `${model.name} has no stored analysis. Choose a directory on the right that mixqsam quantize wrote.`;
+}
+
 export const openBudget = runLatest(async (signal) => {
   const model = analysedModel();
   if (range?.model === model.name) return;
   range = null;
-  for (const element of document.querySelectorAll(".solution")) element.hidden = !model.analysed;
-  byId("sliders").disabled = !model.analysed;
+  byId("sliders").disabled = true;
+  for (const element of document.querySelectorAll(".solution")) element.hidden = true;
   byId("solved").textContent = byId("expected").textContent = "";
-  if (!model.analysed) return allowTrial(`${model.name} has no stored analysis. Choose a directory on the right that mixqsam quantize wrote.`);
-  range = { model: model.name, ...(await ask("/api/allocate", { body: JSON.stringify({ model: model.name }), signal })) };
+  if (!model.analysed) return allowTrial(describeMissing(model));
+  try {
+    range = { model: model.name, ...(await ask("/api/allocate", { body: JSON.stringify({ model: model.name }), signal })) };
+  } catch (error) {
+    if (error.name !== "AbortError") allowTrial(error.message);
+    return;
+  }
+  byId("sliders").disabled = false;
   /* Slightly above the model's own costs, so that the model itself fits the budget. */
   for (const name of ["size", "bitops"]) byId(name).value = Math.ceil(sliderOf(name, range[name].now));
   showValues();
@@ -55,12 +65,13 @@ const solve = runLatest(async (signal) => {
     if (error.name === "AbortError") return;
     byId("solved").textContent = error.message;
     byId("expected").textContent = "";
-    return allowTrial("No bits fit this budget.");
+    return allowTrial("Without bits there is no model to try.");
   }
   const uniform = allocation.uniform ? `the largest uniform model within the budget is ${allocation.uniform}` : "no uniform model fits";
   const proof = allocation.gap ? `within ${(100 * allocation.gap).toFixed(2)}% of the optimum` : "proven optimal";
   byId("solved").textContent = `${megabytes(allocation.size)}, ${giga(allocation.bitops)} GBitOps, ${allocation.mean_weight_bits.toFixed(2)} bits per weight; ${uniform}; ${proof} in ${milliseconds(allocation.seconds)}.`;
   byId("expected").textContent = allocation.expected;
+  for (const element of document.querySelectorAll(".solution")) element.hidden = false;
   byId("network").innerHTML = allocation.picture;
   byId("command").textContent = allocation.command;
   allowTrial(range.obstacle);

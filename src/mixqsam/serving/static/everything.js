@@ -8,39 +8,45 @@ import { addObject, state } from "./state.js";
 /* Small models are sure of few masks: where there is none, the next level is tried. */
 const LEVELS = ["sure", "likely", "unsure"];
 
+let running = null;
+
+function stop() {
+  running?.abort();
+  running = null;
+  byId("everything").textContent = "Everything";
+}
+
+/* Of another model or picture. */
 export function forgetEverything() {
+  stop();
   state.everything = null;
   render();
 }
 
-let running = null;
-
 /* Find everything, stop finding it, or hide it. */
 export function toggleEverything() {
-  if (running) return running.abort();
-  return state.everything ? forgetEverything() : findEverything();
+  if (!running) return state.everything ? forgetEverything() : findEverything();
+  stop();
+  showMessage("");
 }
 
 async function findEverything() {
-  const { image } = state;
-  const model = byId("model-1").value;
-  running = new AbortController();
+  const own = (running = new AbortController());
   byId("everything").textContent = "Stop";
   try {
-    const { level, masks, found } = await find(model, image, running.signal);
-    /* Meanwhile another picture or model may have been chosen. */
-    if (state.image !== image || byId("model-1").value !== model) return showMessage("");
+    const { level, masks, found } = await find(own.signal);
     if (masks.length) show(masks);
     showMessage(describe(masks.length, found, level));
   } catch (error) {
-    showMessage(error.name === "AbortError" ? "" : error.message, true);
+    if (error.name !== "AbortError") showMessage(error.message, true);
   } finally {
-    running = null;
-    byId("everything").textContent = "Everything";
+    if (running === own) stop();
   }
 }
 
-async function find(model, image, signal) {
+async function find(signal) {
+  const { image } = state;
+  const model = byId("model-1").value;
   const side = Number(byId("side").value);
   for (let place = LEVELS.indexOf(byId("sureness").value); ; place++) {
     const level = LEVELS[place];

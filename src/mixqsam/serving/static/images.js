@@ -1,6 +1,6 @@
 /* The gallery: choose a picture, or upload one. */
 
-import { render } from "./panel.js";
+import { forgetEverything } from "./everything.js";
 import { ask } from "./server.js";
 import { forgetObjects, state } from "./state.js";
 
@@ -13,8 +13,8 @@ export async function choose(name) {
   if (state.wanted !== name) return;
   Object.assign(state, { image: name, picture });
   forgetObjects();
+  forgetEverything();
   for (const sample of document.querySelectorAll(".sample")) sample.setAttribute("aria-pressed", sample.dataset.name === name);
-  render();
   showMessage("Click on something, or drag a box around it.");
 }
 
