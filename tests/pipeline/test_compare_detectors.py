@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,16 @@ from typer.testing import CliRunner
 from mixqsam.cli.main import app
 from mixqsam.errors import AnnotationError
 from mixqsam.evaluation.evaluate import evaluate_prompt_sets
+from mixqsam.families.family import Maps
+from mixqsam.files import Cache
 from mixqsam.pipeline import comparison_scores
 from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Data, Evaluation, Options, Session
+from mixqsam.progress import Silent
 from mixqsam.reporting.comparison import Comparison, DetectorBoxes, DetectorFigures
+from mixqsam.sam import predictor
+from mixqsam.sam.forward import Frame, encode
+from mixqsam.sam.load import Sam
 from tests.conftest import draw
 
 # Uniform bits need no analysis.
@@ -48,7 +55,15 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def compare(place: Path, model: Path, boxes: Any, session: Session, *, limit: int | None = None) -> Comparison:
+def compare(
+    place: Path,
+    model: Path,
+    boxes: Any,
+    session: Session,
+    *,
+    limit: int | None = None,
+    keep_embeddings: bool = False,
+) -> Comparison:
     data = Data(place / "photos", place / "truth.json", boxes=boxes)
     return run_comparison(
         model,
@@ -58,6 +73,7 @@ def compare(place: Path, model: Path, boxes: Any, session: Session, *, limit: in
         output=place / "out",
         session=session,
         overwrite=True,
+        keep_embeddings=keep_embeddings,
     )
 
 
@@ -118,6 +134,25 @@ def test_the_tables_have_a_column_for_each_detector(model_directory: Path, place
     assert stored == json.loads(json.dumps(found.to_json()))
     assert stored["rows"][1]["by_detector"]["wide"]["ap"] == row.by_detector["wide"].ap
     assert "mean over detectors" in (place / "out/comparison.svg").read_text()
+
+
+def test_kept_embeddings_give_the_same_figures_from_one_pass_of_the_float_model(
+    model_directory: Path, place: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"exact": place / "exact.json", "wide": place / "wide.json"}
+    encoded: list[str] = []
+
+    def count(sam: Sam, frame: Frame) -> Maps:
+        encoded.append(sam.fingerprint)
+        return encode(sam, frame)
+
+    monkeypatch.setattr(predictor, "encode", count)
+    fast = compare(place, model_directory, files, session, keep_embeddings=True)
+    # The float model and two quantized ones.
+    assert sorted(encoded.count(fingerprint) for fingerprint in set(encoded)) == [4, 4, 4]
+    plain = compare(place, model_directory, files, Session(Cache(place / "other"), Silent()))
+    assert [replace(row, seconds=0.0) for row in fast.rows] == [replace(row, seconds=0.0) for row in plain.rows]
+    assert len(encoded) == 3 * 4 + 4 * 4
 
 
 def test_detectors_are_judged_on_the_same_drawn_images_and_one_without_a_box_there_is_named(

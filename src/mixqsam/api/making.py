@@ -108,6 +108,7 @@ def compare(
     output: Path | str,
     request: CompareRequest | None = None,
     evaluation: Annotated[Evaluation | Data | Path | str | None, Nested(prefix="eval_")] = None,
+    keep_embeddings: bool = False,
     overwrite: bool = False,
     cache: Path | str | None = None,
     device: str = "cpu",
@@ -124,6 +125,7 @@ def compare(
         request: recipes, budgets, modes and options.
         evaluation: images on which models are compared; None for images that do not calibrate. Its `boxes` may map the
             names of detectors to files; each row then has figures for each detector.
+        keep_embeddings: cache the float model's image embeddings, so that it encodes each image once for all models.
         overwrite: replace an earlier comparison of mixqsam.
         cache: folder of the cache; None for the user's.
         device: device for the computation, e.g. `cpu` or `cuda`.
@@ -144,6 +146,7 @@ def compare(
         output=Path(output),
         session=start_session(cache, progress, device=device, processes=processes, is_group=True),
         overwrite=overwrite,
+        keep_embeddings=keep_embeddings,
     )
 
 

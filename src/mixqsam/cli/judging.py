@@ -12,6 +12,7 @@ from mixqsam.cli.options import (
     Cache,
     Device,
     ImagesAlone,
+    KeepEmbeddings,
     Limit,
     Models,
     OutputFile,
@@ -80,9 +81,7 @@ def evaluate(
         bool,
         Option("Take the best of three masks per prompt, as the model rates them.", flags=("--best-of-three",)),
     ] = False,
-    keep_embeddings: Annotated[
-        bool, Option("Cache the float model's image embeddings for the next model.", flags=("--keep-embeddings",))
-    ] = False,
+    keep_embeddings: KeepEmbeddings = False,
     output: OutputFile = None,
     results: Annotated[
         Path | None, Option("COCO-results JSON to write: the masks as run lengths, with scores. Needs --annotations.")

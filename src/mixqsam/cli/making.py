@@ -19,6 +19,7 @@ from mixqsam.cli.options import (
     Cache,
     Device,
     ImageSize,
+    KeepEmbeddings,
     Model,
     OptionalData,
     OutputDirectory,
@@ -146,6 +147,7 @@ def compare(
     image_size: ImageSize = None,
     images: OptionalData = None,
     evaluation: EvaluationOptions,
+    keep_embeddings: KeepEmbeddings = False,
     overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "cpu",
@@ -168,6 +170,7 @@ def compare(
         output=output,
         session=session,
         overwrite=overwrite,
+        keep_embeddings=keep_embeddings,
     )
     if session.engine.rank:
         return None

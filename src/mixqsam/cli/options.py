@@ -29,6 +29,9 @@ RequiredFile = Annotated[Path, Option("JSON file to write.", flags=("--output", 
 Overwrite = Annotated[bool, Option("Replace an output that mixqsam wrote.")]
 Limit = Annotated[int | None, Option("Maximum number of images: the first ones.", minimum=1)]
 Reference = Annotated[str | None, Option("The float model.", default_help="the origin of the first model")]
+KeepEmbeddings = Annotated[
+    bool, Option("Cache the float model's image embeddings for the next model.", flags=("--keep-embeddings",))
+]
 Cache = Annotated[
     Path | None,
     Option(

@@ -47,6 +47,7 @@ def run_comparison(
     output: Path,
     session: Session,
     overwrite: bool = False,
+    keep_embeddings: bool = False,
 ) -> Comparison:
     """Quantize and evaluate the requested models, and write the tables and the figure.
 
@@ -62,6 +63,8 @@ def run_comparison(
         output: directory to write: `comparison.md`, `.csv`, `.tex`, `.json`, `.svg`, `.png`.
         session: cache and progress.
         overwrite: replace an existing comparison.
+        keep_embeddings: cache the float model's image embeddings (4.2 MB an image for a full-size SAM), so that it
+            encodes each image once for all models.
 
     Raises:
         InputError: an unknown recipe, or too few calibration images for one.
@@ -69,14 +72,22 @@ def run_comparison(
     """
     with claim_directory(output, overwrite=overwrite, marker=MARKER, is_main_process=session.engine.rank == 0):
         with following(session.progress):
-            comparison = _compare(model, calibration, evaluation, request=request, session=session)
+            comparison = _compare(
+                model, calibration, evaluation, request=request, session=session, keep_embeddings=keep_embeddings
+            )
         if not session.engine.rank:
             _write(comparison, output, overwrite=overwrite)
     return comparison
 
 
 def _compare(
-    model: str | Path, calibration: Source, evaluation: Evaluation, *, request: CompareRequest, session: Session
+    model: str | Path,
+    calibration: Source,
+    evaluation: Evaluation,
+    *,
+    request: CompareRequest,
+    session: Session,
+    keep_embeddings: bool,
 ) -> Comparison:
     recipes = [find_recipe(choice) for choice in request.recipes]
     check_request(request)
@@ -96,7 +107,7 @@ def _compare(
     _begin(sam, samples, request=request, options=options, images=images, session=session)
     analysis = with_prompts(analyze_model(sam, samples, options=options, session=session), request.options.allocation)
     models = _choose_models(sam, samples, analysis, request=request, session=session)
-    scores = Scores(sam, samples, images, request=request, session=session)
+    scores = Scores(sam, samples, images, request=request, session=session, keep_embeddings=keep_embeddings)
     share = take_share(session.engine, models)
     tracked = session.progress.track(share, label="Comparing", total=len(share))
     with session.timed("comparison"):

@@ -31,10 +31,19 @@ class Scores:
     """Quantizes and judges models; the cache has an entry for each model and set of prompts."""
 
     def __init__(
-        self, sam: Sam, samples: Sequence[Sample], images: ComparedImages, *, request: CompareRequest, session: Session
+        self,
+        sam: Sam,
+        samples: Sequence[Sample],
+        images: ComparedImages,
+        *,
+        request: CompareRequest,
+        session: Session,
+        keep_embeddings: bool = False,
     ) -> None:
         self._sam, self._samples, self._images = sam, samples, images
         self._request, self._session = request, session
+        # The float model judges every other one: kept embeddings save it a pass over all images for each.
+        self._float = SamPredictor(sam, embeddings=session.cache.root / "embeddings" if keep_embeddings else None)
         calibration = [sample.digest() for sample in samples]
         truth = images.annotations and digest_file(images.annotations)
         self._keys = {
@@ -87,7 +96,7 @@ class Scores:
         )
 
     def _evaluate(self, models: Mapping[str, Sam], names: Sequence[str]) -> dict[str, dict[str, EvaluationResult]]:
-        predictors = {name: SamPredictor(sam) for name, sam in {"float": self._sam, **models}.items()}
+        predictors = {"float": self._float, **{name: SamPredictor(sam) for name, sam in models.items()}}
         with self._session.timed("evaluation"):
             return evaluate_prompt_sets(
                 predictors,
