@@ -37,7 +37,9 @@ def test_the_page_and_what_it_needs_are_served(client: TestClient) -> None:
     for path in ("/", "/static/page.js", "/static/page.css", "/report.css"):
         assert client.get(path).status_code == 200
     # Browsers run modules of this type alone.
-    assert client.get("/static/page.js").headers["content-type"].startswith("text/javascript")
+    headers = client.get("/static/page.js").headers
+    assert headers["content-type"].startswith("text/javascript")
+    assert headers["cache-control"] == "no-store"
     assert "default-src 'self'" in client.get("/").headers["content-security-policy"]
     state = client.get("/api/state").json()
     assert [(one["name"], one["analysed"]) for one in state["models"]] == [("float", False), ("out", True)]

@@ -50,6 +50,15 @@ _HEADERS = {
 }
 
 
+class _Files(StaticFiles):
+    """The page's files, with the headers of all answers: modules of two versions would not fit each other."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers.update(_HEADERS)
+        return response
+
+
 def make_app(workspace: Workspace, *, hosts: list[str]) -> Starlette:
     """Make the application.
 
@@ -76,7 +85,7 @@ def make_app(workspace: Workspace, *, hosts: list[str]) -> Starlette:
         Route("/api/allocate", page.allocate, methods=["POST"]),
         Route("/api/tries", page.start_trial, methods=["POST"]),
         Route("/api/tries/{number:int}", page.trial),
-        Mount("/static", StaticFiles(directory=_STATIC)),
+        Mount("/static", _Files(directory=_STATIC)),
     ]
     return Starlette(
         routes=routes,
