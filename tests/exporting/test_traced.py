@@ -29,6 +29,7 @@ from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam.compact import compacted
+from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.predictor import SamPredictor
 from tests.exporting.test_onnx import BOTH, BOXES, POINTS, operators
@@ -109,7 +110,8 @@ def write(sam: Sam, plan: BitPlan, folder: Path) -> Made:
     return Made(load_model(folder / "quantized", integer=True)[0], folders, exported)
 
 
-@pytest.fixture(scope="module", params=TRACED)
+# Its decoder is SAM-HQ's, and tracing that takes longest: its encoder has a test of its own.
+@pytest.fixture(scope="module", params=[name for name in TRACED if name != "sam_hq_light"])
 def mixed(request: pytest.FixtureRequest, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Made:
     sam = random_sam(FAMILIES[request.param])
     units = sam.costs().units
@@ -149,6 +151,29 @@ def test_masks_are_those_of_integer_inference(mixed: Made, samples: list[Sample]
                 assert overlap(found.masks, expected.masks) >= 0.98
                 assert np.abs(found.logits - expected.logits).max() <= 0.02 * np.abs(expected.logits).max()
                 np.testing.assert_allclose(found.scores, expected.scores, atol=0.01)
+
+
+@pytest.mark.slow
+def test_depthwise_convolutions_give_the_same_masks(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    sam = random_sam(FAMILIES["sam_hq_light"])
+    plan = BitPlan.uniform(sam.costs().units, UnitBits(8, 8))
+    sam = nearest(sam, plan, calibrate(sam, samples, observer="minmax", progress=Silent()))
+    manifest = Manifest.of(sam, plan, recipe="minmax", prompts_per_image=1)
+    monkeypatch.setattr(writing, "trace", remembered(trace))
+    depthwise = {unit.name for unit in sam.costs().units if unit.role == "depthwise"}
+    for sliced in (True, False):
+        encoder, in_float = files.encoder_model(sam, manifest, ExportOptions(), sliced=sliced)
+        assert [value.name for value in encoder.graph.output] == [EMBEDDING, "early"]
+        assert depthwise <= in_float.keys() if sliced else not in_float
+        session = runtime.InferenceSession(encoder.SerializeToString(), providers=["CPUExecutionProvider"])
+        for sample in samples:
+            frame = make_frame(sam, sample.open())
+            prompts = prompt_tensors(sam, BOXES, frame)
+            found = map(torch.from_numpy, session.run(None, {"x": frame.pixels.numpy()}))
+            logits, _ = decode(sam, dict(zip(("embedding", "early"), found, strict=True)), prompts)
+            expected, _ = decode(sam, encode(sam, frame), prompts)
+            assert overlap((logits > 0).numpy(), (expected > 0).numpy()) >= 0.98
+            assert (logits - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
 @pytest.mark.slow

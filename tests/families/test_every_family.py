@@ -275,6 +275,8 @@ def test_the_fisher_sensitivity_is_that_of_quantized_units(made: Made, tmp_path:
 def test_recipes_run(made: Made, recipe: str, tmp_path: Path) -> None:
     if made.family.name not in NEWER:
         pytest.skip("tests/quantization has these")
+    if made.family.name == "sam_hq_light" and recipe not in {"compensated", "saq-sam"}:
+        pytest.skip("its encoder is MobileSAM's, its decoder SAM-HQ's")
     if (recipe, made.family.name) == ("saq-sam", "sam3_tracker"):
         pytest.skip("does not fit, see below")
     plan = BitPlan.uniform(made.sam.costs().units, UnitBits(4, 4))
