@@ -8,8 +8,9 @@ import pytest
 
 from mixqsam.data.samples import Sample
 from mixqsam.errors import BudgetError, InputError, OutputError
-from mixqsam.pipeline import comparison_scores
+from mixqsam.pipeline import compare, comparison_scores
 from mixqsam.pipeline.compare import run_comparison
+from mixqsam.pipeline.estimate import Speed
 from mixqsam.pipeline.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -59,11 +60,15 @@ def run(model: Path, pictures: Pictures, output: Path, session: Session, **chang
 
 
 def test_a_comparison_has_a_row_for_everything_asked_for(
-    model_directory: Path, six: Pictures, session: Session, tmp_path: Path
+    model_directory: Path, six: Pictures, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compare, "measure_speed", lambda *_, **__: Speed(forward=100, grids=0, ranges=0))
     out = tmp_path / "out"
     found = run(model_directory, six, out, session, budgets=["W4A4", "46kB"])
     assert (found.calibration, found.evaluation) == (4, 2)
+    # Fewer images than these would not be worth a hint.
+    (note,) = [note for note in session.progress.notes if "This takes about" in note]  # type: ignore[attr-defined]
+    assert note.endswith("Shorter: fewer --recipes or budgets.")
     assert found.basis.startswith(f"2 images with {found.prompts} prompts (")
     assert f"quality measured on {found.basis}." in (out / "comparison.md").read_text()
     assert [(r.recipe, r.budget, r.mode) for r in found.rows] == [

@@ -6,7 +6,7 @@ import pytest
 
 import mixqsam.analysis.measure as analysis_module
 from mixqsam.allocation.budget import Budget
-from mixqsam.errors import BudgetError
+from mixqsam.errors import BudgetError, InputError
 from mixqsam.pipeline.explore import Explorer
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import Result, run_quantization
@@ -63,9 +63,8 @@ def test_a_uniform_budget_measures_nothing(
     assert "importance 0.0000" not in page
     assert ">importance</text>" not in page
     assert "they were not optimised" in page
-    explorer = Explorer(tmp_path / "out")
-    with pytest.raises(BudgetError, match="run `mixqsam analyze"):
-        explorer.solve(size=explorer.size.now, bitops=explorer.bitops.now, tied=False)
+    with pytest.raises(InputError, match="out was quantized at a uniform budget, which measures nothing"):
+        Explorer(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

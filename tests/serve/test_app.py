@@ -120,7 +120,7 @@ def test_bad_uploads_get_a_message(client: TestClient, content: bytes, code: int
         ({"models": ["float"] * 3}, "one to 2 names"),
         ({"models": 7}, "one to 2 names"),
         ({"image": "../a.png"}, "is not on the server"),
-        ({"image": None}, "one to 1 names"),
+        ({"image": None}, "“image” is missing"),
         ({"box": None}, "Draw a box or click"),
         ({"box": [1, 2, 3]}, "x1, y1, x2, y2"),
         ({"box": "abcd"}, "x1, y1, x2, y2"),

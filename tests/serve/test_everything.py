@@ -71,7 +71,7 @@ def test_sure_masks_are_fewer(client: TestClient) -> None:
         ({"sureness": ["sure"]}, "one of sure, likely, unsure"),
         ({"model": "x"}, "'x' is not served"),
         ({"image": "x"}, "is not on the server"),
-        ({"image": None}, "one to 1 names"),
+        ({"image": None}, "“image” is missing"),
     ],
 )
 def test_bad_requests_get_a_message(client: TestClient, change: dict[str, Any], words: str) -> None:

@@ -74,9 +74,11 @@ def test_the_oldest_tried_model_is_removed(client: TestClient) -> None:
     [
         ({"size": 1}, "smallest"),
         ({"size": "x"}, "size in bytes"),
-        ({"size": float("inf")}, "above zero"),
+        ({"size": float("inf")}, "1 to 1e15 bytes"),
+        ({"size": 1e300, "bitops": 1e300}, "1 to 1e15 bytes"),
+        ({"size": 5e-324}, "1 to 1e15 bytes"),
         ({"model": "float"}, "no stored analysis"),
-        ({"model": None}, "one to 1 names"),
+        ({"model": None}, "“model” is missing"),
     ],
 )
 def test_a_budget_that_cannot_be_tried_gets_a_message(client: TestClient, change: dict[str, Any], words: str) -> None:

@@ -30,7 +30,8 @@ Overwrite = Annotated[bool, Option("Replace an output that mixqsam wrote.")]
 Limit = Annotated[int | None, Option("Maximum number of images: the first ones.", minimum=1)]
 Reference = Annotated[str | None, Option("The float model.", default_help="the origin of the first model")]
 KeepEmbeddings = Annotated[
-    bool, Option("Cache the float model's image embeddings for the next model.", flags=("--keep-embeddings",))
+    bool,
+    Option("Cache the float model's image embeddings, so that it encodes each image once.", flags=("--keep-embeddings",)),
 ]
 Cache = Annotated[
     Path | None,

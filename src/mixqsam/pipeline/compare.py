@@ -166,7 +166,8 @@ def _begin(
     judging = measure_speed(sam, prompts=-(-images.prompts // max(1, images.images)))
     seconds += len(request.recipes) * check_stage(judging, images=images.images, models=models).seconds
     stages.append(Stage("comparison", seconds / world))
-    announce(stages, ["fewer --recipes or budgets", "--eval-limit 8"], session)
+    fewer_images = ["--eval-limit 8"] if images.images > 8 else []
+    announce(stages, ["fewer --recipes or budgets", *fewer_images], session)
     begin_job(session.progress, stages)
 
 

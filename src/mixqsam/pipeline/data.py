@@ -47,7 +47,7 @@ class Data(OptionClass):
     boxes: Annotated[
         BoxFiles | None,
         Option(
-            "COCO-results JSON whose boxes are the prompts. `compare` takes several to evaluate on, each as NAME=FILE.",
+            "COCO-results JSON whose boxes are the prompts. `compare` evaluates on several: --eval-boxes NAME=FILE.",
             panel=_IMAGES,
             parse=parse_box_files,
             write=write_box_files,

@@ -10,7 +10,7 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.uniform import nearest_uniform, uniform_allocation, uniform_label
 from mixqsam.directories import free_path
-from mixqsam.errors import BudgetError
+from mixqsam.errors import BudgetError, InputError
 from mixqsam.files import read_json
 from mixqsam.options.flat import flatten
 from mixqsam.options.values import convert
@@ -49,10 +49,16 @@ class Explorer:
 
     Raises:
         ArtifactError: it cannot be read.
+        InputError: its budget was uniform, so that nothing was measured.
     """
 
     def __init__(self, directory: Path) -> None:
         self._analysis = read_analysis(directory)
+        if not (self._analysis.fisher or self._analysis.sensitivity or self._analysis.importance):
+            raise InputError(
+                f"{directory.name} was quantized at a uniform budget, which measures nothing. To choose other bits, "
+                "run `mixqsam quantize` with a budget such as W4A4."
+            )
         stored = Allocation.from_json(
             read_json(directory / MARKER, what="an allocation"), source=str(directory / MARKER)
         )
@@ -131,8 +137,8 @@ def _write_budget(size: float, bitops: float) -> str:
     Raises:
         BudgetError: a number is not one of a budget.
     """
-    if not (0 < size < float("inf") and 0 < bitops < float("inf")):
-        raise BudgetError("A budget is a number above zero.")
+    if not (1 <= size <= 1e15 and 1 <= bitops <= 1e21):
+        raise BudgetError("A budget is 1 to 1e15 bytes and 1 to 1e21 BitOps.")
     return f"{_short(size / 1e6)}MB,bitops={_short(bitops / 1e9)}G"
 
 

@@ -22,6 +22,7 @@ from mixqsam.serving.requests import (
     parse_automatic,
     parse_budget,
     parse_choice,
+    parse_name,
     parse_names,
     parse_prompt,
     read_body,
@@ -153,7 +154,7 @@ class Page:
     async def segment(self, request: Request) -> Response:
         """Masks of one or two models for one prompt, and their difference."""
         value = await self._read_json(request)
-        models, image = parse_names(value.get("models"), maximum=2), parse_names([value.get("image")], maximum=1)[0]
+        models, image = parse_names(value.get("models"), maximum=2), parse_name(value, "image")
         choice = parse_choice(value.get("mask", 0))
 
         def work() -> dict[str, Any]:
@@ -169,7 +170,7 @@ class Page:
     async def everything(self, request: Request) -> Response:
         """All masks of an image by one model, after lines that say how far it is."""
         value = await self._read_json(request)
-        model, image = (parse_names([value.get(name)], maximum=1)[0] for name in ("model", "image"))
+        model, image = parse_name(value, "model"), parse_name(value, "image")
         options = parse_automatic(value, maximum=self._workspace.limits.grid)
         everything = Everything(self._workspace, self._worker, model=model, image=image, options=options)
         return StreamingResponse(await everything.begin(), media_type="application/x-ndjson", headers=_HEADERS)
@@ -177,7 +178,7 @@ class Page:
     async def allocate(self, request: Request) -> Response:
         """Bits of a model within another budget; without a budget, the ranges of size and BitOps."""
         value = await self._read_json(request)
-        (model,) = parse_names([value.get("model")], maximum=1)
+        model = parse_name(value, "model")
         budget = parse_budget(value) if "size" in value else None
 
         def work() -> dict[str, Any]:
@@ -192,7 +193,7 @@ class Page:
     async def start_trial(self, request: Request) -> Response:
         """Start to make the model of another budget."""
         value = await self._read_json(request)
-        (model,) = parse_names([value.get("model")], maximum=1)
+        model = parse_name(value, "model")
         trial = await self._trials.start(model, parse_budget(value))
         return _json_response(self._trials.describe(trial.number))
 

@@ -83,8 +83,20 @@ async def read_body(request: Request, *, maximum: int, seconds: float) -> bytes:
     return b"".join(parts)
 
 
+def parse_name(value: Mapping[str, Any], key: str) -> str:
+    """Parse the name of a model or an image.
+
+    Raises:
+        InputError: `key` holds no name.
+    """
+    name = value.get(key)
+    if not isinstance(name, str):
+        raise InputError(f"“{key}” is missing or is not a name; choose one of those that /api/state lists.")
+    return name
+
+
 def parse_names(values: Any, *, maximum: int) -> list[str]:
-    """Parse names of models or images.
+    """Parse names of models.
 
     Raises:
         InputError: it is not a list of one to `maximum` names.
@@ -94,7 +106,7 @@ def parse_names(values: Any, *, maximum: int) -> list[str]:
         or not 0 < len(values) <= maximum
         or not all(isinstance(name, str) for name in values)
     ):
-        raise InputError(f"Expected one to {maximum} names.")
+        raise InputError(f"“models” is not a list of one to {maximum} names; choose of those that /api/state lists.")
     return list(values)
 
 

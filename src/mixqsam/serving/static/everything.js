@@ -66,7 +66,7 @@ function describe(shown, found, level) {
   if (!shown) return "Nothing was found. Try more points, or click on something.";
   const less = level === byId("sureness").value ? "" : " The model is not as sure of them as was asked.";
   const most = shown < found ? ` (the surest of ${found})` : "";
-  return `${shown} masks${most} on the right.${less} Click on one to make it an object; press the button again to hide them.`;
+  return `${shown} mask${shown === 1 ? "" : "s"}${most} on the right.${less} Click on one to make it an object; press the button again to hide them.`;
 }
 
 function show(masks) {
