@@ -31,7 +31,9 @@ Limit = Annotated[int | None, Option("Maximum number of images: the first ones."
 Reference = Annotated[str | None, Option("The float model.", default_help="the origin of the first model")]
 KeepEmbeddings = Annotated[
     bool,
-    Option("Cache the float model's image embeddings, so that it encodes each image once.", flags=("--keep-embeddings",)),
+    Option(
+        "Cache the float model's image embeddings, so that it encodes each image once.", flags=("--keep-embeddings",)
+    ),
 ]
 Cache = Annotated[
     Path | None,
