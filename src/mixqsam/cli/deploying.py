@@ -196,7 +196,8 @@ def export(
     lines = _download_lines(exported.downloads)
     for reason, count in Counter(exported.float_units.values()).items():
         first = next(name for name, why in exported.float_units.items() if why == reason)
-        lines.append(f"{count} units compute with their quantized values in float arithmetic ({reason}), e.g. {first}")
+        units = "1 unit computes with its" if count == 1 else f"{count} units compute with their"
+        lines.append(f"{units} quantized values in float arithmetic ({reason}), e.g. {first}")
     data = {"directory": str(output), "files": dict(exported.files), "float_units": dict(exported.float_units)}
     made = {output / name: f"{size / 1e6:.2f} MB" for name, size in exported.files.items()}
     if exported.downloads:
