@@ -39,6 +39,8 @@ from mixqsam.files import read_json, write_json
 from mixqsam.prediction import Prediction, Predictor
 
 _AP_DRAWS = 100
+# OpenVINO computes what is float in an encoder in one of these.
+_PRECISIONS = {"openvino": "f32", "bf16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ class Row:
 def rows(coco: Path, folder: Path, *, count: int, recipe: str) -> dict[str, Row]:
     """All rows, by their key in the JSON file."""
     graph, frames = folder / "float.onnx", folder / f"frames-{count}.npy"
-    found = {"float": Row("float", _nothing, _exported_files(folder / "float"))}
+    plain = _exported_files(folder / "float")
+    found = {
+        "float": Row("float", _nothing, plain),
+        "bf16": Row("OpenVINO bf16", _nothing, {"bf16": plain["openvino"]}),
+    }
     for key, settings in makers.STATIC.items():
         path = folder / f"{key}.onnx"
         make = partial(_apart, makers.make_static, graph, frames, path, settings)
@@ -76,7 +82,8 @@ def rows(coco: Path, folder: Path, *, count: int, recipe: str) -> dict[str, Row]
         directory = folder / f"ours-{budget.replace(':', '-').lower()}"
         make = partial(_make_ours, coco, folder, budget, count, recipe)
         title = f"mixqsam, {budget.replace('uniform:', 'uniform ') if ':' in budget else f'mixed {budget}'}"
-        found[key] = Row(title, make, _exported_files(directory))
+        files = _exported_files(directory)
+        found[key] = Row(title, make, {**files, "bf16": files["openvino"]})
     return found
 
 
@@ -109,8 +116,8 @@ def open_encoder(runtime: str, path: Path) -> Encoder:
     """An encoder's file in a runtime."""
     if runtime == "onnx":
         return onnx_encoder(path)
-    if runtime == "openvino":
-        return openvino_encoder(str(path), precision="f32")
+    if runtime in _PRECISIONS:
+        return openvino_encoder(str(path), precision=_PRECISIONS[runtime])
     return torch_encoder(makers.load_quanto(path))
 
 
