@@ -2,49 +2,25 @@
 
 import csv
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from benchmarks.mixed_tables import csv_rows
 from benchmarks.performance_tables import DOCS, load
-from benchmarks.recipe_tables import comparison
-from mixqsam.reporting.comparison import to_csv
 
 Row = Mapping[str, object]
-FIGURES = ("AP", "IoU", "IoU to float")
 
 
 def write_tables() -> None:
     """Write every table."""
-    (DOCS / "data/recipes.csv").write_text(to_csv(comparison()), encoding="utf-8")
     tables: dict[str, Iterable[Row]] = {
-        "allocation": _allocation(),
         "agreement": _agreement(),
         "backends": _backends(),
         "files": _files(),
+        "mixed_bits": csv_rows(),
         "fuzzing": _fuzzing(),
         "server_load": _server_load(),
     }
     for name, rows in tables.items():
         _write(name, list(rows))
-
-
-def write_markdown(name: str, table: str) -> None:
-    """Write a Markdown table as docs/data/NAME.csv; cells of three figures become three columns."""
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    triples = [all(cell.count(" / ") == len(FIGURES) - 1 for cell in column) for column in zip(*rows, strict=True)]
-    _write(name, [_separate(header, row, triples) for row in rows])
-
-
-def _separate(header: list[str], row: list[str], triples: list[bool]) -> Row:
-    cells: dict[str, object] = {}
-    for title, cell, is_triple in zip(header, row, triples, strict=True):
-        if is_triple:
-            # A column with the name of its figures needs no other.
-            prefix = "" if title == " / ".join(FIGURES) else f"{title}: "
-            cells |= {f"{prefix}{figure}": part for figure, part in zip(FIGURES, cell.split(" / "), strict=True)}
-        else:
-            cells[title] = cell
-    return cells
 
 
 def _write(name: str, rows: list[Row]) -> None:
@@ -53,24 +29,6 @@ def _write(name: str, rows: list[Row]) -> None:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _allocation() -> Iterable[Row]:
-    """Every way to choose bits at every budget, the float model first."""
-    data = load("allocation")
-    yield {**_choice({"bits": "float"}), **_quality(data["float"])}
-    for row in data["rows"]:
-        yield {**_choice(row), **_quality(row)}
-
-
-def _choice(row: Mapping[str, Any]) -> Row:
-    names = {"bits": "bits", "utility": "utility", "output": "output_distribution", "synergy": "synergy"}
-    names |= {"lambda": "synergy_weight", "budget": "budget", "size": "size", "bitops": "bitops"}
-    return {name: row.get(key, "") for key, name in names.items()}
-
-
-def _quality(row: Mapping[str, Any]) -> Row:
-    return {"ap": row["coco"]["ap"], "truth_iou": row["truth_iou"], "mean_iou": row["fidelity"]["mean_iou"]}
 
 
 def _agreement() -> Iterable[Row]:

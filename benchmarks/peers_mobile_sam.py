@@ -26,6 +26,7 @@ import torch
 
 from benchmarks import mobile_encoders as encoders
 from benchmarks import mobile_peers as makers
+from benchmarks.ap_bootstrap import score_drawn
 from benchmarks.backends import Encoder, onnx_encoder, openvino_encoder, torch_encoder
 from benchmarks.harness import interval, machine
 from benchmarks.performance_tables import line
@@ -35,7 +36,7 @@ from mixqsam.deployed.backends import ONNX, OPENVINO
 from mixqsam.deployed.names import ENCODER
 from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.record import Record, measure
-from mixqsam.files import read_json, write_json
+from mixqsam.files import parse_json, read_json, write_json
 from mixqsam.prediction import Prediction, Predictor
 
 _AP_DRAWS = 100
@@ -173,16 +174,13 @@ class Judge:
         }
 
     def _ap(self, records: Sequence[Record]) -> list[float]:
-        from benchmarks.ap_noise import score  # noqa: PLC0415
-        from mixqsam.files import parse_json  # noqa: PLC0415
-
         assert self.annotations is not None
         content: Any = parse_json(self.annotations.read_text(encoding="utf-8"))
         images = [sample.image_id for sample in self.samples]
         results = {image: list(one["results"]) for image, one in zip(images, records, strict=True)}
         draws = np.random.default_rng(0).integers(0, len(records), (_AP_DRAWS, len(records)))
         whole = self.truth.score([r for one in records for r in one["results"]], images=images).ap
-        drawn = [score(content, results, [images[i] for i in draw], self._folder) for draw in draws]
+        drawn = [score_drawn(content, results, [images[i] for i in draw], self._folder) for draw in draws]
         return [whole, *(float(v) for v in np.percentile(drawn, [2.5, 97.5]))]
 
 
