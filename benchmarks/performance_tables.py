@@ -63,6 +63,17 @@ def solver() -> str:
     return "\n".join([*lines, "", machine_line(data)])
 
 
+def nearest() -> str:
+    """Time of calibrating on one image and rounding."""
+    data = load("nearest_cost")
+    lines = [line(["model", "plain pass", "calibration, an image", "weights", "peak memory"])]
+    lines.append(line(["---", *["---:"] * 4]))
+    for name, one in data["sizes"].items():
+        seconds = [f"{one[key]:.1f} s" for key in ("pass", "calibration", "weights")]
+        lines.append(line([name, *seconds, f"{one['peak_gigabytes']:.1f} GB"]))
+    return "\n".join([*lines, "", machine_line(data)])
+
+
 def reconstruction() -> str:
     """Time and memory of reconstruction."""
     data = load("reconstruction_cost")
