@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.hardened import harden
 from benchmarks.harness import interval, machine
-from benchmarks.mixed_cells import Cell, choose_bits
+from benchmarks.mixed_cells import BY_IMPORTANCE, FORMS, RULES, Cell, choose_bits
 from benchmarks.mobile_encoders import coco_data, judged_samples
 from mixqsam.allocation.budget import Budget
 from mixqsam.analysis.fisher import alike, measure_images, steady
@@ -43,18 +43,10 @@ from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
 
-FORMS = (
-    "uniform",
-    "decoder 8",
-    "decoder 16",
-    "worst five 16",
-    "mixed, as drawn",
-    "mixed, as for nearest",
-    "mixed 2-8",
-    "mixed",
-)
 BUDGETS = ("W8A8", "W6A6", "W4A4", "W3A3")
 _VERSION = 1
+# The default of `AnalysisOptions.sensitivity_bits`.
+_MEASURED_BITS = (2, 4, 8)
 # Operands without an error have no logarithm.
 _TINY = 1e-16
 
@@ -98,8 +90,13 @@ class Experiment:
         """The analysis as the cell's recipe has it."""
         recipe = find_recipe("omse" if cell.form.endswith("as for nearest") else cell.recipe)
         budget = Budget.parse(cell.budget)
+        options = replace(
+            self._options,
+            importance=cell.form in BY_IMPORTANCE,
+            sensitivity_bits=_MEASURED_BITS if cell.form == "measured" else (),
+        )
         return analyze_for_recipe(
-            self.sam, self.samples, recipe=recipe, budget=budget, options=self._options, session=self.session
+            self.sam, self.samples, recipe=recipe, budget=budget, options=options, session=self.session
         )
 
     def images(self) -> Vector:
@@ -254,7 +251,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=32, help="calibration images")
     parser.add_argument("--draws", type=int, default=32, help="of the output, for the Fisher sensitivity")
     parser.add_argument("--budgets", nargs="*", default=BUDGETS)
-    parser.add_argument("--forms", nargs="*", default=FORMS)
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=RULES)
     parser.add_argument("--recipes", nargs="*", default=("omse", "compensated"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path("out/mixed-bits"))

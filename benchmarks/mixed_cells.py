@@ -1,11 +1,38 @@
 """The cells of benchmarks.mixed_bits: how the bits of one are chosen."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mixqsam.allocation.budget import Budget
-from mixqsam.pipeline.options import AllocationOptions, Session
+from mixqsam.pipeline.options import AllocationOptions, Options, Session
+from mixqsam.pipeline.presets import Preset, apply_preset
 from mixqsam.pipeline.stages import run_allocation
 from mixqsam.plan import Analysis, BitPlan, UnitBits
+
+# Forms whose bits the program chooses → options of the allocation that differ from the defaults.
+PROGRAMS: dict[str, dict[str, Any]] = {
+    "mixed": {},
+    "mixed, as drawn": {},
+    "mixed, as for nearest": {},
+    "mixed 2-8": {"candidates": tuple(range(2, 9))},
+    "mixed, 1 prompt": {"prompts_per_image": 1.0},
+    "mixed, 10 prompts": {"prompts_per_image": 10.0},
+    "mixed, tied": {"tied": True},
+    "measured": {"utility": "measured"},
+    "exponential": {"utility": "exponential"},
+    "linear": {"utility": "linear"},
+    "fisher, λ 0.1": {"synergy_weight": 0.1},
+    "paper": {},
+    "paper, λ 0": {"synergy_weight": 0.0},
+}
+# The simple rules, and mixed bits by the defaults.
+RULES = ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed")
+FORMS = tuple(dict.fromkeys((*RULES, *PROGRAMS)))
+# Forms that need the importance of every unit.
+BY_IMPORTANCE = ("exponential", "linear", "fisher, λ 0.1", "paper", "paper, λ 0")
+_PAPER = "mix-qsam"
+# An experiment has time for a proof.
+_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -31,11 +58,15 @@ class Cell:
 def choose_bits(analysis: Analysis, cell: Cell, session: Session) -> BitPlan:
     """The bits of a cell: by the program, or by a simple rule."""
     units = analysis.costs.units
-    if cell.form.startswith("mixed"):
+    if cell.form in PROGRAMS:
         budget = Budget.parse(cell.budget)
-        candidates = tuple(range(2, 9)) if cell.form == "mixed 2-8" else None
-        options = AllocationOptions(candidates=candidates)
-        return run_allocation(analysis, budget, options=options, session=session).plan
+        options = allocation_options(cell, budget)
+        if options.prompts_per_image is not None:
+            analysis = analysis.with_prompts(options.prompts_per_image)
+        allocation = run_allocation(analysis, budget, options=options, session=session)
+        if allocation.gap > 0:
+            raise SystemExit(f"{cell.name}: the bits are not proven optimal (gap {allocation.gap:.2e}).")
+        return allocation.plan
     weight, _, activation = cell.budget.removeprefix("W").partition("A")
     plan = BitPlan.uniform(units, UnitBits(int(weight), int(activation)))
     if cell.form == "uniform":
@@ -46,6 +77,15 @@ def choose_bits(analysis: Analysis, cell: Cell, session: Session) -> BitPlan:
         bits = int(cell.form.removeprefix("decoder "))
         finer = {unit.name: UnitBits(bits, bits) for unit in units if unit.part == "decoder"}
     return BitPlan({**plan.bits, **finer})
+
+
+def allocation_options(cell: Cell, budget: Budget) -> AllocationOptions:
+    """The options by which a program chooses the bits of a cell."""
+    options = AllocationOptions(time_limit=_SECONDS, **PROGRAMS[cell.form])
+    if not cell.form.startswith("paper"):
+        return options
+    preset = Preset(_PAPER, given=frozenset(PROGRAMS[cell.form]))
+    return apply_preset(Options(allocation=options, preset=preset), budget).allocation
 
 
 def worst_units(analysis: Analysis, plan: BitPlan, *, count: int) -> list[str]:

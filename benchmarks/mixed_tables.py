@@ -7,13 +7,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.harness import interval
+from benchmarks.mixed_cells import RULES
 from benchmarks.performance_tables import line, load
 from mixqsam.options.names import DEFAULT_RECIPE
 
 Cells = Mapping[str, Mapping[str, Any]]
 
 BUDGETS = ("W8A8", "W6A6", "W4A4", "W3A3")
-RULES = ("uniform", "decoder 8", "decoder 16", "worst five 16", "mixed")
 PLAIN = ("minmax", "percentile", "omse", "ptq4sam-s", "compensated", "folded")
 LEARNED = ("adaround", "brecq", "qdrop", "ptq4sam-l", "ahcptq", "saq-sam")
 # Ways to choose bits, as the page names them.
