@@ -12,7 +12,7 @@ from benchmarks.csv_tables import write_tables
 from benchmarks.deployment_tables import agreement, backends, files, loading, speed
 from benchmarks.fisher_stopping import convergence
 from benchmarks.mixed_tables import BUDGETS, LEARNED, PLAIN, draw_sizes, recipes, rules, ways
-from benchmarks.mobile_sam_tables import draw_latency, reported, tools, tried
+from benchmarks.mobile_sam_tables import reported, tools, tried
 from benchmarks.performance_tables import (
     DOCS,
     evaluator,
@@ -45,7 +45,6 @@ def main() -> None:
     """Fill the pages."""
     write_tables()
     draw_sizes("sam-tiny 50", DOCS / "images/sizes.svg")
-    draw_latency(DOCS / "images/latency.svg")
     fill(
         DOCS / "experiments.md",
         {

@@ -23,7 +23,6 @@ WAYS = {
     "paper, λ 0": "the paper's, λ = 0",
     "linear": "`linear`, free",
     "exponential": "`exponential`, free",
-    "measured": "`measured`, free",
     "mixed, tied": "`fisher`, tied",
     "mixed": "`fisher`, free (the default)",
 }
