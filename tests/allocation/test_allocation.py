@@ -367,6 +367,16 @@ def test_an_impossible_budget_names_the_smallest_feasible_one() -> None:
         allocate(toy, "W4A4", objective=objective(), keep=["*=8"])
 
 
+def test_of_two_limits_the_error_names_the_one_that_is_too_small() -> None:
+    toy = analysis(9)
+    with pytest.raises(BudgetError, match="it allows 0.001 MB") as caught:
+        allocate(toy, "size=1kB,bitops=1000T", objective=objective(), candidates=(2, 4, 16), tied=False)
+    said = str(caught.value)
+    assert "GBitOps" not in said
+    assert "bitops=1000000G" in said
+    allocate(toy, said.split("budget is ")[1].rstrip("."), objective=objective(), candidates=(2, 4, 16), tied=False)
+
+
 def test_measured_needs_a_measurement() -> None:
     with pytest.raises(BudgetError, match="holds no measured sensitivity"):
         allocate(replace(analysis(4), sensitivity={}), "W4A4", objective=objective())

@@ -86,23 +86,26 @@ def _describe_slowness(costs: Costs, budget: Limits, *, latency: float) -> str:
 
 
 def _describe_shortage(costs: Costs, budget: Limits, *, size: float, bitops: float) -> str:
-    """Say what a budget allows, and what the fewest bits take, in MB and in shares of the float model."""
+    """Say what an exceeded budget allows, and what the fewest bits take, in MB and in shares of the float model."""
     whole, whole_bitops = costs.size(costs.float_plan), float(costs.bitops(costs.float_plan))
-    terms, allowed = [], []
+    terms, exceeded = [], []
     if budget.size is not None:
-        terms.append(f"{_round_up(size / 1e6):.10g}MB")
-        allowed.append(
-            f"{_format_amount(budget.size / 1e6)} MB ({_format_share(budget.size, whole)} of the float model's size), "
-            f"and the fewest bits take {_format_amount(size / 1e6)} MB ({_format_share(size, whole)})"
-        )
+        terms.append(f"{_round_up(max(size, budget.size) / 1e6):.10g}MB")
+        if size > budget.size:
+            exceeded.append(
+                f"{_format_amount(budget.size / 1e6)} MB ({_format_share(budget.size, whole)} of the float model's "
+                f"size), and the fewest bits take {_format_amount(size / 1e6)} MB ({_format_share(size, whole)})"
+            )
     if budget.bitops is not None:
-        terms.append(f"bitops={_round_up(bitops / 1e9):.10g}G")
-        allowed.append(
-            f"{_format_amount(budget.bitops / 1e9)} GBitOps ({_format_share(budget.bitops, whole_bitops)} of the float "
-            f"model's), and the fewest bits take {_format_amount(bitops / 1e9)} ({_format_share(bitops, whole_bitops)})"
-        )
+        terms.append(f"bitops={_round_up(max(bitops, budget.bitops) / 1e9):.10g}G")
+        if bitops > budget.bitops:
+            exceeded.append(
+                f"{_format_amount(budget.bitops / 1e9)} GBitOps ({_format_share(budget.bitops, whole_bitops)} of the "
+                f"float model's), and the fewest bits take {_format_amount(bitops / 1e9)} "
+                f"({_format_share(bitops, whole_bitops)})"
+            )
     return (
-        f"No choice of bits meets the budget {budget.text!r}: it allows {'; '.join(allowed)}. "
+        f"No choice of bits meets the budget {budget.text!r}: it allows {'; '.join(exceeded)}. "
         f"The smallest feasible budget is {','.join(terms)}."
     )
 
