@@ -61,10 +61,11 @@ def rules(key: str, budgets: Sequence[str]) -> str:
 
 
 def recipes(key: str, names: Sequence[str], budgets: Sequence[str]) -> str:
-    """Recipes with uniform and with mixed bits: mean IoU with float."""
+    """Recipes that were measured, with uniform and with mixed bits: mean IoU with float."""
     cells, columns = cells_of(key), [(budget, form) for budget in budgets for form in ("uniform", "mixed")]
     header = ["recipe", *(f"{budget} {form}" for budget, form in columns)]
-    rows = [[f"`{name}`", *(_mean(cells.get(f"{b}, {form}, {name}")) for b, form in columns)] for name in names]
+    known = [name for name in names if any(cell["recipe"] == name for cell in cells.values())]
+    rows = [[f"`{name}`", *(_mean(cells.get(f"{b}, {form}, {name}")) for b, form in columns)] for name in known]
     return "\n".join(map(line, [header, ["---", *["---:"] * len(columns)], *rows]))
 
 
