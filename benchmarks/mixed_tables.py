@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.harness import interval
@@ -119,4 +120,6 @@ def draw_sizes(key: str, path: Path) -> None:
     axes.set_ylabel("mean IoU with the float masks")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, metadata={"Date": None})
+    # The same data give the same file.
+    with rc_context({"svg.hashsalt": "mixqsam"}):
+        figure.savefig(path, metadata={"Date": None})
