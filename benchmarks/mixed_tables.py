@@ -56,9 +56,12 @@ def rules(key: str, budgets: Sequence[str]) -> str:
     lines = [line(["", *budgets]), line(["---", *["---:"] * len(budgets)])]
     for form in RULES:
         found = [cells.get(f"{budget}, {form}, {DEFAULT_RECIPE}") for budget in budgets]
-        texts = ["–" if cell is None else f"{write_iou(cell)}, {cell['size'] / 1e6:.1f} MB" for cell in found]
-        lines.append(line([form, *texts]))
+        lines.append(line([form, *("–" if cell is None else _write_cell(cell) for cell in found)]))
     return "\n".join(lines)
+
+
+def _write_cell(cell: Mapping[str, Any]) -> str:
+    return f"{write_iou(cell)}, {cell['size'] / 1e6:.1f}\N{NO-BREAK SPACE}MB"
 
 
 def recipes(key: str, names: Sequence[str], budgets: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.allocation.cheapest import Choice
-from mixqsam.allocation.lagrange import Relaxation
+from mixqsam.allocation.lagrange import Relaxation, Rest, find_rest
 from mixqsam.allocation.program import Program
 from mixqsam.plan import Vector
 
@@ -41,25 +41,6 @@ class Search:
     choice: Choice
     bound: float
     crowd: int
-
-
-@dataclass(frozen=True)
-class _Rest:
-    """The best chain after each state at some prices: per unit.
-
-    Attributes:
-        prices: [K].
-        priced: its value without the price of what it uses, [S].
-        value: its value, [S].
-        usage: what it uses, [K, S].
-        follower: the next unit's state in it, [S]; the last unit has none.
-    """
-
-    prices: Vector
-    priced: tuple[Vector, ...]
-    value: tuple[Vector, ...]
-    usage: tuple[Vector, ...]
-    follower: tuple[NDArray[np.int64], ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +71,7 @@ def search(program: Program, relaxation: Relaxation, *, width: int, tolerance: f
         width: maximum number of labels at a unit.
         tolerance: differences of the objective that are rounding.
     """
-    rests = [_find_rest(program, prices) for prices in _vary(relaxation.prices)]
+    rests = [find_rest(program, prices) for prices in _vary(relaxation.prices)]
     best, best_value = relaxation.choice, program.value(relaxation.choice)
     least = _sum_after([costs.min(axis=0) for costs in program.costs])
     most = _sum_after([costs.max(axis=0) for costs in program.costs])
@@ -127,21 +108,6 @@ def _vary(prices: Vector) -> list[Vector]:
     return [prices * factor for factor in _FACTORS] + [prices + size * step for step in steps for size in _STEPS]
 
 
-def _find_rest(program: Program, prices: Vector) -> _Rest:
-    utility = [u - c @ prices for u, c in zip(program.utility, program.costs, strict=True)]
-    size = len(utility[-1])
-    parts = [(np.zeros(size), np.zeros(size), np.zeros((len(prices), size)), np.zeros(size, dtype=np.int64))]
-    for unit in range(len(utility) - 2, -1, -1):
-        priced, value, usage, _ = parts[-1]
-        pairs = program.pair_costs[unit]
-        totals = (priced + utility[unit + 1])[None, :] - pairs
-        follower = totals.argmax(axis=1)
-        rows = np.arange(len(follower))
-        worth = (value + program.utility[unit + 1])[follower] - pairs[rows, follower]
-        parts.append((totals[rows, follower], worth, (usage + program.costs[unit + 1].T)[:, follower], follower))
-    return _Rest(prices, *zip(*reversed(parts), strict=True))
-
-
 def _sum_after(per_unit: Sequence[Vector]) -> Vector:
     """Sums over the units after each one: [units, K] of [K] for each unit."""
     sums = np.cumsum(np.array(per_unit)[::-1], axis=0)[::-1]
@@ -156,13 +122,13 @@ def _extend(program: Program, labels: _Labels, unit: int) -> tuple[Vector, Vecto
     return values, labels.usage[:, :, None] + program.costs[unit].T[:, None, :]
 
 
-def _complete(program: Program, rest: _Rest, unit: int, values: Vector, usage: Vector) -> Vector:
+def _complete(program: Program, rest: Rest, unit: int, values: Vector, usage: Vector) -> Vector:
     """What the labels are worth with the best chains after them, [n, S]; −∞ where these exceed a budget."""
     fits = (usage + rest.usage[unit][:, None, :] <= program.capacity[:, None, None]).all(axis=0)
     return np.where(fits, values + rest.value[unit], -np.inf)
 
 
-def _bound(program: Program, rest: _Rest, unit: int, values: Vector, usage: Vector) -> Vector:
+def _bound(program: Program, rest: Rest, unit: int, values: Vector, usage: Vector) -> Vector:
     """What no completion of the labels exceeds, [n, S]."""
     bound: Vector = values + (rest.priced[unit] + rest.prices @ program.capacity)
     for price, used in zip(rest.prices, usage, strict=True):
@@ -171,7 +137,7 @@ def _bound(program: Program, rest: _Rest, unit: int, values: Vector, usage: Vect
     return bound
 
 
-def _trace(path: Sequence[_Origins], rest: _Rest, place: tuple[int, int]) -> Choice:
+def _trace(path: Sequence[_Origins], rest: Rest, place: tuple[int, int]) -> Choice:
     """The choice of a label (the one that it extends, and its own state) and the best chain after it."""
     label, state = place
     after = [state]

@@ -34,6 +34,25 @@ class Relaxation:
     choice: Choice
 
 
+@dataclass(frozen=True)
+class Rest:
+    """The best chain after each state at some prices: per unit.
+
+    Attributes:
+        prices: [K].
+        priced: its value without the price of what it uses, [S].
+        value: its value, [S].
+        usage: what it uses, [K, S].
+        follower: the next unit's state in it, [S]; the last unit has none.
+    """
+
+    prices: Vector
+    priced: tuple[Vector, ...]
+    value: tuple[Vector, ...]
+    usage: tuple[Vector, ...]
+    follower: tuple[NDArray[np.int64], ...]
+
+
 def relax(program: Program) -> Relaxation:
     """Bound a program whose cheapest choice is feasible."""
     cheapest = program.cheapest
@@ -75,14 +94,13 @@ def survivors(program: Program, relaxation: Relaxation) -> list[NDArray[np.bool_
     the state.
     """
     forward, _ = _solve_forward(program, relaxation.prices)
-    backward = _solve_backward(program, relaxation.prices)
+    rest = find_rest(program, relaxation.prices)
     offset = float(relaxation.prices @ program.capacity)
-    utility = _priced_utility(program, relaxation.prices)
     best = program.value(relaxation.choice)
     margin = 1e-12 * max(1.0, abs(best)) + 1e-9 * sum(float(np.ptp(u)) for u in program.utility)
     survives = []
     for i, chosen in enumerate(relaxation.choice):
-        alive = forward[i] + backward[i] - utility[i] + offset > best - margin
+        alive = forward[i] + rest.priced[i] + offset > best - margin
         alive[chosen] = True
         survives.append(alive)
     return survives
@@ -113,11 +131,17 @@ def _solve_forward(program: Program, prices: Vector) -> tuple[list[Vector], Choi
     return totals, choice
 
 
-def _solve_backward(program: Program, prices: Vector) -> list[Vector]:
-    """Best value of chains that begin in each state."""
+def find_rest(program: Program, prices: Vector) -> Rest:
+    """Find the best chain after each state, at prices [K]."""
     utility = _priced_utility(program, prices)
-    totals = [utility[-1]]
-    for i in range(len(utility) - 2, -1, -1):
-        reached = (totals[-1][None, :] - program.pair_costs[i]).max(axis=1)
-        totals.append(reached + utility[i])
-    return totals[::-1]
+    size = len(utility[-1])
+    parts = [(np.zeros(size), np.zeros(size), np.zeros((len(prices), size)), np.zeros(size, dtype=np.int64))]
+    for unit in range(len(utility) - 2, -1, -1):
+        priced, value, usage, _ = parts[-1]
+        pairs = program.pair_costs[unit]
+        totals = (priced + utility[unit + 1])[None, :] - pairs
+        follower = totals.argmax(axis=1)
+        rows = np.arange(len(follower))
+        worth = (value + program.utility[unit + 1])[follower] - pairs[rows, follower]
+        parts.append((totals[rows, follower], worth, (usage + program.costs[unit + 1].T)[:, follower], follower))
+    return Rest(prices, *zip(*reversed(parts), strict=True))
