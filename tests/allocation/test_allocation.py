@@ -118,6 +118,28 @@ def test_solution_equals_brute_force_and_its_bound_is_true(program: Program, wid
     assert solution.is_optimal
 
 
+def test_a_start_that_highs_returns_as_the_optimum_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = np.array([[2, 2], [3, 3], [5, 5], [8, 8]])
+    utility = [[-0.207968], [-0.0104648, -0.0026162, -0.0001635, -0.0000026], [-0.0031482, -0.0007871, -0.0000492, 0.0]]
+    utility += [[-0.0012774, -0.0003193, -0.00002, 0.0], [-0.1004518, -0.0251129, -0.0015696, -0.0000245]]
+    sizes = [[0.19975], *([[0.00228] * 4]), [0.23809, 0.35382, 0.58529, 0.93249], [0.15635, 0.23121, 0.38094, 0.60554]]
+    sizes += [[0.00228] * 4]
+    work = [[0.1599], [0.00664, 0.01494, 0.04149, 0.10622], [0.09405, 0.21161, 0.58781, 1.50478]]
+    work += [[0.12566, 0.28274, 0.7854, 2.01062], [0.05819, 0.13093, 0.36369, 0.93104]]
+    program = Program(
+        ("a", "b", "c", "d", "e"),
+        (bits[:1], bits, bits, bits, bits),
+        tuple(np.array(u) for u in utility),
+        tuple(np.stack(pair, axis=1) for pair in zip(sizes, work, strict=True)),
+        np.array([0.88592, 1.0]),
+        np.array([0.00012599, 0.00046149, 0.00026882, 0.00068122]),
+    )
+    monkeypatch.setattr(solve_module, "_WIDTHS", ())
+    solution = solve(program)
+    assert solution.is_optimal
+    assert solution.objective == pytest.approx(best_choice(program))
+
+
 def test_a_solution_that_rounds_over_the_budget_is_solved_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = analysis(20)
     limits = limits_of("W4A4", toy.costs)

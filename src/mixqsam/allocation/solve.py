@@ -145,6 +145,15 @@ def _branch_and_cut(
 
 
 def _solve_linear(linear: LinearProgram, start: Choice, *, time_limit: float) -> tuple[Vector, float]:
+    values, claimed, bound = _run_highs(linear, start, time_limit=time_limit)
+    # HiGHS 1.16 can return the start itself with the objective of the optimum, where presolve leaves nothing to solve.
+    if abs(float(linear.objective @ values) - claimed) > _OBJECTIVE_SCALE * _ROUNDING:
+        values, _, bound = _run_highs(linear, None, time_limit=time_limit)
+    return values, bound
+
+
+def _run_highs(linear: LinearProgram, start: Choice | None, *, time_limit: float) -> tuple[Vector, float, float]:
+    """Run HiGHS once; returns the values of all variables, the objective that it claims for them, and the bound."""
     with _silence_banner():
         solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
@@ -154,7 +163,8 @@ def _solve_linear(linear: LinearProgram, start: Choice, *, time_limit: float) ->
     solver.setOptionValue("mip_abs_gap", _OBJECTIVE_SCALE * _ROUNDING)
     solver.setOptionValue("time_limit", time_limit)
     solver.passModel(_to_highs(linear))
-    solver.setSolution(len(linear.starts), (linear.starts + start).astype(np.int32), np.ones(len(start)))
+    if start is not None:
+        solver.setSolution(len(linear.starts), (linear.starts + start).astype(np.int32), np.ones(len(start)))
     _solve_interruptibly(solver)
     info = solver.getInfo()
     if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
@@ -162,7 +172,7 @@ def _solve_linear(linear: LinearProgram, start: Choice, *, time_limit: float) ->
         raise MixqsamError(
             f"The solver HiGHS failed with status {status!r}; please report this with the analysis file."
         )
-    return np.array(solver.getSolution().col_value), float(info.mip_dual_bound)
+    return np.array(solver.getSolution().col_value), float(info.objective_function_value), float(info.mip_dual_bound)
 
 
 @contextlib.contextmanager
