@@ -44,7 +44,7 @@ _TO_META = (
 
 
 def tiny_config() -> SamConfig:
-    """Two blocks (a padded window and a global one), 5 × 5 patches, decoder 16 wide."""
+    """Two blocks (a padded window and a global one), 5 × 5 patches, a decoder of one layer, 16 wide."""
     return SamConfig(
         vision_config={
             "hidden_size": 24,
@@ -64,7 +64,13 @@ def tiny_config() -> SamConfig:
             "image_embedding_size": 5,
             "mask_input_channels": 8,
         },
-        mask_decoder_config={"hidden_size": 16, "mlp_dim": 24, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
+        mask_decoder_config={
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "mlp_dim": 24,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 16,
+        },
     )
 
 
