@@ -2,7 +2,7 @@
 
     python -m benchmarks.kill_anywhere [--count 50] [--seed 0] [--workers 2]
 
-A tiny model is quantized with a reconstruction (calibration, analysis, allocation, 6 pieces, check, writing). Each
+A tiny model is quantized with a reconstruction (calibration, analysis, allocation, pieces, check, writing). Each
 trial starts with an empty cache, sends SIGKILL, SIGTERM or SIGINT at a moment drawn from the run's whole length, and
 runs the same command again, unless the directory was complete already. It counts as survived where
 - the rerun exits with 0 and everything in the directory is byte for byte that of an undisturbed run (times, date and

@@ -43,8 +43,11 @@ _TO_META = (
 )
 
 
-def tiny_config() -> SamConfig:
-    """Two blocks (a padded window and a global one), 5 × 5 patches, a decoder of one layer, 16 wide."""
+def tiny_config(*, decoder_layers: int = 1) -> SamConfig:
+    """Two blocks (a padded window and a global one), 5 × 5 patches, a decoder 16 wide.
+
+    Released models have two layers in the decoder; one is enough for most tests, and quicker.
+    """
     return SamConfig(
         vision_config={
             "hidden_size": 24,
@@ -66,7 +69,7 @@ def tiny_config() -> SamConfig:
         },
         mask_decoder_config={
             "hidden_size": 16,
-            "num_hidden_layers": 1,
+            "num_hidden_layers": decoder_layers,
             "mlp_dim": 24,
             "num_attention_heads": 2,
             "iou_head_hidden_dim": 16,

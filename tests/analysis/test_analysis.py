@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.tiny import random_model, tiny_config
 
 from mixqsam.analysis import variants
 from mixqsam.analysis.ablation import Effects, ablate, importance, interaction, proximity, zero
@@ -15,10 +16,11 @@ from mixqsam.analysis.variants import Variant, run_prefix, run_variants
 from mixqsam.calibrate import Ranges, WeightGrids, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
+from mixqsam.families import prepare
 from mixqsam.pipeline.options import Session
 from mixqsam.plan import Analysis, BitPlan, Role, Unit, UnitBits
 from mixqsam.progress import Silent
-from mixqsam.sam.load import Sam
+from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.units import unit_names
 from tests.oracles import logits_of, nearest
 
@@ -43,7 +45,10 @@ def test_variants_equal_whole_passes_with_that_unit_zeroed(
         torch.testing.assert_close(seen[i], expected, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_shared_effects_are_exact(sam: Sam, samples: list[Sample]) -> None:
+def test_shared_effects_are_exact(samples: list[Sample]) -> None:
+    # With two layers in the decoder, outputs of the first are keys of the second.
+    config = tiny_config(decoder_layers=2)
+    sam = Sam(prepare(random_model(config)), default_processor(config), "two layers")
     names, effects = unit_names(sam.config), Effects(sam.costs().units)
     shared = 0
     for group in [(n,) for n in names] + list(pairwise(names)):

@@ -317,7 +317,7 @@ def test_pictures_of_sixteen_bits_and_floats_are_those_of_files(
 
 
 def test_a_file_of_metas_gives_metas_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config()
+    config = tiny_config(decoder_layers=2)
     # Files of Meta's do not say how many heads the decoder has.
     config.mask_decoder_config.num_attention_heads = 8
     monkeypatch.setattr(meta_predictor_module, "tiny_config", lambda: config)

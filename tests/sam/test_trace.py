@@ -73,7 +73,7 @@ def test_every_unit_has_its_role_block_and_attention() -> None:
 
 
 def test_blocks_hold_every_unit_once_and_follow_one_from_the_other() -> None:
-    found = trace(tiny_config())
+    found = trace(tiny_config(decoder_layers=2))
     paths = [call.path for call in (*found.encoder.calls, *found.decoder.calls)]
     assert paths == [
         "vision_encoder.layers.0",
