@@ -1,21 +1,23 @@
 """The image encoder as a graph: frame [1, 3, S, S] → embedding [1, C, S/16, S/16]."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixqsam.exporting.activations import find_activation
 from mixqsam.exporting.arrays import array
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers
-from mixqsam.exporting.parts import FLOAT, Operand, linear_rows, third
+from mixqsam.exporting.parts import FLOAT, Operand, thirds
+from mixqsam.exporting.signed import Signed, has_signed_products, mix_signed, with_constants, write_signed
 from mixqsam.numeric.attention import VisionAttention, relative_table
 from mixqsam.sam.load import Sam
 
 # Logits of one slice of a global attention, and up to so many an attention is written in one piece.
 _LOGITS = 1 << 21
+_Moved = TypeVar("_Moved", Operand, Signed)
 
 
 def write_encoder(graph: Graph, sam: Sam, frame: str, *, output: str, sliced: bool) -> dict[str, str]:
@@ -102,52 +104,79 @@ class _Encoder:
 
     def _attend(self, hidden: str, attention: VisionAttention, name: str, *, side: int) -> str:
         """[groups, side², channels] → the same."""
-        graph, layers, heads = self.graph, self.layers, attention.heads
-        tokens, deep = side**2, self.width // attention.heads
-        queries, keys, values = self._project(hidden, attention, name, tokens=tokens)
-        exact = queries.restore(graph, queries.value)
-        shares = self._shares(exact, attention, name, side=side, deep=deep)
-        if self.sliced and tokens**2 > _LOGITS:
-            mixed = self._in_slices(queries, keys, values, attention, name, shares, side=side)
+        graph, layers, tokens = self.graph, self.layers, side**2
+        if not self.sliced and has_signed_products(attention):
+            mixed = self._mix_signed(hidden, attention, name, side=side)
         else:
-            scaled = queries.restore(graph, queries.value, times=attention.scale)
-            logits = graph.add("MatMul", scaled, keys.restore(graph, keys.value))
-            if shares is not None:
-                logits = _with_shares(graph, logits, shares, (-1, heads, *[side] * 4), (-1, heads, tokens, tokens))
-            weights = layers.activation(graph.add("Softmax", logits, axis=-1), attention.av.left, unit=f"{name}.av")
-            mixed = graph.add("MatMul", weights, values.restore(graph, values.value))
+            mixed = self._mix(hidden, attention, name, side=side)
         mixed = graph.reshape(graph.transpose(mixed, 0, 2, 1, 3), -1, tokens, self.width)
         return layers.linear(mixed, attention.proj, unit=f"{name}.proj")
 
+    def _mix(self, hidden: str, attention: VisionAttention, name: str, *, side: int) -> str:
+        """[groups, side², channels] → [groups, heads, side², c]."""
+        graph, layers, heads = self.graph, self.layers, attention.heads
+        tokens = side**2
+        parts = thirds(attention.qkv, self.width)
+        queries, keys, values = self._project(hidden, attention, name, parts, self._operand, tokens=tokens)
+        shares = self._shares(queries.restore(graph, queries.value), attention, name, side=side)
+        if self.sliced and tokens**2 > _LOGITS:
+            return self._in_slices(queries, keys, values, attention, name, shares, side=side)
+        scaled = queries.restore(graph, queries.value, times=attention.scale)
+        logits = graph.add("MatMul", scaled, keys.restore(graph, keys.value))
+        if shares is not None:
+            logits = _with_shares(graph, logits, shares, (-1, heads, *[side] * 4), (-1, heads, tokens, tokens))
+        weights = layers.activation(graph.add("Softmax", logits, axis=-1), attention.av.left, unit=f"{name}.av")
+        return graph.add("MatMul", weights, values.restore(graph, values.value))
+
+    def _mix_signed(self, hidden: str, attention: VisionAttention, name: str, *, side: int) -> str:
+        """`_mix` with products of signed bytes, and with the shares of relative positions as one mask."""
+        graph, tokens = self.graph, side**2
+        query, key, value = thirds(attention.qkv, self.width)
+        parts = query, key, with_constants(value, attention.av.right, heads=attention.heads)
+        operands = self._project(hidden, attention, name, parts, self._signed, tokens=tokens)
+        shares = self._shares(operands[0].restored(graph), attention, name, side=side)
+        mask = shares and graph.reshape(graph.add("Add", *shares), -1, attention.heads, tokens, tokens)
+        return mix_signed(self.layers, operands, attention, mask, unit=name)
+
+    def _operand(self, found: str, quantizer: nn.Module, unit: str) -> Operand:
+        return Operand(self.layers, found, quantizer, unit=unit, together=not self.sliced)
+
+    def _signed(self, found: str, quantizer: nn.Module, unit: str) -> Signed:
+        del unit
+        return write_signed(self.layers, found, quantizer)
+
     def _project(
-        self, hidden: str, attention: VisionAttention, name: str, *, tokens: int
-    ) -> tuple[Operand, Operand, Operand]:
+        self,
+        hidden: str,
+        attention: VisionAttention,
+        name: str,
+        parts: tuple[nn.Module, nn.Module, nn.Module],
+        operand: Callable[[str, Any, str], _Moved],
+        *,
+        tokens: int,
+    ) -> tuple[_Moved, _Moved, _Moved]:
         """q, kᵀ and v, [groups, heads, …], each by a layer of its own: what is quantized first is moved as bytes."""
-        graph, heads, deep = self.graph, attention.heads, self.width // attention.heads
-        operands = []
+        graph, operands = self.graph, []
         for part, quantizer, product, axes in zip(
-            (linear_rows(attention.qkv, third(self.width, part)) for part in range(3)),
+            parts,
             (attention.qk.left, attention.qk.right, attention.av.right),
             ("qk", "qk", "av"),
             ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)),
             strict=True,
         ):
-            found = self.layers.linear(hidden, part, unit=f"{name}.qkv")
-            operand = Operand(self.layers, found, quantizer, unit=f"{name}.{product}", together=not self.sliced)
-            operand.value = graph.transpose(graph.reshape(operand.value, -1, tokens, heads, deep), *axes)
-            operands.append(operand)
+            found = operand(self.layers.linear(hidden, part, unit=f"{name}.qkv"), quantizer, f"{name}.{product}")
+            found.value = graph.transpose(graph.reshape(found.value, 0, tokens, attention.heads, -1), *axes)
+            operands.append(found)
         return operands[0], operands[1], operands[2]
 
-    def _shares(
-        self, query: str, attention: VisionAttention, name: str, *, side: int, deep: int
-    ) -> tuple[str, str] | None:
+    def _shares(self, query: str, attention: VisionAttention, name: str, *, side: int) -> tuple[str, str] | None:
         """Relative positions' shares, [groups, heads, side, side, side, 1] and [groups, heads, side, side, 1, side]."""
         graph, heads = self.graph, attention.heads
         if attention.rel_pos_h is None or attention.rel_pos_w is None:
             return None
         vertical = self._table(attention.rel_pos_h, f"{name}.rel_pos_h", side)
         horizontal = self._table(attention.rel_pos_w, f"{name}.rel_pos_w", side)
-        grid = graph.reshape(query, -1, heads, side, side, deep)
+        grid = graph.reshape(query, -1, heads, side, side, self.width // heads)
         rows = graph.add("MatMul", grid, vertical)
         columns = graph.transpose(graph.add("MatMul", graph.transpose(grid, 0, 1, 3, 2, 4), horizontal), 0, 1, 3, 2, 4)
         return (

@@ -76,6 +76,7 @@ def _flat(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).reshape(len(weight), -1) if weight.ndim == 4 else weight
 
 
-def third(width: int, part: int) -> Tensor:
-    """The rows of q (0), k (1) or v (2), where one follows the other."""
-    return torch.arange(part * width, (part + 1) * width)
+def thirds(layer: Any, width: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """The layers of q, k and v, where the rows of one follow those of the other."""
+    query, key, value = (linear_rows(layer, torch.arange(part * width, (part + 1) * width)) for part in range(3))
+    return query, key, value
