@@ -4,6 +4,7 @@ Maps have their channels last for ONNX Runtime, where a 1×1 convolution is a pr
 and first for OpenVINO, which fuses what follows a convolution into it.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mixqsam.exporting.depthwise import write_depthwise
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers
 from mixqsam.exporting.parts import Operand, as_linear, linear_rows
+from mixqsam.exporting.signed import Signed, has_signed_products, mix_signed, with_constants, write_signed
 from mixqsam.numeric.modules import StoredLayer
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.sam.load import Sam
@@ -101,36 +103,57 @@ class _Encoder:
             # Before the normalisation: the padding takes part in attention as what a zero becomes there.
             tokens = graph.add("Pad", tokens, graph.constant([0, 0, 0, 0, 0, lacking, lacking, 0], np.int64))
         hidden = layers.norm(tokens, attention.norm)
-        queries, keys, values = (self._project(hidden, attention, name, part) for part in range(3))
+        mix = self._mix_signed if not self.last and has_signed_products(attention) else self._mix
+        return self._join(mix(hidden, attention, name), attention, f"{name}.proj")
+
+    def _mix(self, hidden: str, attention: Any, name: str) -> str:
+        """[1, h, w, C] → [windows, heads, window², c]."""
+        graph, layers = self.graph, self.layers
+        operands: list[Operand] = []
+        for part, quantizer, unit in self._parts(attention, name):
+            found = layers.linear(hidden, part, unit=f"{name}.qkv", rank=4)
+            operand = Operand(layers, found, quantizer, unit=unit, together=not self.last)
+            operand.value = self._sorted(operand.value, attention, turned=len(operands) == 1)
+            operands.append(operand)
+        queries, keys, values = operands
         scaled = queries.restore(graph, queries.value, times=attention.scale)
         logits = graph.add("MatMul", scaled, keys.restore(graph, keys.value))
         logits = graph.add("Add", logits, self._biases(attention, f"{name}.attention_biases"))
         weights = layers.activation(graph.add("Softmax", logits, axis=-1), attention.av.left, unit=f"{name}.av")
-        mixed = graph.add("MatMul", weights, values.restore(graph, values.value))
-        return self._join(mixed, attention, f"{name}.proj")
+        return graph.add("MatMul", weights, values.restore(graph, values.value))
 
-    def _project(self, hidden: str, attention: Any, name: str, part: int) -> Operand:
-        """Q (0) or v (2), [windows, heads, window², c], or kᵀ (1), [windows, heads, c, window²].
+    def _mix_signed(self, hidden: str, attention: Any, name: str) -> str:
+        """`_mix` with products of signed bytes."""
+        operands: list[Signed] = []
+        for part, quantizer, _ in self._parts(attention, name):
+            layer = with_constants(part, quantizer, heads=attention.heads) if len(operands) == 2 else part
+            found = self.layers.linear(hidden, layer, unit=f"{name}.qkv", rank=4)
+            signed = write_signed(self.layers, found, quantizer)
+            signed.value = self._sorted(signed.value, attention, turned=len(operands) == 1)
+            operands.append(signed)
+        biases = self._biases(attention, f"{name}.attention_biases")
+        return mix_signed(self.layers, (operands[0], operands[1], operands[2]), attention, biases, unit=name)
+
+    def _parts(self, attention: Any, name: str) -> Iterator[tuple[nn.Module, nn.Module, str]]:
+        """The layers of q, k and v, their quantizers, and the products that they belong to."""
+        heads, deep = attention.heads, int(attention.norm.weight.shape[0]) // attention.heads
+        quantizers = attention.qk.left, attention.qk.right, attention.av.right
+        # The rows of qkv are sorted by head, and within a head by q, k, v.
+        rows = torch.arange(3 * heads * deep).reshape(heads, 3, deep)
+        for part, (quantizer, product) in enumerate(zip(quantizers, ("qk", "qk", "av"), strict=True)):
+            yield linear_rows(attention.qkv, rows[:, part].reshape(-1)), quantizer, f"{name}.{product}"
+
+    def _sorted(self, value: str, attention: Any, *, turned: bool) -> str:
+        """[1, h, w, heads·c] → [windows, heads, window², c], or turned, [windows, heads, c, window²].
 
         Places are sorted by window together with the heads, behind the quantizer: bytes are moved, and only once.
         """
         graph, window, heads = self.graph, attention.window, attention.heads
-        deep = int(attention.norm.weight.shape[0]) // heads
-        # The rows of qkv are sorted by head, and within a head by q, k, v.
-        rows = torch.arange(3 * heads * deep).reshape(heads, 3, deep)[:, part].reshape(-1)
-        found = self.layers.linear(hidden, linear_rows(attention.qkv, rows), unit=f"{name}.qkv", rank=4)
-        quantizer = (attention.qk.left, attention.qk.right, attention.av.right)[part]
-        unit = f"{name}.{'av' if part == 2 else 'qk'}"
-        operand = Operand(self.layers, found, quantizer, unit=unit, together=not self.last)
         count = -(-self.side // window)
-        grid = graph.reshape(operand.value, count, window, count, window, heads, deep)
-        if part == 1:
-            turned = graph.transpose(grid, 0, 2, 4, 5, 1, 3)
-            operand.value = graph.reshape(turned, count**2, heads, deep, window**2)
-        else:
-            turned = graph.transpose(grid, 0, 2, 4, 1, 3, 5)
-            operand.value = graph.reshape(turned, count**2, heads, window**2, deep)
-        return operand
+        grid = graph.reshape(value, count, window, count, window, heads, -1)
+        if turned:
+            return graph.reshape(graph.transpose(grid, 0, 2, 4, 5, 1, 3), count**2, heads, -1, window**2)
+        return graph.reshape(graph.transpose(grid, 0, 2, 4, 1, 3, 5), count**2, heads, window**2, -1)
 
     def _biases(self, attention: Any, name: str) -> str:
         """The bias of every pair of places, [1, heads, window², window²]; runtimes make it once, at the start."""
