@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -58,10 +59,11 @@ def expected_of(attention: SimpleNamespace, inputs: Tensor, mask: Tensor) -> Ten
         quantizer(split(layer(inputs))) for layer, quantizer in zip(attention.layers, quantizers, strict=True)
     )
     weights = torch.softmax(query @ key.mT * attention.scale + mask, -1)
-    return attention.av.left(weights) @ value
+    mixed: Tensor = attention.av.left(weights) @ value
+    return mixed
 
 
-def model_of(attention: SimpleNamespace) -> "onnx.ModelProto":
+def model_of(attention: SimpleNamespace) -> Any:
     graph = Graph()
     layers, operands = Layers(graph, {}), []
     query, key, value = attention.layers
@@ -80,7 +82,7 @@ def model_of(attention: SimpleNamespace) -> "onnx.ModelProto":
     return graph.model("m", inputs, [tensor("y", 1, HEADS, TOKENS, DEEP)], metadata={})
 
 
-def products(compiled: "openvino.CompiledModel") -> Iterator[str]:
+def products(compiled: Any) -> Iterator[str]:
     """The types in which products of two activations are computed, alone or within what is fused."""
     for node in compiled.get_runtime_model().get_ops():
         info = node.get_rt_info()
