@@ -1,4 +1,4 @@
-"""Time and memory of reconstruction: one block of SAM-B at 1024 pixels, windowed and global, and sam-tiny as a whole.
+"""Time and memory of reconstruction: one block of SAM-B or SAM-H at 1024 pixels, and sam-tiny as a whole.
 
     python -m benchmarks.reconstruction_cost --coco ../shared/data/coco-mini --output docs/data/reconstruction_cost.json
 
@@ -18,7 +18,7 @@ import torch
 from transformers import SamConfig
 
 from benchmarks.harness import machine, peak_gigabytes
-from benchmarks.importance_cost import random_sam
+from benchmarks.importance_cost import SIZES, random_sam
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.families import prepare
 from mixqsam.files import Cache, write_json
@@ -38,9 +38,9 @@ from mixqsam.sam.replay import blocks_of
 ITERATIONS = 6
 
 
-def block(index: int) -> dict[str, float]:
-    """QDrop on one encoder block of SAM-B with random weights: seconds of an iteration, peak memory."""
-    config = SamConfig()
+def block(size: str, index: int) -> dict[str, float]:
+    """QDrop on one encoder block of a SAM with random weights: seconds of an iteration, peak memory."""
+    config = SamConfig(vision_config=SIZES[size])
     sam = Sam(prepare(random_sam(config, implementation="eager")).eval(), default_processor(config), "random")
     piece = blocks_of(sam, "encoder")[index]
     units = [unit for unit in sam.costs().units if unit.name in piece.units]
@@ -59,7 +59,8 @@ def block(index: int) -> dict[str, float]:
         for unit in units
     }
     (hidden,), (output,) = piece.chain.calls[index].inputs, piece.outputs
-    state = {hidden: torch.randn(1, 64, 64, 768, generator=torch.Generator().manual_seed(0))}
+    channels = config.vision_config.hidden_size
+    state = {hidden: torch.randn(1, 64, 64, channels, generator=torch.Generator().manual_seed(0))}
     with torch.no_grad():
         target = piece.run(sam, state)[output]
 
@@ -94,7 +95,8 @@ def whole(recipe: str, coco: Path) -> dict[str, float]:
         return {"seconds": time.perf_counter() - started, "peak_gigabytes": peak_gigabytes()}
 
 
-JOBS = {"SAM-B, windowed block": 1, "SAM-B, global block": 2}
+# Name → size, and index of the block.
+JOBS = {"SAM-B, windowed block": ("b", 1), "SAM-B, global block": ("b", 2), "SAM-H, global block": ("h", 7)}
 RECIPES = ("adaround", "qdrop", "saq-sam")
 
 
@@ -106,7 +108,7 @@ def main() -> None:
     parser.add_argument("--job")
     arguments = parser.parse_args()
     if arguments.job:
-        found = block(JOBS[arguments.job]) if arguments.job in JOBS else whole(arguments.job, arguments.coco)
+        found = block(*JOBS[arguments.job]) if arguments.job in JOBS else whole(arguments.job, arguments.coco)
         print(json.dumps(found))
         return
     results: dict[str, Any] = {"machine": machine()}

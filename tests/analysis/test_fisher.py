@@ -23,6 +23,7 @@ from mixqsam.analysis.variants import run_prefix
 from mixqsam.calibrate import Ranges, WeightGrids, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError, BudgetError
+from mixqsam.numeric import pieces
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import project_weight
@@ -248,6 +249,16 @@ def test_no_gradient_of_an_activation_is_kept(sam: Sam, samples: list[Sample], m
     # Few wait for their sum with another's at any time, whatever the number of units.
     assert max(alive) < 12
     assert not any(one() is not None for one in seen)
+
+
+def test_attention_in_slices_has_the_same_divergences(
+    monkeypatch: pytest.MonkeyPatch, samples: list[Sample], meter: FisherMeter
+) -> None:
+    """Their gradients are computed again in the backward pass, within a block that is computed again too."""
+    whole = meter.measure(samples[0], output="bernoulli", draws=2)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
+    monkeypatch.setattr(pieces, "SLICE_BYTES", 1 << 13)
+    np.testing.assert_allclose(meter.measure(samples[0], output="bernoulli", draws=2), whole, rtol=1e-3)
 
 
 def test_the_model_is_left_as_it_was(sam: Sam, samples: list[Sample], meter: FisherMeter) -> None:

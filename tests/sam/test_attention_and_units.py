@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import SamConfig, SamModel
 
 from mixqsam.families import prepare
-from mixqsam.numeric import attention
+from mixqsam.numeric import pieces
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.sam.load import Sam
 from mixqsam.sam.units import count_costs, unit_names
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.versions
 
 @pytest.mark.parametrize("piece_bytes", [64 << 20, 1], ids=["whole", "row by row"])
 def test_the_engines_modules_compute_what_transformers_does(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
-    monkeypatch.setattr(attention, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
     reference, ours = random_model(tiny_config()), prepare(random_model(tiny_config()))
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randn(2, 3, 80, 80, generator=generator)

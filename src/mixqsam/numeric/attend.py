@@ -4,12 +4,15 @@
 call through transformers' `AttentionInterface`. Global attention is carried through a few rows of queries at a time.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from mixqsam.numeric.attention import PIECE_BYTES, DecoderAttention, times
+from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.numeric.derived import exact
 from mixqsam.numeric.modules import Product
+from mixqsam.numeric.pieces import PIECE_BYTES, Mixing, mix_in_pieces, wants_gradients
 
 # Logits of one group up to which an attention is never cut: windows, and the decoder's few tokens.
 _UNCUT = 1 << 16
@@ -60,16 +63,42 @@ def _attend(
     query, query_step = qk.operand("left", query)
     key, key_step = qk.operand("right", key)
     value, value_step = av.operand("right", value)
-    pieces = []
-    for place in _places(query, key):
-        logits: Tensor = qk(query[..., place, :], key.transpose(-2, -1)).mul_(factor * (query_step * key_step))
-        if mask is not None:
-            logits = logits + (mask[..., place, :] if mask.shape[-2] > 1 else mask)
-        weights = torch.softmax(logits, dim=-1, dtype=torch.float32).to(value.dtype)
-        weights = nn.functional.dropout(weights, dropout) if dropout else weights
-        weights, weights_step = av.operand("left", weights)
-        pieces.append(times(av(weights, value), weights_step * value_step))
-    return torch.cat(pieces, dim=-2).transpose(1, 2).contiguous()
+    weigh = partial(_weigh, qk=qk, factor=factor * (query_step * key_step), dtype=value.dtype, dropout=dropout)
+    places, is_plain = _places(query, key), mask is None and not dropout
+    if is_plain and len(places) > 1 and wants_gradients(query, key, value, *av.parameters()):
+        flat = [one.flatten(0, 1) for one in (query, key, value)]
+        mixed = mix_in_pieces(Mixing(weigh, av, value_step), flat[:1], flat[1], flat[2], rows=query.shape[-2])
+        mixed = mixed.unflatten(0, query.shape[:2])
+    else:
+        pieces = [
+            Mixing(partial(weigh, mask=_rows_of(mask, place)), av, value_step).mix([query[..., place, :]], key, value)
+            for place in places
+        ]
+        mixed = torch.cat(pieces, dim=-2)
+    return mixed.transpose(1, 2).contiguous()
+
+
+def _weigh(
+    query: Tensor,
+    key: Tensor,
+    *,
+    qk: Product,
+    factor: float,
+    dtype: torch.dtype,
+    dropout: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Softmax for some rows of queries; the operands are quantized, and the factor includes their steps."""
+    logits: Tensor = qk(query, key.transpose(-2, -1)).mul_(factor)
+    if mask is not None:
+        logits = logits + mask
+    weights = torch.softmax(logits, dim=-1, dtype=torch.float32).to(dtype)
+    return nn.functional.dropout(weights, dropout) if dropout else weights
+
+
+def _rows_of(mask: Tensor | None, place: slice) -> Tensor | None:
+    """The mask of some rows of queries, if there is one."""
+    return mask if mask is None or mask.shape[-2] == 1 else mask[..., place, :]
 
 
 _attend_exactly = exact(_attend)

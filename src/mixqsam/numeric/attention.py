@@ -1,16 +1,14 @@
-"""Attentions with their matrix products as modules of their own, computed in pieces; families put them in place.
+"""Attentions with their matrix products as modules of their own, computed in pieces; families put them in place."""
 
-A global attention of SAM-B at 1024 pixels has 201 million logits (805 MB); here a few rows of queries at a time
-are carried through product, softmax and product, so the peak is `PIECE_BYTES` whatever the image size.
-"""
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mixqsam.numeric.derived import exact
 from mixqsam.numeric.modules import Product
-
-PIECE_BYTES = 64 << 20
+from mixqsam.numeric.pieces import Mixing, mix_in_pieces, times, wants_gradients
 
 
 class VisionAttention(nn.Module):
@@ -61,18 +59,19 @@ class VisionAttention(nn.Module):
         query, query_step = self.qk.operand("left", query)
         key, key_step = self.qk.operand("right", key)
         value, value_step = self.av.operand("right", value)
-        shares = self.position_shares(query * query_step if query_step != 1 else query, (height, width))
-        step = self.scale * (query_step * key_step)
-        rows = max(1, PIECE_BYTES // (4 * batch * self.heads * width * tokens))
-        pieces = []
-        for start in range(0, height, rows):
-            logits: Tensor = self.qk(query[:, start * width : (start + rows) * width], key.transpose(-2, -1))
-            add_positions(logits.mul_(step), shares, (height, width), rows=slice(start, start + rows))
-            weights, weights_step = self.av.operand("left", torch.softmax(logits, dim=-1))
-            pieces.append(times(self.av(weights, value), weights_step * value_step))
-        mixed = torch.cat(pieces, dim=1).reshape(batch, self.heads, height, width, -1)
+        shares = self.position_shares(query * query_step if query_step != 1 else query, (height, width)) or ()
+        weigh = partial(self._weigh, size=(height, width), step=self.scale * (query_step * key_step))
+        mixing = Mixing(weigh, self.av, value_step)
+        mixed = mix_in_pieces(mixing, (query, *shares), key, value, rows=height)
+        mixed = mixed.reshape(batch, self.heads, height, width, -1)
         out: Tensor = self.proj(mixed.permute(0, 2, 3, 1, 4).reshape(batch, height, width, -1))
         return out, None
+
+    def _weigh(self, query: Tensor, *others: Tensor, size: tuple[int, int], step: float) -> Tensor:
+        """Softmax for some rows of queries, of q, the shares of positions if there are any, and k."""
+        *shares, key = others
+        logits: Tensor = self.qk(query, key.transpose(-2, -1)).mul_(step)
+        return torch.softmax(add_positions(logits, shares, size), dim=-1)
 
     def position_shares(self, query: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
         """The logits' shares of relative positions.
@@ -94,18 +93,21 @@ class VisionAttention(nn.Module):
         return vertical.contiguous(), horizontal.contiguous()
 
 
-def add_positions(logits: Tensor, shares: tuple[Tensor, Tensor] | None, size: tuple[int, int], *, rows: slice) -> None:
-    """Add the shares of relative positions, in place, to the logits [groups, rows·width, tokens] of some rows."""
-    if shares is None:
-        return
+def add_positions(
+    logits: Tensor, shares: Sequence[Tensor] | None, size: tuple[int, int], *, rows: slice = slice(None)
+) -> Tensor:
+    """Add the shares of relative positions, if there are any, to the logits [groups, rows·width, tokens] of some rows.
+
+    In place where no gradients are wanted; with them, writing into a part of a tensor would copy it on the way back.
+    """
+    if not shares:
+        return logits
     vertical, horizontal = (share[:, rows] for share in shares)
     grid = logits.view(*vertical.shape[:3], *size)
+    if wants_gradients(logits, *shares):
+        return (grid + vertical[..., :, None]).add_(horizontal[..., None, :]).view_as(logits)
     grid.add_(vertical[..., :, None]).add_(horizontal[..., None, :])
-
-
-def times(values: Tensor, step: float) -> Tensor:
-    """Values times a step, in place; untouched where the step is 1."""
-    return values if step == 1 else values.mul_(step)
+    return logits
 
 
 def relative_table(embedding: Tensor, size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -144,6 +145,12 @@ class Product(nn.Module):
         """Operand → quantizer of an activation; empty while the product is float."""
         modules = {"left": self.left, "right": self.right}
         return {operand: one for operand, one in modules.items() if isinstance(one, ActivationQuantizer)}
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What its operands draw random numbers from, while they are learned."""
+        found = (getattr(module, "generator", None) for module in (self.left, self.right))
+        return [one for one in found if isinstance(one, torch.Generator)]
 
     def operand(self, name: str, values: Tensor) -> tuple[Tensor, float]:
         """An operand (`left` or `right`), quantized if it is to be, and the step that it has to be multiplied by."""

@@ -92,12 +92,13 @@ class LearnableQuantizer(nn.Module):
     Attributes:
         start: what it began as.
         float_share: probability that an element stays float: 1 is "not quantized", QDrop has 0.5.
+        generator: what elements are chosen with.
         logarithm: of the factors; None for kinds without learned scales.
     """
 
     def __init__(self, start: ActivationQuantizer, *, float_share: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.start, self.float_share, self._generator = start, float_share, generator
+        self.start, self.float_share, self.generator = start, float_share, generator
         self.logarithm = None
         if isinstance(start, AffineQuantizer):
             self.logarithm = nn.Parameter(torch.zeros(start.scale.numel(), device=start.scale.device))
@@ -108,7 +109,7 @@ class LearnableQuantizer(nn.Module):
             return values
         kept = None
         if self.float_share > 0:
-            kept = coins(values, self.float_share, generator=self._generator)
+            kept = coins(values, self.float_share, generator=self.generator)
         start = self.start
         if not isinstance(start, AffineQuantizer):
             quantized = start(values) if kept is None else torch.lerp(start(values), values, kept)
