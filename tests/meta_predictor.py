@@ -1,6 +1,6 @@
 """segment-anything's own predictor over a model of ours, to compare with.
 
-It needs two functions of torchvision, which the tests do without: where that is not installed, they are Pillow's.
+It needs a few functions of torchvision, which the tests do without: where that is not installed, they are Pillow's.
 """
 
 import sys
@@ -28,6 +28,10 @@ def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor,
     return torch.from_numpy(suppress(found, iou_threshold))
 
 
+def box_area(boxes: torch.Tensor) -> torch.Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+
+
 @contextmanager
 def vision() -> Iterator[None]:
     """torchvision, or what segment-anything takes of it."""
@@ -43,7 +47,7 @@ def vision() -> Iterator[None]:
     ]
     modules = {name: ModuleType(name) for name in names}
     modules[names[2]].__dict__.update(resize=resize, to_pil_image=Image.fromarray)
-    modules[names[4]].__dict__.update(batched_nms=batched_nms, box_area=None)
+    modules[names[4]].__dict__.update(batched_nms=batched_nms, box_area=box_area)
     sys.modules.update(modules)
     try:
         yield

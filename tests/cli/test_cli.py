@@ -625,8 +625,9 @@ def test_export_says_which_extra_is_missing(quantized: Path, tmp_path: Path, mon
 def test_benchmark_times_every_backend(quantized: Path, tmp_path: Path) -> None:
     from mixqsam.pipeline.benchmark import installed_backends
 
-    result = run("benchmark", quantized, "--runs", 1, "-o", tmp_path / "b.json")
+    result = run("benchmark", quantized, "--runs", 1, "--everything", "-o", tmp_path / "b.json")
     assert result.exit_code == 0, result.output
+    assert "points per second" in " ".join(result.output.split())
     found = json.loads((tmp_path / "b.json").read_text())
     rows = {row["name"]: row for row in found["rows"]}
     assert rows.keys() == {"float32, PyTorch", *installed_backends()}
@@ -636,6 +637,14 @@ def test_benchmark_times_every_backend(quantized: Path, tmp_path: Path) -> None:
     assert all(5e7 < row["memory"] < 4e9 for row in rows.values())
     assert rows["torch"]["file_bytes"] < rows["float32, PyTorch"]["file_bytes"]
     assert found["size"] < rows["torch"]["file_bytes"]
+    for row in rows.values():
+        batch, rate, image = (row["everything"][key] for key in ("batch", "points_per_second", "image"))
+        assert row["everything"]["points"] == 64
+        assert rate == pytest.approx(64 / batch)
+        assert image == pytest.approx(row["encoder"] + 16 * batch)
     wrong = run("benchmark", quantized, "--backends", "torch,jax")
     assert wrong.exit_code == 2
     assert "choose torch, onnx, openvino" in " ".join(wrong.output.split())
+    wrong = run("benchmark", quantized, "--units", "--everything")
+    assert wrong.exit_code == 2
+    assert "leave out --everything or --units" in " ".join(wrong.output.split())

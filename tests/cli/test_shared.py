@@ -18,7 +18,8 @@ from mixqsam.quantization.recipes import RECIPES
 
 COMMANDS = [
     "demo", "quantize", "recipes", "compare", "analyze", "allocate", "detect", "evaluate", "evaluate-oriented",
-    "evaluate-automatic", "evaluate-semantic", "report", "serve", "predict", "export", "benchmark", "push",
+    "evaluate-automatic", "evaluate-semantic", "report", "serve", "predict", "predict-automatic", "export",
+    "benchmark", "push",
 ]  # fmt: skip
 
 

@@ -1,13 +1,15 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from faster_coco_eval.core import mask as rle
 from PIL import Image
 from typer.testing import CliRunner
 
 from mixqsam.cli.main import app
-from mixqsam.errors import ImageError
+from mixqsam.errors import ImageError, InputError
 from mixqsam.evaluation.automatic import AutomaticCounts, nearest_ious
 from mixqsam.evaluation.record import mask_ious
 from mixqsam.pipeline.automatic import run_automatic
@@ -17,6 +19,7 @@ from mixqsam.progress import Silent
 from mixqsam.prompts import Prompts
 from mixqsam.sam import automatic
 from mixqsam.sam.automatic import Automatic, segment_everything
+from mixqsam.sam.crops import make_crops
 
 
 class Quadrants(Predictor):
@@ -43,7 +46,8 @@ class Quadrants(Predictor):
         return self.shape
 
     def restore(self, kept: object) -> None:
-        assert kept == self.shape
+        assert isinstance(kept, tuple)
+        self.shape = kept
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         assert multimask
@@ -63,6 +67,18 @@ class Quadrants(Predictor):
         return Prediction(masks, scores, logits, (height, width))
 
 
+class Counted(Silent):
+    """Counts the steps that are reported."""
+
+    steps = 0
+
+    def track(self, items: Any, *, label: str, total: int, steps: Any = None) -> Any:
+        for item in items:
+            self.steps += steps(item)
+            yield item
+        assert self.steps == total, label
+
+
 PICTURE = Image.new("RGB", (40, 20))
 
 
@@ -79,6 +95,38 @@ def test_each_thing_is_found_once_and_what_is_unsure_or_unsteady_is_not() -> Non
     assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=10, predicted_iou=0.92)).masks) == 4
     assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=10, predicted_iou=0.999)).masks) == 0
     assert len(segment_everything(Quadrants(), PICTURE, Automatic(side=2, stability=0.0)).masks) == 6
+
+
+def test_crops_are_segmented_too_and_the_image_stays_set() -> None:
+    predictor, picture = Quadrants(), Image.new("RGB", (400, 200))
+    silent = Counted()
+    found = segment_everything(predictor, picture, Automatic(side=4, crop_layers=1, crop_overlap=0), progress=silent)
+    assert predictor.original_size == (200, 400)
+    assert silent.steps == 5 * 16
+    # Of each crop, the quadrant in the image's corner ends far from the crop's other edges; the rest is cut.
+    places = [(box[0], box[1], box[2] - box[0], box[3] - box[1]) for box in found.crops.tolist()]
+    corners = {(0, 0), (200, 0), (0, 100), (200, 100)}
+    assert {place[:2] for place in places if place[2:] == (200, 100)} == corners
+    assert found.masks.shape == (len(places), 100 * 2, 400)
+    for mask, (left, top, width, height), point in zip(found.masks, places, found.points, strict=True):
+        assert mask[int(point[1]), int(point[0])]
+        assert not np.delete(mask, np.s_[top : top + height], axis=0).any()
+        assert not np.delete(mask, np.s_[left : left + width], axis=1).any()
+    boxes = [record["crop_box"] for record in found.records()]
+    assert [tuple(box) for box in boxes] == places
+
+
+def test_crops_by_hand() -> None:
+    crops = make_crops(100, 150, Automatic(side=8, crop_layers=1, crop_overlap=0.2, crop_downscale=2))
+    assert [(*crop.box, crop.side) for crop in crops] == [
+        (0, 0, 150, 100, 8), (0, 0, 85, 60, 4), (0, 40, 85, 100, 4), (65, 0, 150, 60, 4), (65, 40, 150, 100, 4),
+    ]  # fmt: skip
+    # Crops that overlap wholly are the image itself, and count once.
+    assert len(make_crops(100, 100, Automatic(side=8, crop_layers=1, crop_overlap=1))) == 1
+    with pytest.raises(InputError, match="150×3 pixels is too small for 2 layers of crops"):
+        make_crops(3, 150, Automatic(crop_layers=2))
+    with pytest.raises(InputError, match="crop_overlap 1.5: at most 1"):
+        Automatic(crop_overlap=1.5)
 
 
 def test_the_nearest_mask_by_hand() -> None:
@@ -166,3 +214,27 @@ def test_from_the_command_line(picture_folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "masks per image" in done.output
     assert json.loads((tmp_path / "s.json").read_text())["float"]["images"] == 1
+
+
+def test_everything_in_one_image_from_the_command_line(picture_folder: Path, tmp_path: Path) -> None:
+    records, overlay = tmp_path / "m.json", tmp_path / "o.png"
+    command = ["predict-automatic", str(picture_folder / "a.png"), "--side", "3", "-o", str(records)]
+    sure = ["--predicted-iou", "0", "--stability", "0", "--crop-layers", "1", "--overlay", str(overlay), "--json"]
+    done = CliRunner().invoke(app, [*command, *sure])
+    assert done.exit_code == 0, done.output
+    found = json.loads(records.read_text())
+    assert json.loads(done.stdout)["masks"] == found
+    assert len(found) > 0
+    for record in found:
+        assert rle.decode(record["segmentation"]).shape == (40, 64)
+        assert int(rle.area(record["segmentation"])) == record["area"]
+    with Image.open(overlay) as picture:
+        assert picture.size == (64, 40)
+    # sam-tiny is sure of nothing by Meta's settings.
+    done = CliRunner().invoke(app, [*command, "--overlay", str(overlay)])
+    assert done.exit_code == 0, done.output
+    assert "lower both" in " ".join(done.output.split())
+    assert json.loads(records.read_text()) == []
+    done = CliRunner().invoke(app, [*command, "--crop-layers", "9"])
+    assert done.exit_code == 2
+    assert "at most 4" in " ".join(done.output.split())

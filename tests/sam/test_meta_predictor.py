@@ -12,7 +12,8 @@ from PIL import Image
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import ImageError, InputError
-from mixqsam.prediction import Predictor
+from mixqsam.prediction import Floats, Prediction, Predictor
+from mixqsam.prompts import Prompts
 from mixqsam.sam.automatic import Automatic, encode_runs, segment_everything
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -355,6 +356,85 @@ def test_our_generator_gives_metas_dictionaries(meta: Any, ours: dict[str, Predi
             else:
                 assert one["segmentation"]["size"] == other["segmentation"]["size"]
                 assert sum(one["segmentation"]["counts"]) == IMAGE.shape[0] * IMAGE.shape[1]
+
+
+class Discs(Predictor):
+    """Finds three discs around each point; how sure it is of them depends on radius and place."""
+
+    frame_side = 200
+    features = None
+    original_size: tuple[int, int] | None = None
+
+    def encode_image(self, image: Image.Image) -> None:
+        self.original_size = (image.height, image.width)
+
+    def encode_resized(self, pixels: Floats, *, original: tuple[int, int]) -> None:
+        raise NotImplementedError
+
+    def reset_image(self) -> None:
+        self.original_size = None
+
+    def keep(self) -> object:
+        return self.original_size
+
+    def restore(self, kept: object) -> None:
+        assert isinstance(kept, tuple)
+        self.original_size = kept
+
+    def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
+        assert multimask
+        assert prompts.points is not None
+        assert self.original_size is not None
+        y, x = np.mgrid[: self.original_size[0], : self.original_size[1]]
+        radii = np.array([5.3, 12.4, 27.6])
+        places = prompts.points[:, 0, :, None, None, None]
+        distances = (x - places[:, 0]) ** 2 + (y - places[:, 1]) ** 2
+        logits = (radii[:, None, None] ** 2 - distances).astype(np.float32)
+        scores = 0.9 - radii / 1000 + prompts.points[:, 0] @ [[1 / 3000], [1 / 7000]]
+        return Prediction(logits > 0, scores.astype(np.float32), logits, self.original_size, logits if full else None)
+
+
+def record_key(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(np.round([record["predicted_iou"], *record["crop_box"], *record["point_coords"][0]], 4))
+
+
+@pytest.mark.parametrize(
+    ("layers", "downscale", "overlap"), [(1, 1, 512 / 1500), (2, 2, 0.1)], ids=["defaults", "two layers"]
+)
+def test_our_crops_are_metas(layers: int, downscale: int, overlap: float) -> None:
+    with vision():
+        pytest.importorskip("segment_anything")
+        from segment_anything import SamAutomaticMaskGenerator
+    picture, mine = np.zeros((144, 200, 3), np.uint8), Discs()
+    generator = SamAutomaticMaskGenerator(
+        mine.model,
+        points_per_side=6,
+        pred_iou_thresh=-9.0,
+        stability_score_thresh=0.0,
+        crop_n_layers=layers,
+        crop_overlap_ratio=overlap,
+        crop_n_points_downscale_factor=downscale,
+    )
+    generator.predictor = mine
+    expected = sorted(generator.generate(picture), key=record_key)
+    options = Automatic(
+        side=6,
+        predicted_iou=-9.0,
+        stability=0.0,
+        crop_layers=layers,
+        crop_overlap=overlap,
+        crop_downscale=downscale,
+    )
+    found = segment_everything(mine, picture, options)
+    assert (np.diff(found.scores) <= 0).all()
+    assert mine.original_size == (144, 200)
+    records = sorted(found.records(), key=record_key)
+    assert len({tuple(record["crop_box"]) for record in expected}) > 4
+    assert len(records) == len(expected)
+    for one, other in zip(records, expected, strict=True):
+        for key in ("point_coords", "bbox", "crop_box", "area", "predicted_iou"):
+            np.testing.assert_allclose(one[key], other[key], atol=1e-4)
+        np.testing.assert_array_equal(one["segmentation"], other["segmentation"])
 
 
 @pytest.mark.parametrize("corner", [False, True])

@@ -51,7 +51,14 @@ def test_each_mask_comes_with_the_prompt_that_gives_it_again(client: TestClient)
 
 def test_the_surest_masks_are_described() -> None:
     pixels = np.eye(3, dtype=bool)[:, None]
-    some = Masks(pixels, np.array([0.9, 0.8, 0.7], np.float32), np.ones(3), np.zeros((3, 2)), np.array([1, 2, 3]))
+    some = Masks(
+        pixels,
+        np.array([0.9, 0.8, 0.7], np.float32),
+        np.ones(3),
+        np.zeros((3, 2)),
+        np.array([1, 2, 3]),
+        np.zeros((3, 4), int),
+    )
     answer = describe_everything(some, maximum=2)
     assert ([mask["choice"] for mask in answer["masks"]], answer["found"]) == ([1, 2], 3)
 

@@ -5,7 +5,7 @@ Errors are kinds of `MixqsamError`; their messages say what happened and what to
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
-from mixqsam.api.deploying import benchmark, export, load, predict, predictor, report, serve
+from mixqsam.api.deploying import benchmark, export, load, predict, predict_automatic, predictor, report, serve
 from mixqsam.api.judging import detect, evaluate, evaluate_automatic, evaluate_oriented, evaluate_semantic
 from mixqsam.api.making import allocate, analyze, compare, demo, quantize, recipes
 from mixqsam.api.sharing import push
@@ -51,6 +51,7 @@ from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.reporting.comparison import Comparison
+from mixqsam.sam.automatic import Masks
 from mixqsam.sam.automatic_options import Automatic
 from mixqsam.sam.load import Sam
 from mixqsam.transformers_hook import register
@@ -81,6 +82,7 @@ __all__ = [
     "HonestyError",
     "ImageError",
     "InputError",
+    "Masks",
     "MixqsamError",
     "ModelError",
     "NumericError",
@@ -117,6 +119,7 @@ __all__ = [
     "export",
     "load",
     "predict",
+    "predict_automatic",
     "predictor",
     "push",
     "quantize",

@@ -7,16 +7,25 @@ from typing import Literal
 from mixqsam.api.shared import as_data, start_session, write_output
 from mixqsam.data.images import open_image
 from mixqsam.errors import InputError
-from mixqsam.pipeline.benchmark import Benchmark, installed_backends, run_benchmark, run_unit_benchmark
+from mixqsam.pipeline.benchmark import (
+    Benchmark,
+    check_everything,
+    installed_backends,
+    run_benchmark,
+    run_unit_benchmark,
+)
 from mixqsam.pipeline.export import PageParts, run_export
 from mixqsam.pipeline.options import Data
 from mixqsam.pipeline.predict import make_prompts, run_prediction
+from mixqsam.pipeline.predict_automatic import AutomaticFiles, run_automatic_prediction
 from mixqsam.pipeline.report import run_report
 from mixqsam.pipeline.stages import load, make_predictor
 from mixqsam.prediction import Prediction, Predictor
 from mixqsam.progress import Progress
+from mixqsam.sam.automatic import Masks
+from mixqsam.sam.automatic_options import Automatic
 
-__all__ = ["benchmark", "export", "load", "predict", "predictor", "report", "serve"]
+__all__ = ["benchmark", "export", "load", "predict", "predict_automatic", "predictor", "report", "serve"]
 
 
 def report(
@@ -130,6 +139,43 @@ def predict(
     return prediction
 
 
+def predict_automatic(
+    image: Path | str,
+    model: str | Path = "sam-tiny",
+    *,
+    options: Automatic | None = None,
+    output: Path | str | None = None,
+    overlay: Path | str | None = None,
+    backend: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Masks:
+    """Segment everything in one image: a grid of points prompts the model.
+
+    Args:
+        image: image file.
+        model: float model, quantized directory, or exported directory.
+        options: generation and selection of masks, and crops.
+        output: JSON file of the masks to write; None writes nothing.
+        overlay: picture of the masks on the image (PNG); None writes nothing.
+        backend: `torch`, `onnx` or `openvino`; None for the backend of the model's files.
+        device: device for `torch`.
+        progress: receives the progress.
+
+    Raises:
+        MixqsamError: any of its kinds; the message says what to do.
+    """
+    files = AutomaticFiles(None if output is None else Path(output), None if overlay is None else Path(overlay))
+    return run_automatic_prediction(
+        Path(image),
+        model=model,
+        options=options or Automatic(),
+        session=start_session(None, progress, device=device),
+        backend=backend,
+        files=files,
+    )
+
+
 def predictor(model: str | Path, *, backend: str | None = None, device: str = "cpu") -> Predictor:
     """Load a predictor with the interface of segment-anything's (`set_image`, `predict`).
 
@@ -201,6 +247,7 @@ def benchmark(
     image: Path | str | None = None,
     runs: int = 5,
     memory: bool = True,
+    everything: bool = False,
     output: Path | str | None = None,
     cache: Path | str | None = None,
     progress: Progress | None = None,
@@ -214,6 +261,7 @@ def benchmark(
         image: image to encode; None for random noise.
         runs: runs of each backend; the result has medians.
         memory: also measure memory.
+        everything: also time a batch of points, as segmenting everything prompts them; not with `units`.
         output: JSON file to write; None writes nothing.
         cache: folder of the cache; None for the user's.
         progress: receives the progress.
@@ -221,11 +269,20 @@ def benchmark(
     Raises:
         MixqsamError: any of its kinds; the message says what to do.
     """
+    check_everything(everything, units=units)
     session, names = start_session(cache, progress), backends or installed_backends()
     if units:
         times = run_unit_benchmark(Path(model), backends=names, session=session)
     else:
         picture = None if image is None else open_image(Path(image))
-        times = run_benchmark(Path(model), backends=names, image=picture, runs=runs, memory=memory, session=session)
+        times = run_benchmark(
+            Path(model),
+            backends=names,
+            image=picture,
+            runs=runs,
+            memory=memory,
+            session=session,
+            everything=everything,
+        )
     write_output(output, times.to_json())
     return times

@@ -1,4 +1,4 @@
-"""Commands that show, use, export and time quantized models. Only their bodies import modules that load torch."""
+"""Commands that show, use and export quantized models. Only their bodies import modules that load torch."""
 
 import shlex
 from collections import Counter
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mixqsam.cli.command import command, line
-from mixqsam.cli.console import Table, out
-from mixqsam.cli.following import new_path
+from mixqsam.cli.console import out
 from mixqsam.cli.options import (
     Cache,
     Device,
@@ -16,18 +15,18 @@ from mixqsam.cli.options import (
     Model,
     OptionalData,
     OutputDirectory,
-    OutputFile,
     Overwrite,
     Reference,
 )
 from mixqsam.cli.outcome import Outcome
 from mixqsam.errors import AnnotationError, InputError
 from mixqsam.options.fields import Option
-from mixqsam.options.numbers import format_giga
+from mixqsam.sam.automatic_options import Automatic
 
 if TYPE_CHECKING:
-    from mixqsam.pipeline.benchmark import Benchmark
     from mixqsam.prompts import Prompts
+
+Backend = Annotated[str | None, Option("torch, onnx or openvino.", default_help="the backend of the model's files")]
 
 
 @command()
@@ -105,9 +104,7 @@ def predict(
         "mask.png"
     ),
     overlay: Annotated[Path | None, Option("Picture of the mask on the image to write (PNG).")] = None,
-    backend: Annotated[
-        str | None, Option("torch, onnx or openvino.", default_help="the backend of the model's files")
-    ] = None,
+    backend: Backend = None,
     device: Device = "cpu",
 ) -> Outcome:
     """Segment one image with boxes or points."""
@@ -137,6 +134,34 @@ def predict(
         line("serve", {"models": [model], "images": image.parent}): "draw boxes and click points in the browser"
     }
     return Outcome(data={"masks": masks}, lines=lines, made=made, next=following)
+
+
+@command()
+def predict_automatic(
+    *,
+    image: Annotated[Path, Option("An image.", is_argument=True)],
+    model: Model = "sam-tiny",
+    options: Automatic,
+    output: Annotated[Path, Option("JSON file of the masks to write.", flags=("--output", "-o"))] = Path("masks.json"),
+    overlay: Annotated[Path | None, Option("Picture of the masks on the image to write (PNG).")] = None,
+    backend: Backend = None,
+    device: Device = "cpu",
+) -> Outcome:
+    """Segment everything in one image: a grid of points prompts the model."""
+    from mixqsam.cli.session import open_session
+    from mixqsam.pipeline.predict_automatic import AutomaticFiles, describe_masks, run_automatic_prediction
+
+    files = AutomaticFiles(output, overlay)
+    masks = run_automatic_prediction(
+        image, model=model, options=options, session=open_session(device=device), backend=backend, files=files
+    )
+    count = len(masks.scores)
+    made = {output: "the masks: COCO's run lengths, boxes and scores"}
+    if overlay is not None:
+        made[overlay] = "the masks on the image"
+    following = {line("serve", {"models": [model], "images": image.parent}): "segment everything in the browser"}
+    lines = [f"{count:,} {'mask' if count == 1 else 'masks'}"]
+    return Outcome(data={"masks": describe_masks(masks)}, lines=lines, made=made, next=following)
 
 
 def _complete_format(typed: str) -> list[str]:
@@ -218,78 +243,6 @@ def _download_lines(downloads: Mapping[str, int]) -> list[str]:
         return []
     model, wasm, webgpu = (f"{downloads[part] / 1e6:.2f} MB" for part in ("model", "wasm", "webgpu"))
     return [f"A visitor downloads {model} of model, and {wasm} of runtime (WebAssembly) or {webgpu} (WebGPU)"]
-
-
-@command()
-def benchmark(
-    *,
-    model: Annotated[
-        Path, Option("A directory that quantize wrote; with --units also a float model.", is_argument=True)
-    ],
-    units: Annotated[
-        bool,
-        Option(
-            "Measure the times of the units that budgets such as latency<=0.5x@openvino need; the cache keeps them.",
-            flags=("--units",),
-        ),
-    ] = False,
-    backends: Annotated[
-        tuple[str, ...],
-        Option("Of torch, onnx, openvino, separated by commas.", is_list=True, default_help="all installed ones"),
-    ] = (),
-    image: Annotated[Path | None, Option("Image to encode.", default_help="random noise")] = None,
-    runs: Annotated[int, Option("Number of timed runs; the result is their median.", minimum=1)] = 5,
-    memory: Annotated[bool, Option("Also measure memory.", flags=("--memory/--no-memory",))] = True,
-    output: OutputFile = None,
-    cache: Cache = None,
-) -> Outcome:
-    """Time encoder and decoder on every backend, in turns with the float model in PyTorch."""
-    from mixqsam.cli.session import open_session
-    from mixqsam.data.images import open_image
-    from mixqsam.files import write_json
-    from mixqsam.pipeline.benchmark import installed_backends, run_benchmark, run_unit_benchmark
-
-    session, names = open_session(cache), backends or installed_backends()
-    if units:
-        times = run_unit_benchmark(model, backends=names, session=session)
-    else:
-        picture = None if image is None else open_image(image)
-        times = run_benchmark(model, backends=names, image=picture, runs=runs, memory=memory, session=session)
-    if output is not None:
-        write_json(output, times.to_json())
-    return Outcome(
-        data=times.to_json(),
-        tables=[_times_table(times, runs=runs)],
-        lines=[] if units else [f"In theory {times.size / 1e6:.2f} MB, {format_giga(times.bitops)} GBitOps per image"],
-        made={} if output is None else {output: "these figures as JSON"},
-        next=_after_benchmark(model, names[0], units=units),
-    )
-
-
-def _times_table(times: "Benchmark", *, runs: int) -> Table:
-    """Make the table of a benchmark."""
-    rows = [
-        [
-            row.name,
-            f"{row.encoder * 1e3:,.0f} ms",
-            f"{row.speedup:.2f}×",
-            f"{row.decoder * 1e3:,.0f} ms",
-            "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
-            f"{row.file_bytes / 1e6:.2f} MB",
-        ]
-        for row in times.rows
-    ]
-    about = f"Sums of the times of units, {times.threads} threads" if times.units else f"Medians of {runs} runs"
-    columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
-    return Table(f"{about}, image of {times.image[0]}×{times.image[1]}", columns, rows)
-
-
-def _after_benchmark(model: Path, backend: str, *, units: bool) -> dict[str, str]:
-    if units:
-        values = {"model": str(model), "images": "FOLDER", "budget": f"latency<=0.5x@{backend}", "output": "OUT"}
-        return {line("quantize", values): "a model that takes half the time, where bits can do that"}
-    values = {"model": str(model), "format": "openvino", "output": new_path(f"{model}-openvino")}
-    return {line("export", values): "files for a faster backend (or onnx)"}
 
 
 def _prompts(boxes: Sequence[str], points: Sequence[str], *, width: int, height: int) -> "Prompts":

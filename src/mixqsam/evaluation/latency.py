@@ -3,7 +3,7 @@
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,26 +23,24 @@ class Latency:
     Attributes:
         encoder: seconds of `set_image`: preparation of the image, and the encoder.
         decoder: seconds of `segment`: one prompt, to masks at the image's resolution.
+        batch: seconds of what else was timed, such as a batch of prompts; None without it.
     """
 
     encoder: float
     decoder: float
+    batch: float | None = None
 
 
 def measure_latency(
-    predictors: Mapping[str, Predictor], image: Image.Image, prompts: Prompts, *, runs: int, progress: Progress
+    predictors: Mapping[str, Predictor],
+    image: Image.Image,
+    prompts: Prompts,
+    *,
+    runs: int,
+    progress: Progress,
+    batch: Callable[[Predictor], object] | None = None,
 ) -> dict[str, Latency]:
-    """Find the median times of predictors that are timed in turns; see `time_runs`."""
-    return {
-        name: Latency(*(statistics.median(part) for part in zip(*values, strict=True)))
-        for name, values in time_runs(predictors, image, prompts, runs=runs, progress=progress).items()
-    }
-
-
-def time_runs(
-    predictors: Mapping[str, Predictor], image: Image.Image, prompts: Prompts, *, runs: int, progress: Progress
-) -> dict[str, list[tuple[float, float]]]:
-    """Time predictors in turns, so that other load of the machine affects all of them. The first run is not counted.
+    """Find the median times of predictors that are timed in turns; see `time_actions`.
 
     Args:
         predictors: name → model.
@@ -50,23 +48,62 @@ def time_runs(
         prompts: prompts of the decoder.
         runs: number of timed runs of each.
         progress: receives the progress of the runs.
+        batch: is timed too, with a predictor that has the image; None for nothing.
+    """
+    actions = _list_actions(image, prompts)
+    times = time_actions(predictors, actions if batch is None else [*actions, batch], runs=runs, progress=progress)
+    return {
+        name: Latency(*(statistics.median(part) for part in zip(*values, strict=True)))
+        for name, values in times.items()
+    }
+
+
+def time_runs(
+    predictors: Mapping[str, Predictor], image: Image.Image, prompts: Prompts, *, runs: int, progress: Progress
+) -> dict[str, list[tuple[float, float]]]:
+    """Time encoder and decoder of predictors; see `time_actions`.
 
     Returns:
         Name → seconds of encoder and decoder, of each run.
     """
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in predictors}
+    times = time_actions(predictors, _list_actions(image, prompts), runs=runs, progress=progress)
+    return {name: [(encoder, decoder) for encoder, decoder in values] for name, values in times.items()}
+
+
+def _list_actions(image: Image.Image, prompts: Prompts) -> list[Callable[[Predictor], object]]:
+    return [lambda predictor: predictor.set_image(image), lambda predictor: predictor.segment(prompts)]
+
+
+def time_actions(
+    predictors: Mapping[str, Predictor],
+    actions: Sequence[Callable[[Predictor], object]],
+    *,
+    runs: int,
+    progress: Progress,
+) -> dict[str, list[list[float]]]:
+    """Time predictors in turns, so that other load of the machine affects all of them. The first run is not counted.
+
+    Args:
+        predictors: name → model.
+        actions: what each predictor does in a run, in order.
+        runs: number of timed runs of each.
+        progress: receives the progress of the runs.
+
+    Returns:
+        Name → seconds of each action, of each run.
+    """
+    seconds: dict[str, list[list[float]]] = {name: [] for name in predictors}
     for run in progress.track(range(runs + 1), label="Timing", total=runs + 1):
         for name, predictor in predictors.items():
-            encoder = _measure_seconds(lambda predictor=predictor: predictor.set_image(image))  # type: ignore[misc]
-            decoder = _measure_seconds(lambda predictor=predictor: predictor.segment(prompts))  # type: ignore[misc]
+            measured = [_measure_seconds(action, predictor) for action in actions]
             if run:
-                seconds[name].append((encoder, decoder))
+                seconds[name].append(measured)
     return seconds
 
 
-def _measure_seconds(action: Callable[[], object]) -> float:
+def _measure_seconds(action: Callable[[Predictor], object], predictor: Predictor) -> float:
     started = time.perf_counter()
-    action()
+    action(predictor)
     return time.perf_counter() - started
 
 

@@ -7,10 +7,10 @@ from mixqsam.data.images import note_skipped
 from mixqsam.errors import ImageError
 from mixqsam.evaluation.automatic import AutomaticCounts, AutomaticScores
 from mixqsam.evaluation.coco import Truth
+from mixqsam.pipeline.predict_automatic import describe_nothing
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.pipeline.stages import load, note_frames
+from mixqsam.pipeline.stages import make_predictor, note_frames
 from mixqsam.sam.automatic import Automatic, segment_everything
-from mixqsam.sam.predictor import SamPredictor
 
 
 def run_automatic(
@@ -24,7 +24,7 @@ def run_automatic(
     """Let models segment everything in the same images; the first is the reference of the fidelity.
 
     Args:
-        models: name → float model or quantized directory.
+        models: name → float model, quantized directory, or exported directory.
         data: images; with ground-truth annotations the recall of their masks is measured too.
         options: how masks are made and chosen.
         session: progress, device.
@@ -35,7 +35,7 @@ def run_automatic(
     """
     samples = data.samples(count=limit, progress=session.progress)[:limit]
     truth = None if data.annotations is None else Truth(data.annotations)
-    predictors = {name: SamPredictor(load(source, device=session.device)) for name, source in models.items()}
+    predictors = {name: make_predictor(source, device=session.device) for name, source in models.items()}
     note_frames(predictors, session)
     counts = {name: AutomaticCounts() for name in predictors}
     reference = next(iter(predictors))
@@ -54,9 +54,5 @@ def run_automatic(
     note_skipped(broken, total=len(samples), progress=session.progress)
     scores = {name: model_counts.scores() for name, model_counts in counts.items()}
     if scores[reference].masks == 0:
-        session.progress.note(
-            f"{reference} finds no mask with a predicted IoU of at least {options.predicted_iou:g} and a "
-            f"stability of at least {options.stability:g}. Small models are less sure of their masks: lower both "
-            "(--predicted-iou, --stability)."
-        )
+        session.progress.note(describe_nothing(reference, options))
     return scores

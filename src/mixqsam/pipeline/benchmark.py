@@ -13,7 +13,7 @@ from PIL import Image
 
 from mixqsam.artifact.store import CONFIG, is_quantized, load_model
 from mixqsam.deployed.backends import BACKENDS
-from mixqsam.errors import ArtifactError
+from mixqsam.errors import ArtifactError, InputError
 from mixqsam.evaluation.latency import measure_latency, peak_memory
 from mixqsam.families import find_family, prepare
 from mixqsam.files import read_json
@@ -21,6 +21,7 @@ from mixqsam.pipeline.estimate import announce, measure_speed, timing_stage
 from mixqsam.pipeline.export import run_export
 from mixqsam.pipeline.options import Session
 from mixqsam.pipeline.stages import TORCH, check_backend, make_predictor
+from mixqsam.pipeline.throughput import PointBatch, Throughput
 from mixqsam.pipeline.timed_models import check_installed, make_middle_box, make_picture
 from mixqsam.pipeline.unit_times import count_models, find_times, read_times
 from mixqsam.plan import FLOAT as FLOAT_UNIT
@@ -28,6 +29,7 @@ from mixqsam.plan import BitPlan, Costs, UnitBits
 from mixqsam.prediction import Predictor
 from mixqsam.progress import begin_job, following
 from mixqsam.runtime.build import simulated_units
+from mixqsam.sam.automatic_options import Automatic
 from mixqsam.sam.load import Sam, default_processor, load_sam
 from mixqsam.sam.predictor import SamPredictor
 from mixqsam.times import UnitTimes
@@ -46,6 +48,7 @@ class Row:
         speedup: of the encoder, against float32 in PyTorch.
         memory: bytes that a process of its own needs, Python and libraries included.
         file_bytes: of the model's files; theoretical where units were timed.
+        everything: how fast everything in an image is segmented; None where this was not measured.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Row:
     speedup: float
     memory: int | None
     file_bytes: int
+    everything: Throughput | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,16 @@ def installed_backends() -> list[str]:
     return [TORCH, *(name for name, backend in BACKENDS.items() if backend.is_installed)]
 
 
+def check_everything(everything: bool, *, units: bool) -> None:
+    """Refuse the time of segmenting everything where units are timed.
+
+    Raises:
+        InputError: both are wanted.
+    """
+    if everything and units:
+        raise InputError("Units and segmenting everything are not timed together: leave out --everything or --units.")
+
+
 def _note_units_in_float(sam: Sam, session: Session) -> None:
     """Say which units PyTorch does not compute in integers."""
     reasons = Counter(why for _, why in simulated_units(sam.model))
@@ -100,6 +114,7 @@ def run_benchmark(
     runs: int,
     memory: bool,
     session: Session,
+    everything: bool = False,
 ) -> Benchmark:
     """Time encoder and decoder of a quantized directory.
 
@@ -113,6 +128,7 @@ def run_benchmark(
         runs: number of timed runs of each backend.
         memory: also measure memory, each backend in a separate process.
         session: receives the progress.
+        everything: also time a batch of points, as segmenting everything prompts them.
 
     Raises:
         ArtifactError: the source is not a quantized directory.
@@ -126,7 +142,7 @@ def run_benchmark(
     costs = sam.costs(prompts_per_image=manifest.prompts_per_image)
     plan = manifest.plan(costs)
     picture = image or make_picture(sam.image_size)
-    prompts = make_middle_box(picture)
+    prompts, points = make_middle_box(picture), PointBatch(picture, Automatic())
     if TORCH in backends:
         _note_units_in_float(sam, session)
     del sam
@@ -138,7 +154,8 @@ def run_benchmark(
         makers = {FLOAT: partial(float_predictor, source)}
         makers |= {name: partial(make_predictor, place, backend=name) for name, place in places.items()}
         predictors: dict[str, Predictor] = {name: make() for name, make in makers.items()}
-        latencies = measure_latency(predictors, picture, prompts, runs=runs, progress=session.progress)
+        batch = points.find if everything else None
+        latencies = measure_latency(predictors, picture, prompts, runs=runs, progress=session.progress, batch=batch)
         del predictors
         peaks: dict[str, int | None] = dict.fromkeys(makers)
         if memory:
@@ -153,6 +170,7 @@ def run_benchmark(
             latencies[FLOAT].encoder / latency.encoder,
             peaks[name],
             sizes[name],
+            points.throughput(latency),
         )
         for name, latency in latencies.items()
     ]

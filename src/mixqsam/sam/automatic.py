@@ -1,7 +1,9 @@
 """Segment everything: a grid of points prompts the model, and what it is sure of, and not the same twice, is kept."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mixqsam.boxes import Detections, suppress
+from mixqsam.pixels import from_input
 from mixqsam.prediction import Predictor
+from mixqsam.progress import Progress, Silent
 from mixqsam.prompts import Array, Prompts, point_grid
 from mixqsam.sam.automatic_options import Automatic
+from mixqsam.sam.crops import Crop, is_whole, make_crops
 
 __all__ = ["Automatic", "Masks", "find_masks", "join_masks", "segment_everything", "split_grid"]
 
@@ -30,6 +35,7 @@ class Masks:
         stability: [n], area of a mask cut at +1 by that of the mask cut at −1.
         points: [n, 2], x and y of the point that each mask was made from.
         choices: [n], which of the point's three masks it is: 1, 2 or 3.
+        crops: [n, 4], the part of the image that each mask was found in: x1, y1, x2, y2.
     """
 
     masks: NDArray[np.bool_]
@@ -37,6 +43,11 @@ class Masks:
     stability: NDArray[np.float64]
     points: Array
     choices: NDArray[np.int64]
+    crops: NDArray[np.int64]
+
+    def take(self, chosen: NDArray[Any]) -> "Masks":
+        """Select masks, by index or by a boolean for each."""
+        return Masks(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def records(self, *, rle: bool = False) -> list[dict[str, Any]]:
         """One dictionary for each mask, with the keys of segment-anything's generator.
@@ -44,7 +55,6 @@ class Masks:
         Args:
             rle: `segmentation` is COCO's uncompressed run-length encoding; otherwise an array of booleans.
         """
-        height, width = self.masks.shape[1:]
         left, top, right, bottom = _boxes(self.masks).T.tolist() if len(self.masks) else ([], [], [], [])
         return [
             {
@@ -55,9 +65,9 @@ class Masks:
                 "predicted_iou": float(self.scores[i]),
                 "point_coords": [self.points[i].tolist()],
                 "stability_score": float(self.stability[i]),
-                "crop_box": [0, 0, width, height],
+                "crop_box": [x1, y1, x2 - x1, y2 - y1],
             }
-            for i, mask in enumerate(self.masks)
+            for i, (mask, (x1, y1, x2, y2)) in enumerate(zip(self.masks, self.crops.tolist(), strict=True))
         ]
 
 
@@ -71,21 +81,58 @@ def encode_runs(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
 
 
 def segment_everything(
-    predictor: Predictor, image: Image.Image | NDArray[Any], options: Automatic | None = None
+    predictor: Predictor,
+    image: Image.Image | NDArray[Any],
+    options: Automatic | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> Masks:
     """All masks that a model finds in an image: three for each point of a grid, filtered and without doubles.
 
     Args:
-        predictor: of any runtime.
+        predictor: of any runtime; it has the image afterwards.
         image: a Pillow image, or uint8 [height, width, 3].
-        options: the grid and the filters; by default those of Meta's generator. Crops and the removal of small regions
-            are not done.
+        options: the grid, the filters and the crops; by default those of Meta's generator. The removal of small regions
+            is not done.
+        progress: receives the progress, in points.
+
+    Raises:
+        InputError: the image is too small for its crops, or the decoder gives one mask for each prompt.
     """
-    options = options or Automatic()
-    predictor.set_image(image)
-    assert predictor.original_size is not None  # noqa: S101
-    groups = split_grid(*predictor.original_size, options=options)
-    return join_masks([find_masks(predictor, points, options) for points in groups], options)
+    options, picture = options or Automatic(), from_input(image)
+    work = [
+        (crop, points)
+        for crop in make_crops(picture.height, picture.width, options)
+        for points in _split_crop(crop, options)
+    ]
+    total = sum(len(points) for _, points in work)
+    tracked = (progress or Silent()).track(
+        work, label="Segmenting everything", total=total, steps=lambda one: len(one[1])
+    )
+    found: dict[Crop, Masks] = {}
+    encoding: object = None
+    for crop, groups in groupby(tracked, key=itemgetter(0)):
+        predictor.set_image(picture.crop(crop.box))
+        encoding = predictor.keep() if encoding is None else encoding
+        parts = [_find_whole(predictor, points, options, crop=crop, size=picture.size) for _, points in groups]
+        found[crop] = join_masks(parts, options)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    predictor.restore(encoding)
+    return join_crops(found, options, height=picture.height, width=picture.width)
+
+
+def _split_crop(crop: Crop, options: Automatic) -> list[Prompts]:
+    own = replace(options, side=crop.side)
+    return split_grid(crop.bottom - crop.top, crop.right - crop.left, options=own)
+
+
+def _find_whole(
+    predictor: Predictor, points: Prompts, options: Automatic, *, crop: Crop, size: tuple[int, int]
+) -> Masks:
+    """What some points give in a crop that a predictor has, without what its edges cut; `size` is the image's."""
+    masks = find_masks(predictor, points, options)
+    return masks.take(is_whole(_boxes(masks.masks), crop, width=size[0], height=size[1]))
 
 
 def split_grid(height: int, width: int, *, options: Automatic, at_once: int = _POINTS_AT_ONCE) -> list[Prompts]:
@@ -116,16 +163,48 @@ def find_masks(predictor: Predictor, points: Prompts, options: Automatic) -> Mas
     sure = (found.scores >= options.predicted_iou) & (steady >= options.stability) & found.masks.any(axis=(2, 3))
     prompts, choices = np.nonzero(sure)
     assert points.points is not None  # noqa: S101  (a grid has points)
-    return Masks(found.masks[sure], found.scores[sure], steady[sure], points.points[prompts, 0], choices + 1)
+    crops = np.tile((0, 0, found.masks.shape[3], found.masks.shape[2]), (len(prompts), 1))
+    return Masks(found.masks[sure], found.scores[sure], steady[sure], points.points[prompts, 0], choices + 1, crops)
 
 
 def join_masks(found: Sequence[Masks], options: Automatic) -> Masks:
     """Join what groups of points gave, without doubles; the surest first."""
-    masks, scores, stability, points, choices = (
-        np.concatenate([getattr(some, field.name) for some in found]) for field in fields(Masks)
-    )
-    stays = _suppress(_boxes(masks), scores, limit=options.overlap)
-    return Masks(masks[stays], scores[stays], stability[stays], points[stays], choices[stays])
+    joined = _concatenate(found)
+    return joined.take(_suppress(_boxes(joined.masks), joined.scores, limit=options.overlap))
+
+
+def join_crops(found: Mapping[Crop, Masks], options: Automatic, *, height: int, width: int) -> Masks:
+    """Join what the crops of an image gave, without doubles: that of the smaller crop stays. The surest come first.
+
+    Args:
+        found: crop → its masks, in its pixels.
+        options: the filters.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
+    corners = [_boxes(some.masks) + np.tile(crop.box[:2], 2) for crop, some in found.items()]
+    areas = [np.full(len(some.masks), crop.area) for crop, some in found.items()]
+    stays = np.zeros(sum(map(len, areas)), dtype=np.bool_)
+    stays[_suppress(np.concatenate(corners), 1 / np.concatenate(areas), limit=options.overlap)] = True
+    pieces = np.split(stays, np.cumsum([len(of_crop) for of_crop in areas])[:-1])
+    placed = [
+        _place(some.take(piece), crop, height=height, width=width)
+        for (crop, some), piece in zip(found.items(), pieces, strict=True)
+    ]
+    joined = _concatenate(placed)
+    return joined.take(np.argsort(-joined.scores, kind="stable"))
+
+
+def _concatenate(found: Sequence[Masks]) -> Masks:
+    return Masks(*(np.concatenate([getattr(some, field.name) for some in found]) for field in fields(Masks)))
+
+
+def _place(masks: Masks, crop: Crop, *, height: int, width: int) -> Masks:
+    """Masks of a crop, in the image's pixels."""
+    placed = np.zeros((len(masks.masks), height, width), dtype=np.bool_)
+    placed[:, crop.top : crop.bottom, crop.left : crop.right] = masks.masks
+    crops = np.tile(crop.box, (len(placed), 1))
+    return replace(masks, masks=placed, points=masks.points + crop.box[:2], crops=crops)
 
 
 def _stability(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -145,6 +224,6 @@ def _boxes(masks: NDArray[np.bool_]) -> Array:
     return boxes
 
 
-def _suppress(boxes: Array, scores: NDArray[np.float32], *, limit: float) -> NDArray[np.int64]:
+def _suppress(boxes: Array, scores: NDArray[Any], *, limit: float) -> NDArray[np.int64]:
     """Indices of what stays, the surest first."""
     return suppress(Detections.of(boxes, scores, np.zeros(len(scores))), limit)

@@ -1,0 +1,51 @@
+"""How fast everything in an image is segmented: the time of one batch of points, and what follows for an image."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from mixqsam.evaluation.latency import Latency
+from mixqsam.prediction import Predictor
+from mixqsam.sam.automatic import find_masks, split_grid
+from mixqsam.sam.automatic_options import Automatic
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """How fast a model segments everything.
+
+    Attributes:
+        points: that are prompted at once, with three masks each.
+        batch: median seconds of these points: decoder, masks at the image's resolution, and filters.
+        points_per_second: points of a batch by its seconds.
+        image: seconds of an image, estimated: the encoder, and all points of the grid. Doubles are removed in addition.
+    """
+
+    points: int
+    batch: float
+    points_per_second: float
+    image: float
+
+
+class PointBatch:
+    """The first points of an image's grid, as `segment_everything` prompts them at once.
+
+    Args:
+        image: the image.
+        options: the grid and the filters.
+    """
+
+    def __init__(self, image: Image.Image, options: Automatic) -> None:
+        self._options = options
+        self._points = split_grid(image.height, image.width, options=options)[0]
+
+    def find(self, predictor: Predictor) -> object:
+        """Find the masks of these points with a predictor that has the image."""
+        return find_masks(predictor, self._points, self._options)
+
+    def throughput(self, latency: Latency) -> Throughput | None:
+        """Work out the throughput from measured times; None where the batch was not timed."""
+        if latency.batch is None:
+            return None
+        rate = len(self._points) / latency.batch
+        return Throughput(len(self._points), latency.batch, rate, latency.encoder + self._options.side**2 / rate)
