@@ -74,5 +74,4 @@ def test_filters_decide_at_8_bits_as_in_float_for_almost_all_masks(samples: list
             kept.append({(*point, choice) for point, choice in zip(found.points.tolist(), found.choices, strict=True)})
         of_both, of_one = len(kept[0] & kept[1]), len(kept[0] ^ kept[1])
         assert 0.1 < of_both / (3 * len(points)) < 0.9
-        print(of_both, of_one)
         assert of_one / (3 * len(points)) < 0.05

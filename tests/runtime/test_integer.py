@@ -52,6 +52,21 @@ def quantizer(bits: int, low: float, high: float) -> Quantizer:
     return Quantizer(AffineGrid.from_range(torch.tensor(low), torch.tensor(high), bits=bits))
 
 
+@pytest.mark.parametrize("piece", [7, 1 << 18], ids=["in pieces", "at once"])
+@pytest.mark.parametrize("bits", [3, 8])
+def test_codes_are_those_of_the_grid(monkeypatch: pytest.MonkeyPatch, bits: int, piece: int) -> None:
+    monkeypatch.setattr(kernels, "_PIECE", piece)
+    affine = AffineGrid.from_range(torch.tensor(-1.3), torch.tensor(2.2), bits=bits)
+    grid, values = ByteGrid.of(Quantizer(affine)), torch.randn(4, 5, 6, generator=torch.manual_seed(0)) * 3
+    values[0, 0] = torch.tensor([0.0, -1e30, 1e30, -torch.inf, torch.inf, 2.2])
+    steps = (values * (1 / affine.scale)).round()
+    expected = steps.clamp(-affine.zero, 2**bits - 1 - affine.zero) + affine.zero
+    for some, wanted in ((values, expected), (values.transpose(0, 2), expected.transpose(0, 2))):
+        found = grid.encode(some)
+        assert found.dtype == torch.uint8
+        torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("bits", range(2, 9), ids=lambda bits: f"W{bits}A{bits}")
 def test_every_bit_width_gives_what_the_simulation_gives(
     sam: Sam, samples: list[Sample], ranges: Ranges, bits: int

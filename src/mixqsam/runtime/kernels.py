@@ -18,6 +18,9 @@ from mixqsam.numeric.half import Unquantized
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
 from mixqsam.numeric.weights import QuantizedTensor
 
+# Values that are encoded at once: 1 MB, which stays in the cache from step to step.
+_PIECE = 1 << 18
+
 
 class UnsupportedError(Exception):
     """A unit cannot be computed in whole numbers here; the text says why."""
@@ -54,7 +57,16 @@ class ByteGrid:
 
     def encode(self, values: Tensor) -> Tensor:
         """Codes of float32 values, uint8, same shape."""
-        steps = self.quantizer(values, whole=True)
+        if values.numel() <= _PIECE or not values.is_contiguous():
+            return self._encode_piece(values)
+        codes = torch.empty(values.shape, dtype=torch.uint8)
+        for some, place in zip(values.view(-1).split(_PIECE), codes.view(-1).split(_PIECE), strict=True):
+            place.copy_(self._encode_piece(some))
+        return codes
+
+    def _encode_piece(self, values: Tensor) -> Tensor:
+        # Through 16 bits, because PyTorch converts floats to bytes one by one.
+        steps = self.quantizer(values, whole=True).to(torch.int16)
         codes: Tensor = (steps.add_(self.zero) if self.zero else steps).to(torch.uint8)
         return codes
 
