@@ -3,10 +3,9 @@
 The folder has a tiny random SAM under the name `facebook/sam-vit-base`, a tiny DETR, drawn pictures, annotations. What
 this machine cannot do in seconds is changed, and nothing else: `--device cuda` becomes cpu, a command launched by
 torchrun runs in one process, reconstructions take 3 iterations, `--recipes all` are two (each has tests of its own),
-comparisons have one budget, grids of points have 4 × 4, pages other than the README round to nearest where they name no recipe, Fisher
-sensitivities have 4 draws,
-`serve` does not wait for visitors, `push` sends nothing, and the embedded model is the tiny one too. Commands that
-install are checked for what they name.
+comparisons have one budget, segmenting everything has a grid of 4 × 4, pages other than the README round to nearest
+where they name no recipe, Fisher sensitivities have 4 draws, `serve` does not wait for visitors, `push` sends nothing,
+and the embedded model is the tiny one too. Commands that install are checked for what they name.
 """
 
 import json
@@ -168,9 +167,7 @@ def run_mixqsam(arguments: list[str], folder: Path, *, quickly: bool) -> None:
     # `quantize` refuses the option for a recipe that only rounds.
     if changed[0] == "compare":
         changed = keep_one_budget(changed)
-    if changed[0].endswith("-automatic"):
-        changed = [word for place, word in enumerate(changed) if "--side" not in changed[max(0, place - 1) : place + 1]]
-        changed += ["--side", "4"]
+    changed = shrink_grid(changed)
     if changed[0] == "compare" or (changed[0] == "quantize" and set(RECONSTRUCTING_RECIPES) & set(changed)):
         changed += ["--iterations", "3"]
     if changed[0] in {"quantize", "analyze", "compare"} and not {"--fisher-draws", "--config"} & set(changed):
@@ -182,6 +179,11 @@ def run_mixqsam(arguments: list[str], folder: Path, *, quickly: bool) -> None:
         shutil.rmtree(folder / changed[changed.index("-o") + 1], ignore_errors=True)
     done = CliRunner().invoke(app, changed)
     assert done.exit_code == 0, f"mixqsam {shlex.join(changed)}\n{done.output}"
+
+
+def shrink_grid(arguments: list[str]) -> list[str]:
+    """Segment everything on a grid of 4 × 4 points; the last value of an option counts."""
+    return [*arguments, "--side", "4"] if arguments[0].endswith("-automatic") else arguments
 
 
 def keep_one_budget(arguments: list[str]) -> list[str]:
