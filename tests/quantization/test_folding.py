@@ -7,14 +7,17 @@ from benchmarks.hardened import harden
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
 from mixqsam.numeric.modules import QuantizedLayer
+from mixqsam.options.names import DEFAULT_RECIPE
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.custom import CustomRecipe
+from mixqsam.quantization.nearest import draft
 from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.steps import folding
+from mixqsam.quantization.steps import folding, outliers
 from mixqsam.quantization.steps.folding import fold_norms
+from mixqsam.quantization.steps.outliers import fold_outliers
 from mixqsam.sam.forward import encode, make_frame
 from mixqsam.sam.load import Sam
 from mixqsam.sam.norms import find_read_norms
@@ -91,6 +94,28 @@ def test_what_was_found_is_kept(
     # At other bits, other folds are the best.
     with pytest.raises(AssertionError, match="measured twice"):
         fold(sam, samples, tmp_path, bits=(4, 8))
+
+
+def test_only_normalisations_with_outliers_are_folded_by_default(
+    sam: Sam, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, plan, twin = Cache(tmp_path), plan_of(sam, 4, 4), harden(sam)
+    assert find_recipe(DEFAULT_RECIPE).rewrite is fold_outliers
+    assert fold_outliers(sam, plan, samples, cache, Silent()) is sam
+    mended = fold_outliers(twin, plan, samples, cache, Silent())
+    assert changed_norms(twin, mended) == changed_norms(twin, fold_norms(twin, plan, samples, cache, Silent()))
+    monkeypatch.setattr(outliers, "measure_outliers", None)
+    assert fold_outliers(sam, plan, samples, cache, Silent()) is sam
+
+
+def test_a_single_normalisation_with_outliers_is_folded_alone(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
+    norm = find_read_norms(sam.config)[1]
+    factor = torch.ones(sam.model.get_submodule(norm.name).weight.shape)
+    factor[3] = 1 / 40
+    twin = draft(sam)
+    folding.apply_fold(twin.model, norm, folding.Fold(torch.zeros_like(factor), factor))
+    mended = fold_outliers(twin, plan_of(sam, 4, 4), samples, Cache(tmp_path), Silent())
+    assert changed_norms(twin, mended) == [norm.name]
 
 
 def test_a_recipe_of_the_user_does_several_rewrites(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from mixqsam.quantization.steps.folding import fold_norms
 
 FOLDED = Recipe(
     "folded",
-    "as compensated, for models with outliers: norms' channels are scaled and shifted first, exactly",
+    "as compensated, with every norm folded that gains: its channels are scaled and shifted first, exactly",
     "SmoothQuant, arXiv 2211.10438; RepQ-ViT, arXiv 2212.08254",
     rewrite=fold_norms,
     compensation=Compensation(),

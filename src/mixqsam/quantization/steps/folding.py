@@ -68,7 +68,13 @@ def fold_norms(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache,
     Returns:
         The rewritten model; tensors that did not change are shared with `sam`.
     """
-    norms = find_read_norms(sam.config)
+    return fold_some(sam, plan, samples, cache, progress, norms=find_read_norms(sam.config))
+
+
+def fold_some(
+    sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache, progress: Progress, *, norms: Sequence[ReadNorm]
+) -> Sam:
+    """As `fold_norms`, for some of the normalisations."""
     compared = {name: str(plan.bits[name]) for norm in norms for name in norm.units}
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], compared)
     found: dict[str, list[list[float]]] | None = cache.get("folding", key)
@@ -87,21 +93,27 @@ def find_folds(
     sam: Sam, plan: BitPlan, samples: Sequence[Sample], norms: Sequence[ReadNorm], *, progress: Progress
 ) -> dict[str, Fold]:
     """Normalisation → its best fold; those that are best left alone have none."""
-    rows: dict[str, list[Tensor]] = {unit: [] for norm in norms for unit in norm.units}
-    count = -(-_POSITIONS // len(samples))
-    watchers: dict[str, Watcher] = {unit: partial(_keep, sam, unit, rows[unit], count) for unit in rows}
-    with torch.no_grad(), watched(sam.model, watchers):
-        for sample in progress.track(samples, label="Folding", total=len(samples)):
-            run_sample(sam, sample)
+    rows = read_rows(sam, samples, [unit for norm in norms for unit in norm.units], label="Folding", progress=progress)
     found = {}
     for norm in norms:
-        readers = [
-            _Reader(sam.model.get_submodule(unit), torch.cat(rows.pop(unit)), plan.bits[unit]) for unit in norm.units
-        ]
+        readers = [_Reader(sam.model.get_submodule(unit), rows.pop(unit), plan.bits[unit]) for unit in norm.units]
         fold = _choose(readers, shifts=not norm.is_padded)
         if fold is not None:
             found[norm.name] = fold
     return found
+
+
+def read_rows(
+    sam: Sam, samples: Sequence[Sample], units: Sequence[str], *, label: str, progress: Progress
+) -> dict[str, Tensor]:
+    """Unit → what its weight meets at some positions of all images, [positions, d]."""
+    rows: dict[str, list[Tensor]] = {unit: [] for unit in units}
+    count = -(-_POSITIONS // len(samples))
+    watchers: dict[str, Watcher] = {unit: partial(_keep, sam, unit, rows[unit], count) for unit in units}
+    with torch.no_grad(), watched(sam.model, watchers):
+        for sample in progress.track(samples, label=label, total=len(samples)):
+            run_sample(sam, sample)
+    return {unit: torch.cat(some) for unit, some in rows.items()}
 
 
 def _keep(sam: Sam, unit: str, rows: list[Tensor], count: int, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -131,7 +143,7 @@ class _Reader:
 
     def by_channel(self, values: Tensor) -> Tensor:
         """Rows [n, d] with the values of a channel together, [n·d/C, C]."""
-        return values.reshape(len(values), self.channels, -1).transpose(1, 2).reshape(-1, self.channels)
+        return split_channels(values, self.channels)
 
     def error(self, fold: Fold) -> float:
         """Squared error of the output at the reader's bits, as a share of the output's own variance."""
@@ -183,12 +195,18 @@ def _candidates(readers: Sequence[_Reader], *, shifts: bool) -> Iterator[Fold]:
     if shifts:
         yield Fold(centre, torch.ones_like(still))
     for shift, strength in product((still, centre) if shifts else (still,), _STRENGTHS):
-        reach = _reach(values - shift)
+        reach = measure_reach(values - shift)
         factor = reach**strength / weights ** (1 - strength)
         yield Fold(shift, factor / factor.log().mean().exp())
 
 
-def _reach(values: Tensor) -> Tensor:
+def split_channels(rows: Tensor, channels: int) -> Tensor:
+    """Rows [n, d] that a weight meets, with the values of a channel together, [n·d/channels, channels]."""
+    return rows.reshape(len(rows), channels, -1).transpose(1, 2).reshape(-1, channels)
+
+
+def measure_reach(values: Tensor) -> Tensor:
+    """How far each channel of [n, channels] reaches: what 99.9% of its absolute values do not exceed."""
     rank = max(1, round(len(values) * _WITHIN))
     return values.abs().kthvalue(rank, dim=0).values.clamp(min=_TINY)
 
