@@ -1,9 +1,12 @@
-"""Tables of docs/mobile-sam.md, from the files of benchmarks.mixed_bits and peers_mobile_sam."""
+"""Tables and a figure of docs/mobile-sam.md, from the files of benchmarks.mixed_bits and peers_mobile_sam."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from benchmarks.harness import interval
 from benchmarks.performance_tables import line, load
@@ -11,6 +14,8 @@ from mixqsam.options.names import DEFAULT_RECIPE
 
 _REPORTED = ("W8A8", "W6A6", "W4A4", "W3A3", "5.5MB", "4.5MB")
 _TOOLS = ("ort", "ort-channels", "quanto", "nncf", "nncf-mixed", "nncf-transformer", "ours uniform:W8A8", "ours W8A8")
+# Panel of the figure → the runtimes of its encoders; the first one's float encoder is the measure of speed.
+_PANELS = {"ONNX Runtime": ("onnx",), "OpenVINO": ("openvino", "bf16")}
 
 
 def _iou(values: list[float]) -> str:
@@ -63,3 +68,27 @@ def _speed(plain: Mapping[str, Any], row: Mapping[str, Any], runtime: str) -> st
     """How many times as fast as the float encoder in the same runtime."""
     times = row.get("latency", {}).get(runtime)
     return f"{np.median(plain['latency'][runtime]) / np.median(times):.2f}×" if times else "–"
+
+
+def draw_latency(path: Path) -> None:
+    """Draw the IoU with float against the encoder's speed: other tools and ours, a panel for each runtime."""
+    rows = load("peers_mobile_sam")["rows"]
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    for axes, (title, runtimes) in zip(figure.subplots(1, 2, sharey=True), _PANELS.items(), strict=True):
+        slowest = np.median(rows["float"]["latency"][runtimes[0]])
+        for row in rows.values():
+            for runtime in runtimes:
+                if times := row.get("latency", {}).get(runtime):
+                    is_ours = row["title"].startswith("mixqsam")
+                    label = row["title"] + (" (bf16)" if runtime == "bf16" and is_ours else "")
+                    place = float(slowest / np.median(times)), float(row["iou_float"][0])
+                    axes.plot(*place, "D" if is_ours else "o", color="tab:blue" if is_ours else "tab:gray")
+                    axes.annotate(label, place, xytext=(4, -3), textcoords="offset points", fontsize=7)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("times as fast as the float encoder")
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.35)
+    figure.axes[0].set_ylabel("mean IoU with the float masks")
+    # The same data give the same file.
+    with rc_context({"svg.hashsalt": "mixqsam"}):
+        figure.savefig(path, metadata={"Date": None})

@@ -74,6 +74,22 @@ def nearest() -> str:
     return "\n".join([*lines, "", machine_line(data)])
 
 
+def quantize_cost() -> str:
+    """Time of `quantize` from start to report, stage by stage, and what an additional image adds."""
+    data = load("quantize_cost")
+    few, many = sorted(data["runs"].values(), key=lambda one: int(one["images"]))[:2]
+    between = many["images"] - few["images"]
+    lines = [line(["stage", *(f"{one['images']} images" for one in (few, many)), "an additional image", "32 images"])]
+    lines.append(line(["---", *["---:"] * 4]))
+    stages = [stage for stage, seconds in many["seconds"].items() if seconds >= 1]
+    for stage in [*stages, "total"]:
+        first, last = (one["total"] if stage == "total" else one["seconds"].get(stage, 0.0) for one in (few, many))
+        slope = (last - first) / between
+        times = [f"{seconds:.0f} s" for seconds in (first, last, slope)]
+        lines.append(line([stage, *times, f"{(last + slope * (32 - many['images'])) / 60:.1f} min"]))
+    return "\n".join([*lines, "", machine_line(data)])
+
+
 def reconstruction() -> str:
     """Time and memory of reconstruction."""
     data = load("reconstruction_cost")
