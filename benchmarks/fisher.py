@@ -28,9 +28,10 @@ from mixqsam.analysis.variants import run_prefix
 from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.files import Cache, digest, read_json, write_json
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data, QuantizationOptions, Session
 from mixqsam.pipeline.stages import analyze_model, find_ranges, quantize_model, run_allocation
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Vector
+from mixqsam.plan import CANDIDATE_BITS, BitPlan, Vector
 from mixqsam.progress import Silent
 from mixqsam.sam.load import Sam, load_sam
 

@@ -28,10 +28,11 @@ from mixqsam.analysis.fisher import alike, measure_images, steady
 from mixqsam.cli.bars import ProgressBars
 from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.files import Cache, default_cache, read_json, write_json
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.options import AllocationOptions, Data, Session
 from mixqsam.pipeline.recipe_analysis import adapt_analysis
 from mixqsam.pipeline.stages import choose_bits, find_ranges
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Vector
+from mixqsam.plan import CANDIDATE_BITS, BitPlan, Vector
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam, load_sam
 

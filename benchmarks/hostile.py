@@ -26,8 +26,9 @@ from mixqsam.data.labelmaps import LabelledImage, find_regions
 from mixqsam.data.records import read_detections
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import read_json
+from mixqsam.measurements import Analysis
 from mixqsam.numeric.tensor_file import TensorFile
-from mixqsam.plan import Analysis, Operand, UnitBits
+from mixqsam.plan import Operand, UnitBits
 from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import Run
 from mixqsam.sam.load import load_sam

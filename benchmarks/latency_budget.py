@@ -22,12 +22,13 @@ import numpy as np
 from benchmarks.harness import machine
 from mixqsam.allocation.budget import Budget
 from mixqsam.files import write_json
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import choose_bits, run_analysis
 from mixqsam.pipeline.timed_models import TimedModels
 from mixqsam.pipeline.unit_times import find_times, time_in_turns
-from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.sam.load import Sam, load_sam
 
 OUTPUT = Path(__file__).parents[1] / "docs/data/latency_budget.json"

@@ -30,6 +30,7 @@ from mixqsam.data.samples import Sample
 from mixqsam.evaluation.coco import Truth
 from mixqsam.evaluation.record import Record, measure
 from mixqsam.files import Cache, digest, read_json, write_json
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.options import AnalysisOptions, QuantizationOptions, Session
 from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
 from mixqsam.pipeline.stages import (
@@ -37,7 +38,7 @@ from mixqsam.pipeline.stages import (
     find_ranges,
     quantize_model,
 )
-from mixqsam.plan import Analysis, BitPlan, Vector
+from mixqsam.plan import BitPlan, Vector
 from mixqsam.prediction import Prediction
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam, load_sam

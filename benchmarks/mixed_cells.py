@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixqsam.allocation.budget import Budget
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.options import AllocationOptions, Options, Session
 from mixqsam.pipeline.presets import Preset, apply_preset
 from mixqsam.pipeline.stages import run_allocation
-from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.plan import BitPlan, UnitBits
 
 # Forms whose bits the program chooses → options of the allocation that differ from the defaults.
 PROGRAMS: dict[str, dict[str, Any]] = {

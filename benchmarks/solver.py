@@ -22,7 +22,8 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import allocate
 from mixqsam.allocation.program import Objective, Utility
 from mixqsam.files import write_json
-from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Analysis, Costs
+from mixqsam.measurements import Analysis
+from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Costs
 from mixqsam.sam.units import count_costs
 
 CONFIGS: dict[str, Callable[[], Any]] = {

@@ -18,7 +18,8 @@ from mixqsam.allocation.linear import LinearProgram
 from mixqsam.allocation.program import UTILITIES, Objective, Program, build_program, predict_divergence
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError
-from mixqsam.plan import CANDIDATE_BITS, FLOAT, Analysis, Costs, Unit, UnitBits, Vector
+from mixqsam.measurements import Analysis
+from mixqsam.plan import CANDIDATE_BITS, FLOAT, Costs, Unit, UnitBits, Vector
 from mixqsam.times import UnitTimes
 from tests.oracles import best_choice
 

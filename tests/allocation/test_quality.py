@@ -7,7 +7,8 @@ from mixqsam.allocation.choose import allocate, find_size_span
 from mixqsam.allocation.program import Objective
 from mixqsam.allocation.quality import QualityTarget
 from mixqsam.errors import BudgetError
-from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.measurements import Analysis
+from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.sam.load import Sam
 
 

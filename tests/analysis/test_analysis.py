@@ -17,8 +17,9 @@ from mixqsam.calibrate import Ranges, WeightGrids, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
 from mixqsam.families import prepare
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.options import Session
-from mixqsam.plan import Analysis, BitPlan, Role, Unit, UnitBits
+from mixqsam.plan import BitPlan, Role, Unit, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.units import unit_names

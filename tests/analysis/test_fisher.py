@@ -23,12 +23,13 @@ from mixqsam.analysis.variants import run_prefix
 from mixqsam.calibrate import Ranges, WeightGrids, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError, BudgetError
+from mixqsam.measurements import Analysis
 from mixqsam.numeric import pieces
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import project_weight
 from mixqsam.pipeline.options import Session
-from mixqsam.plan import CANDIDATE_BITS, Analysis, Operand, Unit
+from mixqsam.plan import CANDIDATE_BITS, Operand, Unit
 from mixqsam.progress import Silent
 from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, load_sam

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mixqsam.errors import ArtifactError
-from mixqsam.plan import Analysis, Unit
+from mixqsam.measurements import Analysis
+from mixqsam.plan import Unit
 from mixqsam.sam.load import Sam
 
 

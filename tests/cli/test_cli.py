@@ -23,8 +23,8 @@ from mixqsam.artifact.store import load_model
 from mixqsam.cli.main import app
 from mixqsam.data.images import open_image
 from mixqsam.errors import BudgetError
+from mixqsam.measurements import Analysis
 from mixqsam.options.bit_widths import parse_candidates, parse_measured_bits
-from mixqsam.plan import Analysis
 from tests.conftest import draw
 
 

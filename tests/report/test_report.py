@@ -19,10 +19,11 @@ from mixqsam.cli.main import app
 from mixqsam.evaluation.evaluate import ImageScore
 from mixqsam.families import prepare
 from mixqsam.families.mobile_sam import make_processor
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.examples import choose_images, choose_prompt
 from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
 from mixqsam.pipeline.quantize import run_quantization
-from mixqsam.plan import Analysis, BitPlan, UnitBits
+from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.reporting.network import describe, network_svg, unit_facts
 from mixqsam.reporting.overlay import GAINED, LOST, draw_difference
 from mixqsam.reporting.scatter import Level, Point, frontier, scatter_svg

@@ -9,7 +9,8 @@ from mixqsam.allocation.feasible import check_feasible, find_cheapest_plan
 from mixqsam.allocation.program import Objective, Utility, build_program, unit_states
 from mixqsam.allocation.solve import solve
 from mixqsam.errors import ArtifactError, BudgetError, shortened
-from mixqsam.plan import CANDIDATE_BITS, Analysis, BitPlan, Costs, UnitBits
+from mixqsam.measurements import Analysis
+from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
 
 
 @dataclass(frozen=True)

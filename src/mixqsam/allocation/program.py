@@ -22,7 +22,8 @@ from mixqsam.allocation.budget import Limits
 from mixqsam.allocation.cheapest import Choice, find_cheapest
 from mixqsam.allocation.feasible import check_feasible, count_costs
 from mixqsam.errors import BudgetError
-from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Analysis, BitPlan, Costs, UnitBits, Vector
+from mixqsam.measurements import Analysis
+from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, BitPlan, Costs, UnitBits, Vector
 
 Utility = Literal["linear", "exponential", "measured", "fisher"]
 UTILITIES: tuple[Utility, ...] = ("linear", "exponential", "measured", "fisher")

@@ -7,7 +7,8 @@ from mixqsam.allocation.budget import Budget, UniformCosts, parse_keep
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.feasible import meets
 from mixqsam.errors import BudgetError
-from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, UNIT_BITS, Analysis, BitPlan, UnitBits
+from mixqsam.measurements import Analysis
+from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, UNIT_BITS, BitPlan, UnitBits
 
 
 def uniform_allocation(

@@ -15,8 +15,9 @@ from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
+from mixqsam.measurements import Analysis
 from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
-from mixqsam.plan import Analysis, Vector
+from mixqsam.plan import Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 

@@ -28,6 +28,7 @@ from mixqsam.evaluation.automatic import AutomaticScores
 from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.evaluation.oriented_scores import OrientedScores
 from mixqsam.evaluation.semantic import SemanticScores
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.benchmark import Benchmark
 from mixqsam.pipeline.demo import DemoResult
 from mixqsam.pipeline.options import (
@@ -43,7 +44,7 @@ from mixqsam.pipeline.push import Push
 from mixqsam.pipeline.quantize import Result
 from mixqsam.pipeline.sharing import SharingOptions
 from mixqsam.pipeline.tasks import DetectionOptions, OrientedData, SemanticData
-from mixqsam.plan import Analysis, BitPlan, Unit, UnitBits
+from mixqsam.plan import BitPlan, Unit, UnitBits
 from mixqsam.prediction import Prediction, Predictor
 from mixqsam.progress import Progress
 from mixqsam.prompts import Prompts

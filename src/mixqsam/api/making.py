@@ -7,6 +7,7 @@ from typing import Annotated
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.api.shared import as_data, as_evaluation, start_session, write_output
+from mixqsam.measurements import Analysis
 from mixqsam.options.fields import Nested
 from mixqsam.options.frames import with_frame
 from mixqsam.options.names import DEMO_FOLDER
@@ -17,7 +18,6 @@ from mixqsam.pipeline.provenance import record_analysis_options
 from mixqsam.pipeline.quantize import Result, run_quantization
 from mixqsam.pipeline.stages import read_analysis, run_allocation, run_analysis, with_prompts
 from mixqsam.pipeline.unit_times import add_times
-from mixqsam.plan import Analysis
 from mixqsam.progress import Progress
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES

@@ -8,8 +8,8 @@ from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.uniform import uniform_label
 from mixqsam.cli.console import Table, models_table, rows_table
 from mixqsam.evaluation.evaluate import EvaluationResult
+from mixqsam.measurements import Analysis
 from mixqsam.options.numbers import format_giga
-from mixqsam.plan import Analysis
 from mixqsam.prompts import describe_basis
 from mixqsam.reporting.comparison import Comparison, DetectorFigures
 from mixqsam.reporting.record import Latency, Search

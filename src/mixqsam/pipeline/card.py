@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mixqsam.families import FAMILIES
+from mixqsam.measurements import Analysis
 from mixqsam.options.frames import split_frame
-from mixqsam.plan import Analysis
 from mixqsam.reporting.card import CardContent, write_card
 from mixqsam.reporting.record import Run
 

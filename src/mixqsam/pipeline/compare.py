@@ -7,6 +7,7 @@ from typing import Any
 from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.files import write_bytes, write_json
+from mixqsam.measurements import Analysis
 from mixqsam.parallel.engine import combine, take_share
 from mixqsam.pipeline.compared_images import ComparedImages, choose_compared_images
 from mixqsam.pipeline.compared_models import ComparedModel, check_request, find_mixed_options, plan_models
@@ -25,7 +26,6 @@ from mixqsam.pipeline.presets import apply_preset, write_preset
 from mixqsam.pipeline.recipe_analysis import adapt_analysis
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import analyze_model, load_float, with_prompts
-from mixqsam.plan import Analysis
 from mixqsam.progress import Stage, begin_job, following
 from mixqsam.quantization.quantize import check_recipe
 from mixqsam.quantization.recipes import find_recipe

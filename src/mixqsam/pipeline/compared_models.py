@@ -7,11 +7,11 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.uniform import nearest_uniform
 from mixqsam.errors import BudgetError, InputError
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.options import CompareRequest, Options
 from mixqsam.pipeline.presets import apply_preset
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import run_allocation
-from mixqsam.plan import Analysis
 from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe

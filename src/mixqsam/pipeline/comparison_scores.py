@@ -8,12 +8,12 @@ from typing import Any
 from mixqsam.data.samples import Sample
 from mixqsam.evaluation.evaluate import EvaluationResult, evaluate_prompt_sets
 from mixqsam.files import digest, digest_file
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.compared_images import ComparedImages
 from mixqsam.pipeline.compared_models import ComparedModel
 from mixqsam.pipeline.options import CompareRequest
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import quantize_model
-from mixqsam.plan import Analysis
 from mixqsam.quantization.quantize import Quantized
 from mixqsam.reporting.comparison import DetectorFigures, Row
 from mixqsam.sam.load import Sam

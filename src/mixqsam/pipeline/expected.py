@@ -6,8 +6,8 @@ from pathlib import Path
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.program import Objective, predict_divergence
 from mixqsam.errors import BudgetError
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.report import read_run
-from mixqsam.plan import Analysis
 from mixqsam.reporting.record import NAME, Run, Search
 from mixqsam.reporting.scatter import Point, frontier
 

@@ -11,6 +11,7 @@ from mixqsam.data.images import shorten_paths
 from mixqsam.directories import claim_directory
 from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.files import digest
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.check import Check, compare_models
 from mixqsam.pipeline.estimate import (
     analysis_stages,
@@ -44,7 +45,6 @@ from mixqsam.pipeline.stages import (
 from mixqsam.pipeline.stored import adopt_allocation, check_units, read_allocation
 from mixqsam.pipeline.timed_models import check_installed
 from mixqsam.pipeline.unit_times import count_models, find_times
-from mixqsam.plan import Analysis
 from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, check_recipe
 from mixqsam.quantization.recipe import Recipe

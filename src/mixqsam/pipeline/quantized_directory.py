@@ -14,12 +14,12 @@ from mixqsam.directories import new_directory
 from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.evaluation.interval import find_mean_interval
 from mixqsam.files import write_bytes, write_json
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.card import make_card
 from mixqsam.pipeline.check import Check
 from mixqsam.pipeline.provenance import machine, versions
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import ANALYSIS, MARKER
-from mixqsam.plan import Analysis
 from mixqsam.quantization.quantize import Quantized
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.reporting.card import NAME as CARD

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.data.samples import Sample
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.options import AnalysisOptions
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import analyze_model
-from mixqsam.plan import HALF_BITS, Analysis, BitPlan, UnitBits
+from mixqsam.plan import HALF_BITS, BitPlan, UnitBits
 from mixqsam.quantization.compensation.share import find_shares
 from mixqsam.quantization.quantize import rewrite
 from mixqsam.quantization.recipe import Recipe

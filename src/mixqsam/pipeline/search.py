@@ -11,11 +11,12 @@ from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, BudgetError
 from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
 from mixqsam.files import digest, digest_file
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.check import CheckImages
 from mixqsam.pipeline.options import Options
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import choose_bits, quantize_model
-from mixqsam.plan import HALF_BITS, Analysis
+from mixqsam.plan import HALF_BITS
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.reporting.record import Search, TriedSize
 from mixqsam.sam.load import Sam

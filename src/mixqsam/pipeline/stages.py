@@ -16,11 +16,12 @@ from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.errors import InputError
 from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
+from mixqsam.measurements import Analysis
 from mixqsam.options.frames import split_frame
 from mixqsam.pipeline.estimate import analysis_stages, announce, measure_speed, sample_prompts
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
-from mixqsam.plan import Analysis, BitPlan, Costs, UnitBits
+from mixqsam.plan import BitPlan, Costs, UnitBits
 from mixqsam.prediction import Predictor
 from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, quantize

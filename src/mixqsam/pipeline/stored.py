@@ -6,8 +6,9 @@ from pathlib import Path
 from mixqsam.allocation.choose import Allocation
 from mixqsam.errors import ArtifactError
 from mixqsam.files import read_json
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.stages import MARKER
-from mixqsam.plan import Analysis, BitPlan, Costs
+from mixqsam.plan import BitPlan, Costs
 
 
 def read_allocation(path: Path) -> Allocation:

@@ -19,11 +19,12 @@ from mixqsam.errors import ArtifactError, InputError
 from mixqsam.evaluation.latency import time_runs
 from mixqsam.evaluation.unit_times import TimedPlan, design_plans, fit_times, uniform_plan
 from mixqsam.files import Cache, digest
+from mixqsam.measurements import Analysis
 from mixqsam.pipeline.provenance import machine
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import TORCH
 from mixqsam.pipeline.timed_models import TimedModels, check_installed
-from mixqsam.plan import Analysis, BitPlan, Unit
+from mixqsam.plan import BitPlan, Unit
 from mixqsam.prediction import Predictor
 from mixqsam.progress import Progress, Silent
 from mixqsam.prompts import Prompts

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixqsam.measurements import Analysis
 from mixqsam.options.numbers import format_giga
-from mixqsam.plan import HALF_BITS, Analysis, BitPlan
+from mixqsam.plan import HALF_BITS, BitPlan
 from mixqsam.prompts import describe_basis
 from mixqsam.reporting.page import QUALITIES
 from mixqsam.reporting.record import Figures, Run

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixqsam.plan import FLOAT_BITS, Analysis, BitPlan, Unit, Vector
+from mixqsam.measurements import Analysis
+from mixqsam.plan import FLOAT_BITS, BitPlan, Unit, Vector
 from mixqsam.reporting.shares import unit_shares
 
 _COLUMN = 8

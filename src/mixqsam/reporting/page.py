@@ -10,8 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from mixqsam.measurements import Analysis
 from mixqsam.options.numbers import format_giga
-from mixqsam.plan import Analysis, BitPlan
+from mixqsam.plan import BitPlan
 from mixqsam.reporting.histogram import histogram_svg
 from mixqsam.reporting.network import network_svg, unit_facts
 from mixqsam.reporting.record import Figures, Run, Search

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mixqsam.plan import CANDIDATE_BITS, Analysis, Vector
+from mixqsam.measurements import Analysis
+from mixqsam.plan import CANDIDATE_BITS, Vector
 
 IMPORTANCE = "importance"
 # Reports show the KL divergence at these bits, or at the nearest measured bit-width.

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixqsam.measurements import Analysis
 from mixqsam.options.numbers import format_giga
-from mixqsam.plan import Analysis, BitPlan
+from mixqsam.plan import BitPlan
 from mixqsam.reporting.latency import tabulate_latency
 from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Latency, Piece, Run, Search
 from mixqsam.reporting.searched import HEADINGS, describe_search

@@ -5,7 +5,8 @@ import io
 
 import numpy as np
 
-from mixqsam.plan import Analysis, BitPlan
+from mixqsam.measurements import Analysis
+from mixqsam.plan import BitPlan
 from mixqsam.reporting.network import rank_units
 from mixqsam.reporting.shares import unit_shares
 
