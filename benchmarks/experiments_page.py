@@ -16,6 +16,7 @@ from benchmarks.mobile_sam_tables import reported, tools, tried
 from benchmarks.performance_tables import (
     DOCS,
     evaluator,
+    everything,
     forward,
     importance_cost,
     latency_budget,
@@ -65,6 +66,7 @@ def main() -> None:
             "evaluator": evaluator(),
             "backends": backends(),
             "speed": speed(),
+            "everything": everything(),
             "files": files(),
             "loading": loading(),
             "latency_budget": latency_budget(),

@@ -158,6 +158,20 @@ def latency_budget() -> str:
     return "\n".join([*lines, "", machine_line(data)])
 
 
+def everything() -> str:
+    """Batches of points on every backend: what `mixqsam benchmark --everything` wrote, and the machine."""
+    data = load("everything")
+    width, height = data["image"]
+    columns = [f"{data['model']}, photograph of {width} × {height}", "64 points", "points a second", "speed", "image"]
+    lines = [line(columns), line(["---", *["---:"] * 4])]
+    rates = [row["everything"]["points_per_second"] for row in data["rows"]]
+    for row, rate in zip(data["rows"], rates, strict=True):
+        one = row["everything"]
+        cells = [f"{one['batch'] * 1e3:,.0f} ms", f"{rate:.0f}", f"{rate / rates[0]:.2f}×", f"{one['image']:.1f} s"]
+        lines.append(line([row["name"], *cells]))
+    return "\n".join([*lines, "", machine_line(data)])
+
+
 def machine_line(data: Any) -> str:
     """Description of the machine."""
     one = data["machine"]
