@@ -119,7 +119,7 @@ def ours(directory: Path, folder: Path, label: str) -> dict[str, Encoder]:
 def peers(plain: SamModel, sam: Sam, frames: Sequence[Array], folder: Path) -> dict[str, Encoder]:
     """Other encoders, if their libraries are installed and their calibration fits in memory."""
     np.save(folder / "frames.npy", np.concatenate(frames))
-    float_openvino = _converted(plain, frames[0], folder / "float.xml")
+    float_openvino = converted(plain, frames[0], folder / "float.xml")
     static, nncf = folder / "static.onnx", folder / "nncf.xml"
     float_onnx = write_float(sam, folder / "float.onnx", sliced=False)
     # With attention in one piece, its calibration needs more than 20 GB at 1024 pixels.
@@ -195,7 +195,7 @@ class _Embedding(torch.nn.Module):
         return found
 
 
-def _converted(plain: SamModel, frame: Array, target: Path) -> Path:
+def converted(plain: SamModel, frame: Array, target: Path) -> Path:
     """The float encoder as OpenVINO's own converter makes it."""
     import openvino  # noqa: PLC0415
 

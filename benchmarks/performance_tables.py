@@ -172,6 +172,27 @@ def everything() -> str:
     return "\n".join([*lines, "", machine_line(data)])
 
 
+def openvino_profile() -> str:
+    """Where the time goes in OpenVINO: its own bf16 and ours."""
+    data = load("openvino_profile")
+    encoders = data["encoders"]
+    groups = sorted(
+        {group for one in encoders.values() for group in one["milliseconds"]},
+        key=lambda group: -max(one["milliseconds"].get(group, 0) for one in encoders.values()),
+    )
+    lines = [line(["one image of SAM-B", *encoders]), line(["---", *["---:"] * len(encoders)])]
+    for group in groups:
+        cells = []
+        for one in encoders.values():
+            kernels = one["kernels"].get(group, {})
+            most = max(kernels, key=lambda kernel: kernels[kernel], default="")
+            share = one["milliseconds"].get(group, 0) / sum(one["milliseconds"].values())
+            cells.append(f"{share:.0%} (`{most}`)" if most else "–")
+        lines.append(line([group, *cells]))
+    lines.append(line(["processor time of all", *(f"{one['seconds']:.2f} s" for one in encoders.values())]))
+    return "\n".join([*lines, "", machine_line(data)])
+
+
 def machine_line(data: Any) -> str:
     """Description of the machine."""
     one = data["machine"]
