@@ -54,12 +54,16 @@ class Place:
         """The cache."""
         return self.folder / "cache"
 
-    def start(self) -> subprocess.Popen[str]:
-        """`mixqsam quantize`, running."""
+    @property
+    def words(self) -> list[str]:
+        """`python -m mixqsam quantize …`."""
         words = ["quantize", "-m", self.model, "-i", self.pictures, "--grid", 2, "--count", 5, "-o", self.out]
-        words += ["--recipe", "qdrop", "--iterations", 12, "--eval-limit", 2, "--fisher-draws", 5]
+        return command(*words, "--recipe", "qdrop", "--iterations", 12, "--eval-limit", 2, "--fisher-draws", 5)
+
+    def start(self) -> subprocess.Popen[str]:
+        """The command, running."""
         return subprocess.Popen(  # noqa: S603
-            command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(self.cache)
+            self.words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(self.cache)
         )
 
 

@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks import kill_anywhere
+from benchmarks.kill_anywhere import Place
+from benchmarks.tiny import environment
 
 from mixqsam.directories import claim_directory, new_directory
 from mixqsam.errors import OutputError
 from mixqsam.files import Cache
 from tests.conftest import draw
+from tests.forked import Forked, run_python
 
 MARKER = "ours.json"
 
@@ -189,11 +193,10 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def quantize(model: Path, pictures: Path, output: Path, cache: Path, *more: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "mixqsam", "quantize", "-m", str(model), "-i", str(pictures), "--grid", "2"]
+    command = ["-m", "mixqsam", "quantize", "-m", str(model), "-i", str(pictures), "--grid", "2"]
     command += ["-o", str(output), "--cache", str(cache), "--check", "1", "--fisher-draws", "4"]
     command += ["--recipe", "omse", *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return run_python(command)
 
 
 @pytest.mark.slow
@@ -241,12 +244,12 @@ def test_a_place_that_cannot_be_written_is_told_before_the_long_work(
 
 
 @pytest.mark.slow
-def test_kills_are_survived(tmp_path: Path) -> None:
+def test_kills_are_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One moment of the harness that tries fifty."""
-    root = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "benchmarks.kill_anywhere", "--count", "1", "--seed", "7", "--workers", "1"]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path / "kills.json")], cwd=root, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "1 of 1 survived" in done.stdout
+    monkeypatch.setattr(Place, "start", lambda place: Forked(place.words[1:], environment=environment(place.cache)))
+    arguments = ["--count", "1", "--seed", "7", "--workers", "1", "--output", str(tmp_path / "kills.json")]
+    monkeypatch.setattr(sys, "argv", ["kill_anywhere", *arguments])
+    kill_anywhere.main()
+    assert "1 of 1 survived" in capsys.readouterr().out

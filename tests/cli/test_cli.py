@@ -26,6 +26,7 @@ from mixqsam.errors import BudgetError
 from mixqsam.measurements import Analysis
 from mixqsam.options.bit_widths import parse_candidates, parse_measured_bits
 from tests.conftest import draw
+from tests.forked import Forked
 
 
 @pytest.fixture(autouse=True)
@@ -280,8 +281,7 @@ def test_ctrl_c_keeps_finished_stages_and_the_next_run_goes_on(
     arguments = ["quantize", "-m", str(model_directory), "-i", str(images), "-o", str(tmp_path / "out")]
     # Many draws, so that much is left after two images.
     arguments += ["--fisher-draws", "30", "--eval-limit", "0", "--recipe", "omse"]
-    command, environment = [sys.executable, "-m", "mixqsam", *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+    process = Forked(["-m", "mixqsam", *arguments])
     deadline = time.monotonic() + 120
     while len(list(own_cache.glob("fisher-*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -327,10 +327,8 @@ def test_a_killed_reconstruction_goes_on_after_its_last_finished_block(model_dir
         draw(images / f"{i}.png", width=60, height=50, seed=i)
     base = ["quantize", "-m", str(model_directory), "-i", str(images), "--fisher-draws", "4"]
     base += ["--recipe", "qdrop", "--iterations", "40", "--eval-limit", "0", "-o"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [*base, str(tmp_path / "out"), "--cache", str(tmp_path / "killed")]
-    command = [sys.executable, "-m", "mixqsam", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
+    process = Forked(["-m", "mixqsam", *arguments])
     pattern, deadline = "reconstruction-*/*.safetensors", time.monotonic() + 120
     while len(list((tmp_path / "killed").glob(pattern))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

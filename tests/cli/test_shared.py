@@ -15,6 +15,7 @@ from mixqsam.cli.main import app
 from mixqsam.deployed.backends import BACKENDS
 from mixqsam.options.names import RECIPE_NAMES
 from mixqsam.quantization.recipes import RECIPES
+from tests.forked import run_python
 
 COMMANDS = [
     "demo", "quantize", "recipes", "compare", "analyze", "allocate", "detect", "evaluate", "evaluate-oriented",
@@ -134,8 +135,9 @@ def test_completion_loads_no_torch() -> None:
 
 
 def test_a_pipe_hears_no_progress(model_directory: Path, picture_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mixqsam", "analyze", "-m", str(model_directory), "-i", str(picture_folder)]
+    command = ["-m", "mixqsam", "analyze", "-m", str(model_directory), "-i", str(picture_folder)]
     command += ["--grid", "2", "--fisher-draws", "2", "--sensitivity-bits", "", "-o", str(tmp_path / "a.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_python(command)
+    assert done.returncode == 0
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
