@@ -90,7 +90,7 @@ def run_python(
     """Run a command to its end, as `subprocess.run` does with captured output; arguments are those of `Forked`."""
     process = Forked(arguments, environment=environment, folder=folder)
     out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess([*arguments], process.wait(), out, err)
+    return subprocess.CompletedProcess(list(map(str, arguments)), process.wait(), out, err)
 
 
 def run_group(world: int, arguments: Sequence[object], *, environment: Mapping[str, str]) -> list[tuple[int, str, str]]:
@@ -113,15 +113,14 @@ def run_group(world: int, arguments: Sequence[object], *, environment: Mapping[s
 
 def _run(words: list[str], environment: Mapping[str, str], folder: str, out: str, err: str) -> None:
     """What a child does: become what `python …` is, then run the script or module."""
-    for number in (signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    for number, path in ((1, out), (2, err)):
+    for descriptor, path in ((1, out), (2, err)):
         opened = os.open(path, os.O_WRONLY | os.O_APPEND)
-        os.dup2(opened, number)
+        os.dup2(opened, descriptor)
         os.close(opened)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115

@@ -4,8 +4,9 @@ The folder has a tiny random SAM under the name `facebook/sam-vit-base`, a tiny 
 this machine cannot do in seconds is changed, and nothing else: `--device cuda` becomes cpu, a command launched by
 torchrun runs in one process, reconstructions take 3 iterations, `--recipes all` are two (each has tests of its own),
 comparisons have one budget, segmenting everything has a grid of 4 × 4, pages other than the README round to nearest
-where they name no recipe, Fisher sensitivities have 4 draws, `serve` does not wait for visitors, `push` sends nothing,
-and the embedded model is the tiny one too. Commands that install are checked for what they name.
+where they name no recipe, Fisher sensitivities have 4 draws, `benchmark` does not measure memory, `serve` does not wait
+for visitors, `push` sends nothing, and the embedded model is the tiny one too. Commands that install are checked for
+what they name.
 """
 
 import json
@@ -164,16 +165,9 @@ def run_mixqsam(arguments: list[str], folder: Path, *, quickly: bool) -> None:
     for option, value in (("--processes", "1"), ("--cache", str(folder / "cache")), ("--image-size", "64")):
         if option in changed:
             changed[changed.index(option) + 1] = value
-    # `quantize` refuses the option for a recipe that only rounds.
     if changed[0] == "compare":
         changed = keep_one_budget(changed)
-    changed = shrink_grid(changed)
-    if changed[0] == "compare" or (changed[0] == "quantize" and set(RECONSTRUCTING_RECIPES) & set(changed)):
-        changed += ["--iterations", "3"]
-    if changed[0] in {"quantize", "analyze", "compare"} and not {"--fisher-draws", "--config"} & set(changed):
-        changed += ["--fisher-draws", "4"]
-    if quickly and changed[0] == "quantize" and not {"--recipe", "-r", "--config", "--preset"} & set(changed):
-        changed += ["--recipe", "omse"]
+    changed += shortening(changed, quickly=quickly)
     if "-o" in changed and changed[0] in {"quantize", "compare", "export"}:
         # A page's reader begins with an empty place.
         shutil.rmtree(folder / changed[changed.index("-o") + 1], ignore_errors=True)
@@ -181,9 +175,22 @@ def run_mixqsam(arguments: list[str], folder: Path, *, quickly: bool) -> None:
     assert done.exit_code == 0, f"mixqsam {shlex.join(changed)}\n{done.output}"
 
 
-def shrink_grid(arguments: list[str]) -> list[str]:
-    """Segment everything on a grid of 4 × 4 points; the last value of an option counts."""
-    return [*arguments, "--side", "4"] if arguments[0].endswith("-automatic") else arguments
+def shortening(given: list[str], *, quickly: bool) -> list[str]:
+    """Options that make a command shorter, where the page does not say otherwise."""
+    command, more = given[0], []
+    # `quantize` refuses the first for a recipe that only rounds.
+    if command == "compare" or (command == "quantize" and set(RECONSTRUCTING_RECIPES) & set(given)):
+        more += ["--iterations", "3"]
+    if command in {"quantize", "analyze", "compare"} and not {"--fisher-draws", "--config"} & set(given):
+        more += ["--fisher-draws", "4"]
+    if quickly and command == "quantize" and not {"--recipe", "-r", "--config", "--preset"} & set(given):
+        more += ["--recipe", "omse"]
+    if command == "benchmark" and "--units" not in given:
+        more += ["--no-memory"]
+    if command.endswith("-automatic"):
+        # The last value of an option counts.
+        more += ["--side", "4"]
+    return more
 
 
 def keep_one_budget(arguments: list[str]) -> list[str]:

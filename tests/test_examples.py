@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw
+from tests.forked import run_python
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -27,9 +28,8 @@ def workplace(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def run(name: str, *arguments: str, folder: Path) -> str:
-    environment = {**os.environ, "MIXQSAM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "MIXQSAM_CACHE": str(folder / "cache")}
+    done = run_python([ROOT / "examples" / name, *arguments], environment=environment, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

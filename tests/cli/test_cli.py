@@ -555,11 +555,19 @@ def test_the_page_opens_the_demonstration_when_no_model_is_named(
     assert default_models() == ["mixqsam-demo/quantized"]
 
 
-@pytest.fixture
-def quantized(model_directory: Path, picture_folder: Path, tmp_path: Path) -> Path:
-    result = quantize(model_directory, picture_folder, tmp_path / "out", "-b", "W6A6", "--eval-limit", 0)
+@pytest.fixture(scope="module")
+def quantized_once(model_directory: Path, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized")
+    more = ("-b", "W6A6", "--eval-limit", 0, "--cache", folder / "cache")
+    result = quantize(model_directory, picture_folder, folder / "out", *more)
     assert result.exit_code == 0, result.output
-    return tmp_path / "out"
+    return folder / "out"
+
+
+@pytest.fixture
+def quantized(quantized_once: Path, tmp_path: Path) -> Path:
+    """A directory of the test's own."""
+    return shutil.copytree(quantized_once, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("onnx", ".onnx"), ("openvino", ".xml")])

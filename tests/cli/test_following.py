@@ -13,9 +13,15 @@ from mixqsam.pipeline.explore import Explorer
 from tests.conftest import draw
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Most tests analyse the same model on the same pictures: once is enough."""
+    return tmp_path_factory.mktemp("following")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MIXQSAM_CACHE", str(tmp_path / "cache"))
+def own_place(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXQSAM_CACHE", str(shared_cache))
     monkeypatch.chdir(tmp_path)
 
 
