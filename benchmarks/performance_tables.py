@@ -91,14 +91,18 @@ def quantize_cost() -> str:
 
 
 def reconstruction() -> str:
-    """Time and memory of reconstruction."""
+    """Time and memory of reconstruction: of steps on blocks, and of whole recipes."""
     data = load("reconstruction_cost")
-    lines = [line(["what", "time", "peak memory"]), line(["---", "---:", "---:"])]
-    for name, one in data.items():
-        if name != "machine":
-            seconds = f"{one['seconds']:.0f} s" if "seconds" in one else f"{one['seconds_per_iteration']:.1f} s a step"
-            lines.append(line([name, seconds, f"{one['peak_gigabytes']:.1f} GB"]))
-    return "\n".join([*lines, "", machine_line(data)])
+    tables = []
+    for key, title, unit in (
+        ("seconds_per_iteration", "block", "time of a step"),
+        ("seconds", "recipe", "time"),
+    ):
+        found = {name: one for name, one in data.items() if key in one}
+        rows = [line([name, f"{one[key]:.1f} s", f"{one['peak_gigabytes']:.1f} GB"]) for name, one in found.items()]
+        last = next(reversed(found.values()))
+        tables += [line([title, unit, "peak memory"]), line(["---", "---:", "---:"]), *rows, "", machine_line(last), ""]
+    return "\n".join(tables[:-1])
 
 
 def evaluator() -> str:
