@@ -13,7 +13,9 @@ from mixqsam.sam.load import load_sam
 def test_a_single_minimum_is_found_wherever_it_is(best: int) -> None:
     assert search_one(lambda index: (index - best).abs().float(), count=100) == best
     bests = torch.tensor([best, 99 - best, 50])
-    assert torch.equal(search_rows(lambda index: (index - bests).abs().float(), count=100, rows=3), bests)
+    for together in (1, 4, 100):
+        found = search_rows(lambda index: (index - bests).abs().float(), count=100, rows=3, together=together)
+        assert torch.equal(found, bests)
 
 
 def test_few_errors_are_computed() -> None:
@@ -24,7 +26,10 @@ def test_few_errors_are_computed() -> None:
         return (index - 41).abs().float()
 
     search_rows(errors, count=100, rows=5)
-    assert len(calls) == 28
+    assert calls == [1] * 28
+    calls.clear()
+    search_rows(errors, count=100, rows=5, together=16)
+    assert calls == [10, 16, 2]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])

@@ -15,6 +15,8 @@ from mixqsam.numeric.search import search_rows
 _FACTORS, _COARSE = torch.linspace(0.01, 1, 100), torch.linspace(0.3, 1, 36)
 # Rows are searched in pieces of this many elements, so that a piece stays in the cache.
 _PIECE = 1 << 17
+# Elements of all candidates that are computed at once: larger pieces leave the processor's cache.
+_TOGETHER = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -124,19 +126,22 @@ def _best_shrink(rows: Tensor, low: Tensor, high: Tensor, *, bits: int, importan
     best = torch.ones_like(low)
     weights = None if importance is None else importance.to(rows).expand_as(rows)
     step = max(1, _PIECE // rows.shape[1])
+    together = max(1, _TOGETHER // rows[:step].numel())
     for start in range(0, rows.shape[0], step):
         piece = slice(start, start + step)
         taken = None if weights is None else weights[piece]
         errors = partial(_shrunk_errors, rows[piece], low[piece], high[piece], factors, bits=bits, importance=taken)
-        best[piece] = factors.to(low)[search_rows(errors, count=len(factors), rows=len(rows[piece]))][:, None]
+        best[piece] = factors.to(low)[
+            search_rows(errors, count=len(factors), rows=len(rows[piece]), together=together)
+        ][:, None]
     return best
 
 
 def _shrunk_errors(
     rows: Tensor, low: Tensor, high: Tensor, factors: Tensor, index: Tensor, *, bits: int, importance: Tensor | None
 ) -> Tensor:
-    """The squared error of each row where its range is shrunk by the factor that `index` [rows] names."""
-    shrink = factors.to(rows.device)[index][:, None]
+    """The squared errors [n, rows] where each row's range is shrunk by the factors that `index` [n, rows] names."""
+    shrink = factors.to(rows.device)[index][..., None]
     grid = AffineGrid.spanning(low * shrink, high * shrink, bits=bits, signed=True)
     squares = (grid.project(rows) - rows).square_()
-    return (squares if importance is None else squares.mul_(importance)).sum(1)
+    return (squares if importance is None else squares.mul_(importance)).sum(2)
