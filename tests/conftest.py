@@ -29,6 +29,8 @@ from mixqsam.web.package import find_package
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 keep_freed_memory()
+# What the tests write need not outlive the machine.
+os.fsync = lambda fd: None
 
 
 def load_script(path: Path) -> ModuleType:

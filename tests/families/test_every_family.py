@@ -272,7 +272,7 @@ def test_the_fisher_sensitivity_is_that_of_quantized_units(made: Made, tmp_path:
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("ahcptq", "saq-sam", "ptq4sam-l", "compensated")),
     ],
 )
-def test_recipes_run(made: Made, recipe: str, tmp_path: Path) -> None:
+def test_recipes_run(made: Made, recipe: str) -> None:
     if made.family.name not in NEWER:
         pytest.skip("tests/quantization has these")
     if made.family.name == "sam_hq_light" and recipe not in {"compensated", "saq-sam"}:
@@ -286,7 +286,8 @@ def test_recipes_run(made: Made, recipe: str, tmp_path: Path) -> None:
         plan,
         made.samples[:2],
         recipe=chosen,
-        cache=Cache(tmp_path),
+        # Recipes with the same observer calibrate once.
+        cache=Cache(made.directory.with_name("cache")),
         progress=Silent(),
         options=ReconstructionOptions(iterations=2),
     )

@@ -90,12 +90,18 @@ def test_finished_calibrations_of_models_without_such_units_are_still_found(
     assert keys(mobile)
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recipes with the same observer calibrate once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_gives_depthwise_units_a_grid_for_each_channel(
-    mobile: Sam, four: list[Sample], tmp_path: Path, name: str
+    mobile: Sam, four: list[Sample], tmp_path: Path, shared_cache: Path, name: str
 ) -> None:
     plan = mixture(mobile, seed=3)
-    model = run(mobile, plan, four, recipe=name, cache=tmp_path / "cache").sam
+    model = run(mobile, plan, four, recipe=name, cache=shared_cache).sam
     quantized = {unit for unit in depthwise_units(mobile) if not plan.bits[unit].is_float}
     assert {unit for unit, kind in inputs_of(model).items() if kind is ChannelQuantizer} == quantized
     manifest = Manifest.of(model, plan, recipe=name, prompts_per_image=1)

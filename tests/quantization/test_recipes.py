@@ -39,14 +39,17 @@ def quantize_quickly(sam: Sam, plan: BitPlan, samples: list[Sample], *, recipe: 
     return quantize(sam, plan, samples, recipe=RECIPES[recipe], cache=cache, progress=Silent(), options=QUICK).sam
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """Recipes with the same observer calibrate once."""
+    return Cache(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="module", params=[f"{name}-{mode}" for name in RECIPES for mode in ("uniform", "mixed")])
-def made(
-    request: pytest.FixtureRequest, sam: Sam, four: list[Sample], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, BitPlan, Sam]:
+def made(request: pytest.FixtureRequest, sam: Sam, four: list[Sample], cache: Cache) -> tuple[str, BitPlan, Sam]:
     """A recipe's name, a plan, and the model that the recipe makes of it."""
     name, _, mode = request.param.rpartition("-")
     plan = dict(plans(sam))[mode]
-    cache = Cache(tmp_path_factory.mktemp("cache"))
     return name, plan, quantize_quickly(sam, plan, four, recipe=name, cache=cache)
 
 
