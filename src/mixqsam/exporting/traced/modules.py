@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.exporting.traced.prompts import embed
+from mixqsam.exporting.traced.repeated import computed_once
 from mixqsam.families.family import Family
 
 
@@ -34,11 +35,12 @@ class Decoding(nn.Module):
         model: the whole model.
         family: its family.
         names: of the maps, in order.
+        repeated: names of modules that give the same for one mask and for three; see `find_repeated`.
     """
 
-    def __init__(self, model: nn.Module, family: Family, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, family: Family, names: Sequence[str], repeated: Sequence[str] = ()) -> None:
         super().__init__()
-        self.model, self._family, self._names = model, family, tuple(names)
+        self.model, self._family, self._names, self._repeated = model, family, tuple(names), tuple(repeated)
 
     def forward(self, *values: Tensor) -> tuple[Tensor, Tensor]:
         """Decode P prompts.
@@ -53,6 +55,7 @@ class Decoding(nn.Module):
         *maps, points, labels, mask, has_mask = values
         named = dict(zip(self._names, maps, strict=True))
         prompts = embed(self.model, self._family, points, labels, mask, has_mask)
-        found = [self._family.decode(self.model, named, prompts, multimask=many) for many in (False, True)]
+        with computed_once([self.model.get_submodule(name) for name in self._repeated]):
+            found = [self._family.decode(self.model, named, prompts, multimask=many) for many in (False, True)]
         logits, scores = (torch.cat(parts, dim=2)[0] for parts in zip(*found, strict=True))
         return logits, scores

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 
 import onnx
 import torch
@@ -11,7 +12,8 @@ from mixqsam.exporting.graph import Graph, tensor
 from mixqsam.exporting.masks import choose, upscale
 from mixqsam.exporting.traced.modules import Decoding, Encoding
 from mixqsam.exporting.traced.placeholders import placeholders
-from mixqsam.exporting.traced.prompts import measure_padding
+from mixqsam.exporting.traced.prompts import embed, measure_padding
+from mixqsam.exporting.traced.repeated import find_repeated
 from mixqsam.exporting.traced.rewriting import rewrite
 from mixqsam.exporting.traced.tracing import trace
 from mixqsam.sam.load import Sam
@@ -97,13 +99,24 @@ def _trace_decoder(sam: Sam, *, outputs: list[str]) -> onnx.ModelProto:
         "mask_input": torch.zeros(1, 1, side, side),
         "has_mask_input": torch.zeros(1),
     }
+    repeated = _find_repeated(sam, shapes, prompts)
     with placeholders(sam.model):
         return trace(
-            Decoding(sam.model, sam.family, tuple(shapes)),
+            Decoding(sam.model, sam.family, tuple(shapes), repeated),
             {_exported(name): torch.zeros(shape) for name, shape in shapes.items()} | prompts,
             outputs=outputs,
             free={"point_coords": free, "point_labels": free},
         )
+
+
+def _find_repeated(sam: Sam, shapes: Mapping[str, tuple[int, ...]], prompts: Mapping[str, torch.Tensor]) -> list[str]:
+    """Modules of the decoder that give the same for one mask and for three, found on random maps."""
+    generator = torch.Generator().manual_seed(0)
+    maps = {name: torch.randn(shape, generator=generator).to(sam.device) for name, shape in shapes.items()}
+    with torch.no_grad():
+        given = embed(sam.model, sam.family, *(one.to(sam.device) for one in prompts.values()))
+        runs = [partial(sam.family.decode, sam.model, maps, given, multimask=many) for many in (False, True)]
+        return find_repeated(sam.model, runs)
 
 
 def _map_shapes(sam: Sam) -> Mapping[str, tuple[int, ...]]:
