@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from mixqsam.cli.console import run_guarded
 from mixqsam.cli.main import app
 
 
@@ -47,3 +48,41 @@ def test_a_box_without_area_says_why(picture_folder: Path, tmp_path: Path, box: 
     done = run("predict", picture_folder / "a.png", "--box", box, "-o", tmp_path / "m.png")
     assert done.exit_code == 2
     assert words in " ".join(done.output.split())
+
+
+def test_an_output_is_checked_before_anything_is_computed(picture_folder: Path, tmp_path: Path) -> None:
+    image, folder, file = picture_folder / "a.png", tmp_path / "folder", tmp_path / "m.json"
+    folder.mkdir()
+    before = image.read_bytes()
+    # A model that does not exist shows that nothing was loaded.
+    everything = ("predict-automatic", image, "--model", "no-such-model")
+    for command, words in (
+        ((*everything, "-o", folder), f"--output {folder} is a directory; name a file"),
+        ((*everything, "-o", file, "--overlay", folder), f"--overlay {folder} is a directory"),
+        ((*everything, "-o", image), "would replace what IMAGE names"),
+        ((*everything, "-o", file, "--overlay", folder / ".." / "m.json"), "would replace what --output names"),
+        (("predict", image, "--box", "5,5,40,30", "-o", image), "would replace what IMAGE names"),
+        (("benchmark", tmp_path / "no-such-model", "-o", folder), "is a directory; name a file"),
+    ):
+        done = run(*command)
+        assert done.exit_code == 4, done.output
+        assert words.replace(" ", "") in "".join(done.output.split())
+    assert image.read_bytes() == before
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(("resumes", "words"), [(True, "Finished stages are cached"), (False, "Nothing was left")])
+def test_ctrl_c_promises_to_resume_only_where_stages_are_cached(
+    resumes: bool, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    assert run_guarded(stop, debug=False, resumes=resumes) == 130
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_instead_of_an_image_is_named(picture_folder: Path, tmp_path: Path) -> None:
+    done = run("predict-automatic", picture_folder, "-o", tmp_path / "m.json")
+    assert done.exit_code == 2
+    assert "is a folder; give an image file" in " ".join(done.output.split())

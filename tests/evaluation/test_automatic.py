@@ -125,8 +125,24 @@ def test_crops_by_hand() -> None:
     assert len(make_crops(100, 100, Automatic(side=8, crop_layers=1, crop_overlap=1))) == 1
     with pytest.raises(InputError, match="150×3 pixels is too small for 2 layers of crops"):
         make_crops(3, 150, Automatic(crop_layers=2))
+    with pytest.raises(InputError, match="1×1 pixels is too small for 1 layer of crops"):
+        make_crops(1, 1, Automatic(crop_layers=1))
     with pytest.raises(InputError, match="crop_overlap 1.5: at most 1"):
         Automatic(crop_overlap=1.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"predicted_iou": 2}, "predicted_iou 2: at most 1"),
+        ({"stability": 95}, "stability 95: at most 1"),
+        ({"stability": -1}, "stability -1: at least 0"),
+        ({"overlap": 7}, "overlap 7: at most 1"),
+    ],
+)
+def test_limits_that_are_not_ious_are_refused(options: dict[str, float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Automatic(**options)  # type: ignore[arg-type]
 
 
 def test_the_nearest_mask_by_hand() -> None:

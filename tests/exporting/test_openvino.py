@@ -8,6 +8,8 @@ from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.deployed.backends import OPENVINO
 from mixqsam.deployed.predictor import ExportedPredictor
+from mixqsam.deployed.sessions import OpenvinoSession
+from mixqsam.errors import ArtifactError
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.sam.load import Sam
@@ -45,3 +47,9 @@ def test_a_quantized_model_gives_what_ours_gives(sam: Sam, samples: list[Sample]
         predictor.set_image(samples[0].open())
     found, expected = (predictor.segment(BOXES).logits.ravel() for predictor in (mine, theirs))
     assert np.corrcoef(found, expected)[0, 1] > {4: 0.98, 8: 0.9995}[bits]
+
+
+def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sam.decoder.xml").touch()
+    with pytest.raises(ArtifactError, match=r"sam\.decoder\.bin does not exist; it belongs to sam\.decoder\.xml"):
+        OpenvinoSession(tmp_path / "sam.decoder.xml")

@@ -20,6 +20,7 @@ from mixqsam.cli.deprecated import modernise
 from mixqsam.cli.outcome import Outcome, print_outcome
 from mixqsam.cli.parameters import gather, parameters, spell
 from mixqsam.cli.usage import guard_usage
+from mixqsam.cli.written import check_written
 from mixqsam.options.fields import Entry, Option
 from mixqsam.options.flat import assemble, flatten
 
@@ -83,9 +84,11 @@ def _make_runner(name: str, spec: Spec) -> Callable[..., None]:
             settings, file = context.meta.get(_SETTINGS, {}), context.meta.get(_FILE, "")
             values = _with_given(gather(spec.entries, given, settings, file), {*given, *settings})
             check_conflicts(spec.entries, values, given=set(given))
+            check_written(spec.entries, values)
             print_outcome(COMMANDS[name].body(**assemble(spec.body, values)), as_json=json)
 
-        code = run_guarded(act, debug=_is_debugging(debug), as_json=json)
+        resumes = any(entry.name == "cache" for entry in spec.entries)
+        code = run_guarded(act, debug=_is_debugging(debug), as_json=json, resumes=resumes)
         if code:
             raise typer.Exit(code)
 

@@ -141,8 +141,18 @@ def is_hub_error(error: BaseException) -> bool:
 _FAULT = 70
 
 
-def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False) -> int:
-    """Run a command; turn errors into one paragraph and an exit code."""
+def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False, resumes: bool = True) -> int:
+    """Run a command; turn errors into one paragraph and an exit code.
+
+    Args:
+        action: the command.
+        debug: errors are not caught.
+        as_json: errors are printed as JSON.
+        resumes: whether the command caches finished stages.
+
+    Returns:
+        The exit code.
+    """
     try:
         with _handle_sigterm():
             action()
@@ -151,7 +161,8 @@ def run_guarded(action: Callable[[], Any], *, debug: bool, as_json: bool = False
             raise
         return print_error(type(error).__name__, str(error), code=error.exit_code, as_json=as_json)
     except KeyboardInterrupt as stopped:
-        err.print("Stopped. Finished stages are cached; the same command resumes from there.")
+        rest = "Finished stages are cached; the same command resumes from there."
+        err.print(f"Stopped. {rest if resumes else 'Nothing was left half-written.'}")
         return 143 if isinstance(stopped, _Terminated) else 130
     except BrokenPipeError:
         sys.stderr.close()

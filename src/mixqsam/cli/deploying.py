@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 from mixqsam.cli.command import command, line
 from mixqsam.cli.console import out
 from mixqsam.cli.options import (
+    AnyModel,
     Cache,
     Device,
     Limit,
-    Model,
     OptionalData,
     OutputDirectory,
     Overwrite,
@@ -41,7 +41,12 @@ def report(
     reference: Reference = None,
     output: Annotated[
         Path | None,
-        Option("HTML file to write.", flags=("--output", "-o"), default_help="report.html in the first directory"),
+        Option(
+            "HTML file to write.",
+            flags=("--output", "-o"),
+            is_written=True,
+            default_help="report.html in the first directory",
+        ),
     ] = None,
     cache: Cache = None,
 ) -> Outcome:
@@ -95,15 +100,15 @@ def serve(
 def predict(
     *,
     image: Annotated[Path, Option("An image.", is_argument=True)],
-    model: Model = "sam-tiny",
+    model: AnyModel = "sam-tiny",
     boxes: Annotated[tuple[str, ...], Option("x1,y1,x2,y2 in pixels; may be repeated.", flags=("--box",))] = (),
     points: Annotated[
         tuple[str, ...], Option("x,y or x,y,0 (background); all points are one prompt.", flags=("--point",))
     ] = (),
-    output: Annotated[Path, Option("PNG of the mask; several are numbered.", flags=("--output", "-o"))] = Path(
-        "mask.png"
-    ),
-    overlay: Annotated[Path | None, Option("Picture of the mask on the image to write (PNG).")] = None,
+    output: Annotated[
+        Path, Option("PNG of the mask; several are numbered.", flags=("--output", "-o"), is_written=True)
+    ] = Path("mask.png"),
+    overlay: Annotated[Path | None, Option("Picture of the mask on the image to write (PNG).", is_written=True)] = None,
     backend: Backend = None,
     device: Device = "cpu",
 ) -> Outcome:
@@ -140,10 +145,14 @@ def predict(
 def predict_automatic(
     *,
     image: Annotated[Path, Option("An image.", is_argument=True)],
-    model: Model = "sam-tiny",
+    model: AnyModel = "sam-tiny",
     options: Automatic,
-    output: Annotated[Path, Option("JSON file of the masks to write.", flags=("--output", "-o"))] = Path("masks.json"),
-    overlay: Annotated[Path | None, Option("Picture of the masks on the image to write (PNG).")] = None,
+    output: Annotated[
+        Path, Option("JSON file of the masks to write.", flags=("--output", "-o"), is_written=True)
+    ] = Path("masks.json"),
+    overlay: Annotated[
+        Path | None, Option("Picture of the masks on the image to write (PNG).", is_written=True)
+    ] = None,
     backend: Backend = None,
     device: Device = "cpu",
 ) -> Outcome:

@@ -33,7 +33,7 @@ def detect(
     *,
     images: Annotated[Path, Option("Folder of images (jpg, png, webp).", flags=("--images", "-i"))],
     annotations: Annotated[Path, Option("COCO annotation file: which images, which categories.")],
-    output: Annotated[Path, Option("COCO-results JSON to write.", flags=("--output", "-o"))],
+    output: Annotated[Path, Option("COCO-results JSON to write.", flags=("--output", "-o"), is_written=True)],
     detector: Annotated[str, Option("Hub id or directory of a transformers detector (DETR, RT-DETR, …).")],
     options: DetectionOptions,
     skip_missing: SkipMissing = False,
@@ -84,7 +84,10 @@ def evaluate(
     keep_embeddings: KeepEmbeddings = False,
     output: OutputFile = None,
     results: Annotated[
-        Path | None, Option("COCO-results JSON to write: the masks as run lengths, with scores. Needs --annotations.")
+        Path | None,
+        Option(
+            "COCO-results JSON to write: the masks as run lengths, with scores. Needs --annotations.", is_written=True
+        ),
     ] = None,
     cache: Cache = None,
     device: Device = "cpu",
@@ -178,7 +181,8 @@ def evaluate_automatic(
 
     session = open_session(device=device)
     results = run_automatic(with_reference(models, reference), images, options=options, session=session, limit=limit)
-    title = f"Segment everything, {next(iter(results.values())).images} images"
+    count = next(iter(results.values())).images
+    title = f"Segment everything, {count:,} image{'' if count == 1 else 's'}"
     scores = {name: asdict(result) for name, result in results.items()}
     return _make_outcome(title, scores, scores, output)
 

@@ -22,10 +22,18 @@ ImageSize = Annotated[
         default_help="that of the checkpoint",
     ),
 ]
+AnyModel = Annotated[
+    str,
+    Option(
+        "Quantized or exported directory, or a float model: sam-tiny, mobile-sam, a hub id, a directory, or a "
+        "checkpoint of the model's own project.",
+        flags=("--model", "-m"),
+    ),
+]
 Models = Annotated[tuple[str, ...], Option("Quantized directories or float models.", is_argument=True)]
 OutputDirectory = Annotated[Path, Option("Directory to write.", flags=("--output", "-o"))]
-OutputFile = Annotated[Path | None, Option("JSON file to write.", flags=("--output", "-o"))]
-RequiredFile = Annotated[Path, Option("JSON file to write.", flags=("--output", "-o"))]
+OutputFile = Annotated[Path | None, Option("JSON file to write.", flags=("--output", "-o"), is_written=True)]
+RequiredFile = Annotated[Path, Option("JSON file to write.", flags=("--output", "-o"), is_written=True)]
 Overwrite = Annotated[bool, Option("Replace an output that mixqsam wrote.")]
 Limit = Annotated[int | None, Option("Maximum number of images: the first ones.", minimum=1)]
 Reference = Annotated[str | None, Option("The float model.", default_help="the origin of the first model")]

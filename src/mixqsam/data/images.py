@@ -82,6 +82,8 @@ def _readable(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
             raise ImageError(f"{name} does not exist.") from error
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise ImageError(f"{name} is not an image that can be read.") from error
+        if isinstance(error.__cause__, IsADirectoryError):
+            raise ImageError(f"{name} is a folder; give an image file.") from error
         raise
 
 

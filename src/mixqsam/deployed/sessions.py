@@ -41,7 +41,7 @@ class OnnxSession:
 
     Raises:
         InputError: ONNX Runtime is not installed.
-        ArtifactError: the file cannot be loaded.
+        ArtifactError: the file cannot be loaded, or its `.bin` is missing.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
@@ -88,6 +88,9 @@ class OpenvinoSession:
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         settings |= {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise ArtifactError(f"{weights} does not exist; it belongs to {path.name}. Export the model again.")
         core = openvino.Core()
         try:
             model = core.read_model(path)

@@ -21,6 +21,7 @@ class Option:
         is_advanced: only `--help-all` lists it.
         is_argument: a positional argument on the command line.
         is_list: several values are one text, separated by commas; otherwise the option is repeated.
+        is_written: a file that the command writes.
         is_repeated: the option may be repeated, and `parse` reads the list of its texts.
         parse: makes the value from text and label, if it is not a number, a word or a path.
         write: turns such a value into the text or list that `parse` reads.
@@ -36,6 +37,7 @@ class Option:
     is_advanced: bool = False
     is_argument: bool = False
     is_list: bool = False
+    is_written: bool = False
     is_repeated: bool = False
     parse: Callable[[Any, str], Any] | None = None
     write: Callable[[Any], Any] | None = None

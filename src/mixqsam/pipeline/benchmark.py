@@ -103,7 +103,7 @@ def _note_units_in_float(sam: Sam, session: Session) -> None:
     """Say which units PyTorch does not compute in integers."""
     reasons = Counter(why for _, why in simulated_units(sam.model))
     for why, count in reasons.most_common():
-        session.progress.note(f"PyTorch computes {count} quantized units in float: {why}.")
+        session.progress.note(f"PyTorch computes {count} quantized unit{'' if count == 1 else 's'} in float: {why}.")
 
 
 def run_benchmark(

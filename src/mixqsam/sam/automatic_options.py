@@ -23,9 +23,11 @@ class Automatic(OptionClass):
     """
 
     side: Annotated[int, Option("Points per side of the grid.", minimum=1, maximum=64)] = 32
-    predicted_iou: Annotated[float, Option("Minimum IoU that the model predicts for a mask.")] = 0.88
-    stability: Annotated[float, Option("Minimum IoU of the masks cut at -1 and at +1.")] = 0.95
-    overlap: Annotated[float, Option("Box IoU above which the less certain of two masks is dropped.")] = 0.7
+    predicted_iou: Annotated[float, Option("Minimum IoU that the model predicts for a mask.", maximum=1)] = 0.88
+    stability: Annotated[float, Option("Minimum IoU of the masks cut at -1 and at +1.", minimum=0, maximum=1)] = 0.95
+    overlap: Annotated[
+        float, Option("Box IoU above which the less certain of two masks is dropped.", minimum=0, maximum=1)
+    ] = 0.7
     crop_layers: Annotated[
         int, Option("Layers of crops: layer n segments 2^n x 2^n parts of the image too.", minimum=0, maximum=4)
     ] = 0

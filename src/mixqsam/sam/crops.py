@@ -56,8 +56,9 @@ def make_crops(height: int, width: int, options: Automatic) -> list[Crop]:
     """
     least = 2**options.crop_layers
     if options.crop_layers and min(height, width) < least:
+        layers = "layer" if options.crop_layers == 1 else "layers"
         raise InputError(
-            f"An image of {width}×{height} pixels is too small for {options.crop_layers} layers of crops, which cut "
+            f"An image of {width}×{height} pixels is too small for {options.crop_layers} {layers} of crops, which cut "
             f"each side into {least}; choose fewer layers."
         )
     crops = [Crop(0, 0, width, height, options.side)]
