@@ -12,6 +12,7 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.data.samples import Sample
 from mixqsam.deployed.backends import BACKENDS, ONNX, Backend
+from mixqsam.deployed.names import EMBEDDING
 from mixqsam.deployed.predictor import ExportedPredictor
 from mixqsam.exporting.files import ExportOptions, encoder_model, export, save_onnx
 from mixqsam.files import Cache
@@ -43,7 +44,7 @@ class EncoderPredictor(ExportedPredictor):
 
     def encode_image(self, image: Image.Image) -> None:
         """Encode an RGB image."""
-        self._embedding = self._encode_frame(self.preprocessing.frame(image))
+        self._maps = {EMBEDDING: self._encode_frame(self.preprocessing.frame(image))}
         self._original = (image.height, image.width)
 
 

@@ -95,7 +95,7 @@ def test_a_budget_that_limits_nothing_is_noted(budget: str, note: str | None) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["quantize", "--json", "--nope"], "No such option: --nope"),
+        (["quantize", "--json", "--nope"], "No such option"),
         (["quantize", "-i", "x", "-o", "y", "--count", "x", "--json"], "Invalid value for '--count'"),
         (["quantize", "-o", "y", "--json"], "Missing option '--images'"),
         (["fly", "--json"], "No such command 'fly'"),
@@ -176,7 +176,7 @@ def test_a_detector_that_needs_a_package_names_it(monkeypatch: pytest.MonkeyPatc
             "with pip:\n`pip install timm`. Note that you may need to restart your runtime after installation.\n"
         )
 
-    monkeypatch.setattr("transformers.AutoImageProcessor.from_pretrained", refuse)
+    monkeypatch.setattr("mixqsam.detection.detector.AutoImageProcessor.from_pretrained", refuse)
     with pytest.raises(ModelError, match="it needs timm: pip install timm. A detector that needs no other package is"):
         load_detector("facebook/detr-resnet-50")
 

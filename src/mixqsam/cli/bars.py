@@ -118,10 +118,13 @@ class ProgressBars:
         console.print(escape(text), style="dim", highlight=False)
 
     def _start(self) -> None:
+        # Some versions of rich end a bar on a pipe with an empty line, even one that is switched off.
+        if not self._console.is_terminal:
+            return
         job = self._job
         columns: list[ProgressColumn] = [_Description(self), BarColumn()]
         columns += [TaskProgressColumn(), TimeElapsedColumn(), _TimeLeft(job)]
-        self._live = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._live = Progress(*columns, console=self._console, transient=True)
         self._live.add_task("", total=None if job is None else 1.0)
         self._live.start()
 
