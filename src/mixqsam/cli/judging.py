@@ -113,7 +113,8 @@ def evaluate(
         return None
     rows = {name: stored_costs(Path(sources[name])) | quality(result) for name, result in scores.items()}
     quantized = [model for model in models if stored_costs(Path(model))]
-    rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
+    if "float" in rows:
+        rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
     basis = next(iter(scores.values())).basis
     outcome = _make_outcome(basis, rows, {name: result.to_json() for name, result in scores.items()}, output)
     next_options = {

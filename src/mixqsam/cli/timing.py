@@ -92,7 +92,11 @@ def _times_table(times: "Benchmark", *, runs: int) -> Table:
         ]
         for row in times.rows
     ]
-    about = f"Sums of the times of units, {times.threads} threads" if times.units else f"Medians of {runs} runs"
+    about = (
+        f"Sums of the times of units, {times.threads} threads"
+        if times.units
+        else f"Medians of {runs} run{'' if runs == 1 else 's'}"
+    )
     columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
     return Table(f"{about}, image of {times.image[0]}×{times.image[1]}", columns, rows)
 

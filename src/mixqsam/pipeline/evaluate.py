@@ -103,13 +103,20 @@ def _load_with_key(source: str | Path, session: Session) -> tuple[str, Predictor
 
 
 def with_reference(models: Sequence[str], reference: str | None) -> dict[str, str]:
-    """Name → source of models to compare, the float model first: the named one, or the first model's origin.
+    """Name → source of models to compare, the reference first: the named one, or the first model's float model.
 
     Raises:
         ModelError: the float model of the first directory is unknown.
     """
     first = reference or (float_source(Path(models[0])) if Path(models[0]).is_dir() else models[0])
-    return {"float": first} | {model: model for model in models if model != first}
+    return {name_reference(first): first} | {model: model for model in models if model != first}
+
+
+def name_reference(source: str) -> str:
+    """`float`, or `reference` for a quantized or exported directory, which other models may be compared with."""
+    directory = Path(source)
+    is_float = not (directory / MARKER).is_file() and backend_of(directory) is None
+    return "float" if is_float else "reference"
 
 
 def float_source(directory: Path) -> str:
