@@ -120,7 +120,7 @@ def predict(
         boxes: x1, y1, x2, y2 in pixels; each is a prompt.
         points: x, y or x, y, 0 (background); all of them are one prompt.
         output: mask to write (PNG), several as `name-1.png`, `name-2.png`, …; None writes nothing.
-        overlay: picture of the mask on the image (PNG); None writes nothing.
+        overlay: picture of the mask on the image (PNG, or JPEG by its name); None writes nothing.
         backend: `torch`, `onnx` or `openvino`; None for the backend of the model's files.
         device: device for `torch`.
 
@@ -157,7 +157,7 @@ def predict_automatic(
         model: float model, quantized directory, or exported directory.
         options: generation and selection of masks, and crops.
         output: JSON file of the masks to write; None writes nothing.
-        overlay: picture of the masks on the image (PNG); None writes nothing.
+        overlay: picture of the masks on the image (PNG, or JPEG by its name); None writes nothing.
         backend: `torch`, `onnx` or `openvino`; None for the backend of the model's files.
         device: device for `torch`.
         progress: receives the progress.

@@ -108,7 +108,9 @@ def predict(
     output: Annotated[
         Path, Option("PNG of the mask; several are numbered.", flags=("--output", "-o"), is_written=True)
     ] = Path("mask.png"),
-    overlay: Annotated[Path | None, Option("Picture of the mask on the image to write (PNG).", is_written=True)] = None,
+    overlay: Annotated[
+        Path | None, Option("Picture of the mask on the image to write (PNG or JPEG).", is_written=True)
+    ] = None,
     backend: Backend = None,
     device: Device = "cpu",
 ) -> Outcome:
@@ -151,7 +153,7 @@ def predict_automatic(
         Path, Option("JSON file of the masks to write.", flags=("--output", "-o"), is_written=True)
     ] = Path("masks.json"),
     overlay: Annotated[
-        Path | None, Option("Picture of the masks on the image to write (PNG).", is_written=True)
+        Path | None, Option("Picture of the masks on the image to write (PNG or JPEG).", is_written=True)
     ] = None,
     backend: Backend = None,
     device: Device = "cpu",

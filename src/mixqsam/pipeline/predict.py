@@ -11,7 +11,7 @@ from mixqsam.files import write_bytes
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prediction import Prediction
 from mixqsam.prompts import Prompts, clip_boxes
-from mixqsam.reporting.overlay import draw_overlay, mask_image, png_bytes
+from mixqsam.reporting.overlay import draw_overlay, mask_image, picture_bytes, png_bytes
 
 
 def run_prediction(
@@ -54,7 +54,7 @@ def run_prediction(
             write_bytes(path, png_bytes(mask_image(mask)))
             made[path] = "mask" if len(masks) == 1 else f"mask {number}"
     if overlay is not None:
-        write_bytes(overlay, png_bytes(draw_overlay(picture, masks, prompts)))
+        write_bytes(overlay, picture_bytes(draw_overlay(picture, masks, prompts), overlay))
         made[overlay] = "the mask on the image" if len(masks) == 1 else "the masks on the image"
     return prediction, made
 

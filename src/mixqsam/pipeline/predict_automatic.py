@@ -12,7 +12,7 @@ from mixqsam.files import write_bytes, write_json
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prompts import Prompts
-from mixqsam.reporting.overlay import draw_overlay, png_bytes
+from mixqsam.reporting.overlay import draw_overlay, picture_bytes
 from mixqsam.sam.automatic import Masks, segment_everything
 from mixqsam.sam.automatic_options import Automatic
 
@@ -63,7 +63,8 @@ def run_automatic_prediction(
     if files.overlay is not None:
         # Small masks are drawn over large ones.
         order = np.argsort(-masks.masks.sum(axis=(1, 2)), kind="stable")
-        write_bytes(files.overlay, png_bytes(draw_overlay(picture, masks.masks[order], Prompts())))
+        drawn = draw_overlay(picture, masks.masks[order], Prompts())
+        write_bytes(files.overlay, picture_bytes(drawn, files.overlay))
     return masks
 
 

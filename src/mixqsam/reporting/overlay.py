@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,11 @@ def png_bytes(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
+
+
+def picture_bytes(image: Image.Image, path: Path) -> bytes:
+    """Encode an RGB image for a file: as JPEG where its name says so, as PNG otherwise."""
+    return jpeg_bytes(image) if path.suffix.lower() in {".jpg", ".jpeg"} else png_bytes(image)
 
 
 def jpeg_bytes(image: Image.Image) -> bytes:
