@@ -62,6 +62,7 @@ def test_a_damaged_file_is_named(
     pytest.importorskip(library)
     for name in (ENCODER, DECODER):
         (tmp_path / f"{name}{ending}").write_bytes(b"no model")
+        (tmp_path / f"{name}.bin").write_bytes(b"no weights")
     with pytest.raises(ArtifactError, match=rf"sam.encoder\{ending} cannot be loaded"):
         ExportedPredictor(tmp_path, backend=backend)
 

@@ -41,7 +41,7 @@ class OnnxSession:
 
     Raises:
         InputError: ONNX Runtime is not installed.
-        ArtifactError: the file cannot be loaded, or its `.bin` is missing.
+        ArtifactError: the file cannot be loaded.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
@@ -79,7 +79,7 @@ class OpenvinoSession:
 
     Raises:
         InputError: OpenVINO is not installed.
-        ArtifactError: the file cannot be loaded.
+        ArtifactError: the file cannot be loaded, or its `.bin` is missing.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
