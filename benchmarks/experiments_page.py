@@ -12,7 +12,7 @@ from benchmarks.csv_tables import write_tables
 from benchmarks.deployment_tables import agreement, backends, files, loading, speed
 from benchmarks.fisher_stopping import convergence
 from benchmarks.mixed_tables import BUDGETS, LEARNED, PLAIN, draw_sizes, recipes, rules, ways
-from benchmarks.mobile_sam_tables import reported, tools, tried
+from benchmarks.mobile_sam_tables import draw_latency, reported, tools, tried
 from benchmarks.performance_tables import (
     DOCS,
     evaluator,
@@ -24,6 +24,7 @@ from benchmarks.performance_tables import (
     nearest,
     openvino_profile,
     processes,
+    quantize_cost,
     reconstruction,
     solver,
 )
@@ -47,6 +48,7 @@ def main() -> None:
     """Fill the pages."""
     write_tables()
     draw_sizes("sam-tiny 50", DOCS / "images/sizes.svg")
+    draw_latency(DOCS / "images/latency.svg")
     fill(
         DOCS / "experiments.md",
         {
@@ -63,6 +65,7 @@ def main() -> None:
             "solver": solver(),
             "fisher_stopping": convergence(load("fisher_stopping")),
             "nearest": nearest(),
+            "quantize_cost": quantize_cost(),
             "reconstruction": reconstruction(),
             "evaluator": evaluator(),
             "backends": backends(),

@@ -13,7 +13,7 @@ from benchmarks.performance_tables import line, load
 from mixqsam.options.names import DEFAULT_RECIPE
 
 _REPORTED = ("W8A8", "W6A6", "W4A4", "W3A3", "5.5MB", "4.5MB")
-_TOOLS = ("ort", "ort-channels", "quanto", "nncf", "nncf-mixed", "nncf-transformer", "ours uniform:W8A8", "ours W8A8")
+_TOOLS = ("ort", "ort-channels", "quanto", "nncf", "nncf-mixed", "nncf-transformer", "ours W8A8", "ours W6A6")
 # Panel of the figure → the runtimes of its encoders; the first one's float encoder is the measure of speed.
 _PANELS = {"ONNX Runtime": ("onnx",), "OpenVINO": ("openvino", "bf16")}
 
@@ -73,22 +73,26 @@ def _speed(plain: Mapping[str, Any], row: Mapping[str, Any], runtime: str) -> st
 def draw_latency(path: Path) -> None:
     """Draw the IoU with float against the encoder's speed: other tools and ours, a panel for each runtime."""
     rows = load("peers_mobile_sam")["rows"]
-    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+    handles: dict[str, Any] = {}
     for axes, (title, runtimes) in zip(figure.subplots(1, 2, sharey=True), _PANELS.items(), strict=True):
         slowest = np.median(rows["float"]["latency"][runtimes[0]])
-        for row in rows.values():
+        for index, row in enumerate(rows.values()):
             for runtime in runtimes:
                 if times := row.get("latency", {}).get(runtime):
                     is_ours = row["title"].startswith("mixqsam")
-                    label = row["title"] + (" (bf16)" if runtime == "bf16" and is_ours else "")
+                    # What OpenVINO computes in bf16 is hollow.
+                    fill = "none" if runtime == "bf16" else "full"
+                    label = row["title"] + (" in bf16" if is_ours and runtime == "bf16" else "")
                     place = float(slowest / np.median(times)), float(row["iou_float"][0])
-                    axes.plot(*place, "D" if is_ours else "o", color="tab:blue" if is_ours else "tab:gray")
-                    axes.annotate(label, place, xytext=(4, -3), textcoords="offset points", fontsize=7)
+                    marker = {"marker": "D" if is_ours else "o", "color": f"C{index}", "fillstyle": fill}
+                    (handles[label],) = axes.plot(*place, linestyle="", label=label, **marker)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("times as fast as the float encoder")
         axes.grid(alpha=0.3)
-        axes.margins(x=0.35)
+        axes.margins(x=0.1)
     figure.axes[0].set_ylabel("mean IoU with the float masks")
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, fontsize=8)
     # The same data give the same file.
     with rc_context({"svg.hashsalt": "mixqsam"}):
         figure.savefig(path, metadata={"Date": None})
