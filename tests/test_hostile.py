@@ -173,6 +173,9 @@ def test_pictures_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
         path = tmp_path / f"x{suffix}"
         try:
             image.save(path)
+            # Pillow below 13 does not read every TIFF that it wrote.
+            with Image.open(path) as again:
+                again.load()
         except (OSError, KeyError):
             continue
         opened += 1

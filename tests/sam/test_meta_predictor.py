@@ -440,6 +440,7 @@ def test_our_crops_are_metas(layers: int, downscale: int, overlap: float) -> Non
 @pytest.mark.parametrize("corner", [False, True])
 def test_runs_of_masks_are_metas(corner: bool) -> None:
     with vision():
+        pytest.importorskip("segment_anything")
         from segment_anything.utils.amg import mask_to_rle_pytorch
     rng = np.random.default_rng(0)
     for share in (0.0, 0.3, 1.0):
