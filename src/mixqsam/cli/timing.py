@@ -92,11 +92,8 @@ def _times_table(times: "Benchmark", *, runs: int) -> Table:
         ]
         for row in times.rows
     ]
-    about = (
-        f"Sums of the times of units, {times.threads} threads"
-        if times.units
-        else f"Medians of {runs} run{'' if runs == 1 else 's'}"
-    )
+    timed = f"Medians of {runs} runs" if runs > 1 else "One run"
+    about = f"Sums of the times of units, {times.threads} threads" if times.units else timed
     columns = ["", "image (encoder)", "speed", "prompt (decoder)", "peak memory", "files"]
     return Table(f"{about}, image of {times.image[0]}×{times.image[1]}", columns, rows)
 

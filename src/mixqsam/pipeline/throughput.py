@@ -18,7 +18,8 @@ class Throughput:
         points: that are prompted at once, with three masks each.
         batch: median seconds of these points: decoder, masks at the image's resolution, and filters.
         points_per_second: points of a batch by its seconds.
-        image: seconds of an image, estimated: the encoder, and all points of the grid. Doubles are removed in addition.
+        image: seconds of an image, estimated: the encoder, and all points of the grid. Duplicates
+            are removed in addition.
     """
 
     points: int

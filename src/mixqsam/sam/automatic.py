@@ -87,7 +87,7 @@ def segment_everything(
     *,
     progress: Progress | None = None,
 ) -> Masks:
-    """All masks that a model finds in an image: three for each point of a grid, filtered and without doubles.
+    """All masks that a model finds in an image: three for each point of a grid, filtered and without duplicates.
 
     Args:
         predictor: of any runtime; it has the image afterwards.
@@ -150,7 +150,7 @@ def split_grid(height: int, width: int, *, options: Automatic, at_once: int = _P
 
 
 def find_masks(predictor: Predictor, points: Prompts, options: Automatic) -> Masks:
-    """What some points give in the image that a predictor has, and the filters leave; with doubles, in their order.
+    """What some points give in the image that a predictor has, and the filters leave; with duplicates, in their order.
 
     Args:
         predictor: of any runtime, with an image.
@@ -168,13 +168,13 @@ def find_masks(predictor: Predictor, points: Prompts, options: Automatic) -> Mas
 
 
 def join_masks(found: Sequence[Masks], options: Automatic) -> Masks:
-    """Join what groups of points gave, without doubles; the surest first."""
+    """Join what groups of points gave, without duplicates; the surest first."""
     joined = _concatenate(found)
     return joined.take(_suppress(_boxes(joined.masks), joined.scores, limit=options.overlap))
 
 
 def join_crops(found: Mapping[Crop, Masks], options: Automatic, *, height: int, width: int) -> Masks:
-    """Join what the crops of an image gave, without doubles: that of the smaller crop stays. The surest come first.
+    """Join what the crops of an image gave, without duplicates: that of the smaller crop stays. The surest come first.
 
     Args:
         found: crop → its masks, in its pixels.
