@@ -5,15 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from mixqsam.api.shared import as_data, start_session, write_output
-from mixqsam.data.images import open_image
 from mixqsam.errors import InputError
-from mixqsam.pipeline.benchmark import (
-    Benchmark,
-    check_everything,
-    installed_backends,
-    run_benchmark,
-    run_unit_benchmark,
-)
+from mixqsam.pipeline.benchmark import Benchmark, time_model
 from mixqsam.pipeline.export import PageParts, run_export
 from mixqsam.pipeline.options import Data
 from mixqsam.pipeline.predict import make_prompts, run_prediction
@@ -269,20 +262,15 @@ def benchmark(
     Raises:
         MixqsamError: any of its kinds; the message says what to do.
     """
-    check_everything(everything, units=units)
-    session, names = start_session(cache, progress), backends or installed_backends()
-    if units:
-        times = run_unit_benchmark(Path(model), backends=names, session=session)
-    else:
-        picture = None if image is None else open_image(Path(image))
-        times = run_benchmark(
-            Path(model),
-            backends=names,
-            image=picture,
-            runs=runs,
-            memory=memory,
-            session=session,
-            everything=everything,
-        )
+    times = time_model(
+        Path(model),
+        backends=backends or (),
+        units=units,
+        image=None if image is None else Path(image),
+        runs=runs,
+        memory=memory,
+        everything=everything,
+        session=start_session(cache, progress),
+    )
     write_output(output, times.to_json())
     return times

@@ -44,30 +44,19 @@ def benchmark(
 ) -> Outcome:
     """Time encoder and decoder on every backend, in turns with the float model in PyTorch."""
     from mixqsam.cli.session import open_session
-    from mixqsam.data.images import open_image
     from mixqsam.files import write_json
-    from mixqsam.pipeline.benchmark import (
-        check_everything,
-        installed_backends,
-        run_benchmark,
-        run_unit_benchmark,
-    )
+    from mixqsam.pipeline.benchmark import time_model
 
-    check_everything(everything, units=units)
-    session, names = open_session(cache), backends or installed_backends()
-    if units:
-        times = run_unit_benchmark(model, backends=names, session=session)
-    else:
-        picture = None if image is None else open_image(image)
-        times = run_benchmark(
-            model,
-            backends=names,
-            image=picture,
-            runs=runs,
-            memory=memory,
-            session=session,
-            everything=everything,
-        )
+    times = time_model(
+        model,
+        backends=backends,
+        units=units,
+        image=image,
+        runs=runs,
+        memory=memory,
+        everything=everything,
+        session=open_session(cache),
+    )
     if output is not None:
         write_json(output, times.to_json())
     return Outcome(
@@ -75,7 +64,7 @@ def benchmark(
         tables=[_times_table(times, runs=runs), *_everything_tables(times)],
         lines=[] if units else [f"In theory {times.size / 1e6:.2f} MB, {format_giga(times.bitops)} GBitOps per image"],
         made={} if output is None else {output: "these figures as JSON"},
-        next=_after_benchmark(model, names[0], units=units),
+        next=_after_benchmark(model, times),
     )
 
 
@@ -118,8 +107,9 @@ def _everything_tables(times: "Benchmark") -> list[Table]:
     return [Table("Segment everything: a batch of points; an image with the default grid (estimated)", columns, rows)]
 
 
-def _after_benchmark(model: Path, backend: str, *, units: bool) -> dict[str, str]:
-    if units:
+def _after_benchmark(model: Path, times: "Benchmark") -> dict[str, str]:
+    if times.units:
+        backend = next(iter(times.units))
         values = {"model": str(model), "images": "FOLDER", "budget": f"latency<=0.5x@{backend}", "output": "OUT"}
         return {line("quantize", values): "a model that takes half the time, where bits can do that"}
     values = {"model": str(model), "format": "openvino", "output": new_path(f"{model}-openvino")}

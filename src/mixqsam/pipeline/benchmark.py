@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from mixqsam.artifact.store import CONFIG, is_quantized, load_model
+from mixqsam.data.images import open_image
 from mixqsam.deployed.backends import BACKENDS
 from mixqsam.errors import ArtifactError, InputError
 from mixqsam.evaluation.latency import measure_latency, peak_memory
@@ -106,6 +107,43 @@ def _note_units_in_float(sam: Sam, session: Session) -> None:
         session.progress.note(f"PyTorch computes {count} quantized unit{'' if count == 1 else 's'} in float: {why}.")
 
 
+def time_model(
+    source: Path,
+    *,
+    backends: Sequence[str],
+    units: bool,
+    image: Path | None,
+    runs: int,
+    memory: bool,
+    everything: bool,
+    session: Session,
+) -> Benchmark:
+    """Time a quantized directory, or the units of a model; see `run_benchmark` and `run_unit_benchmark`.
+
+    Args:
+        source: a quantized directory; for units also a float model.
+        backends: backends of `stages.BACKEND_NAMES`; none stands for all installed ones.
+        units: measure the times of the units.
+        image: image for the encoder; None for a synthetic one.
+        runs: number of timed runs of each backend.
+        memory: also measure memory.
+        everything: also time a batch of points; not with `units`.
+        session: cache and progress.
+
+    Raises:
+        ArtifactError: the source is not a quantized directory.
+        InputError: a backend is unknown or not installed, or units are timed together with everything.
+    """
+    check_everything(everything, units=units)
+    names = backends or installed_backends()
+    if units:
+        return run_unit_benchmark(source, backends=names, session=session)
+    picture = None if image is None else open_image(image)
+    return run_benchmark(
+        source, backends=names, image=picture, runs=runs, memory=memory, session=session, everything=everything
+    )
+
+
 def run_benchmark(
     source: Path,
     *,
@@ -162,17 +200,10 @@ def run_benchmark(
             tracked = session.progress.track(makers.items(), label="Memory", total=len(makers))
             peaks = {name: peak_memory(make, picture, prompts) for name, make in tracked}
         sizes = {FLOAT: int(costs.size(costs.float_plan))} | {name: _bytes(place) for name, place in places.items()}
+    base = latencies[FLOAT].encoder
     rows = [
-        Row(
-            name,
-            latency.encoder,
-            latency.decoder,
-            latencies[FLOAT].encoder / latency.encoder,
-            peaks[name],
-            sizes[name],
-            points.throughput(latency),
-        )
-        for name, latency in latencies.items()
+        Row(name, one.encoder, one.decoder, base / one.encoder, peaks[name], sizes[name], points.throughput(one))
+        for name, one in latencies.items()
     ]
     return Benchmark(
         rows, costs.size(plan), costs.bitops(plan), torch.get_num_threads(), (picture.width, picture.height)
