@@ -162,6 +162,7 @@ class Options(OptionClass):
         allocation: options of the choice of bits.
         quantization: recipe and options of the reconstruction.
         sharing: what the directory holds for others.
+        uniform: also make the largest uniform model within the budget, for the comparison; None where that is quick.
         preset: a published configuration, e.g. `mix-qsam`; options that differ from their defaults win.
     """
 
@@ -169,6 +170,15 @@ class Options(OptionClass):
     allocation: AllocationOptions = field(default_factory=AllocationOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     sharing: SharingOptions = field(default_factory=SharingOptions)
+    uniform: Annotated[
+        bool | None,
+        Option(
+            "Also make the largest uniform model within the budget, and compare with it.",
+            flags=("--uniform/--no-uniform",),
+            is_advanced=True,
+            default_help="where it is quick: without learning, and compensated up to 20 million weights",
+        ),
+    ] = None
     preset: Annotated[
         str | Preset | None,
         Option(
@@ -228,7 +238,7 @@ class CompareRequest(OptionClass):
         "uniform",
         "mixed",
     )
-    options: Annotated[Options, Nested(without=("observer", "recipe", "license", "no_images"))] = field(
+    options: Annotated[Options, Nested(without=("observer", "recipe", "license", "no_images", "uniform"))] = field(
         default_factory=Options
     )
 

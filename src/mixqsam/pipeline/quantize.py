@@ -44,6 +44,7 @@ from mixqsam.pipeline.stages import (
 )
 from mixqsam.pipeline.stored import adopt_allocation, check_units, read_allocation
 from mixqsam.pipeline.timed_models import check_installed
+from mixqsam.pipeline.uniform_model import makes_uniform, note_missing_uniform
 from mixqsam.pipeline.unit_times import count_models, find_times
 from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, check_recipe
@@ -219,15 +220,15 @@ def _compare(
     *,
     session: Session,
 ) -> Check:
-    """Compare the float model, the uniform one if it is quick to make, and the quantized one."""
+    """Compare the float model, the uniform one if it is wanted or quick to make, and the quantized one."""
     assert images.check is not None  # noqa: S101  (callers have images)
     options, samples = request.options, images.calibration
     recipe = find_recipe(options.quantization.recipe)
     plans = {"uniform": uniform.plan} if uniform else {}
     plans[allocation.kind] = allocation.plan
     models = {"float": sam}
-    if uniform is not None and uniform is not allocation and recipe.method is None:
-        # A second reconstruction would double the time; `mixqsam compare` makes it.
+    is_made = makes_uniform(sam.costs().units, recipe=recipe, wanted=options.uniform)
+    if uniform is not None and uniform is not allocation and is_made:
         models["uniform"] = quantize_model(
             sam, uniform.plan, samples, options=options.quantization, session=session
         ).sam
@@ -269,7 +270,11 @@ def _begin(
             search_stage(speed, images=judging, recipe=recipe, options=options.quantization, models=count_tries(span))
         )
     is_uniform = request.budget.uniform is not None or (request.stored is not None and not request.stored.objective)
-    models = 2 if not is_uniform and recipe.method is None and images.check is not None else 1
+    is_compared = not is_uniform and images.check is not None
+    units, wanted = sam.costs().units, options.uniform
+    models = 2 if is_compared and makes_uniform(units, recipe=recipe, wanted=wanted) else 1
+    if is_compared:
+        note_missing_uniform(units, recipe=recipe, wanted=wanted, progress=session.progress)
     stages.append(
         quantization_stage(
             speed,
