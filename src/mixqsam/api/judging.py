@@ -74,6 +74,7 @@ def evaluate(
     reference: str | Path | None = None,
     limit: int | None = None,
     best_of_three: bool = False,
+    dynamic_multimask: bool = True,
     keep_embeddings: bool = False,
     output: Path | str | None = None,
     results: Path | str | None = None,
@@ -90,6 +91,7 @@ def evaluate(
         reference: the float model, named `float`; None for a mapping's first, or for the source of the first model.
         limit: maximum number of images.
         best_of_three: use the best of three masks per prompt, by predicted IoU.
+        dynamic_multimask: let SAM 2 and SAM 3 replace a single mask of low stability by the best of three.
         keep_embeddings: cache the reference's image embeddings for later evaluations.
         output: JSON file to write; None writes nothing.
         results: COCO results to write, which need annotations; None writes nothing.
@@ -108,6 +110,7 @@ def evaluate(
         limit=limit,
         session=session,
         best_of_three=best_of_three,
+        dynamic_multimask=dynamic_multimask,
         keep_embeddings=keep_embeddings,
         results=None if results is None else Path(results),
     )

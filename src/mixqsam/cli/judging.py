@@ -81,6 +81,13 @@ def evaluate(
         bool,
         Option("Take the best of three masks per prompt, as the model rates them.", flags=("--best-of-three",)),
     ] = False,
+    dynamic_multimask: Annotated[
+        bool,
+        Option(
+            "For SAM 2 and SAM 3: replace a single mask of low stability by the best of three.",
+            flags=("--dynamic-multimask/--no-dynamic-multimask",),
+        ),
+    ] = True,
     keep_embeddings: KeepEmbeddings = False,
     output: OutputFile = None,
     results: Annotated[
@@ -106,6 +113,7 @@ def evaluate(
         limit=limit,
         session=session,
         best_of_three=best_of_three,
+        dynamic_multimask=dynamic_multimask,
         keep_embeddings=keep_embeddings,
         results=results,
     )

@@ -195,6 +195,7 @@ class Family:
         layouts: other ways to write its checkpoints.
         larger: `model_type` of a larger model → what of it is of the family.
         resizing: how a model comes to see frames of another size; None where it keeps its size.
+        hold_single_mask: keeps a single mask single, whatever its stability; in place. None where it always is.
         released: name of a released checkpoint → its hub id.
         sample: a configuration of a few thousand parameters, with every kind of module. On it an unknown version of
             transformers is compared with the engine; None for no comparison.
@@ -220,6 +221,7 @@ class Family:
     layouts: tuple[Layout, ...] = ()
     larger: Mapping[str, Larger] = field(default_factory=dict)
     resizing: Resizing | None = None
+    hold_single_mask: Callable[[Any], None] | None = None
     released: Mapping[str, str] = field(default_factory=dict)
     sample: Callable[[], PreTrainedConfig] | None = None
 

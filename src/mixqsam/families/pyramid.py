@@ -95,6 +95,11 @@ def decode_plain(model: Any, maps: Maps, prompts: Maps, *, multimask: bool) -> t
     return logits, scores
 
 
+def hold_single_mask(model: Any) -> None:
+    """Give the single mask itself, also where its stability is low; in place."""
+    model.mask_decoder.dynamic_multimask_via_stability = False
+
+
 def configure_size(values: dict[str, Any], side: int) -> None:
     """Write the side of the frame into the values of a configuration, in place."""
     prompts, vision = values["prompt_encoder_config"], values["vision_config"]

@@ -134,6 +134,7 @@ SAM2 = Family(
     },
     # Hiera interpolates its positions in every forward.
     resizing=Resizing(multiple=_multiple, configure=pyramid.configure_size),
+    hold_single_mask=pyramid.hold_single_mask,
     released={
         f"sam2.1-hiera-{size}": f"facebook/sam2.1-hiera-{size}" for size in ("tiny", "small", "base-plus", "large")
     },

@@ -142,6 +142,7 @@ SAM3_TRACKER = Family(
     },
     # Absolute positions are tiled, and rotary ones follow from the size of the map.
     resizing=Resizing(multiple=pyramid.smallest_place, configure=pyramid.configure_size),
+    hold_single_mask=pyramid.hold_single_mask,
     released={"sam3-tracker": "facebook/sam3"},
     sample=_sample,
 )

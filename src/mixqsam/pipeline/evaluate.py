@@ -28,6 +28,7 @@ def run_evaluation(
     limit: int | None,
     session: Session,
     best_of_three: bool = False,
+    dynamic_multimask: bool = True,
     keep_embeddings: bool = False,
     results: Path | None = None,
 ) -> dict[str, EvaluationResult]:
@@ -41,18 +42,21 @@ def run_evaluation(
         limit: maximum number of images.
         session: cache, progress, device, group of processes.
         best_of_three: let the models choose among three masks.
+        dynamic_multimask: let SAM 2 and SAM 3 replace a single mask of low stability by the best of three.
         keep_embeddings: keep the reference's image embeddings (4.2 MB an image for a full-size SAM) for the next model
             that is compared with it.
         results: file for the COCO results of the last model; those of others go to files beside it, see
             `result_paths`. None to write none.
 
     Raises:
-        InputError: results are wanted, but there are no annotations.
+        InputError: results are wanted, but there are no annotations; or a model cannot go without `dynamic_multimask`.
     """
     if results is not None and data.annotations is None:
         raise InputError("COCO results need --annotations: only these have the ids of images and categories.")
     samples = data.samples(count=limit, progress=session.progress)[:limit]
-    loaded = {name: _load_with_key(source, session) for name, source in models.items()}
+    loaded = {
+        name: _load_with_key(source, session, dynamic_multimask=dynamic_multimask) for name, source in models.items()
+    }
     truth = None if data.annotations is None else digest_file(data.annotations)
     reference, first = next(iter(loaded.values()))
     note_frame(next(iter(models.values())), session)
@@ -92,14 +96,27 @@ def result_paths(path: Path, names: Sequence[str]) -> dict[str, Path]:
     }
 
 
-def _load_with_key(source: str | Path, session: Session) -> tuple[str, Predictor]:
+def _load_with_key(source: str | Path, session: Session, *, dynamic_multimask: bool) -> tuple[str, Predictor]:
     """Load a model's fingerprint and its predictor: quantization is simulated, except in exported files."""
     path = Path(source).expanduser()
-    if backend_of(path):
+    if backend := backend_of(path):
+        if not dynamic_multimask:
+            raise InputError(
+                f"{path} holds files for {backend.title}, which cannot change how a mask is chosen; evaluate the "
+                "directory that they were exported from, or leave out --no-dynamic-multimask."
+            )
         files = sorted(file for file in path.iterdir() if file.is_file())
         return digest([digest_file(file) for file in files]), make_predictor(path)
     sam = load(source, device=session.device)
-    return sam.fingerprint, SamPredictor(sam)
+    if dynamic_multimask:
+        return sam.fingerprint, SamPredictor(sam)
+    if sam.family.hold_single_mask is None:
+        raise InputError(
+            f"{source} is a {sam.family.name}, whose single mask is never replaced; leave out --no-dynamic-multimask, "
+            "which is for SAM 2 and SAM 3."
+        )
+    sam.family.hold_single_mask(sam.model)
+    return digest(sam.fingerprint, "single mask"), SamPredictor(sam)
 
 
 def with_reference(models: Sequence[str], reference: str | None) -> dict[str, str]:
