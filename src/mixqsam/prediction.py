@@ -1,6 +1,7 @@
 """Predictions for an image, and the interface of all predictors."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +45,23 @@ class Prediction:
         rows, best = np.arange(len(self.scores)), self.scores.argmax(axis=1)
         masks, scores, logits = (values[rows, best][:, None] for values in (self.masks, self.scores, self.logits))
         return Prediction(masks, scores, logits, self.visible)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Masks of one image before they are drawn at its size.
+
+    Attributes:
+        scores: [P, M], the IoU that the model predicts for each mask.
+        logits: [P, M, 4h, 4w], low resolution, padding included.
+        visible: height and width of the part of `logits` that shows the image.
+        draw: from booleans [P, M], n of them true, to the masks [n, height, width] of the original image.
+    """
+
+    scores: Floats
+    logits: Floats
+    visible: tuple[int, int]
+    draw: Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
 
 
 class Predictor(ABC):
@@ -113,6 +131,18 @@ class Predictor(ABC):
         Raises:
             InputError: no image has been set, there are no prompts, or they cannot be used.
         """
+
+    def propose(self, prompts: Prompts) -> Candidates:
+        """Find three masks for each prompt, and draw none of them yet; `Candidates.draw` draws those that are chosen.
+
+        Args:
+            prompts: boxes or points in the image's pixels.
+
+        Raises:
+            InputError: as `segment` does.
+        """
+        found = self.segment(prompts, multimask=True)
+        return Candidates(found.scores, found.logits, found.visible, lambda chosen: found.masks[chosen])
 
     @abstractmethod
     def reset_image(self) -> None:

@@ -58,6 +58,12 @@ def test_a_batch_of_points_gives_the_masks_of_each_point_alone(
     np.testing.assert_array_equal(batch.masks, np.concatenate([one.masks for one in alone]))
     np.testing.assert_allclose(batch.scores, np.concatenate([one.scores for one in alone]), rtol=0, atol=1e-5)
     np.testing.assert_allclose(batch.logits, np.concatenate([one.logits for one in alone]), rtol=0, atol=1e-5)
+    proposed, chosen = predictor.propose(points), np.random.default_rng(0).random((64, 3)) < 0.2
+    np.testing.assert_array_equal(proposed.logits, batch.logits)
+    np.testing.assert_array_equal(proposed.scores, batch.scores)
+    assert proposed.visible == batch.visible
+    np.testing.assert_array_equal(proposed.draw(chosen), batch.masks[chosen])
+    assert proposed.draw(np.zeros((64, 3), bool)).shape == (0, 40, 64)
 
 
 def test_filters_decide_at_8_bits_as_in_float_for_almost_all_masks(samples: list[Sample]) -> None:

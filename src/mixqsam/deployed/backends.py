@@ -1,6 +1,6 @@
 """The runtimes of exported models: everything that differs between them is in one value each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,8 +15,15 @@ from mixqsam.errors import ArtifactError, InputError
 class SessionMaker(Protocol):
     """Loads a file."""
 
-    def __call__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> Session:
-        """The loaded model."""
+    def __call__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        precision: str | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> Session:
+        """The loaded model; `outputs` are those that are computed, None for all."""
         ...
 
 
@@ -65,8 +72,16 @@ class Backend:
             except ImportError as error:
                 raise InputError(f"Exporting needs {library}: pip install 'mixqsam[{self.name}]'.") from error
 
-    def load(self, directory: Path, model: str, *, threads: int | None, precision: str | None) -> Session:
-        """Load the encoder or the decoder of a directory.
+    def load(
+        self,
+        directory: Path,
+        model: str,
+        *,
+        threads: int | None,
+        precision: str | None,
+        outputs: Sequence[str] | None = None,
+    ) -> Session:
+        """Load the encoder or the decoder of a directory; `outputs` are those that are computed, None for all.
 
         Raises:
             ArtifactError: the file is missing or cannot be loaded.
@@ -77,7 +92,7 @@ class Backend:
             raise ArtifactError(
                 f"{path} does not exist; make it with `mixqsam export QUANTIZED --format {self.name} -o {directory}`."
             )
-        return self.session(path, threads=threads, precision=precision)
+        return self.session(path, threads=threads, precision=precision, outputs=outputs)
 
 
 ONNX = Backend(

@@ -14,12 +14,16 @@ from mixqsam.deployed.backends import find_backend
 from mixqsam.deployed.image import Preprocessing
 from mixqsam.deployed.names import DECODER, EMBEDDING, ENCODER, PADDING
 from mixqsam.deployed.sessions import Session
+from mixqsam.drawing import Canvas
 from mixqsam.errors import ArtifactError, InputError
-from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor
+from mixqsam.prediction import MASK_THRESHOLD, Candidates, Floats, Prediction, Predictor
 from mixqsam.prompts import Prompts
 
-# Prompts decoded at once: their masks, four for each, come at the image's size.
+# Prompts decoded at once, so that memory does not grow with the prompts of an image.
 _PROMPTS_AT_ONCE = 8
+# What is asked of the decoder. Its third output are all masks at the image's size: here only those that are wanted are
+# drawn.
+_SCORES, _LOGITS = "iou_predictions", "low_res_masks"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class ExportedPredictor(Predictor):
         directory, runtime = Path(directory), find_backend(backend)
         self._encoder = runtime.load(directory, ENCODER, threads=threads, precision=precision)
         # Coordinates of prompts need more digits than bfloat16 has.
-        self._decoder = runtime.load(directory, DECODER, threads=threads, precision="f32")
+        self._decoder = runtime.load(directory, DECODER, threads=threads, precision="f32", outputs=(_SCORES, _LOGITS))
         self.preprocessing, self._agreed = _settings(self._encoder, directory)
         self._original: tuple[int, int] | None = None
         self._maps: Mapping[str, Floats] | None = None
@@ -126,48 +130,50 @@ class ExportedPredictor(Predictor):
         Raises:
             InputError: as there, or three masks are wanted of a decoder that was exported to give one.
         """
+        logits, scores, canvas = self._decode(prompts, multimask=multimask)
+        shape, flat = logits.shape[:2], logits.reshape(-1, *logits.shape[2:])
+        drawn = canvas.draw(flat) if full else None
+        masks = canvas.cut(flat, MASK_THRESHOLD) if drawn is None else drawn > MASK_THRESHOLD
+        sized = (*shape, *canvas.original)
+        kept = None if drawn is None else drawn.reshape(sized)
+        return Prediction(masks.reshape(sized), scores, logits, self._visible(canvas), kept)
+
+    def propose(self, prompts: Prompts) -> Candidates:
+        """Three masks for each prompt, none of them drawn; see `Predictor.propose`.
+
+        Raises:
+            InputError: as there, or the decoder was exported to give one mask.
+        """
+        logits, scores, canvas = self._decode(prompts, multimask=True)
+        visible = self._visible(canvas)
+        return Candidates(scores, logits, visible, lambda chosen: canvas.cut(logits[chosen], MASK_THRESHOLD))
+
+    def _decode(self, prompts: Prompts, *, multimask: bool) -> tuple[Floats, Floats, Canvas]:
+        """Low-resolution logits [P, M, 4h, 4w] and scores [P, M] of prompts, and what draws the logits."""
         check_prompts(prompts, mask_side=None if self._maps is None else 4 * self._maps[EMBEDDING].shape[-1])
-        assert self._original is not None  # noqa: S101
-        height, width = self._original
         if multimask and self._agreed.single:
             raise InputError("This decoder was exported with --single-mask; export it again without for three masks.")
         which = slice(None) if self._agreed.single else slice(1, None) if multimask else slice(0, 1)
-        masks, scores, logits, kept = [], [], [], []
+        scores, logits = [], []
         at_once = _PROMPTS_AT_ONCE if prompts.masks is None else 1
         for start in range(0, len(prompts), at_once):
             some = prompts.take(np.arange(start, min(start + at_once, len(prompts))))
             found = self._decoder.run(self._inputs(some))
-            upscaled = found["masks"][:, which, :height, :width]
-            masks.append(upscaled > MASK_THRESHOLD)
-            kept += [upscaled] if full else []
-            scores.append(found["iou_predictions"][:, which])
-            logits.append(found["low_res_masks"][:, which])
+            scores.append(found[_SCORES][:, which])
+            logits.append(found[_LOGITS][:, which])
         low = np.concatenate(logits)
-        return Prediction(
-            np.concatenate(masks),
-            np.concatenate(scores),
-            low,
-            self._visible(low.shape[-1]),
-            np.concatenate(kept) if full else None,
-        )
+        return low, np.concatenate(scores), self._canvas(low.shape[-1])
 
-    def _visible(self, side: int) -> tuple[int, int]:
+    def _canvas(self, low: int) -> Canvas:
         assert self._original is not None  # noqa: S101
-        height, width = self.preprocessing.visible(self._original)
-        scale = side / self.preprocessing.size
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        settings = self.preprocessing
+        return Canvas(low, settings.size, settings.visible(self._original), self._original, settings.stretches)
 
-    def _drawn_size(self) -> tuple[int, int]:
-        """Height and width that the decoder draws masks at.
-
-        It rounds the image's sides within the frame, to 0 where an image is thin. A side that rounds to 1 gives masks
-        whose rows (or columns) are all alike, of which the image has the first ones.
-        """
-        assert self._original is not None  # noqa: S101
-        if self.stretches:
-            return self._original
-        least = -(-max(self._original) // (2 * self.preprocessing.longest_side))
-        return max(least, self._original[0]), max(least, self._original[1])
+    @staticmethod
+    def _visible(canvas: Canvas) -> tuple[int, int]:
+        """Height and width of the part of the logits that shows the image."""
+        height, width = (max(1, round(side * canvas.low / canvas.frame)) for side in canvas.resized)
+        return height, width
 
     def _inputs(self, prompts: Prompts) -> dict[str, Floats]:
         """The decoder's inputs: corners of boxes are points labelled 2 and 3, and −1 is a point that fills up."""
@@ -193,7 +199,8 @@ class ExportedPredictor(Predictor):
             "point_labels": np.concatenate(labels, axis=1),
             "mask_input": masks,
             "has_mask_input": [float(prompts.masks is not None)],
-            "orig_im_size": self._drawn_size(),
+            # Of the masks that are not asked for; where they are computed nevertheless, they are small.
+            "orig_im_size": (1, 1),
         }
         return {name: np.asarray(value, dtype=np.float32) for name, value in values.items()}
 

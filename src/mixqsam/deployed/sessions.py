@@ -1,6 +1,6 @@
 """Models of ONNX Runtime and OpenVINO as functions from named arrays to named arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixqsam.deployed.names import METADATA
+from mixqsam.deployed.onnx_outputs import keep_outputs
 from mixqsam.errors import ArtifactError, InputError
 
 # Where an OpenVINO file has its metadata.
@@ -27,7 +28,7 @@ class Session(Protocol):
     metadata: str
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-        """All outputs for all inputs."""
+        """The outputs for all inputs."""
         ...
 
 
@@ -38,21 +39,30 @@ class OnnxSession:
         path: the `.onnx` file.
         threads: None for all cores.
         precision: of what is not integer; ONNX Runtime has float32 alone, whatever is asked for.
+        outputs: those that are computed; None for all. Without the package onnx all are.
 
     Raises:
         InputError: ONNX Runtime is not installed.
         ArtifactError: the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
-        self._made_of = (path, threads, precision)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        precision: str | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        self._made_of = (path, threads, precision, outputs)
         runtime = library("onnxruntime", extra="onnx", name="ONNX Runtime")
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            source = str(path) if outputs is None else _with_outputs(path, outputs)
+            self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             # Its exceptions have no common base of their own.
             raise ArtifactError(f"{path} cannot be loaded by ONNX Runtime: {_short(error)}") from error
@@ -64,7 +74,7 @@ class OnnxSession:
         return _load_again, (OnnxSession, *self._made_of)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-        """All outputs for all inputs."""
+        """The outputs for all inputs."""
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
 
@@ -76,14 +86,22 @@ class OpenvinoSession:
         threads: None for all cores.
         precision: of what is not integer: `f32`, `bf16`, or None for OpenVINO's choice, which is bf16 where the
             processor has it.
+        outputs: those that are computed; None for all.
 
     Raises:
         InputError: OpenVINO is not installed.
         ArtifactError: the file cannot be loaded, or its `.bin` is missing.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
-        self._made_of = (path, threads, precision)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        precision: str | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        self._made_of = (path, threads, precision, outputs)
         openvino = library("openvino", extra="openvino", name="OpenVINO")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
@@ -94,6 +112,9 @@ class OpenvinoSession:
         core = openvino.Core()
         try:
             model = core.read_model(path)
+            for result in model.get_results() if outputs is not None else ():
+                if result.output(0).names.isdisjoint(outputs):
+                    model.remove_result(result)
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(f"{path} cannot be loaded by OpenVINO: {_short(error)}") from error
@@ -106,7 +127,7 @@ class OpenvinoSession:
         return _load_again, (OpenvinoSession, *self._made_of)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-        """All outputs for all inputs."""
+        """The outputs for all inputs."""
         found = self._request.infer(dict(inputs))
         # A value that was handed on under another name has both names. The arrays are the runtime's own memory, which
         # the next run overwrites.
@@ -114,9 +135,26 @@ class OpenvinoSession:
 
 
 def _load_again(
-    kind: type[OnnxSession] | type[OpenvinoSession], path: Path, threads: int | None, precision: str | None
+    kind: type[OnnxSession] | type[OpenvinoSession],
+    path: Path,
+    threads: int | None,
+    precision: str | None,
+    outputs: Sequence[str] | None,
 ) -> Session:
-    return kind(path, threads=threads, precision=precision)
+    return kind(path, threads=threads, precision=precision, outputs=outputs)
+
+
+def _with_outputs(path: Path, outputs: Sequence[str]) -> str | bytes:
+    """What ONNX Runtime loads to compute some outputs of a file: the model without the rest, or the file."""
+    try:
+        onnx = import_module("onnx")
+    except ImportError:
+        # Installations that only run models may lack it.
+        return str(path)
+    model = onnx.load(path)
+    keep_outputs(model, outputs)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def convert_to_openvino(source: Path, target: Path, metadata: str) -> None:

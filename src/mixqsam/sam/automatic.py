@@ -157,14 +157,19 @@ def find_masks(predictor: Predictor, points: Prompts, options: Automatic) -> Mas
         points: one for each prompt.
         options: the filters.
     """
-    found = predictor.segment(points, multimask=True)
+    found = predictor.propose(points)
     rows, columns = found.visible
-    steady = _stability(found.logits[..., :rows, :columns])
-    sure = (found.scores >= options.predicted_iou) & (steady >= options.stability) & found.masks.any(axis=(2, 3))
-    prompts, choices = np.nonzero(sure)
+    # What follows costs more from step to step, so each step has only what the one before has left.
+    sure = found.scores >= options.predicted_iou
+    steady = np.zeros(sure.shape)
+    steady[sure] = _stability(found.logits[sure][:, :rows, :columns])
+    chosen = sure & (steady >= options.stability)
+    masks = found.draw(chosen)
+    prompts, choices = np.nonzero(chosen)
     assert points.points is not None  # noqa: S101  (a grid has points)
-    crops = np.tile((0, 0, found.masks.shape[3], found.masks.shape[2]), (len(prompts), 1))
-    return Masks(found.masks[sure], found.scores[sure], steady[sure], points.points[prompts, 0], choices + 1, crops)
+    crops = np.tile((0, 0, masks.shape[2], masks.shape[1]), (len(prompts), 1))
+    kept = Masks(masks, found.scores[chosen], steady[chosen], points.points[prompts, 0], choices + 1, crops)
+    return kept.take(np.flatnonzero(masks.any(axis=(1, 2))))
 
 
 def join_masks(found: Sequence[Masks], options: Automatic) -> Masks:

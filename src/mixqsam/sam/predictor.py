@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -14,7 +16,7 @@ from mixqsam.arguments import check_prompts
 from mixqsam.families.family import Maps
 from mixqsam.files import write_bytes
 from mixqsam.numeric.memory import aligned
-from mixqsam.prediction import MASK_THRESHOLD, Floats, Prediction, Predictor
+from mixqsam.prediction import MASK_THRESHOLD, Candidates, Floats, Prediction, Predictor
 from mixqsam.prompts import Prompts
 from mixqsam.sam.forward import (
     Frame,
@@ -115,21 +117,42 @@ class SamPredictor(Predictor):
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels; see `Predictor.segment`."""
-        check_prompts(prompts, mask_side=None if self.features is None else 4 * self.features.shape[-1])
-        assert self._frame is not None  # noqa: S101
-        assert self._maps is not None  # noqa: S101
-        tensors = prompt_tensors(self.sam, prompts, self._frame)
-        logits, scores = decode(self.sam, self._maps, tensors, multimask=multimask)
+        logits, scores, frame = self._decode(prompts, multimask=multimask)
         masks, kept = [], []
         for some in logits.split(_MASKS_AT_ONCE):
-            upscaled = full_logits(some, self._frame)
+            upscaled = full_logits(some, frame)
             masks.append((upscaled > MASK_THRESHOLD).cpu().numpy())
             kept += [upscaled.cpu().numpy()] if full else []
-        height, width = visible(logits, self._frame).shape[-2:]
         return Prediction(
             np.concatenate(masks),
             scores.cpu().numpy(),
             logits.cpu().numpy(),
-            (height, width),
+            _visible_size(logits, frame),
             np.concatenate(kept) if full else None,
         )
+
+    def propose(self, prompts: Prompts) -> Candidates:
+        """Three masks for each prompt, none of them drawn; see `Predictor.propose`."""
+        logits, scores, frame = self._decode(prompts, multimask=True)
+
+        def draw(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            drawn = np.empty((int(chosen.sum()), *frame.original), np.bool_)
+            # One after the other: what is drawn on the way to a mask stays in the processor's cache.
+            for place, one in zip(drawn, logits[torch.from_numpy(chosen)], strict=True):
+                place[:] = (full_logits(one[None, None], frame)[0, 0] > MASK_THRESHOLD).cpu().numpy()
+            return drawn
+
+        return Candidates(scores.cpu().numpy(), logits.cpu().numpy(), _visible_size(logits, frame), draw)
+
+    def _decode(self, prompts: Prompts, *, multimask: bool) -> tuple[Tensor, Tensor, Frame]:
+        """Low-resolution logits and scores of prompts, and the frame of the image."""
+        check_prompts(prompts, mask_side=None if self.features is None else 4 * self.features.shape[-1])
+        assert self._frame is not None  # noqa: S101
+        assert self._maps is not None  # noqa: S101
+        tensors = prompt_tensors(self.sam, prompts, self._frame)
+        return *decode(self.sam, self._maps, tensors, multimask=multimask), self._frame
+
+
+def _visible_size(logits: Tensor, frame: Frame) -> tuple[int, int]:
+    height, width = visible(logits, frame).shape[-2:]
+    return height, width
