@@ -69,8 +69,8 @@ def variants(default: Compensation) -> Iterator[tuple[str, Compensation]]:
     yield "float inputs, ridge-gptq everywhere", replace(default, inputs="float", ways=("ridge-gptq",), forced=True)
     for damping in (0.01, 0.1, 1.0):
         yield f"λ {damping:g}", replace(default, dampings=(damping,))
-    for count in (64, 256, 1024):
-        yield f"{count} rows", replace(default, rows=count)
+    for count in (2048, 8192, 32768):
+        yield f"{count} positions", replace(default, positions=count)
     yield "columns in turn", replace(default, ordered=False)
     yield "observer's grids", replace(default, weighted_grids=False)
     yield "biases left", replace(default, biases=False)

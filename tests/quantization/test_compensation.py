@@ -249,3 +249,16 @@ def test_what_changes_the_result_changes_where_it_is_kept(sam: Sam, four: list[S
     run(sam, four, tmp_path, dampings=(0.5,))
     run(sam, four, tmp_path, plan=plan_of(sam, 4))
     assert len(list(tmp_path.glob("compensation-*/"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "side", "selected", "rows"), [(32, 1024, 8, 2048), (32, 256, 32, 512), (3, 1024, 3, 2048)]
+)
+def test_large_images_have_positions_enough_in_a_few_of_them(images: int, side: int, selected: int, rows: int) -> None:
+    method = Compensation()
+    found = method.select(range(images), side=side)
+    assert len(found) == len(set(found)) == selected
+    assert found == sorted(found)
+    assert found[0] < images / selected
+    assert found[-1] >= images - images / selected
+    assert method.count_rows(len(found)) == rows

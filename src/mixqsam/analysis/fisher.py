@@ -255,17 +255,29 @@ def error_products(
         [2, groups, quantizers].
     """
     products = torch.zeros(2, groups, len(quantizers), dtype=torch.float64, device=values.device)
-    if not all(isinstance(quantizer, Quantizer) for quantizer in quantizers):
+    affine = [one for one in quantizers if isinstance(one, Quantizer)]
+    if len(affine) < len(quantizers):
         for place, quantizer in enumerate(quantizers):
             errors = (quantizer(values) - values).mul_(gradient).reshape(groups, -1)
             products[0, :, place] = errors.sum(1, dtype=torch.float64)
             products[1, :, place] = errors.square_().sum(1, dtype=torch.float64)
         return products
+    limits = [quantizer.limits for quantizer in affine]
     rows, slopes = values.reshape(groups, -1), gradient.reshape(groups, -1)
     for group in range(groups):
         for piece, slope in zip(rows[group].split(_PIECE), slopes[group].split(_PIECE), strict=True):
-            for place, quantizer in enumerate(quantizers):
-                errors = quantizer(piece).sub_(piece).mul_(slope)
-                products[0, group, place] += errors.sum()
-                products[1, group, place] += torch.dot(errors, errors)
+            products[:, group] += _piece_products(limits, piece, slope)
     return products
+
+
+def _piece_products(limits: Sequence[tuple[float, float, float, float]], values: Tensor, gradient: Tensor) -> Tensor:
+    """What a piece that fits into the processor's cache adds to `error_products`, [2, quantizers]."""
+    sums, squares = [], []
+    errors = torch.empty_like(values)
+    for step, per_step, low, high in limits:
+        torch.mul(values, per_step, out=errors).round_().clamp_(low, high)
+        # In one pass, with the other sign.
+        torch.sub(values, errors, alpha=step, out=errors).mul_(gradient)
+        sums.append(errors.sum())
+        squares.append(torch.dot(errors, errors))
+    return torch.stack([torch.stack(sums).neg_(), torch.stack(squares)]).double()

@@ -41,8 +41,9 @@ def ridge(weight: Tensor, moments: MeanMoments, *, damping: float) -> Tensor:
 def gptq(weight: Tensor, hessian: Tensor, grid: AffineGrid, *, damping: float, ordered: bool = True) -> Tensor:
     """Round column by column; what a column errs by is made up for by those that are still open (GPTQ, 2210.17323).
 
-    With U the upper Cholesky factor of (X̂X̂ᵀ + λI)⁻¹: q_i = Q(w_i), then w_j −= (w_i − q_i)·U_ij/U_ii for j > i.
-    A column whose input is always zero pushes on no other, and is rounded to nearest.
+    With X̂X̂ᵀ + λI = RRᵀ, R upper: q_j = Q(w_j + Σ_{i<j} (w_i − q_i)·R_ij/R_jj). This form of the same rounding
+    (LDLQ, 2307.13304) needs no inverse. A column whose input is always zero pushes on no other, and is rounded to
+    nearest.
 
     Args:
         weight: what to round, [groups, rows, d].
@@ -60,32 +61,35 @@ def gptq(weight: Tensor, hessian: Tensor, grid: AffineGrid, *, damping: float, o
     groups, rows, width = weight.shape
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     order = diagonal.argsort(dim=-1, descending=True, stable=True) if ordered else _in_turn(groups, width, hessian)
-    upper = _inverse_factor(_permuted(hessian, order), damping).float()
+    pushed = _pushes(_permuted(hessian, order), damping).float()
     # Codes are small numbers: the loop over columns takes float32, the factor before it float64.
-    open_ = weight.float().transpose(-2, -1).gather(1, order[:, :, None].expand(-1, -1, rows)).contiguous()
+    exact = weight.float().transpose(-2, -1).gather(1, order[:, :, None].expand(-1, -1, rows)).contiguous()
+    open_ = exact.clone()
     scale, zero = (one.float().reshape(groups, 1, rows) for one in (grid.scale, grid.zero))
     codes = torch.empty(groups, width, rows, dtype=torch.uint8, device=weight.device)
     for start in range(0, width, _BLOCK):
         piece = slice(start, min(start + _BLOCK, width))
-        pushes, codes[:, piece] = _round_block(
-            open_[:, piece], upper[:, piece, piece], scale=scale, zero=zero, last=2**grid.bits - 1
+        errors, codes[:, piece] = _round_block(
+            open_[:, piece], exact[:, piece], pushed[:, piece, piece], scale=scale, zero=zero, last=2**grid.bits - 1
         )
-        open_[:, piece.stop :] -= upper[:, piece, piece.stop :].transpose(-2, -1) @ pushes
+        open_[:, piece.stop :] += pushed[:, piece, piece.stop :].transpose(-2, -1) @ errors
     back = order.argsort(dim=-1)[:, :, None].expand(-1, -1, rows)
     # A weight of another layout would be multiplied in another order, and its last digits would differ.
     return codes.gather(1, back).transpose(-2, -1).reshape(groups * rows, width).contiguous()
 
 
-def _round_block(columns: Tensor, upper: Tensor, *, scale: Tensor, zero: Tensor, last: int) -> tuple[Tensor, Tensor]:
-    """What each column pushes on those behind it, (w_i − q_i)/U_ii, and its codes; [groups, columns, rows] each."""
-    pushes, codes = torch.empty_like(columns), torch.empty_like(columns)
+def _round_block(
+    columns: Tensor, exact: Tensor, pushed: Tensor, *, scale: Tensor, zero: Tensor, last: int
+) -> tuple[Tensor, Tensor]:
+    """What each column errs by, w_i − q_i, and its codes; [groups, columns, rows] each."""
+    errors, codes = torch.empty_like(columns), torch.empty_like(columns)
     for index in range(columns.shape[1]):
         column = columns[:, index : index + 1]
         code = (column / scale).round_().add_(zero).clamp_(0, last)
-        push = (column - (code - zero) * scale) / upper[:, index, index, None, None]
-        columns[:, index + 1 :] -= upper[:, index, index + 1 :, None] * push
-        pushes[:, index : index + 1], codes[:, index : index + 1] = push, code
-    return pushes, codes.to(torch.uint8)
+        error = exact[:, index : index + 1] - (code - zero) * scale
+        columns[:, index + 1 :] += pushed[:, index, index + 1 :, None] * error
+        errors[:, index : index + 1], codes[:, index : index + 1] = error, code
+    return errors, codes.to(torch.uint8)
 
 
 def settle(weight: Tensor, hessian: Tensor, grid: AffineGrid, codes: Tensor, *, damping: float, passes: int) -> Tensor:
@@ -144,13 +148,17 @@ class OutputErrors:
 
     def __init__(self, weight: Tensor, moments: MeanMoments) -> None:
         self._exact, self._moments = weight.double(), moments
-        self._inherited = ((self._exact @ moments.noise) * self._exact).sum(-1)
-        self._cross = self._exact @ moments.cross
+        # Products in float32 are exact enough to compare; their sums are made in float64.
+        exact = weight.float()
+        self._hessian = moments.hessian.float()
+        self._inherited = ((exact @ moments.noise.float()).mul_(exact)).sum(-1, dtype=torch.float64)
+        self._cross = exact @ moments.cross.float()
 
     def __call__(self, deployed: Tensor, *, shift: Tensor | None = None) -> Tensor:
         """The errors of a deployed weight Ŵ [groups, rows, d], whose bias takes up `shift`: [groups·rows]."""
-        left = self._exact - deployed.double()
-        errors = (self._inherited + ((left @ self._moments.hessian + 2 * self._cross) * left).sum(-1)).reshape(-1)
+        left = (self._exact - deployed.double()).float()
+        product = (left @ self._hessian).add_(self._cross, alpha=2).mul_(left)
+        errors = (self._inherited + product.sum(-1, dtype=torch.float64)).reshape(-1)
         if shift is not None:
             errors = errors + shift * (shift - 2 * mean_error(self._exact, deployed, self._moments))
         return errors.clamp_(min=0)
@@ -165,9 +173,10 @@ def mean_error(weight: Tensor, deployed: Tensor, moments: MeanMoments) -> Tensor
 
 def _damped(hessian: Tensor, damping: float) -> Tensor:
     """H + λI; the mean diagonal that λ is relative to is that of each group; a group without any input becomes I."""
-    mean = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-    unit = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
-    return hessian + torch.where(mean > 0, damping * mean, torch.ones_like(mean)) * unit
+    mean = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None]
+    damped = hessian.clone()
+    damped.diagonal(dim1=-2, dim2=-1).add_(torch.where(mean > 0, damping * mean, torch.ones_like(mean)))
+    return damped
 
 
 def _factor(hessian: Tensor, damping: float) -> Tensor:
@@ -181,17 +190,14 @@ def _factor(hessian: Tensor, damping: float) -> Tensor:
     raise NumericError("The moments of a layer's input are not finite; the checkpoint or an image is damaged.")
 
 
-def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
-    """U, upper, with UᵀU = (H + λI)⁻¹: the inverse of the factor of the matrix turned back to front."""
-    lower = _factor(hessian.flip(-2, -1), damping)
-    unit = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device).expand_as(lower)
-    upper: Tensor = torch.linalg.solve_triangular(lower.flip(-2, -1), unit, upper=True)
-    return upper
+def _pushes(hessian: Tensor, damping: float) -> Tensor:
+    """R_ij/R_jj, with RRᵀ = H + λI and R upper: the factor of the matrix turned back to front, turned again."""
+    upper = _factor(hessian.flip(-2, -1), damping).flip(-2, -1)
+    return upper / upper.diagonal(dim1=-2, dim2=-1)[:, None]
 
 
 def _permuted(hessian: Tensor, order: Tensor) -> Tensor:
-    rows = hessian.gather(1, order[:, :, None].expand_as(hessian))
-    return rows.gather(2, order[:, None].expand_as(hessian))
+    return torch.stack([one[places][:, places] for one, places in zip(hessian, order, strict=True)])
 
 
 def _in_turn(groups: int, width: int, like: Tensor) -> Tensor:

@@ -46,10 +46,14 @@ class Quantizer(AffineQuantizer):
     @property
     def step(self) -> float:
         """What whole numbers have to be multiplied by; a float32 survives the round trip."""
-        return self._numbers(self._limits)[0]
+        return self.limits[0]
+
+    @property
+    def limits(self) -> tuple[float, float, float, float]:
+        """Step, steps per unit, and the least and the greatest number of steps."""
+        return self._numbers(self._limits)
 
     def _limits(self) -> tuple[float, float, float, float]:
-        """Step, steps per unit, and the least and the greatest number of steps."""
         zero = float(self.zero)
         return float(self.scale), float(1 / self.scale), -zero, 2**self.bits - 1 - zero
 
@@ -70,7 +74,7 @@ class Quantizer(AffineQuantizer):
 
     def forward(self, values: Tensor, *, whole: bool = False) -> Tensor:
         """Project each value onto the grid; any shape."""
-        step, per_step, low, high = self._numbers(self._limits)
+        step, per_step, low, high = self.limits
         steps = torch.mul(values, per_step).round_().clamp_(low, high)
         return steps if whole else steps.mul_(step)
 

@@ -1,11 +1,16 @@
 """How a recipe compensates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+Image = TypeVar("Image")
 
 # What may be done with one unit's weight; `nearest` is always among what is compared.
 Way = Literal["nearest", "ridge", "gptq", "ridge-gptq"]
 WAYS: tuple[Way, ...] = ("nearest", "ridge", "gptq", "ridge-gptq")
+# Side in pixels of the square that a token of the image embedding stands for.
+_PATCH = 16
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,9 @@ class Compensation:
             (one layer after the other), its output to be the float model's.
         ways: what is tried with each weight, beside rounding to nearest.
         dampings: λ, as shares of the mean diagonal of X̂X̂ᵀ; each is tried.
-        rows: positions that are taken of each image, at most.
+        positions: that layers are fitted to, of all images together, about.
+        least_images: that they come from, at least, where there are so many. Many positions of a few images serve as
+            well as few of many, and each image costs several passes of the model.
         ordered: GPTQ rounds columns with large inputs first.
         weighted_grids: search each channel's grid again with squared errors weighted by the inputs' squares.
         passes: of coordinate descent over the codes after GPTQ, at most.
@@ -30,10 +37,26 @@ class Compensation:
     inputs: Literal["float", "quantized"] = "quantized"
     ways: tuple[Way, ...] = ("gptq", "ridge-gptq")
     dampings: tuple[float, ...] = (0.03, 0.3)
-    rows: int = 512
+    positions: int = 16384
+    least_images: int = 8
     ordered: bool = True
     weighted_grids: bool = True
     passes: int = 0
     biases: bool = True
     forced: bool = False
     refits: bool = True
+
+    def count_rows(self, images: int) -> int:
+        """Positions that are taken of each of so many images, at most."""
+        return -(-self.positions // max(images, self.least_images))
+
+    def select(self, images: Sequence[Image], *, side: int) -> list[Image]:
+        """Select the calibration images that layers are fitted to: evenly spaced ones, in their order.
+
+        Args:
+            images: all of them.
+            side: of the model's frame in pixels, which tells how many positions an image has.
+        """
+        wanted = max(self.least_images, -(-self.positions // max(1, side // _PATCH) ** 2))
+        count = min(wanted, len(images))
+        return [images[(2 * index + 1) * len(images) // (2 * count)] for index in range(count)]

@@ -20,7 +20,7 @@ from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
 
 # Increase it when shares change their meaning.
-_VERSION = 1
+_VERSION = 2
 
 
 def find_shares(
@@ -36,7 +36,7 @@ def find_shares(
     Args:
         sam: the float model.
         samples: calibration images.
-        method: names the positions of each image, λ, and whether biases take up means.
+        method: names the images, their positions, λ, and whether biases take up means.
         cache: keeps the shares.
         progress: receives steps.
 
@@ -44,7 +44,8 @@ def find_shares(
         Unit with a weight → share, 0 to 1.
     """
     units = [unit for unit in sam.costs().units if unit.kind != "product"]
-    settings = [method.rows, min(method.dampings), method.biases]
+    samples = method.select(samples, side=sam.image_size)
+    settings = [method.count_rows(len(samples)), min(method.dampings), method.biases]
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], settings)
     found: dict[str, float] | None = cache.get("shares", key)
     if found is None:
@@ -56,7 +57,8 @@ def find_shares(
 def _measure(
     sam: Sam, samples: Sequence[Sample], units: Sequence[Unit], *, method: Compensation, progress: Progress
 ) -> dict[str, float]:
-    inputs = {unit.name: _Inputs(sam.model.get_submodule(unit.name), rows=method.rows) for unit in units}
+    rows = method.count_rows(len(samples))
+    inputs = {unit.name: _Inputs(sam.model.get_submodule(unit.name), rows=rows) for unit in units}
     watchers: dict[str, Watcher] = {name: partial(_take, one) for name, one in inputs.items()}
     with torch.no_grad(), watched(sam.model, watchers):
         for sample in progress.track(samples, label="Inputs of weights", total=len(samples)):

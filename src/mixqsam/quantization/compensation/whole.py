@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 
@@ -26,7 +26,7 @@ from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import Block
 
-_VERSION = 1
+_VERSION = 2
 # Of so many images one is kept aside; where there are fewer, the last of so many parts of each image's positions.
 _ASIDE = 4
 # Projections of an attention, none of which sees what another one makes.
@@ -54,6 +54,7 @@ def compensate(setting: Setting, activations: Activations, *, name: str, method:
         NumericError: an input is not finite.
         OutputError: another process compensates the same, or the disk is full.
     """
+    setting = replace(setting, samples=method.select(setting.samples, side=setting.sam.image_size))
     key = setting.key(_VERSION, name, setting.plan.to_json(), asdict(method))
     folder = setting.cache.root / f"compensation-{key}"
     with setting.cache.lock("compensation", key), torch.no_grad():
@@ -88,6 +89,32 @@ class _Pair:
 
 
 @dataclass
+class _Passing:
+    """Rows of the inputs to some layers, of the image that passes through the model.
+
+    Attributes:
+        choose: a layer's name, its input and the image's index → rows of the input.
+        index: of the image.
+        rows: layer → what was seen.
+    """
+
+    choose: Callable[[str, Tensor, int], Tensor]
+    index: int = 0
+    rows: dict[str, Tensor] = field(default_factory=dict)
+
+    def see(self, name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Watch a layer."""
+        del output
+        self.rows[name] = self.choose(name, inputs[0], self.index)
+
+    def hand_over(self, values: State, index: int) -> State:
+        """Give the rows of an image that has passed; the next one follows."""
+        del values
+        rows, self.rows, self.index = self.rows, {}, index + 1
+        return rows
+
+
+@dataclass
 class _Walk(Reconstruction):
     compensation: Compensation = field(default_factory=Compensation)
 
@@ -96,8 +123,6 @@ class _Walk(Reconstruction):
         logs = []
         alike = self.compensation.inputs == "float"
         moments: Mapping[str, _Pair] = self._from_float(block, units) if alike else {}
-        if not alike:
-            self._keep_exact(block, units)
         for _, group in groupby(units, key=_step):
             together = list(group)
             if not alike:
@@ -151,29 +176,20 @@ class _Walk(Reconstruction):
             self._show(self.setting.sam, block, self.states.get("float", index), list(moments), see)
         return moments
 
-    def _keep_exact(self, block: Block, units: Sequence[Unit]) -> None:
-        """Keep some rows of the float model's inputs to a block's layers."""
-        names = [unit.name for unit in units if self._is_rounded(unit)]
-        if not names:
-            return
-
-        def take(index: int) -> dict[str, Tensor]:
-            rows: dict[str, Tensor] = {}
-
-            def see(name: str, values: Tensor) -> None:
-                rows[name] = self._rows(name, values, index)
-
-            self._show(self.setting.sam, block, self.states.get("float", index), names, see)
-            return rows
-
-        self.states.fill("exact", take)
+    def _advance_float(self, block: Block, units: Sequence[Unit]) -> None:
+        """Take the float model's stream behind a block; on the way, keep some rows of the inputs to its layers."""
+        alike = self.compensation.inputs == "float"
+        names = [] if alike else [unit.name for unit in units if self._is_rounded(unit)]
+        passing = _Passing(self._rows)
+        with watched(self.setting.sam.model, {name: partial(passing.see, name) for name in names}):
+            self.flow.advance_float(block, passing.hand_over)
 
     def _from_draft(self, block: Block, units: Sequence[Unit]) -> dict[str, _Pair]:
         """Moments of some layers, from the inputs that the quantized model has there so far."""
         moments = {unit.name: _Pair() for unit in units if self._is_rounded(unit)}
         quantizers = {unit.name: self._quantizer(unit) for unit in units if unit.name in moments}
         for index in range(self.states.count) if moments else ():
-            exact = self.states.get("exact", index)
+            exact = self.states.get("target", index)
 
             def see(name: str, values: Tensor, index: int = index, exact: Mapping[str, Tensor] = exact) -> None:
                 self._take(moments[name], exact[name], self._rows(name, quantizers[name](values), index), index)
@@ -203,7 +219,8 @@ class _Walk(Reconstruction):
         layer = self.setting.sam.model.get_submodule(name)
         count = position_count(layer, values.shape)
         generator = torch.Generator().manual_seed(index)
-        positions = torch.randperm(count, generator=generator)[: self.compensation.rows].to(values.device)
+        wanted = self.compensation.count_rows(self.states.count)
+        positions = torch.randperm(count, generator=generator)[:wanted].to(values.device)
         return rows_at(layer, values, positions)
 
     def _take(self, pair: _Pair, exact: Tensor, quantized: Tensor, index: int) -> None:

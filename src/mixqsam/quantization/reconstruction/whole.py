@@ -87,7 +87,7 @@ class Reconstruction:
         for block in blocks:
             self.generator = torch.Generator(device=self.draft.device).manual_seed(self.options.seed)
             units = [unit for unit in self.setting.quantized() if unit.name in block.units]
-            self.flow.advance_float(block, self._readout(block))
+            self._advance_float(block, units)
             path = self.folder / f"{block.name}.safetensors"
             if not self._restore(path, units):
                 logs = self._finish(block, units)
@@ -95,6 +95,11 @@ class Reconstruction:
                 self.logs += logs
                 self._tell(block, logs)
             self.flow.advance_quantized(block)
+
+    def _advance_float(self, block: Block, units: Sequence[Unit]) -> None:
+        """Take the float model's stream behind a block, and keep what the block's units are fitted to."""
+        del units
+        self.flow.advance_float(block, self._readout(block))
 
     def _finish(self, block: Block, units: Sequence[Unit]) -> list[Log]:
         """Quantize a block's units in the draft."""
