@@ -65,6 +65,17 @@ def test_codes_are_those_of_the_grid(monkeypatch: pytest.MonkeyPatch, bits: int,
         found = grid.encode(some)
         assert found.dtype == torch.uint8
         torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0)
+        assert torch.equal(grid.encode(some.clone(), spent=True), found)
+
+
+def test_codes_of_ties_are_those_of_the_simulation() -> None:
+    """Half steps, and the floats beside them, around even and odd zero points."""
+    for zero in (0.0, 101.0, 128.0, 255.0):
+        affine = AffineGrid(8, torch.tensor(0.0123), torch.tensor(zero))
+        grid, halves = ByteGrid.of(Quantizer(affine)), (torch.arange(-300, 300) + 0.5) * affine.scale
+        beside = [torch.nextafter(halves, torch.tensor(end)) for end in (-9e9, 9e9)]
+        values = torch.cat([halves, *beside])
+        assert torch.equal(grid.encode(values), (grid.quantizer(values, whole=True) + zero).to(torch.uint8))
 
 
 @pytest.mark.parametrize("bits", range(2, 9), ids=lambda bits: f"W{bits}A{bits}")
@@ -135,6 +146,18 @@ def test_a_product_of_codes_is_exact_whatever_the_zero_points(
     whole = second.double() - grids[1].zero
     expected = 0.5 * (first.double() - grids[0].zero) @ (whole if transposed else whole.t())
     assert torch.equal(product.double(), expected)
+
+
+def test_a_product_is_added_to_what_is_there_after_it_was_rounded() -> None:
+    generator = torch.Generator().manual_seed(3)
+    left = ByteGrid.of(quantizer(8, -2.0, 1.0))
+    first = left.encode(torch.randn(5, 16, generator=generator))
+    for high in (1.27, 3.0):
+        right = ByteGrid.of(quantizer(8, -1.28, high))
+        matrix = ByteMatrix(right.encode(torch.randn(12, 16, generator=generator)), right, step=0.37, rows=5)
+        there = torch.randn(5, 12, generator=generator)
+        expected = matrix.times(first, left) + there
+        assert torch.equal(matrix.times(first, left, onto=there.clone()), expected)
 
 
 def linear_with(grid: AffineGrid, weight: torch.Tensor) -> QuantizedLinear:

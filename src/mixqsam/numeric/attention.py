@@ -93,21 +93,23 @@ class VisionAttention(nn.Module):
         return vertical.contiguous(), horizontal.contiguous()
 
 
-def add_positions(
-    logits: Tensor, shares: Sequence[Tensor] | None, size: tuple[int, int], *, rows: slice = slice(None)
-) -> Tensor:
-    """Add the shares of relative positions, if there are any, to the logits [groups, rows·width, tokens] of some rows.
+def joint_positions(shares: Sequence[Tensor], size: tuple[int, int], *, rows: slice = slice(None)) -> Tensor:
+    """The shares of rows and columns together, [groups, rows·width, tokens], for some rows of queries."""
+    vertical, horizontal = (share[:, rows] for share in shares)
+    joint = vertical[..., :, None] + horizontal[..., None, :]
+    return joint.view(len(joint), -1, size[0] * size[1])
 
-    In place where no gradients are wanted; with them, writing into a part of a tensor would copy it on the way back.
+
+def add_positions(logits: Tensor, shares: Sequence[Tensor] | None, size: tuple[int, int]) -> Tensor:
+    """Add the shares of relative positions, if there are any, to the logits [groups, rows·width, tokens].
+
+    In place where no gradients are wanted. Rows and columns are added to each other first: adding one value to a short
+    run of logits takes longer than the addition of whole tensors.
     """
     if not shares:
         return logits
-    vertical, horizontal = (share[:, rows] for share in shares)
-    grid = logits.view(*vertical.shape[:3], *size)
-    if wants_gradients(logits, *shares):
-        return (grid + vertical[..., :, None]).add_(horizontal[..., None, :]).view_as(logits)
-    grid.add_(vertical[..., :, None]).add_(horizontal[..., None, :])
-    return logits
+    joint = joint_positions(shares, size)
+    return logits + joint if wants_gradients(logits, joint) else logits.add_(joint)
 
 
 def relative_table(embedding: Tensor, size: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mixqsam.numeric.attention import VisionAttention, add_positions
+from mixqsam.numeric.attention import VisionAttention, add_positions, joint_positions
 from mixqsam.numeric.derived import Derived, exact
 from mixqsam.numeric.modules import Mlp
 from mixqsam.runtime.kernels import ByteGrid, ByteMatrix, IntegerLinear, UnsupportedError, missing_kernels
@@ -32,7 +32,10 @@ class IntegerMlp(Mlp):
         if first is None or second is None:
             return super().forward(hidden_states)
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
-        codes = [second.source.encode(self.act(first(first.source.encode(some)))) for some in tokens.split(_TOKENS)]
+        codes = [
+            second.source.encode(self.act(first(first.source.encode(some))), spent=True)
+            for some in tokens.split(_TOKENS)
+        ]
         found: Tensor = second(torch.cat(codes))
         return found.reshape(hidden_states.shape)
 
@@ -119,7 +122,7 @@ class IntegerVisionAttention(VisionAttention):
             values = value[some].float().sub_(grids["value"].zero)
             logits = torch.bmm(query[some], keys.transpose(1, 2)).mul_(self._logit_step)
             own = None if shares is None else (shares[0][some], shares[1][some])
-            add_positions(logits, own, size, rows=slice(None))
+            add_positions(logits, own, size)
             weights = grids["weights"].quantizer(torch.softmax(logits, dim=-1), whole=True)
             found.append(torch.bmm(weights, values).mul_(step))
         return torch.cat(found)
@@ -138,9 +141,9 @@ class IntegerVisionAttention(VisionAttention):
             values = ByteMatrix(value[group], grids["value"], step=step, rows=rows * width, transposed=True)
             for start in range(0, size[0], rows):
                 place = slice(start * width, (start + rows) * width)
-                logits = keys.times(query[group, place], grids["query"])
-                add_positions(logits[None], own, size, rows=slice(start, start + rows))
-                weights = grids["weights"].encode(torch.softmax(logits, dim=-1))
+                joint = None if own is None else joint_positions(own, size, rows=slice(start, start + rows))[0]
+                logits = keys.times(query[group, place], grids["query"], onto=joint)
+                weights = grids["weights"].encode(torch.softmax(logits, dim=-1), spent=True)
                 out[group, place] = values.times(weights, grids["weights"])
         return out
 

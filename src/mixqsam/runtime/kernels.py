@@ -20,6 +20,8 @@ from mixqsam.numeric.weights import QuantizedTensor
 
 # Values that are encoded at once: 1 MB, which stays in the cache from step to step.
 _PIECE = 1 << 18
+# From here to its double, floats have a distance of 1: float32 rounds a sum to a whole number. It is a multiple of 256.
+_ROUNDER = 1.5 * 2**23
 
 
 class UnsupportedError(Exception):
@@ -34,12 +36,14 @@ class ByteGrid:
         quantizer: projects onto it.
         bits: bit-width; codes run from 0 to 2^bits − 1.
         scale: step.
+        per_step: steps per unit, as the quantizer computes them.
         zero: zero point.
     """
 
     quantizer: Quantizer
     bits: int
     scale: float
+    per_step: float
     zero: int
 
     @classmethod
@@ -53,22 +57,32 @@ class ByteGrid:
             raise UnsupportedError("its activations have 16 bits and are not quantized")
         if not isinstance(quantizer, Quantizer):
             raise UnsupportedError(f"a {quantizer.kind} quantizer has no single step")
-        return cls(quantizer, quantizer.bits, quantizer.step, int(quantizer.zero))
+        return cls(quantizer, quantizer.bits, quantizer.step, float(1 / quantizer.scale), int(quantizer.zero))
 
-    def encode(self, values: Tensor) -> Tensor:
-        """Codes of float32 values, uint8, same shape."""
+    def encode(self, values: Tensor, *, spent: bool = False) -> Tensor:
+        """Codes of float32 values, uint8, same shape.
+
+        Args:
+            values: any shape.
+            spent: nobody reads the values afterwards, so they may be overwritten.
+        """
+        values = values.detach()
+        codes = torch.empty_like(values, dtype=torch.uint8)
         if values.numel() <= _PIECE or not values.is_contiguous():
-            return self._encode_piece(values)
-        codes = torch.empty(values.shape, dtype=torch.uint8)
+            self._encode_into(codes, values, spent=spent)
+            return codes
         for some, place in zip(values.view(-1).split(_PIECE), codes.view(-1).split(_PIECE), strict=True):
-            place.copy_(self._encode_piece(some))
+            self._encode_into(place, some, spent=spent)
         return codes
 
-    def _encode_piece(self, values: Tensor) -> Tensor:
-        # Through 16 bits, because PyTorch converts floats to bytes one by one.
-        steps = self.quantizer(values, whole=True).to(torch.int16)
-        codes: Tensor = (steps.add_(self.zero) if self.zero else steps).to(torch.uint8)
-        return codes
+    def _encode_into(self, codes: Tensor, values: Tensor, *, spent: bool) -> None:
+        steps = values.mul_(self.per_step) if spent else torch.mul(values, self.per_step)
+        # Adding this number rounds to even, as `round` does, and leaves the steps in the lowest bits. PyTorch converts
+        # floats to bytes one by one, but whole numbers many at a time.
+        steps.clamp_(-self.zero, 2**self.bits - 1 - self.zero).add_(_ROUNDER)
+        codes.copy_(steps.view(torch.int32))
+        if self.zero:
+            codes.add_(self.zero)
 
 
 @cache
@@ -111,6 +125,15 @@ def multiply(codes: Tensor, source: ByteGrid, weight: Tensor, *, scale: Tensor, 
     return found
 
 
+def multiply_onto(total: Tensor, codes: Tensor, source: ByteGrid, weight: Tensor, *, scale: Tensor) -> Tensor:
+    """Add an integer product, scale·Σ (c − z)·w, to float32 [n, out]; in place, in one pass. See `multiply`."""
+    op: Any = torch.ops.onednn.qlinear_pointwise.binary
+    zeros = torch.zeros(len(scale), dtype=torch.int32)
+    grid = (codes, 1.0, source.zero, weight, scale, zeros)
+    found: Tensor = op(*grid, total, None, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], "")
+    return found
+
+
 class ByteMatrix:
     """Codes [n, c] of an activation, as the weight of a product with other codes.
 
@@ -131,14 +154,23 @@ class ByteMatrix:
         self._lacking, self._step = float(grid.zero - offset), step
         self._scale = torch.full((len(signed),), 1.0 if self._lacking else step)
 
-    def times(self, codes: Tensor, grid: ByteGrid) -> Tensor:
-        """uint8 [m, c] → float32 [m, n] (transposed: [m, n] → [m, c])."""
-        product = multiply(codes.contiguous(), grid, self._weight, scale=self._scale)
-        if not self._lacking:
-            return product
-        # Σ a·(w − z) = Σ a·(w − o) − (z − o)·Σ a
-        sums = codes.sum(1, keepdim=True, dtype=torch.int32).sub_(grid.zero * codes.shape[1]).float()
-        return product.sub_(sums, alpha=self._lacking).mul_(self._step)
+    def times(self, codes: Tensor, grid: ByteGrid, *, onto: Tensor | None = None) -> Tensor:
+        """uint8 [m, c] → float32 [m, n] (transposed: [m, n] → [m, c]).
+
+        Args:
+            codes: what is multiplied.
+            grid: theirs.
+            onto: float32 [m, n], to which the product is added, in place.
+        """
+        codes = codes.contiguous()
+        if onto is not None and not self._lacking:
+            return multiply_onto(onto, codes, grid, self._weight, scale=self._scale)
+        product = multiply(codes, grid, self._weight, scale=self._scale)
+        if self._lacking:
+            # Σ a·(w − z) = Σ a·(w − o) − (z − o)·Σ a
+            sums = codes.sum(1, keepdim=True, dtype=torch.int32).sub_(grid.zero * codes.shape[1]).float()
+            product.sub_(sums, alpha=self._lacking).mul_(self._step)
+        return product if onto is None else onto.add_(product)
 
 
 class IntegerLinear:
