@@ -7,12 +7,21 @@ import pytest
 from mixqsam.allocation.budget import Budget
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError
+from mixqsam.evaluation.evaluate import evaluate
+from mixqsam.families.family import Maps
 from mixqsam.pipeline import quantize
-from mixqsam.pipeline.check import choose_check_images
+from mixqsam.pipeline.check import CheckImages, choose_check_images, compare_models
 from mixqsam.pipeline.estimate import Speed
-from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, Session
+from mixqsam.pipeline.options import AnalysisOptions, Data, Evaluation, Options, QuantizationOptions, Session
 from mixqsam.pipeline.quantize import run_quantization
+from mixqsam.pipeline.stages import quantize_model
+from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.prompts import Prompts
+from mixqsam.runtime.packed import PackedLinear
+from mixqsam.sam import forward, predictor
+from mixqsam.sam.forward import Frame
+from mixqsam.sam.load import Sam
+from mixqsam.sam.predictor import SamPredictor
 
 
 class Unprompted:
@@ -63,3 +72,28 @@ def test_the_announced_time_counts_the_images_that_there_are(
     (note,) = [note for note in session.progress.notes if "This takes about" in note]  # type: ignore[attr-defined]
     # Three images and as many pictures, by a float model and two that take half as long again.
     assert "check 40 min" in note
+
+
+def test_quantized_models_compute_in_integers_and_each_image_is_encoded_once(
+    sam: Sam, samples: list[Sample], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = BitPlan.uniform(sam.costs().units, UnitBits(8, 8))
+    quantized = quantize_model(sam, plan, samples[:1], options=QuantizationOptions("minmax"), session=session).sam
+    models = {"float": sam, "uniform": quantized}
+    plain = evaluate(
+        {name: SamPredictor(one) for name, one in models.items()}, samples, annotations=None, progress=session.progress
+    )
+    encoded: list[Sam] = []
+
+    def encode(one: Sam, frame: Frame) -> Maps:
+        encoded.append(one)
+        return forward.encode(one, frame)
+
+    monkeypatch.setattr(predictor, "encode", encode)
+    images = CheckImages(samples, None)
+    found = compare_models(models, images, [], keys={"float": "f", "uniform": "u"}, session=session)
+    assert found.results["uniform"] == plain["uniform"]
+    assert len(found.examples) == 2
+    assert len(encoded) == 2 * len(samples)
+    kinds = [{type(module) for module in one.model.modules()} for one in encoded]
+    assert sum(PackedLinear in kind for kind in kinds) == len(samples)

@@ -121,7 +121,7 @@ def _protocol(content: CardContent) -> list[str]:
         usage = "used them, too" if check.seen else "did not use them"
         measured = (
             f"The quality was measured on {describe_basis(check.images, check.prompts, check.kind)}; the calibration "
-            f"{usage}. Quantization was simulated in float; integer kernels give the same masks."
+            f"{usage}. Masks of integer kernels are those of a simulation in float."
         )
     made = f"mixqsam {run.versions.get('mixqsam', '')} made the model with torch {run.versions.get('torch', '')}."
     return ["## How it was made and measured", "", f"{about} {measured} {made}"]
