@@ -2,19 +2,23 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import allocate
 from mixqsam.allocation.program import Objective
-from mixqsam.analysis import fisher
-from mixqsam.analysis.fisher import SCORES, FisherMeter, alike, error_products, steady
+from mixqsam.analysis import fisher, gradients
+from mixqsam.analysis.error_products import error_products, weight_error_products
+from mixqsam.analysis.fisher import SCORES, FisherMeter, alike, steady
 from mixqsam.analysis.gradients import gradients_met
 from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.analysis.outputs import OUTPUTS
@@ -27,7 +31,7 @@ from mixqsam.measurements import Analysis
 from mixqsam.numeric import pieces
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import Quantizer
-from mixqsam.numeric.weights import project_weight
+from mixqsam.numeric.weights import project_weight, weight_grid
 from mixqsam.pipeline.options import Session
 from mixqsam.plan import CANDIDATE_BITS, Operand, Unit
 from mixqsam.progress import Silent
@@ -154,6 +158,36 @@ def test_error_products_by_hand() -> None:
     squares = [((one(values) - values).double() * gradient.double()).square().sum((1, 2)) for one in quantizers]
     torch.testing.assert_close(found[0], torch.stack(errors, dim=1), rtol=1e-4, atol=1e-2)
     torch.testing.assert_close(found[1], torch.stack(squares, dim=1), rtol=1e-4, atol=1e-2)
+
+
+def test_error_products_of_weights_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixqsam.analysis.error_products._PIECE", 500)
+    weight, gradient = torch.randn(30, 20, 5), torch.randn(3, 3000)
+    grids = [weight_grid(weight, bits=bits, observer="minmax", name="w") for bits in (2, 5)]
+    found = weight_error_products(weight, grids, gradient)
+    for place, grid in enumerate(grids):
+        error = (project_weight(weight, grid) - weight).reshape(-1).double() * gradient.double()
+        torch.testing.assert_close(found[0, :, place], error.sum(1), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found[1, :, place], error.square().sum(1), rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_computed_again_is_what_would_be_kept(
+    meter: FisherMeter, samples: list[Sample], measured: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again: list[object] = []
+
+    def count(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        again.append(forward)
+        return checkpoint(forward, *args, **kwargs)
+
+    monkeypatch.setattr(gradients, "checkpoint", count)
+    kept = meter.measure(samples[0], output="bernoulli", draws=2)
+    assert not again
+    # The first block is kept whatever it takes: what it takes is known afterwards.
+    monkeypatch.setattr(gradients, "_KEPT_BYTES", 1)
+    np.testing.assert_array_equal(meter.measure(samples[0], output="bernoulli", draws=2), kept)
+    assert again
+    np.testing.assert_array_equal(kept, measured[:, :2])
 
 
 def test_the_diagonal_takes_most_of_the_noise_out() -> None:

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mixqsam.analysis.error_products import error_products, weight_error_products
 from mixqsam.analysis.gradients import gradients_met, weight_gradient
 from mixqsam.calibrate import Ranges, WeightGrids
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
-from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
-from mixqsam.numeric.weights import project_weight
 from mixqsam.parallel.engine import Engine, combine, take_share
 from mixqsam.plan import CANDIDATE_BITS, Operand, Unit, Vector
 from mixqsam.progress import Progress
@@ -33,8 +32,6 @@ from mixqsam.sam.load import Sam
 _VERSION = 3
 # Pixels that the `spatial` distribution draws for each mask; the scores' covariance does not depend on it.
 _PIXELS_DRAWN = 4096
-# Elements that are rounded at once, at all bit-widths; this many stay in the processor's cache.
-_PIECE = 1 << 16
 # Bit-widths at which an error is needed for a line through the ratios.
 _CLEAR = 4
 
@@ -232,52 +229,5 @@ class FisherMeter:
     @torch.no_grad()
     def _meet_weight(self, unit: Unit, module: nn.Module, values: Tensor, gradient: Tensor) -> None:
         slope = weight_gradient(module, values, gradient, groups=self._groups(unit, values))
-        weight = self._weights.weight(unit.name)
-        products, squared = [], slope.square()
-        for bits in CANDIDATE_BITS:
-            error = project_weight(weight, self._weights.grid(unit.name, bits=bits)).sub_(weight).reshape(-1)
-            products.append(torch.stack([slope @ error, squared @ error.square()]).double())
-        self._add(unit, "weight", torch.stack(products, dim=2))
-
-
-def error_products(
-    quantizers: Sequence[ActivationQuantizer], values: Tensor, gradient: Tensor, *, groups: int
-) -> Tensor:
-    """⟨gradient, Q(values) − values⟩ for each quantizer, and ⟨gradient², (Q(values) − values)²⟩, in float64.
-
-    Args:
-        quantizers: one for each bit-width.
-        values: the operand.
-        gradient: of the same shape.
-        groups: number of parts of the first axes, each with its own sum.
-
-    Returns:
-        [2, groups, quantizers].
-    """
-    products = torch.zeros(2, groups, len(quantizers), dtype=torch.float64, device=values.device)
-    affine = [one for one in quantizers if isinstance(one, Quantizer)]
-    if len(affine) < len(quantizers):
-        for place, quantizer in enumerate(quantizers):
-            errors = (quantizer(values) - values).mul_(gradient).reshape(groups, -1)
-            products[0, :, place] = errors.sum(1, dtype=torch.float64)
-            products[1, :, place] = errors.square_().sum(1, dtype=torch.float64)
-        return products
-    limits = [quantizer.limits for quantizer in affine]
-    rows, slopes = values.reshape(groups, -1), gradient.reshape(groups, -1)
-    for group in range(groups):
-        for piece, slope in zip(rows[group].split(_PIECE), slopes[group].split(_PIECE), strict=True):
-            products[:, group] += _piece_products(limits, piece, slope)
-    return products
-
-
-def _piece_products(limits: Sequence[tuple[float, float, float, float]], values: Tensor, gradient: Tensor) -> Tensor:
-    """What a piece that fits into the processor's cache adds to `error_products`, [2, quantizers]."""
-    sums, squares = [], []
-    errors = torch.empty_like(values)
-    for step, per_step, low, high in limits:
-        torch.mul(values, per_step, out=errors).round_().clamp_(low, high)
-        # In one pass, with the other sign.
-        torch.sub(values, errors, alpha=step, out=errors).mul_(gradient)
-        sums.append(errors.sum())
-        squares.append(torch.dot(errors, errors))
-    return torch.stack([torch.stack(sums).neg_(), torch.stack(squares)]).double()
+        grids = [self._weights.grid(unit.name, bits=bits) for bits in CANDIDATE_BITS]
+        self._add(unit, "weight", weight_error_products(self._weights.weight(unit.name), grids, slope))

@@ -1,7 +1,7 @@
 """Gradients of units' operands; a backward pass passes each to a callback once, and does not store it.
 
-A block of the model is computed again in the backward pass (torch's checkpoints), so that what one block saves bounds
-the memory, whatever the number of blocks.
+What the first blocks save for the backward pass is kept, up to `_KEPT_BYTES`. The others are computed again in the
+backward pass (torch's checkpoints), so that the memory is bounded, whatever the number of blocks.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from mixqsam.plan import Operand, Unit
+from mixqsam.plan import Operand, Part, Unit
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import chain_of
 from mixqsam.sam.units import operand_taps
 
+_PARTS: tuple[Part, ...] = ("encoder", "decoder")
+# Bytes that blocks may save before the next ones are computed again; at 1024 pixels a block of SAM-B saves 0.3 GB.
+_KEPT_BYTES = 3 << 30
 # Given a unit and one of its activations: the values and their gradient.
 MeetActivation = Callable[[Unit, Operand, Tensor, Tensor], None]
 # Given a unit, its module, its input, and the gradient of its output.
@@ -41,9 +45,11 @@ def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -
     units = sam.costs().units
     with ExitStack() as stack:
         # A block that is one unit has nothing within it to keep.
-        for path in _block_paths(sam) - {unit.name for unit in units}:
+        blocks = [path for path in _block_paths(sam) if path not in {unit.name for unit in units}]
+        kept = _Kept(sam.model)
+        for index, path in enumerate(blocks):
             block = sam.model.get_submodule(path)
-            _replace_forward(stack, block, partial(_recomputed, block.forward))
+            _replace_forward(stack, block, partial(kept.run, block.forward, starts=index == 0))
         for unit in units:
             for operand, path in operand_taps(unit):
                 module, meet = sam.model.get_submodule(path), partial(activation, unit, operand)
@@ -55,8 +61,37 @@ def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -
         yield
 
 
-def _block_paths(sam: Sam) -> set[str]:
-    return {call.path for part in ("encoder", "decoder") for call in chain_of(sam, part).calls}
+def _block_paths(sam: Sam) -> list[str]:
+    return [call.path for part in _PARTS for call in chain_of(sam, part).calls]
+
+
+class _Kept:
+    """Runs blocks with gradients: keeps what the first ones save, and lets the others compute it again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._free = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+        self._seen: set[int] = set()
+        self._bytes = 0
+
+    def run(self, forward: Callable[..., Any], *args: Any, starts: bool, **kwargs: Any) -> Any:
+        """Run a block; the first one of a forward starts the count of bytes."""
+        if starts:
+            self._seen, self._bytes = set(self._free), 0
+        if self._bytes >= _KEPT_BYTES:
+            return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        with saved_tensors_hooks(self._count, _hand_back):
+            return forward(*args, **kwargs)
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self._bytes += storage.nbytes()
+        return tensor
+
+
+def _hand_back(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def weight_gradient(module: nn.Module, values: Tensor, gradient: Tensor, *, groups: int) -> Tensor:
@@ -82,10 +117,6 @@ def _replace_forward(stack: ExitStack, module: nn.Module, forward: Callable[...,
     # An attribute of the instance comes before the method of its class, and is all that has to go again.
     module.__dict__["forward"] = forward
     stack.callback(module.__dict__.pop, "forward")
-
-
-def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 def _run_operand(anchor: Tensor, meet: Callable[[Tensor, Tensor], None], values: Tensor) -> Tensor:
