@@ -27,7 +27,7 @@ from mixqsam.progress import Silent
 from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import RECIPES
 from mixqsam.quantization.reconstruction.method import ReconstructionOptions
-from mixqsam.runtime import packed
+from mixqsam.runtime import kernels, packed, tiny_vit
 from mixqsam.runtime.build import integer_model, simulated_units
 from mixqsam.runtime.kernels import missing_kernels
 from mixqsam.sam.load import Sam, load_sam
@@ -139,9 +139,32 @@ def test_integer_is_what_is_simulated(
     model = nearest(mobile, uniform(mobile, bits, bits), ranges)
     integer = integer_model(model)
     assert same(integer, model, samples)
-    convolutions = {name for name, module in model.model.named_modules() if isinstance(module, QuantizedConv2d)}
+    modules = model.model.named_modules()
+    neck = {name for name, module in modules if isinstance(module, QuantizedConv2d) and ".neck." in name}
     told = {name for name, why in simulated_units(integer.model) if "products are small" not in why}
-    assert told == (convolutions if narrow else set(depthwise_units(mobile)))
+    assert told == set(depthwise_units(mobile)) | (neck if narrow else set())
+
+
+@integer_kernels
+@pytest.mark.parametrize("values", [1, 1500], ids=["a row", "some rows"])
+@pytest.mark.parametrize("seed", [None, 0, 1], ids=lambda seed: "W8A8" if seed is None else f"mixture-{seed}")
+def test_rows_and_windows_one_after_the_other_give_what_is_simulated(
+    mobile: Sam, four: list[Sample], ranges: Ranges, monkeypatch: pytest.MonkeyPatch, seed: int | None, values: int
+) -> None:
+    monkeypatch.setattr(tiny_vit, "_VALUES", values)
+    monkeypatch.setattr(tiny_vit, "_LOGITS", values)
+    plan = uniform(mobile, 8, 8) if seed is None else half_mixture(mobile, seed=seed)
+    model = nearest(mobile, plan, ranges)
+    assert same(integer_model(model), model, four[:2])
+
+
+@integer_kernels
+def test_a_gelu_in_a_pass_of_its_own_gives_the_same(
+    mobile: Sam, samples: list[Sample], ranges: Ranges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nearest(mobile, uniform(mobile, 8, 8), ranges)
+    monkeypatch.setattr(kernels, "has_exact_gelu", lambda: False)
+    assert same(integer_model(model), model, samples[:1])
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.activations import GELUActivation
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import load_model, save_model
@@ -24,7 +25,7 @@ from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.runtime import attention, kernels, packed
 from mixqsam.runtime.attention import IntegerMlp, IntegerVisionAttention
 from mixqsam.runtime.build import integer_model, simulated_units
-from mixqsam.runtime.kernels import ByteGrid, ByteMatrix, missing_kernels
+from mixqsam.runtime.kernels import ByteGrid, ByteMatrix, is_gelu, missing_kernels
 from mixqsam.runtime.packed import pack_layer
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
@@ -248,3 +249,23 @@ def test_masks_on_photographs_are_those_of_the_simulation(coco: Path) -> None:
         union = (first | second).sum(axis=(1, 2, 3))
         ious += list(np.where(union == 0, 1.0, (first & second).sum(axis=(1, 2, 3)) / np.maximum(union, 1)))
     assert np.mean(ious) >= 0.999
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        (nn.GELU(), True),
+        (GELUActivation(), True),
+        (nn.GELU(approximate="tanh"), False),
+        (GELUActivation(use_gelu_python=True), False),
+        (nn.ReLU(), False),
+    ],
+)
+def test_only_the_gelu_itself_is_computed_with_the_product(act: nn.Module, expected: bool) -> None:
+    assert is_gelu(act) == expected
+    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(3))
+    layer = pack_layer(linear_with(weight_grid(weight, bits=8, observer="minmax", name="w"), weight))
+    x = torch.randn(5, 8)
+    kernel = layer.kernel(x)
+    assert kernel is not None
+    assert torch.equal(kernel.activated(kernel.source.encode(x), act), act(layer(x)))

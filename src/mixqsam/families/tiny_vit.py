@@ -72,9 +72,8 @@ class MBConv(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map [batch, C, h, w] to the same shape."""
-        hidden = self.act2(self.conv2(self.act1(self.conv1(maps))))
-        out: Tensor = self.act3(self.conv3(hidden) + maps)
-        return out
+        hidden = activated(self.act2, self.conv2(activated(self.act1, self.conv1(maps))))
+        return activated(self.act3, self.conv3(hidden) + maps)
 
 
 class PatchMerging(nn.Module):
@@ -90,8 +89,18 @@ class PatchMerging(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map [batch, C, h, w] to [batch, C', h/stride, w/stride]."""
-        out: Tensor = self.conv3(self.act2(self.conv2(self.act1(self.conv1(maps)))))
+        hidden = activated(self.act2, self.conv2(activated(self.act1, self.conv1(maps))))
+        out: Tensor = self.conv3(hidden)
         return out
+
+
+def activated(act: nn.Module, maps: Tensor) -> Tensor:
+    """An activation function of maps whose channels are last in memory.
+
+    It gets them as tokens: PyTorch has a faster function, with other last digits, for what is contiguous.
+    """
+    out: Tensor = act(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return out
 
 
 class WindowAttention(nn.Module):
@@ -114,6 +123,11 @@ class WindowAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map [windows, window², C] to the same shape."""
+        out: Tensor = self.proj(self.mix(tokens, self.position_biases()))
+        return out
+
+    def mix(self, tokens: Tensor, biases: Tensor) -> Tensor:
+        """What is projected, [windows, window², C], with the position biases."""
         windows, count, channels = tokens.shape
         # The rows of qkv are sorted by head, and within a head by query, key, value.
         qkv = self.qkv(self.norm(tokens)).reshape(windows, count, self.heads, 3, channels // self.heads)
@@ -122,12 +136,11 @@ class WindowAttention(nn.Module):
         key, key_step = self.qk.operand("right", key)
         value, value_step = self.av.operand("right", value)
         logits: Tensor = self.qk(query, key.transpose(-2, -1)).mul_(self.scale * (query_step * key_step))
-        weights, weights_step = self.av.operand("left", torch.softmax(logits.add_(self.position_biases()), dim=-1))
+        weights, weights_step = self.av.operand("left", torch.softmax(logits.add_(biases), dim=-1))
         mixed: Tensor = self.av(weights, value)
         if weights_step * value_step != 1:
             mixed = mixed.mul_(weights_step * value_step)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(windows, count, channels))
-        return out
+        return mixed.transpose(1, 2).reshape(windows, count, channels)
 
     def position_biases(self) -> Tensor:
         """The bias of every pair of tokens, [heads, window², window²]."""
@@ -220,7 +233,8 @@ class TinyVit(nn.Module):
 
         The last map is [batch, C, S/stride, S/stride]; see `mobile_sam_config.total_stride`.
         """
-        maps: list[Tensor] = [self.patch_embed(pixels)]
+        # With the channels last in memory, tokens are maps without a copy, and convolutions are faster.
+        maps: list[Tensor] = [self.patch_embed(pixels).contiguous(memory_format=torch.channels_last)]
         for layer in self.layers:
             maps.append(layer(maps[-1]))
         return maps[1:]

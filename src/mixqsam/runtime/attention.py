@@ -32,10 +32,8 @@ class IntegerMlp(Mlp):
         if first is None or second is None:
             return super().forward(hidden_states)
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
-        codes = [
-            second.source.encode(self.act(first(first.source.encode(some))), spent=True)
-            for some in tokens.split(_TOKENS)
-        ]
+        wide = (first.activated(first.source.encode(some), self.act) for some in tokens.split(_TOKENS))
+        codes = [second.source.encode(some, spent=True) for some in wide]
         found: Tensor = second(torch.cat(codes))
         return found.reshape(hidden_states.shape)
 

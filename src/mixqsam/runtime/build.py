@@ -14,6 +14,7 @@ from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorSource
 from mixqsam.runtime.attention import IntegerMlp, IntegerVisionAttention
 from mixqsam.runtime.packed import PackedConv2d, PackedLayer, PackedLinear, pack_layer
+from mixqsam.runtime.tiny_vit import TINY_VIT
 from mixqsam.sam.load import Sam
 
 # What flows in them is small: the decoder's few tokens, or one window's.
@@ -51,6 +52,8 @@ def arrange(model: PreTrainedModel) -> PreTrainedModel:
             model.set_submodule(name, IntegerVisionAttention(module))
         elif type(module) is Mlp and _is_packed(module):
             model.set_submodule(name, IntegerMlp(module))
+        elif type(module) in TINY_VIT:
+            model.set_submodule(name, TINY_VIT[type(module)](module))
     return model
 
 

@@ -11,7 +11,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import GELUActivation
 
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.half import Unquantized
@@ -106,7 +108,21 @@ def prepared(weight: Tensor, *, rows: int) -> Tensor:
     return packed
 
 
-def multiply(codes: Tensor, source: ByteGrid, weight: Tensor, *, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+@cache
+def has_exact_gelu() -> bool:
+    """Whether a product with a GELU behind it gives what PyTorch's own function gives of the product."""
+    count = 1 << 10
+    grid = ByteGrid.of(Quantizer(AffineGrid(8, torch.tensor(1.0), torch.tensor(128.0))))
+    codes = torch.arange(256, dtype=torch.uint8).reshape(-1, 1).expand(-1, 4).contiguous()
+    weight = prepared(torch.ones(count, 4, dtype=torch.int8), rows=256)
+    scale, bias = torch.linspace(1e-4, 2e-2, count), torch.linspace(-2, 2, count)
+    plain, fused = (multiply(codes, grid, weight, scale=scale, bias=bias, gelu=fuse) for fuse in (False, True))
+    return torch.equal(functional.gelu(plain), fused)
+
+
+def multiply(
+    codes: Tensor, source: ByteGrid, weight: Tensor, *, scale: Tensor, bias: Tensor | None = None, gelu: bool = False
+) -> Tensor:
     """An integer product: scale·Σ (c − z)·w + bias.
 
     Args:
@@ -115,13 +131,15 @@ def multiply(codes: Tensor, source: ByteGrid, weight: Tensor, *, scale: Tensor, 
         weight: what `prepared` made of [out, in].
         scale: float32 [out], the step of the codes times that of the weight.
         bias: float32 [out].
+        gelu: apply a GELU, in the same pass over memory.
 
     Returns:
         float32 [n, out].
     """
+    post: tuple[Any, ...] = ("gelu", [], "none") if gelu else ("none", [], "")
     op: Any = torch.ops.onednn.qlinear_pointwise
     zeros = torch.zeros(len(scale), dtype=torch.int32)
-    found: Tensor = op(codes, 1.0, source.zero, weight, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], "")
+    found: Tensor = op(codes, 1.0, source.zero, weight, scale, zeros, bias, 1.0, 0, torch.float32, *post)
     return found
 
 
@@ -196,3 +214,17 @@ class IntegerLinear:
     def __call__(self, codes: Tensor) -> Tensor:
         """uint8 [n, in] → float32 [n, out]."""
         return multiply(codes, self.source, self._weight, scale=self._scale, bias=self._bias)
+
+    def activated(self, codes: Tensor, act: nn.Module) -> Tensor:
+        """uint8 [n, in] → float32 [n, out] behind an activation function; in one pass where that gives the same."""
+        if is_gelu(act) and has_exact_gelu():
+            return multiply(codes, self.source, self._weight, scale=self._scale, bias=self._bias, gelu=True)
+        found: Tensor = act(self(codes))
+        return found
+
+
+def is_gelu(act: nn.Module) -> bool:
+    """Whether an activation function is the GELU itself, which is not approximated by a tanh."""
+    if isinstance(act, GELUActivation):
+        return act.act is functional.gelu
+    return isinstance(act, nn.GELU) and act.approximate == "none"

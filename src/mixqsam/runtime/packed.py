@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.derived import Derived
 from mixqsam.numeric.half import HalfTensor, StoredWeight
 from mixqsam.numeric.modules import QuantizedConv2d, QuantizedLayer, StoredLayer, scaled
-from mixqsam.numeric.quantizers import ActivationQuantizer
+from mixqsam.numeric.quantizers import ActivationQuantizer, AffineQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import HALF_BITS
 from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, missing_kernels
@@ -22,6 +23,8 @@ from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, m
 _LEAST_PRODUCTS = 100
 # Code × weight at its largest, and the whole numbers up to which float32 is exact.
 _LARGEST_PRODUCT, _EXACT = 255 * 128, 1 << 24
+
+Factors = tuple[Tensor, Tensor, Tensor | None]
 
 NO_GRADIENTS = (
     "No gradients flow through packed weights. To fine-tune, train model.dequantize(), or adapters on it, and quantize "
@@ -108,9 +111,13 @@ class PackedLayer(StoredLayer):
         try:
             grid, weight = ByteGrid.of(self.input), self.stored
             assert isinstance(weight, QuantizedTensor)  # noqa: S101  (there was a reason against others)
-            return IntegerLinear(weight, self.bias, grid)
+            return IntegerLinear(self._matrix(weight), self.bias, grid)
         except UnsupportedError as error:
             return str(error)
+
+    def _matrix(self, weight: QuantizedTensor) -> QuantizedTensor:
+        """The weight as the kernel takes it."""
+        return weight
 
     @property
     def _whole(self) -> Tensor:
@@ -173,24 +180,47 @@ class PackedConv2d(PackedLayer):
         super().__init__(*parts, **more)  # type: ignore[arg-type]
         self.stride, self.padding = source.stride, source.padding
         self.dilation, self.groups = source.dilation, source.groups
+        self.turns_maps = True
+
+    @property
+    def vertical(self) -> tuple[int, int, int]:
+        """Side of the kernel, stride and padding along the rows."""
+        return self.shape[2], int(self.stride[0]), int(self.padding[0])
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its products are whole numbers, so that no order of summation changes them."""
+        return self.bits != HALF_BITS and isinstance(self.input, AffineQuantizer)
 
     def compute(self, values: Tensor) -> Tensor:
         """Map [batch, in, height, width] to [batch, out, height', width']."""
         kernel = self.kernel(values)
         if kernel is None:
-            inputs, weight = self.input(values, whole=True), self._whole
-            product = functional.conv2d(inputs, weight, None, self.stride, self.padding, self.dilation, self.groups)
-            return scaled(product, self.scale[:, None, None], None if self.bias is None else self.bias[:, None, None])
-        patches = self._patches(kernel.source.encode(values), fill=kernel.source.zero)
+            return self.convolve(self.input(values, whole=True), self.factors, padding=self.padding)
+        patches = self._patches(kernel.source.encode(values.permute(0, 2, 3, 1)), fill=kernel.source.zero)
         batch, height, width = patches.shape[:3]
-        out = kernel(patches.reshape(batch * height * width, -1))
-        return out.reshape(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+        out = kernel(patches.reshape(batch * height * width, -1)).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+        is_last = values.is_contiguous(memory_format=torch.channels_last)
+        return out if is_last else out.contiguous()
+
+    @property
+    def factors(self) -> Factors:
+        """The weight in steps, and by channel what its product is multiplied by and what is added."""
+        return self._whole, self.scale[:, None, None], None if self.bias is None else self.bias[:, None, None]
+
+    def convolve(self, steps: Tensor, factors: Factors, *, padding: Any) -> Tensor:
+        """The output for quantized inputs [batch, in, height, width] in steps, in float, with another padding."""
+        weight, scale, bias = factors
+        product = functional.conv2d(steps, weight, None, self.stride, padding, self.dilation, self.groups)
+        return scaled(product, scale, bias)
 
     def _reason_against(self) -> str | None:
         if self.groups > 1 or self.dilation != (1, 1):
             return "grouped and dilated convolutions run on whole numbers in float"
         if reason := super()._reason_against():
             return reason
+        if not self.turns_maps:
+            return None
         taken = prod(self.shape[1:])
         copied = (taken + self.shape[0]) * _LEAST_PRODUCTS
         if taken * self.shape[0] < copied and taken * _LARGEST_PRODUCT < _EXACT:
@@ -198,11 +228,16 @@ class PackedConv2d(PackedLayer):
         return None
 
     def _patches(self, codes: Tensor, *, fill: int) -> Tensor:
-        """[batch, in, height, width] → [batch, height', width', in, k, k]; the border holds the code of zero."""
+        """[batch, height, width, in] → [batch, height', width', k, k, in]; the border holds the code of zero."""
         vertical, horizontal = (int(side) for side in self.padding)
-        padded = functional.pad(codes, (horizontal, horizontal, vertical, vertical), value=fill)
-        windows = padded.unfold(2, self.shape[2], self.stride[0]).unfold(3, self.shape[3], self.stride[1])
-        return windows.permute(0, 2, 3, 1, 4, 5)
+        padded = functional.pad(codes, (0, 0, horizontal, horizontal, vertical, vertical), value=fill)
+        windows = padded.unfold(1, self.shape[2], self.stride[0]).unfold(2, self.shape[3], self.stride[1])
+        return windows.permute(0, 1, 2, 4, 5, 3)
+
+    def _matrix(self, weight: QuantizedTensor) -> QuantizedTensor:
+        """[out, in·k·k] → [out, k·k·in], as patches are sorted."""
+        codes = weight.codes.reshape(self.shape).permute(0, 2, 3, 1).reshape(self.shape[0], -1)
+        return QuantizedTensor(codes, weight.grid, tuple(codes.shape))
 
 
 def kernel_of(layer: nn.Module, values: Tensor) -> IntegerLinear | None:
