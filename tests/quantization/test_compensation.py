@@ -1,16 +1,18 @@
 """Compensation of whole models: what is chosen, kept, resumed and combined."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
+from mixqsam.numeric.attention import VisionAttention
 from mixqsam.numeric.grouped import GroupedQuantizer
 from mixqsam.numeric.honesty import check_model
 from mixqsam.numeric.modules import QuantizedLayer
@@ -20,6 +22,7 @@ from mixqsam.plan import FLOAT, BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.compensation.choose import Layer, _candidates, _Judge, choose, refit
 from mixqsam.quantization.compensation.method import WAYS, Compensation
+from mixqsam.quantization.compensation.shortcut import Shortcut
 from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import RECIPES
@@ -262,3 +265,28 @@ def test_large_images_have_positions_enough_in_a_few_of_them(images: int, side: 
     assert found[0] < images / selected
     assert found[-1] >= images - images / selected
     assert method.count_rows(len(found)) == rows
+
+
+def test_an_attention_that_is_settled_is_skipped_and_the_result_is_the_same(
+    sam: Sam, four: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[nn.Module] = []
+    plain = VisionAttention.forward
+
+    def count_calls(module: VisionAttention, *args: Any, **kwargs: Any) -> Any:
+        calls.append(module)
+        return plain(module, *args, **kwargs)
+
+    monkeypatch.setattr(VisionAttention, "forward", count_calls)
+    quick, fewer = run(sam, four[:2], tmp_path / "quick"), len(calls)
+    monkeypatch.setattr(Shortcut, "taken", lambda *_: nullcontext())
+    calls.clear()
+    slow = run(sam, four[:2], tmp_path / "slow")
+    # Three passes of each image and block: to the two layers of the MLP, and behind the block.
+    assert len(calls) - fewer == 3 * 2 * sam.config.vision_config.num_hidden_layers
+    assert quick.logs == slow.logs
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(quick.sam.model.state_dict().values(), slow.sam.model.state_dict().values(), strict=True)
+    )
+    assert torch.equal(logits_of(quick.sam, four[3]), logits_of(slow.sam, four[3]))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.plan import Operand, Role, Unit
 from mixqsam.quantization.compensation.choose import Layer, Rounded, choose, refit
 from mixqsam.quantization.compensation.method import Compensation
+from mixqsam.quantization.compensation.shortcut import Shortcut
 from mixqsam.quantization.reconstruction.candidate import Frozen, attach, deployable
 from mixqsam.quantization.reconstruction.fit import Log
 from mixqsam.quantization.reconstruction.method import Method, ReconstructionOptions
@@ -180,9 +181,14 @@ class _Walk(Reconstruction):
         """Take the float model's stream behind a block; on the way, keep some rows of the inputs to its layers."""
         alike = self.compensation.inputs == "float"
         names = [] if alike else [unit.name for unit in units if self._is_rounded(unit)]
-        passing = _Passing(self._rows)
-        with watched(self.setting.sam.model, {name: partial(passing.see, name) for name in names}):
+        passing, model = _Passing(self._rows), self.setting.sam.model
+        self.shortcut = Shortcut(self.states, block, units)
+        with watched(model, {name: partial(passing.see, name) for name in names}), self.shortcut.learned(model):
             self.flow.advance_float(block, passing.hand_over)
+
+    def _advance_quantized(self, block: Block) -> None:
+        with self.shortcut.taken(self.draft.model, count()):
+            self.flow.advance_quantized(block)
 
     def _from_draft(self, block: Block, units: Sequence[Unit]) -> dict[str, _Pair]:
         """Moments of some layers, from the inputs that the quantized model has there so far."""
@@ -192,9 +198,11 @@ class _Walk(Reconstruction):
             exact = self.states.get("target", index)
 
             def see(name: str, values: Tensor, index: int = index, exact: Mapping[str, Tensor] = exact) -> None:
+                self.shortcut.keep(name, values, index)
                 self._take(moments[name], exact[name], self._rows(name, quantizers[name](values), index), index)
 
-            self._show(self.draft, block, self.states.get("quantized", index), list(moments), see)
+            with self.shortcut.taken(self.draft.model, iter([index])):
+                self._show(self.draft, block, self.states.get("quantized", index), list(moments), see)
         return moments
 
     def _show(self, model: Sam, block: Block, state: State, names: Sequence[str], see: _See) -> None:
@@ -217,10 +225,10 @@ class _Walk(Reconstruction):
     def _rows(self, name: str, values: Tensor, index: int) -> Tensor:
         """What a layer's weight meets at some positions of an image; the same ones in all models."""
         layer = self.setting.sam.model.get_submodule(name)
-        count = position_count(layer, values.shape)
+        positions_there = position_count(layer, values.shape)
         generator = torch.Generator().manual_seed(index)
         wanted = self.compensation.count_rows(self.states.count)
-        positions = torch.randperm(count, generator=generator)[:wanted].to(values.device)
+        positions = torch.randperm(positions_there, generator=generator)[:wanted].to(values.device)
         return rows_at(layer, values, positions)
 
     def _take(self, pair: _Pair, exact: Tensor, quantized: Tensor, index: int) -> None:

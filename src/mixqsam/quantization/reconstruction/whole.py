@@ -94,12 +94,16 @@ class Reconstruction:
                 keep(path, self.draft, [unit.name for unit in units], logs)
                 self.logs += logs
                 self._tell(block, logs)
-            self.flow.advance_quantized(block)
+            self._advance_quantized(block)
 
     def _advance_float(self, block: Block, units: Sequence[Unit]) -> None:
         """Take the float model's stream behind a block, and keep what the block's units are fitted to."""
         del units
         self.flow.advance_float(block, self._readout(block))
+
+    def _advance_quantized(self, block: Block) -> None:
+        """Take the draft's stream behind a block that is finished."""
+        self.flow.advance_quantized(block)
 
     def _finish(self, block: Block, units: Sequence[Unit]) -> list[Log]:
         """Quantize a block's units in the draft."""
