@@ -1,5 +1,8 @@
 """The image encoder's attention and MLP with bytes flowing from one product to the next."""
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -8,15 +11,20 @@ from mixqsam.numeric.derived import Derived, exact
 from mixqsam.numeric.modules import Mlp
 from mixqsam.runtime.kernels import ByteGrid, ByteMatrix, IntegerLinear, UnsupportedError, missing_kernels
 from mixqsam.runtime.packed import PackedLinear, kernel_of
+from mixqsam.runtime.windows import Windows
 
 # Logits that are carried through product, softmax and product at once: 4 MB, which stay in the cache.
 _LOGITS = 1 << 20
 # Up to so many tokens the products are made for many heads and windows at once, on whole numbers in float.
 _SMALL = 512
 # Tokens that go through the wide layers at once.
-_TOKENS = 512
+TOKENS = 512
 
 Shares = tuple[Tensor, Tensor]
+
+
+def _same(tokens: Tensor) -> Tensor:
+    return tokens
 
 
 class IntegerMlp(Mlp):
@@ -28,14 +36,21 @@ class IntegerMlp(Mlp):
     @exact
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map [..., channels] to the same shape."""
-        first, second = kernel_of(self.lin1, hidden_states), kernel_of(self.lin2, hidden_states)
+        first, second = self._kernels(hidden_states)
         if first is None or second is None:
             return super().forward(hidden_states)
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
-        wide = (first.activated(first.source.encode(some), self.act) for some in tokens.split(_TOKENS))
+        wide = (first.activated(first.source.encode(some), self.act) for some in tokens.split(TOKENS))
         codes = [second.source.encode(some, spent=True) for some in wide]
         found: Tensor = second(torch.cat(codes))
         return found.reshape(hidden_states.shape)
+
+    def is_integer(self, values: Tensor) -> bool:
+        """Whether such an input goes through integer kernels."""
+        return None not in self._kernels(values)
+
+    def _kernels(self, values: Tensor) -> tuple[IntegerLinear | None, IntegerLinear | None]:
+        return kernel_of(self.lin1, values), kernel_of(self.lin2, values)
 
 
 class IntegerVisionAttention(VisionAttention):
@@ -78,34 +93,47 @@ class IntegerVisionAttention(VisionAttention):
     @exact
     def forward(self, hidden_states: Tensor, output_attentions: bool | None = None) -> tuple[Tensor, None]:
         """Attend within [batch, height, width, channels]; returns the same shape, and None for the weights."""
-        kernel = kernel_of(self.qkv, hidden_states)
-        if kernel is None:
+        if kernel_of(self.qkv, hidden_states) is None:
             return super().forward(hidden_states, output_attentions)
-        batch, height, width, channels = hidden_states.shape
-        query, key, value = self._project(kernel, hidden_states.reshape(-1, channels), groups=batch)
-        grid = self._grids["query"]
-        exact = query.float().sub_(grid.zero)
-        shares = self.position_shares(exact * grid.scale, (height, width))
-        if height * width <= _SMALL:
-            mixed = self._attend_small(exact, key, value, shares, (height, width))
-        else:
-            mixed = self._attend_in_pieces(query, key, value, shares, (height, width))
-        mixed = mixed.reshape(batch, self.heads, height * width, -1).transpose(1, 2)
-        out: Tensor = self.proj(mixed.reshape(batch, height, width, channels))
+        windows = Windows.of(hidden_states, side=0, heads=self.heads)
+        mixed = windows.join(self.attend(hidden_states, windows))
+        out: Tensor = self.proj(mixed.view(hidden_states.shape))
         return out, None
 
-    def _project(self, kernel: IntegerLinear, tokens: Tensor, *, groups: int) -> list[Tensor]:
-        """Codes of q, k and v, each [groups·heads, tokens, c]."""
-        width = tokens.shape[1]
-        grids = self._grids
+    def attend(self, hidden_states: Tensor, windows: Windows, *, norm: Callable[[Tensor], Tensor] = _same) -> Tensor:
+        """Attend within each window.
+
+        Args:
+            hidden_states: [batch, height, width, channels]; `qkv` must have an integer kernel for them.
+            windows: of this map.
+            norm: what tokens go through first; outside the map, tokens are zero behind it.
+
+        Returns:
+            The mixed values [batch·windows·heads, tokens of a window, channels of a head], float32.
+        """
+        query, key, value = self._project(hidden_states.reshape(-1, hidden_states.shape[-1]), windows, norm)
+        grid = self._grids["query"]
+        exact = query.float().sub_(grid.zero)
+        shares = self.position_shares(exact * grid.scale, windows.size)
+        if query.shape[1] <= _SMALL:
+            return self._attend_small(exact, key, value, shares, windows.size)
+        return self._attend_in_pieces(query, key, value, shares, windows.size)
+
+    def _project(self, tokens: Tensor, windows: Windows, norm: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Codes of q, k and v, cut to windows and heads."""
+        kernel = kernel_of(self.qkv, tokens)
+        assert kernel is not None  # noqa: S101  (callers look first)
+        width, grids = tokens.shape[1], [self._grids[role] for role in ("query", "key", "value")]
         found: list[list[Tensor]] = [[], [], []]
-        for some in tokens.split(_TOKENS):
-            joint = kernel(kernel.source.encode(some))
-            for index, role in enumerate(("query", "key", "value")):
-                found[index].append(grids[role].encode(joint[:, index * width : (index + 1) * width]))
-        shape = (groups, -1, self.heads, width // self.heads)
-        split = [torch.cat(pieces).reshape(shape).transpose(1, 2) for pieces in found]
-        return [one.reshape(groups * self.heads, one.shape[2], -1) for one in split]
+        for some in tokens.split(TOKENS):
+            joint = kernel(kernel.source.encode(norm(some))).split(width, dim=1)
+            for pieces, grid, part in zip(found, grids, joint, strict=True):
+                pieces.append(grid.encode(part, spent=True))
+        # A token of zeros is mapped to the bias.
+        own = cast("PackedLinear", self.qkv).bias
+        bias = torch.zeros(3 * width) if own is None else own
+        fills = [grid.encode(part) for grid, part in zip(grids, bias.split(width), strict=True)]
+        return [windows.split(torch.cat(pieces), fill=fill) for pieces, fill in zip(found, fills, strict=True)]
 
     def _attend_small(
         self, query: Tensor, key: Tensor, value: Tensor, shares: Shares | None, size: tuple[int, int]

@@ -13,6 +13,7 @@ from mixqsam.numeric.modules import Mlp, Product, QuantizedLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorSource
 from mixqsam.runtime.attention import IntegerMlp, IntegerVisionAttention
+from mixqsam.runtime.block import INTEGER_LAYERS
 from mixqsam.runtime.packed import PackedConv2d, PackedLayer, PackedLinear, pack_layer
 from mixqsam.runtime.tiny_vit import TINY_VIT
 from mixqsam.sam.load import Sam
@@ -46,7 +47,7 @@ def packed_layer(
 
 
 def arrange(model: PreTrainedModel) -> PreTrainedModel:
-    """Let bytes flow from product to product within each attention of the encoder and each MLP with GELU; in place."""
+    """Let bytes flow from product to product within the encoder's blocks, attentions and MLPs with GELU; in place."""
     for name, module in list(model.named_modules()):
         if type(module) is VisionAttention and IntegerVisionAttention.reason_against(module) is None:
             model.set_submodule(name, IntegerVisionAttention(module))
@@ -54,6 +55,9 @@ def arrange(model: PreTrainedModel) -> PreTrainedModel:
             model.set_submodule(name, IntegerMlp(module))
         elif type(module) in TINY_VIT:
             model.set_submodule(name, TINY_VIT[type(module)](module))
+    for name, module in list(model.named_modules()):
+        if (kind := INTEGER_LAYERS.get(type(module))) and isinstance(module.attn, IntegerVisionAttention):
+            model.set_submodule(name, kind(module))
     return model
 
 
