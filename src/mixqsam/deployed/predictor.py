@@ -19,8 +19,8 @@ from mixqsam.errors import ArtifactError, InputError
 from mixqsam.prediction import MASK_THRESHOLD, Candidates, Floats, Prediction, Predictor
 from mixqsam.prompts import Prompts
 
-# Prompts decoded at once, so that memory does not grow with the prompts of an image.
-_PROMPTS_AT_ONCE = 8
+# Prompts decoded at once: each holds a copy of the image's map, and so many bytes stay in the cache of the processor.
+_MOST_PROMPTS, _MAP_BYTES = 32, 16 << 20
 # What is asked of the decoder. Its third output are all masks at the image's size: here only those that are wanted are
 # drawn.
 _SCORES, _LOGITS = "iou_predictions", "low_res_masks"
@@ -151,11 +151,14 @@ class ExportedPredictor(Predictor):
     def _decode(self, prompts: Prompts, *, multimask: bool) -> tuple[Floats, Floats, Canvas]:
         """Low-resolution logits [P, M, 4h, 4w] and scores [P, M] of prompts, and what draws the logits."""
         check_prompts(prompts, mask_side=None if self._maps is None else 4 * self._maps[EMBEDDING].shape[-1])
+        assert self._maps is not None  # noqa: S101
         if multimask and self._agreed.single:
             raise InputError("This decoder was exported with --single-mask; export it again without for three masks.")
         which = slice(None) if self._agreed.single else slice(1, None) if multimask else slice(0, 1)
         scores, logits = [], []
-        at_once = _PROMPTS_AT_ONCE if prompts.masks is None else 1
+        # A mask to start from is part of the image's map, so such prompts go one by one.
+        at_once = max(1, min(_MOST_PROMPTS, _MAP_BYTES // self._maps[EMBEDDING].nbytes))
+        at_once = at_once if prompts.masks is None else 1
         for start in range(0, len(prompts), at_once):
             some = prompts.take(np.arange(start, min(start + at_once, len(prompts))))
             found = self._decoder.run(self._inputs(some))

@@ -75,10 +75,9 @@ class _Decoder:
     def write(self, *, single: bool) -> dict[str, str]:
         graph, side = self.graph, self.side
         points = self._tokens(self._points())
-        count = graph.add("Slice", graph.add("Shape", "point_coords"), *ends(graph, 0, 1))
         image = graph.add("Add", "image_embeddings", self._masks())
-        whole = graph.add("Concat", count, graph.constant([self.channels, side, side], np.int64), axis=0)
-        keys = graph.transpose(graph.reshape(self._repeated(image, count, whole), 0, self.channels, side**2), 0, 2, 1)
+        # One image for all prompts, or as many as there are masks: until it has met the prompts it is not repeated.
+        keys = graph.transpose(graph.reshape(image, 0, self.channels, side**2), 0, 2, 1)
         queries, keys = self._transformer(points, keys)
         logits, scores = self._heads(queries, keys)
         if single:
@@ -87,14 +86,6 @@ class _Decoder:
         graph.add("Identity", logits, outputs=["low_res_masks"])
         upscale(graph, logits, side=self.sam.image_size, longest=self.sam.pixel_settings.longest)
         return self.layers.float_units
-
-    def _repeated(self, image: str, count: str, shape: str) -> str:
-        """One image for each prompt, of as many or of one; tools that follow symbolic shapes refuse an Expand here."""
-        graph = self.graph
-        zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
-        places = graph.add("Range", zero, graph.add("Squeeze", count, graph.constant([0], np.int64)), one)
-        there = graph.add("Slice", graph.add("Shape", image), *ends(graph, 0, 1))
-        return graph.add("Reshape", graph.add("Gather", image, graph.add("Mod", places, there), axis=0), shape)
 
     def _points(self) -> str:
         """Embeddings of points, corners of boxes and padding: [P, N, C]."""
@@ -211,26 +202,37 @@ class _Decoder:
 
     def _heads(self, queries: str, keys: str) -> tuple[str, str]:
         """Low-resolution logits [P, M, 4h, 4w] and predicted IoU [P, M]."""
-        graph, layers, decoder, side = self.graph, self.layers, self.decoder, self.side
-        image = graph.reshape(graph.transpose(keys, 0, 2, 1), 0, self.channels, side, side)
-        image = layers.norm_of_channels(
-            self._doubled(image, decoder.upscale_conv1, "upscale_conv1"), decoder.upscale_layer_norm
-        )
-        image = graph.add("Gelu", self._doubled(graph.add("Gelu", image), decoder.upscale_conv2, "upscale_conv2"))
-        image = graph.reshape(image, 0, self.channels // 8, 16 * side**2)
+        graph, layers, decoder = self.graph, self.layers, self.decoder
+        # Channels stay last, and pixels in the order of the places that they come from: only the logits change places.
+        pixels = layers.norm(self._doubled(keys, decoder.upscale_conv1, "upscale_conv1"), decoder.upscale_layer_norm)
+        pixels = graph.add("Gelu", self._doubled(graph.add("Gelu", pixels), decoder.upscale_conv2, "upscale_conv2"))
         masks = []
         for index, head in enumerate(decoder.output_hypernetworks_mlps):
             token = graph.add("Slice", queries, *ends(graph, 1 + index, 2 + index), graph.constant([1], np.int64))
             masks.append(self._feed(token, head, f"output_hypernetworks_mlps.{index}"))
-        logits = graph.add("MatMul", graph.add("Concat", *masks, axis=1), image)
+        weights = graph.transpose(graph.add("Concat", *masks, axis=1), 0, 2, 1)
+        logits = self._placed(graph.add("MatMul", pixels, weights), masks=len(masks))
         token = graph.add("Slice", queries, *ends(graph, 0, 1), graph.constant([1], np.int64))
         scores = self._feed(token, decoder.iou_prediction_head, "iou_prediction_head")
-        return graph.reshape(logits, 0, len(masks), 4 * side, 4 * side), graph.reshape(scores, 0, len(masks))
+        return logits, graph.reshape(scores, 0, len(masks))
 
-    def _doubled(self, image: str, layer: Any, name: str) -> str:
+    def _doubled(self, places: str, layer: Any, name: str) -> str:
+        """A transposed convolution of 2 × 2 pixels without overlap, as a product: [P, n, C] → [P, 4·n, C']."""
+        graph = self.graph
         weight = self.layers.tensor(f"mask_decoder.{name}.weight", layer.weight)
-        bias = self.graph.constant(array(layer.bias))
-        return self.graph.add("ConvTranspose", image, weight, bias, strides=list(layer.stride), dilations=[1, 1])
+        weight = graph.reshape(graph.transpose(weight, 0, 2, 3, 1), layer.weight.shape[0], -1)
+        product = graph.add("MatMul", places, weight)
+        biased = graph.add("Add", product, graph.constant(np.tile(array(layer.bias), 4)))
+        return graph.reshape(biased, 0, -1, layer.weight.shape[1])
+
+    def _placed(self, logits: str, *, masks: int) -> str:
+        """Logits [P, h·w·16, M], those of a place one after the other → [P, M, 4h, 4w]."""
+        graph, side = self.graph, self.side
+        apart = graph.transpose(graph.reshape(logits, 0, side**2, 16 * masks), 0, 2, 1)
+        image = graph.reshape(apart, 0, 16 * masks, side, side)
+        for _ in range(2):
+            image = graph.add("DepthToSpace", image, blocksize=2)
+        return image
 
     def _feed(self, token: str, head: Any, name: str) -> str:
         root = f"mask_decoder.{name}"
