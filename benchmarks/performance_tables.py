@@ -158,16 +158,19 @@ def latency_budget() -> str:
 
 
 def everything() -> str:
-    """Batches of points on every backend: what `mixqsam benchmark --everything` wrote, and the machine."""
+    """Batches of points on every backend."""
     data = load("everything")
-    width, height = data["image"]
-    columns = [f"{data['model']}, image of {width} × {height}", "64 points", "points a second", "speed", "image"]
+    width, height = next(iter(data["models"].values()))["image"]
+    columns = [f"W8A8, image of {width} × {height}", "64 points", "points a second", "speed", "image"]
     lines = [line(columns), line(["---", *["---:"] * 4])]
-    rates = [row["everything"]["points_per_second"] for row in data["rows"]]
-    for row, rate in zip(data["rows"], rates, strict=True):
-        one = row["everything"]
-        cells = [f"{one['batch'] * 1e3:,.0f} ms", f"{rate:.0f}", f"{rate / rates[0]:.2f}×", f"{one['image']:.1f} s"]
-        lines.append(line([row["name"], *cells]))
+    for name, one in data["models"].items():
+        base = one["rows"][0]["everything"]["points_per_second"]
+        for row in one["rows"]:
+            timed = row["everything"]
+            rate = timed["points_per_second"]
+            batch = f"{timed['batch'] * 1e3:,.0f} ms"
+            cells = [batch, f"{rate:.0f}", f"{rate / base:.2f}×", f"{timed['image']:.1f} s"]
+            lines.append(line([f"{name}, {row['name']}", *cells]))
     return "\n".join([*lines, "", machine_line(data)])
 
 

@@ -12,6 +12,7 @@ from transformers.models.sam.modeling_sam import SamAttention, SamMLPBlock
 
 from mixqsam.families.family import BlockPath, Framing, Maps, PromptTensors
 from mixqsam.families.image_processor import check_padded, settings_of
+from mixqsam.families.two_way_decoder import replace_decoder
 from mixqsam.numeric.attention import DecoderAttention
 from mixqsam.numeric.modules import Mlp
 from mixqsam.plan import Part, Role
@@ -71,10 +72,13 @@ def decoder_blocks(config: Any) -> Sequence[BlockPath]:
     ]
 
 
-def prepare_decoder(model: nn.Module) -> None:
+def prepare_decoder(model: Any) -> None:
     """Replace attentions and MLPs, in place, by those of the engine; the weights are shared."""
     replace_modules(model, SamAttention, _attention)
     replace_modules(model, SamMLPBlock, engine_mlp)
+    replace_decoder(model)
+    for layer in model.mask_decoder.transformer.layers:
+        layer.cross_attn_image_to_token.is_tall = True
 
 
 def replace_modules(model: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:

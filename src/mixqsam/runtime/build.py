@@ -8,12 +8,14 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
+from mixqsam.families.two_way_decoder import MaskDecoder
 from mixqsam.numeric.attention import VisionAttention
 from mixqsam.numeric.modules import Mlp, Product, QuantizedLayer
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.tensor_file import TensorSource
 from mixqsam.runtime.attention import IntegerMlp, IntegerVisionAttention
 from mixqsam.runtime.block import INTEGER_LAYERS
+from mixqsam.runtime.decoder import IntegerMaskDecoder
 from mixqsam.runtime.packed import PackedConv2d, PackedLayer, PackedLinear, pack_layer
 from mixqsam.runtime.tiny_vit import TINY_VIT
 from mixqsam.sam.load import Sam
@@ -47,7 +49,10 @@ def packed_layer(
 
 
 def arrange(model: PreTrainedModel) -> PreTrainedModel:
-    """Let bytes flow from product to product within the encoder's blocks, attentions and MLPs with GELU; in place."""
+    """Let bytes flow from product to product within the encoder's blocks, attentions and MLPs with GELU; in place.
+
+    The decoder computes once what the prompts of an image share.
+    """
     for name, module in list(model.named_modules()):
         if type(module) is VisionAttention and IntegerVisionAttention.reason_against(module) is None:
             model.set_submodule(name, IntegerVisionAttention(module))
@@ -55,6 +60,8 @@ def arrange(model: PreTrainedModel) -> PreTrainedModel:
             model.set_submodule(name, IntegerMlp(module))
         elif type(module) in TINY_VIT:
             model.set_submodule(name, TINY_VIT[type(module)](module))
+        elif type(module) is MaskDecoder:
+            module.__class__ = IntegerMaskDecoder
     for name, module in list(model.named_modules()):
         if (kind := INTEGER_LAYERS.get(type(module))) and isinstance(module.attn, IntegerVisionAttention):
             model.set_submodule(name, kind(module))

@@ -12,13 +12,13 @@ from PIL import Image
 
 from mixqsam.boxes import Detections, suppress
 from mixqsam.pixels import from_input
-from mixqsam.prediction import Predictor
+from mixqsam.prediction import Candidates, Predictor
 from mixqsam.progress import Progress, Silent
 from mixqsam.prompts import Array, Prompts, point_grid
 from mixqsam.sam.automatic_options import Automatic
 from mixqsam.sam.crops import Crop, is_whole, make_crops
 
-__all__ = ["Automatic", "Masks", "find_masks", "join_masks", "segment_everything", "split_grid"]
+__all__ = ["Automatic", "Masks", "find_masks", "join_masks", "measure_stability", "segment_everything", "split_grid"]
 
 # Points prompted at once: their masks are held at the image's size, a byte for each pixel.
 _POINTS_AT_ONCE = 64
@@ -158,11 +158,10 @@ def find_masks(predictor: Predictor, points: Prompts, options: Automatic) -> Mas
         options: the filters.
     """
     found = predictor.propose(points)
-    rows, columns = found.visible
     # What follows costs more from step to step, so each step has only what the one before has left.
     sure = found.scores >= options.predicted_iou
     steady = np.zeros(sure.shape)
-    steady[sure] = _stability(found.logits[sure][:, :rows, :columns])
+    steady[sure] = measure_stability(found, sure)
     chosen = sure & (steady >= options.stability)
     masks = found.draw(chosen)
     prompts, choices = np.nonzero(chosen)
@@ -212,9 +211,19 @@ def _place(masks: Masks, crop: Crop, *, height: int, width: int) -> Masks:
     return replace(masks, masks=placed, points=masks.points + crop.box[:2], crops=crops)
 
 
-def _stability(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Area above +1 by area above −1: how little a mask depends on where it is cut."""
-    inner, outer = ((logits > cut).sum(axis=(-2, -1)) for cut in (1.0, -1.0))
+def measure_stability(found: Candidates, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Divide the area above +1 by that above −1: how little each chosen mask depends on where it is cut.
+
+    Args:
+        found: masks of some prompts.
+        chosen: [P, M], n of them true.
+
+    Returns:
+        Shares [n], measured on low-resolution logits.
+    """
+    rows, columns = found.visible
+    logits = found.logits[chosen][:, :rows, :columns]
+    inner, outer = (np.count_nonzero(logits > cut, axis=(-2, -1)) for cut in (1.0, -1.0))
     steady: NDArray[np.float64] = inner / np.maximum(outer, 1)
     return steady
 

@@ -15,6 +15,8 @@ from mixqsam.sam.load import Sam
 
 # Prompts decoded at once, so that memory does not grow with the boxes of an image.
 _PROMPTS_AT_ONCE = 64
+# Each of them holds a copy of the image's map; so many bytes of these stay in the processor's cache.
+_CACHED_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,27 @@ def decode_batch(sam: Sam, maps: Maps, prompts: Maps, *, multimask: bool = False
     return sam.family.decode(sam.model, maps, prompts, multimask=multimask)
 
 
-def decode(sam: Sam, maps: Maps, prompts: PromptTensors, *, multimask: bool = False) -> tuple[Tensor, Tensor]:
+def decode(
+    sam: Sam, maps: Maps, prompts: PromptTensors, *, multimask: bool = False, at_once: int = _PROMPTS_AT_ONCE
+) -> tuple[Tensor, Tensor]:
     """Decode all prompts of one image, some at a time: logits [P, M, 4h, 4w] and predicted IoU [P, M]."""
     logits, scores = [], []
     # A mask to start from is part of the image's embedding, so such prompts go one by one.
-    count = _PROMPTS_AT_ONCE if prompts.masks is None else 1
+    count = at_once if prompts.masks is None else 1
     for start in range(0, len(prompts), count):
         embedded = embed_prompts(sam, prompts.piece(start, start + count))
         some_logits, some_scores = decode_batch(sam, maps, embedded, multimask=multimask)
         logits.append(some_logits[0])
         scores.append(some_scores[0])
     return torch.cat(logits), torch.cat(scores)
+
+
+def fastest_batch(maps: Maps) -> int:
+    """How many of many prompts to decode at once for an image with these maps."""
+    embedding = maps["embedding"]
+    if embedding.device.type != "cpu":
+        return _PROMPTS_AT_ONCE
+    return max(1, min(_PROMPTS_AT_ONCE, _CACHED_BYTES // (embedding.numel() * embedding.element_size())))
 
 
 def visible(logits: Tensor, frame: Frame) -> Tensor:

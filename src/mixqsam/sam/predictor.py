@@ -22,6 +22,7 @@ from mixqsam.sam.forward import (
     Frame,
     decode,
     encode,
+    fastest_batch,
     frame_of_resized,
     full_logits,
     make_frame,
@@ -117,7 +118,8 @@ class SamPredictor(Predictor):
 
     def segment(self, prompts: Prompts, *, multimask: bool = False, full: bool = False) -> Prediction:
         """Masks for prompts in the image's pixels; see `Predictor.segment`."""
-        logits, scores, frame = self._decode(prompts, multimask=multimask)
+        frame, maps = self._check(prompts)
+        logits, scores = decode(self.sam, maps, prompt_tensors(self.sam, prompts, frame), multimask=multimask)
         masks, kept = [], []
         for some in logits.split(_MASKS_AT_ONCE):
             upscaled = full_logits(some, frame)
@@ -133,24 +135,25 @@ class SamPredictor(Predictor):
 
     def propose(self, prompts: Prompts) -> Candidates:
         """Three masks for each prompt, none of them drawn; see `Predictor.propose`."""
-        logits, scores, frame = self._decode(prompts, multimask=True)
+        frame, maps = self._check(prompts)
+        tensors = prompt_tensors(self.sam, prompts, frame)
+        logits, scores = decode(self.sam, maps, tensors, multimask=True, at_once=fastest_batch(maps))
 
         def draw(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
             drawn = np.empty((int(chosen.sum()), *frame.original), np.bool_)
             # One after the other: what is drawn on the way to a mask stays in the processor's cache.
-            for place, one in zip(drawn, logits[torch.from_numpy(chosen)], strict=True):
-                place[:] = (full_logits(one[None, None], frame)[0, 0] > MASK_THRESHOLD).cpu().numpy()
+            for mask, one in zip(drawn, logits[torch.from_numpy(chosen)], strict=True):
+                mask[:] = (full_logits(one[None, None], frame)[0, 0] > MASK_THRESHOLD).cpu().numpy()
             return drawn
 
         return Candidates(scores.cpu().numpy(), logits.cpu().numpy(), _visible_size(logits, frame), draw)
 
-    def _decode(self, prompts: Prompts, *, multimask: bool) -> tuple[Tensor, Tensor, Frame]:
-        """Low-resolution logits and scores of prompts, and the frame of the image."""
+    def _check(self, prompts: Prompts) -> tuple[Frame, Maps]:
+        """The image's frame and maps, for prompts that can be used."""
         check_prompts(prompts, mask_side=None if self.features is None else 4 * self.features.shape[-1])
         assert self._frame is not None  # noqa: S101
         assert self._maps is not None  # noqa: S101
-        tensors = prompt_tensors(self.sam, prompts, self._frame)
-        return *decode(self.sam, self._maps, tensors, multimask=multimask), self._frame
+        return self._frame, self._maps
 
 
 def _visible_size(logits: Tensor, frame: Frame) -> tuple[int, int]:
