@@ -1,13 +1,14 @@
 """Atomic writes, locks, hashes, and the cache of finished stages."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,24 +42,57 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the disk is full, or the folder is not writable.
     """
-    with explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, all of them or none, each as `write_bytes` does.
+
+    Raises:
+        OutputError: the disk is full, a folder is not writable, or a directory has the name of a file.
+    """
+    temporary: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            with explain_write_errors(path):
+                _write_beside(path, content, temporary)
+        for path, written in temporary.items():
+            with explain_write_errors(path):
+                written.replace(path)
+    finally:
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
+
+
+def _write_beside(path: Path, content: bytes, temporary: dict[Path, Path]) -> None:
+    """Write a temporary file beside `path`, and note it as soon as it exists."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary[path] = Path(name)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary[path].chmod(0o644)
+
+
+def number_paths(path: Path, count: int) -> list[Path]:
+    """Name each of several files: the path itself for one, or numbered ones beside it (`name-1.png`, `name-2.png`)."""
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Encode `value` as indented JSON."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def parse_json(text: str) -> Any:

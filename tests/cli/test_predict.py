@@ -30,6 +30,13 @@ def test_several_boxes_give_a_black_and_white_file_each_and_run_lengths(picture_
         assert set(np.unique(pixels)) == {0, 255}
         assert (pixels > 0).sum() == one["pixels"]
         assert (mask_tools.decode(one["segmentation"]) == (pixels > 0)).all()
+    # With several masks, no file has the photograph's name.
+    image = tmp_path / "photo.png"
+    image.write_bytes((picture_folder / "a.png").read_bytes())
+    done = run("predict", image, *boxes, "-o", image)
+    assert done.exit_code == 0, done.output
+    assert image.read_bytes() == (picture_folder / "a.png").read_bytes()
+    assert (tmp_path / "photo-2.png").is_file()
     # One prompt has the file that was named.
     assert run("predict", picture_folder / "a.png", *boxes[:2], "-o", tmp_path / "m.png").exit_code == 0
     assert (tmp_path / "m.png").is_file()
@@ -62,6 +69,10 @@ def test_an_output_is_checked_before_anything_is_computed(picture_folder: Path, 
         ((*everything, "-o", image), "would replace what IMAGE names"),
         ((*everything, "-o", file, "--overlay", folder / ".." / "m.json"), "would replace what --output names"),
         (("predict", image, "--box", "5,5,40,30", "-o", image), "would replace what IMAGE names"),
+        (
+            ("predict", image, *2 * ("--box", "5,5,40,30"), "-o", file, "--overlay", tmp_path / "m-2.json"),
+            f"--overlay {tmp_path / 'm-2.json'} would replace what --output names",
+        ),
         (("benchmark", tmp_path / "no-such-model", "-o", folder), "is a directory; name a file"),
     ):
         done = run(*command)

@@ -8,8 +8,9 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 from typer.testing import CliRunner
 
+from mixqsam.api import predict_automatic
 from mixqsam.cli.main import app
-from mixqsam.errors import ImageError, InputError
+from mixqsam.errors import ImageError, InputError, OutputError
 from mixqsam.evaluation.automatic import AutomaticCounts, nearest_ious
 from mixqsam.evaluation.record import mask_ious
 from mixqsam.pipeline.automatic import run_automatic
@@ -254,3 +255,24 @@ def test_everything_in_one_image_from_the_command_line(picture_folder: Path, tmp
     done = CliRunner().invoke(app, [*command, "--crop-layers", "9"])
     assert done.exit_code == 2
     assert "at most 4" in " ".join(done.output.split())
+
+
+def test_python_is_warned_of_a_model_that_is_sure_of_nothing(picture_folder: Path, tmp_path: Path) -> None:
+    options = Automatic(side=2)
+    with pytest.warns(RuntimeWarning, match="sam-tiny finds no mask with a predicted IoU of at least 0.88"):
+        found = predict_automatic(picture_folder / "a.png", options=options, output=tmp_path / "made" / "m.json")
+    assert len(found.scores) == 0
+    assert json.loads((tmp_path / "made" / "m.json").read_text()) == []
+    told = Silent()
+    assert len(predict_automatic(picture_folder / "a.png", options=options, progress=told).scores) == 0
+    assert len(told.notes) == 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "beneath a file"])
+def test_all_files_are_written_or_none(picture_folder: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_text("x")
+    overlay = tmp_path if kind == "folder" else tmp_path / "file" / "o.png"
+    options = Automatic(side=2, predicted_iou=0.0, stability=0.0)
+    with pytest.raises(OutputError, match="Cannot write"):
+        predict_automatic(picture_folder / "a.png", options=options, output=tmp_path / "m.json", overlay=overlay)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

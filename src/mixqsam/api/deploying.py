@@ -1,5 +1,6 @@
 """Functions that show, use and export quantized models."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from mixqsam.pipeline.benchmark import Benchmark, time_model
 from mixqsam.pipeline.export import PageParts, run_export
 from mixqsam.pipeline.options import Data
 from mixqsam.pipeline.predict import make_prompts, run_prediction
-from mixqsam.pipeline.predict_automatic import AutomaticFiles, run_automatic_prediction
+from mixqsam.pipeline.predict_automatic import AutomaticFiles, describe_nothing, run_automatic_prediction
 from mixqsam.pipeline.report import run_report
 from mixqsam.pipeline.stages import load, make_predictor
 from mixqsam.prediction import Prediction, Predictor
@@ -143,7 +144,7 @@ def predict_automatic(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Masks:
-    """Segment everything in one image: a grid of points prompts the model.
+    """Segment everything in one image: a grid of points prompts the model. A warning says that no mask was found.
 
     Args:
         image: image file.
@@ -159,14 +160,19 @@ def predict_automatic(
         MixqsamError: any of its kinds; the message says what to do.
     """
     files = AutomaticFiles(None if output is None else Path(output), None if overlay is None else Path(overlay))
-    return run_automatic_prediction(
+    options = options or Automatic()
+    masks = run_automatic_prediction(
         Path(image),
         model=model,
-        options=options or Automatic(),
+        options=options,
         session=start_session(None, progress, device=device),
         backend=backend,
         files=files,
     )
+    if progress is None and not len(masks.scores):
+        # A progress has been told.
+        warnings.warn(describe_nothing(str(model), options), RuntimeWarning, stacklevel=2)
+    return masks
 
 
 def predictor(model: str | Path, *, backend: str | None = None, device: str = "cpu") -> Predictor:

@@ -106,7 +106,10 @@ def predict(
         tuple[str, ...], Option("x,y or x,y,0 (background); all points are one prompt.", flags=("--point",))
     ] = (),
     output: Annotated[
-        Path, Option("PNG of the mask; several are numbered.", flags=("--output", "-o"), is_written=True)
+        Path,
+        Option(
+            "PNG of the mask; several are numbered.", flags=("--output", "-o"), is_written=True, numbered_by="boxes"
+        ),
     ] = Path("mask.png"),
     overlay: Annotated[
         Path | None, Option("Picture of the mask on the image to write (PNG or JPEG).", is_written=True)
@@ -116,7 +119,8 @@ def predict(
 ) -> Outcome:
     """Segment one image with boxes or points."""
     from mixqsam.evaluation.coco import encode_masks
-    from mixqsam.pipeline.predict import mask_paths, run_prediction
+    from mixqsam.files import number_paths
+    from mixqsam.pipeline.predict import run_prediction
 
     prediction, made = run_prediction(
         image,
@@ -128,7 +132,7 @@ def predict(
         device=device,
     )
     found = prediction.masks[:, 0]
-    rows = zip(found, prediction.scores[:, 0], mask_paths(output, len(found)), encode_masks(found), strict=True)
+    rows = zip(found, prediction.scores[:, 0], number_paths(output, len(found)), encode_masks(found), strict=True)
     masks = [
         {"file": str(path), "pixels": int(mask.sum()), "predicted_iou": float(score), "segmentation": code}
         for mask, score, path, code in rows

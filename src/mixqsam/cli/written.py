@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mixqsam.errors import OutputError
+from mixqsam.files import number_paths
 from mixqsam.options.fields import Entry
 
 
@@ -18,7 +19,7 @@ def check_written(entries: Sequence[Entry], values: Mapping[str, Any]) -> None:
     Raises:
         OutputError: a file cannot be written, or would replace an input.
     """
-    paths = [(entry, path) for entry in entries for path in _paths(values.get(entry.name, entry.default))]
+    paths = [(entry, path) for entry in entries for path in _paths(entry, values)]
     written = [(entry, path) for entry, path in paths if entry.option.is_written]
     others = {path.resolve(): entry.label for entry, path in paths if not entry.option.is_written}
     for entry, path in written:
@@ -31,6 +32,9 @@ def check_written(entries: Sequence[Entry], values: Mapping[str, Any]) -> None:
         others[path.resolve()] = entry.label
 
 
-def _paths(value: Any) -> list[Path]:
-    values = value if isinstance(value, (tuple, list)) else [value]
-    return [one for one in values if isinstance(one, Path)]
+def _paths(entry: Entry, values: Mapping[str, Any]) -> list[Path]:
+    """The files and folders that an option names."""
+    value = values.get(entry.name, entry.default)
+    named = [one for one in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(one, Path)]
+    count = len(values.get(entry.option.numbered_by) or ())
+    return [numbered for one in named for numbered in number_paths(one, max(1, count))]

@@ -22,6 +22,7 @@ class Option:
         is_argument: a positional argument on the command line.
         is_list: several values are one text, separated by commas; otherwise the option is repeated.
         is_written: a file that the command writes.
+        numbered_by: name of the option each of whose values gets a numbered file, where it has several.
         is_repeated: the option may be repeated, and `parse` reads the list of its texts.
         parse: makes the value from text and label, if it is not a number, a word or a path.
         write: turns such a value into the text or list that `parse` reads.
@@ -38,6 +39,7 @@ class Option:
     is_argument: bool = False
     is_list: bool = False
     is_written: bool = False
+    numbered_by: str = ""
     is_repeated: bool = False
     parse: Callable[[Any, str], Any] | None = None
     write: Callable[[Any], Any] | None = None

@@ -7,7 +7,7 @@ import numpy as np
 
 from mixqsam.data.images import open_image
 from mixqsam.errors import AnnotationError
-from mixqsam.files import write_bytes
+from mixqsam.files import number_paths, write_together
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prediction import Prediction
 from mixqsam.prompts import Prompts, clip_boxes
@@ -40,7 +40,7 @@ def run_prediction(
 
     Raises:
         InputError: the image, the prompts or the model cannot be used.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written; then none is.
     """
     picture = open_image(image)
     prompts = prompts_of(picture.width, picture.height)
@@ -49,21 +49,16 @@ def run_prediction(
     prediction = predictor.segment(prompts)
     masks = prediction.masks[:, 0]
     made: dict[Path, str] = {}
+    contents: dict[Path, bytes] = {}
     if output is not None:
-        for number, (path, mask) in enumerate(zip(mask_paths(output, len(masks)), masks, strict=True), start=1):
-            write_bytes(path, png_bytes(mask_image(mask)))
+        for number, (path, mask) in enumerate(zip(number_paths(output, len(masks)), masks, strict=True), start=1):
+            contents[path] = png_bytes(mask_image(mask))
             made[path] = "mask" if len(masks) == 1 else f"mask {number}"
     if overlay is not None:
-        write_bytes(overlay, picture_bytes(draw_overlay(picture, masks, prompts), overlay))
+        contents[overlay] = picture_bytes(draw_overlay(picture, masks, prompts), overlay)
         made[overlay] = "the mask on the image" if len(masks) == 1 else "the masks on the image"
+    write_together(contents)
     return prediction, made
-
-
-def mask_paths(output: Path, count: int) -> list[Path]:
-    """Name the file of each mask: the output itself, or numbered ones beside it."""
-    if count == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(1, count + 1)]
 
 
 def make_prompts(

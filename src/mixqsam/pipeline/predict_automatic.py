@@ -8,7 +8,7 @@ import numpy as np
 
 from mixqsam.data.images import open_image
 from mixqsam.evaluation.coco import encode_masks
-from mixqsam.files import write_bytes, write_json
+from mixqsam.files import json_bytes, write_together
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prompts import Prompts
@@ -51,20 +51,22 @@ def run_automatic_prediction(
 
     Raises:
         InputError: the image or the model cannot be used, or the image is too small for its crops.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written; then none is.
     """
     picture, files = open_image(image), files or AutomaticFiles()
     predictor = make_predictor(model, backend=backend, device=session.device)
     masks = segment_everything(predictor, picture, options, progress=session.progress)
     if not len(masks.scores):
         session.progress.note(describe_nothing(str(model), options))
+    contents: dict[Path, bytes] = {}
     if files.records is not None:
-        write_json(files.records, describe_masks(masks))
+        contents[files.records] = json_bytes(describe_masks(masks))
     if files.overlay is not None:
         # Small masks are drawn over large ones.
         order = np.argsort(-masks.masks.sum(axis=(1, 2)), kind="stable")
         drawn = draw_overlay(picture, masks.masks[order], Prompts())
-        write_bytes(files.overlay, picture_bytes(drawn, files.overlay))
+        contents[files.overlay] = picture_bytes(drawn, files.overlay)
+    write_together(contents)
     return masks
 
 
@@ -79,5 +81,5 @@ def describe_nothing(model: str, options: Automatic) -> str:
     return (
         f"{model} finds no mask with a predicted IoU of at least {options.predicted_iou:g} and a "
         f"stability of at least {options.stability:g}. Small models are less sure of their masks: lower both "
-        "(--predicted-iou, --stability)."
+        "(--predicted-iou and --stability, in Python those of mixqsam.Automatic)."
     )
