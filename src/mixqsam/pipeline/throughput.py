@@ -12,7 +12,7 @@ from mixqsam.sam.automatic_options import Automatic
 
 # Which masks the filters leave depends on the model and the image, and random weights leave none. So that all models do
 # the same work, of so many masks one is drawn.
-_DRAWN_OF = 8
+_DRAWN_OF = 4
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Throughput:
 
     Attributes:
         points: that are prompted at once, with three masks each.
-        batch: median seconds of these points: decoder, filters, and an eighth of the masks at the image's resolution.
+        batch: median seconds of these points: decoder, filters, and a quarter of the masks at the image's resolution.
         points_per_second: points of a batch by its seconds.
         image: seconds of an image, estimated: the encoder, and all points of the grid. Duplicates
             are removed in addition.
@@ -46,7 +46,7 @@ class PointBatch:
         self._points = split_grid(image.height, image.width, options=options)[0]
 
     def find(self, predictor: Predictor) -> object:
-        """Find the masks of these points with a predictor that has the image, and draw an eighth of them."""
+        """Find the masks of these points with a predictor that has the image, and draw a quarter of them."""
         found = predictor.propose(self._points)
         places = np.arange(found.scores.size).reshape(found.scores.shape)
         return measure_stability(found, places >= 0), found.draw(places % _DRAWN_OF == 0)
