@@ -70,8 +70,8 @@ def test_the_announced_time_counts_the_images_that_there_are(
         evaluation=Evaluation(data),
     )
     (note,) = [note for note in session.progress.notes if "This takes about" in note]  # type: ignore[attr-defined]
-    # Three images and as many pictures, by a float model and two that take half as long again.
-    assert "check 40 min" in note
+    # Three images, by a float model and two in integers that take 0.8 of its time.
+    assert "check 13 min" in note
 
 
 def test_quantized_models_compute_in_integers_and_each_image_is_encoded_once(

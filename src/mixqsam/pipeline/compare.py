@@ -23,7 +23,7 @@ from mixqsam.pipeline.estimate import (
 from mixqsam.pipeline.measurements import check_budget, select_measurements
 from mixqsam.pipeline.options import AnalysisOptions, CompareRequest, Evaluation
 from mixqsam.pipeline.presets import apply_preset, write_preset
-from mixqsam.pipeline.recipe_analysis import adapt_analysis
+from mixqsam.pipeline.recipe_analysis import adapt_analysis, count_fitted
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import analyze_model, load_float, with_prompts
 from mixqsam.progress import Stage, begin_job, following
@@ -149,19 +149,22 @@ def _begin(
     """Say what the comparison takes, and start to follow it."""
     speed, world = measure_speed(sam, prompts=sample_prompts(samples)), session.engine.world
     images_of_one = -(-len(samples) // world)
-    passes = sum(find_recipe(choice).compensation is not None for choice in request.recipes)
+    recipes = [find_recipe(choice) for choice in request.recipes]
+    fitted = [count_fitted(recipe, images=len(samples), side=sam.image_size) for recipe in recipes]
+    passes = [count for count in fitted if count]
     stages = analysis_stages(speed, sam, images=images_of_one, options=options, recipe_passes=passes)
     models = len(request.budgets) * len(request.modes)
     seconds = sum(
         quantization_stage(
             speed,
             images=len(samples),
-            recipe=find_recipe(choice),
+            fitted=count,
+            recipe=recipe,
             options=request.options.quantization,
             models=models,
             is_calibrated=False,
         ).seconds
-        for choice in request.recipes
+        for recipe, count in zip(recipes, fitted, strict=True)
     )
     judging = measure_speed(sam, prompts=-(-images.prompts // max(1, images.images)))
     seconds += len(request.recipes) * check_stage(judging, images=images.images, models=models).seconds

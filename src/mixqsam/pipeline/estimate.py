@@ -17,15 +17,19 @@ from mixqsam.progress import Stage, format_seconds
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.sam.load import Sam
 
-# A pass of the model makes this share of the multiply-adds of a large matrix product in the same time.
-_EFFICIENCY = 0.3
+# A pass of the model makes this share of the multiply-adds of a large matrix product in the same time, and takes
+# these seconds for each unit beside.
+_EFFICIENCY, _CALL = 0.7, 4e-4
 _SIDE, _REPEATS = 768, 4
 # Seconds for each million weights and bit-width of the search of a grid, and for the ranges of an operand, where
 # a matrix product makes 20e9 multiply-adds a second.
-_RATE, _GRID, _RANGES = 20e9, 1.0, 0.06
+_RATE, _GRID, _RANGES = 20e9, 0.35, 0.1
 # Passes of the model: calibration of an image; a draw of the Fisher sensitivity; a unit changed, which runs from its
-# block on; a pass with quantized units; an iteration of a reconstruction on all blocks.
-_CALIBRATION, _DRAW, _VARIANT, _QUANTIZED, _ITERATION = 3.0, 6.5, 0.5, 1.5, 4.0
+# block on; a pass with quantized units, simulated and in integers; an image that a compensation is fitted to; an
+# iteration of a reconstruction on all blocks.
+_CALIBRATION, _DRAW, _VARIANT, _QUANTIZED, _INTEGER, _FITTED, _ITERATION = 1.2, 4.5, 0.5, 1.5, 0.8, 3.0, 4.0
+# A compensation tries ways to round each weight, which takes as long as so many searches of its grid.
+_WAYS = 15.0
 # Seconds of a model that is made and timed, at least and in passes.
 _TIMED, _TIMED_PASSES = 8.0, 4.0
 # Shorter jobs need no announcement.
@@ -61,13 +65,14 @@ def measure_speed(sam: Sam, *, prompts: int) -> Speed:
     parameters = sum(unit.parameters for unit in costs.units)
     operands = sum(len(unit.activations) for unit in costs.units)
     slowness = _RATE / rate
-    return Speed(work / (rate * _EFFICIENCY), _GRID * slowness * parameters / 1e6, _RANGES * slowness * operands)
+    forward = work / (rate * _EFFICIENCY) + _CALL * len(costs.units)
+    return Speed(forward, _GRID * slowness * parameters / 1e6, _RANGES * slowness * operands)
 
 
 def analysis_stages(
-    speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions, recipe_passes: int = 0
+    speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions, recipe_passes: Sequence[int] = ()
 ) -> list[Stage]:
-    """Calibration and analysis of so many images in this process, with the passes that recipes add to a calibration."""
+    """Calibration and analysis of so many images in this process; recipes add passes over some images each."""
     units = len(sam.costs().units)
     seconds, tracks = 0.0, 0
     if options.importance:
@@ -81,17 +86,34 @@ def analysis_stages(
         draws = images * -(-options.fisher_draws // max(1, images)) * len(options.fisher)
         seconds += draws * _DRAW * speed.forward + len(CANDIDATE_BITS) * speed.grids
         tracks += len(options.fisher)
-    passes = 1 + recipe_passes
-    calibration_seconds = passes * images * _CALIBRATION * speed.forward + speed.ranges
-    calibration = Stage("calibration", calibration_seconds, tracks=2, parts=passes)
+    passes = [images, *recipe_passes]
+    calibration_seconds = sum(passes) * _CALIBRATION * speed.forward + speed.ranges
+    calibration = Stage("calibration", calibration_seconds, tracks=2, parts=len(passes))
     is_calibrated = bool(options.sensitivity_bits or options.fisher)
     return [*([calibration] if is_calibrated else []), Stage("analysis", seconds, tracks)]
 
 
 def quantization_stage(
-    speed: Speed, *, images: int, recipe: Recipe, options: QuantizationOptions, models: int, is_calibrated: bool
+    speed: Speed,
+    *,
+    images: int,
+    fitted: int,
+    recipe: Recipe,
+    options: QuantizationOptions,
+    models: int,
+    is_calibrated: bool,
 ) -> Stage:
-    """The quantization of so many models; `is_calibrated` if an analysis found ranges and grids."""
+    """The quantization of so many models.
+
+    Args:
+        speed: of the machine and the model.
+        images: of the calibration.
+        fitted: images that a compensation is fitted to (`count_fitted`).
+        recipe: how models are quantized.
+        options: of the reconstruction.
+        models: their number.
+        is_calibrated: an analysis found ranges and grids.
+    """
     first = 0.0 if is_calibrated else images * _CALIBRATION * speed.forward + speed.ranges
     each = 0.0 if is_calibrated and recipe.weight_observer == recipe.observer else speed.grids
     tracks = 0
@@ -99,14 +121,16 @@ def quantization_stage(
         iterations = options.reconstruction.iterations * sum(phase.share for phase in recipe.method.phases)
         each += iterations * options.reconstruction.batch * _ITERATION * speed.forward
     elif recipe.compensation is not None:
-        each += 2 * images * _CALIBRATION * speed.forward + speed.grids
+        each += fitted * _FITTED * speed.forward + _WAYS * speed.grids
     return Stage("quantization", first + models * each, tracks, parts=models)
 
 
-def search_stage(speed: Speed, *, images: int, recipe: Recipe, options: QuantizationOptions, models: int) -> Stage:
+def search_stage(
+    speed: Speed, *, images: int, fitted: int, recipe: Recipe, options: QuantizationOptions, models: int
+) -> Stage:
     """The quantization of so many tried models, each compared with the float model on so many images."""
     quantization = quantization_stage(
-        speed, images=0, recipe=recipe, options=options, models=models, is_calibrated=True
+        speed, images=0, fitted=fitted, recipe=recipe, options=options, models=models, is_calibrated=True
     )
     judgement = models * images * (1 + _QUANTIZED) * speed.forward
     return Stage("search", quantization.seconds + judgement)
@@ -118,8 +142,8 @@ def timing_stage(speed: Speed, *, models: int, parts: int = 1) -> Stage:
 
 
 def check_stage(speed: Speed, *, images: int, models: int) -> Stage:
-    """The comparison of a float model and so many quantized ones, and the pictures of three images."""
-    return Stage("check", (images + min(3, images)) * (1 + models * _QUANTIZED) * speed.forward, tracks=2)
+    """The comparison of a float model and so many quantized ones; what pictures need is kept from it."""
+    return Stage("check", images * (1 + models * _INTEGER) * speed.forward, tracks=2)
 
 
 def announce(stages: Sequence[Stage], hints: Sequence[str], session: Session) -> None:

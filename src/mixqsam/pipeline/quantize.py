@@ -30,7 +30,7 @@ from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
 from mixqsam.pipeline.presets import apply_preset
 from mixqsam.pipeline.provenance import record_options
 from mixqsam.pipeline.quantized_directory import QuantizedModel, write_quantized
-from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, count_passes
+from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, count_fitted, list_passes
 from mixqsam.pipeline.result_latency import measure_result
 from mixqsam.pipeline.search import Judge, count_tries, search_bits
 from mixqsam.pipeline.search_result import add_final
@@ -252,7 +252,8 @@ def _begin(
     """Say what the job takes, and start to follow it."""
     samples, options = images.calibration, request.options
     speed = measure_speed(sam, prompts=sample_prompts(samples))
-    passes = count_passes(recipe)
+    passes = list_passes(recipe, images=len(samples), side=sam.image_size)
+    fitted = count_fitted(recipe, images=len(samples), side=sam.image_size)
     is_timed = request.stored is None and request.budget.latency is not None
     stages = [timing_stage(speed, models=count_models(sam))] if is_timed else []
     stages += analysis_stages(speed, sam, images=len(samples), options=measurements, recipe_passes=passes)
@@ -267,7 +268,14 @@ def _begin(
         )
         judging = len(images.judging.samples)
         stages.append(
-            search_stage(speed, images=judging, recipe=recipe, options=options.quantization, models=count_tries(span))
+            search_stage(
+                speed,
+                images=judging,
+                fitted=fitted,
+                recipe=recipe,
+                options=options.quantization,
+                models=count_tries(span),
+            )
         )
     is_uniform = request.budget.uniform is not None or (request.stored is not None and not request.stored.objective)
     is_compared = not is_uniform and images.check is not None
@@ -279,6 +287,7 @@ def _begin(
         quantization_stage(
             speed,
             images=len(samples),
+            fitted=fitted,
             recipe=recipe,
             options=options.quantization,
             models=models,

@@ -12,6 +12,7 @@ from mixqsam.plan import HALF_BITS, BitPlan, UnitBits
 from mixqsam.quantization.compensation.share import find_shares
 from mixqsam.quantization.quantize import rewrite
 from mixqsam.quantization.recipe import Recipe
+from mixqsam.quantization.steps.outliers import OUTLIER_IMAGES, fold_outliers
 from mixqsam.sam.load import Sam
 
 
@@ -37,9 +38,25 @@ def analyze_for_recipe(
     return adapt_analysis(analysis, sam, samples, recipe=recipe, session=session)
 
 
-def count_passes(recipe: Recipe) -> int:
-    """Passes over the calibration images that a recipe adds to an analysis: its rewrite, and its shares."""
-    return (recipe.rewrite is not None) + (recipe.compensation is not None)
+def list_passes(recipe: Recipe, *, images: int, side: int) -> list[int]:
+    """The passes that a recipe adds to an analysis, by their number of images: its rewrite, and its shares.
+
+    Args:
+        recipe: the recipe.
+        images: of the calibration.
+        side: of the model's frame in pixels.
+    """
+    passes = []
+    if recipe.rewrite is not None:
+        passes.append(min(OUTLIER_IMAGES, images) if recipe.rewrite is fold_outliers else images)
+    if recipe.compensation is not None:
+        passes.append(count_fitted(recipe, images=images, side=side))
+    return passes
+
+
+def count_fitted(recipe: Recipe, *, images: int, side: int) -> int:
+    """Count the calibration images that a recipe's compensation is fitted to; 0 without one."""
+    return 0 if recipe.compensation is None else len(recipe.compensation.select(range(images), side=side))
 
 
 def adapt_analysis(

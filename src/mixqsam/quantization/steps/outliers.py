@@ -19,7 +19,7 @@ _VERSION = 1
 # MobileSAM stay below 7, those of the hard twin (benchmarks/hardened.py) are above 20.
 _OUTLIER = 10.0
 # Outliers are the same channels in all images, so a few images show them.
-_IMAGES = 4
+OUTLIER_IMAGES = 4
 
 
 def fold_outliers(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache, progress: Progress) -> Sam:
@@ -36,7 +36,7 @@ def fold_outliers(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cac
         The rewritten model, with the float model's outputs; `sam` itself without outliers.
     """
     norms = find_read_norms(sam.config)
-    few = samples[:_IMAGES]
+    few = samples[:OUTLIER_IMAGES]
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in few])
     reaches: dict[str, float] | None = cache.get("outliers", key)
     if reaches is None:
