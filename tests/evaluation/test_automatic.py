@@ -257,15 +257,18 @@ def test_everything_in_one_image_from_the_command_line(picture_folder: Path, tmp
     assert "at most 4" in " ".join(done.output.split())
 
 
-def test_python_is_warned_of_a_model_that_is_sure_of_nothing(picture_folder: Path, tmp_path: Path) -> None:
+def test_python_is_warned_of_a_model_that_is_sure_of_nothing(
+    picture_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = Automatic(side=2)
-    with pytest.warns(RuntimeWarning, match="sam-tiny finds no mask with a predicted IoU of at least 0.88"):
-        found = predict_automatic(picture_folder / "a.png", options=options, output=tmp_path / "made" / "m.json")
+    found = predict_automatic(picture_folder / "a.png", options=options, output=tmp_path / "made" / "m.json")
+    assert "sam-tiny finds no mask with a predicted IoU of at least 0.88" in caplog.text
     assert len(found.scores) == 0
     assert json.loads((tmp_path / "made" / "m.json").read_text()) == []
-    told = Silent()
+    told, before = Silent(), caplog.text
     assert len(predict_automatic(picture_folder / "a.png", options=options, progress=told).scores) == 0
     assert len(told.notes) == 1
+    assert caplog.text == before
 
 
 @pytest.mark.parametrize("kind", ["folder", "beneath a file"])

@@ -1,6 +1,6 @@
 """Functions that show, use and export quantized models."""
 
-import warnings
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,8 @@ from mixqsam.sam.automatic import Masks
 from mixqsam.sam.automatic_options import Automatic
 
 __all__ = ["benchmark", "export", "load", "predict", "predict_automatic", "predictor", "report", "serve"]
+
+_log = logging.getLogger(__name__)
 
 
 def report(
@@ -144,7 +146,7 @@ def predict_automatic(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Masks:
-    """Segment everything in one image: a grid of points prompts the model. A warning says that no mask was found.
+    """Segment everything in one image: a grid of points prompts the model. A warning is logged if no mask was found.
 
     Args:
         image: image file.
@@ -171,7 +173,7 @@ def predict_automatic(
     )
     if progress is None and not len(masks.scores):
         # A progress has been told.
-        warnings.warn(describe_nothing(str(model), options), RuntimeWarning, stacklevel=2)
+        _log.warning("%s", describe_nothing(str(model), options))
     return masks
 
 

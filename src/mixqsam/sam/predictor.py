@@ -1,6 +1,7 @@
 """Encode once, prompt often."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mixqsam.arguments import check_prompts
+from mixqsam.drawing import Canvas
 from mixqsam.families.family import Maps
 from mixqsam.files import write_bytes
 from mixqsam.numeric.memory import aligned
@@ -31,7 +33,7 @@ from mixqsam.sam.forward import (
 )
 from mixqsam.sam.load import Sam
 
-# Masks are made from logits some at a time: 16 masks of a 12-megapixel photograph take 0.8 GB as floats.
+# A GPU makes masks from logits some at a time: 16 masks of a 12-megapixel photograph take 0.8 GB as floats.
 _MASKS_AT_ONCE = 16
 
 
@@ -120,17 +122,15 @@ class SamPredictor(Predictor):
         """Masks for prompts in the image's pixels; see `Predictor.segment`."""
         frame, maps = self._check(prompts)
         logits, scores = decode(self.sam, maps, prompt_tensors(self.sam, prompts, frame), multimask=multimask)
-        masks, kept = [], []
-        for some in logits.split(_MASKS_AT_ONCE):
-            upscaled = full_logits(some, frame)
-            masks.append((upscaled > MASK_THRESHOLD).cpu().numpy())
-            kept += [upscaled.cpu().numpy()] if full else []
+        flat, size = logits.flatten(0, 1), (*logits.shape[:2], *frame.original)
+        drawn = _draw(flat, frame) if full else None
+        masks = _cut(flat, frame) if drawn is None else drawn > MASK_THRESHOLD
         return Prediction(
-            np.concatenate(masks),
+            masks.reshape(size),
             scores.cpu().numpy(),
             logits.cpu().numpy(),
             _visible_size(logits, frame),
-            np.concatenate(kept) if full else None,
+            None if drawn is None else drawn.reshape(size),
         )
 
     def propose(self, prompts: Prompts) -> Candidates:
@@ -138,15 +138,12 @@ class SamPredictor(Predictor):
         frame, maps = self._check(prompts)
         tensors = prompt_tensors(self.sam, prompts, frame)
         logits, scores = decode(self.sam, maps, tensors, multimask=True, at_once=fastest_batch(maps))
-
-        def draw(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-            drawn = np.empty((int(chosen.sum()), *frame.original), np.bool_)
-            # One after the other: what is drawn on the way to a mask stays in the processor's cache.
-            for mask, one in zip(drawn, logits[torch.from_numpy(chosen)], strict=True):
-                mask[:] = (full_logits(one[None, None], frame)[0, 0] > MASK_THRESHOLD).cpu().numpy()
-            return drawn
-
-        return Candidates(scores.cpu().numpy(), logits.cpu().numpy(), _visible_size(logits, frame), draw)
+        return Candidates(
+            scores.cpu().numpy(),
+            logits.cpu().numpy(),
+            _visible_size(logits, frame),
+            lambda chosen: _cut(logits[torch.from_numpy(chosen)], frame),
+        )
 
     def _check(self, prompts: Prompts) -> tuple[Frame, Maps]:
         """The image's frame and maps, for prompts that can be used."""
@@ -159,3 +156,26 @@ class SamPredictor(Predictor):
 def _visible_size(logits: Tensor, frame: Frame) -> tuple[int, int]:
     height, width = visible(logits, frame).shape[-2:]
     return height, width
+
+
+def _draw(logits: Tensor, frame: Frame) -> Floats:
+    """Low-resolution logits [n, 4h, 4w] at the size of the original image."""
+    if logits.device.type == "cpu":
+        return _canvas(logits, frame).draw(logits.float().numpy())
+    return np.concatenate([full.cpu().numpy() for full in _drawn_by_device(logits, frame)])
+
+
+def _cut(logits: Tensor, frame: Frame) -> NDArray[np.bool_]:
+    """The masks of low-resolution logits [n, 4h, 4w] at the size of the original image."""
+    if logits.device.type == "cpu":
+        return _canvas(logits, frame).cut(logits.float().numpy(), MASK_THRESHOLD)
+    return np.concatenate([(full > MASK_THRESHOLD).cpu().numpy() for full in _drawn_by_device(logits, frame)])
+
+
+def _canvas(logits: Tensor, frame: Frame) -> Canvas:
+    return Canvas(logits.shape[-1], frame.pixels.shape[-1], frame.resized, frame.original, frame.is_stretched)
+
+
+def _drawn_by_device(logits: Tensor, frame: Frame) -> Iterator[Tensor]:
+    for some in logits.split(_MASKS_AT_ONCE):
+        yield full_logits(some[:, None], frame)[:, 0]
