@@ -23,11 +23,11 @@ _EFFICIENCY, _CALL = 0.7, 4e-4
 _SIDE, _REPEATS = 768, 4
 # Seconds for each million weights and bit-width of the search of a grid, and for the ranges of an operand, where
 # a matrix product makes 20e9 multiply-adds a second.
-_RATE, _GRID, _RANGES = 20e9, 0.35, 0.1
+_RATE, _GRID, _RANGES = 20e9, 0.35, 0.05
 # Passes of the model: calibration of an image; a draw of the Fisher sensitivity; a unit changed, which runs from its
 # block on; a pass with quantized units, simulated and in integers; an image that a compensation is fitted to; an
 # iteration of a reconstruction on all blocks.
-_CALIBRATION, _DRAW, _VARIANT, _QUANTIZED, _INTEGER, _FITTED, _ITERATION = 1.2, 4.5, 0.5, 1.5, 0.8, 3.0, 4.0
+_CALIBRATION, _DRAW, _VARIANT, _QUANTIZED, _INTEGER, _FITTED, _ITERATION = 1.1, 4.0, 0.5, 1.5, 0.8, 3.0, 4.0
 # A compensation tries ways to round each weight, which takes as long as so many searches of its grid.
 _WAYS = 15.0
 # Seconds of a model that is made and timed, at least and in passes.

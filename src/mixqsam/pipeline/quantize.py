@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mixqsam.allocation.budget import Budget
-from mixqsam.allocation.choose import Allocation, find_size_span
+from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.uniform import nearest_uniform
 from mixqsam.data.images import shorten_paths
 from mixqsam.directories import claim_directory
@@ -13,26 +13,16 @@ from mixqsam.evaluation.evaluate import EvaluationResult
 from mixqsam.files import digest
 from mixqsam.measurements import Analysis
 from mixqsam.pipeline.check import Check, compare_models
-from mixqsam.pipeline.estimate import (
-    analysis_stages,
-    announce,
-    check_stage,
-    find_hints,
-    measure_speed,
-    quantization_stage,
-    sample_prompts,
-    search_stage,
-    timing_stage,
-)
 from mixqsam.pipeline.job_images import JobImages, choose_job_images
+from mixqsam.pipeline.job_stages import begin_quantization
 from mixqsam.pipeline.measurements import check_budget, measure_nothing, select_measurements
-from mixqsam.pipeline.options import AnalysisOptions, Evaluation, Options
+from mixqsam.pipeline.options import Evaluation, Options
 from mixqsam.pipeline.presets import apply_preset
 from mixqsam.pipeline.provenance import record_options
 from mixqsam.pipeline.quantized_directory import QuantizedModel, write_quantized
-from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, count_fitted, list_passes
+from mixqsam.pipeline.recipe_analysis import analyze_for_recipe
 from mixqsam.pipeline.result_latency import measure_result
-from mixqsam.pipeline.search import Judge, count_tries, search_bits
+from mixqsam.pipeline.search import Judge, search_bits
 from mixqsam.pipeline.search_result import add_final
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import (
@@ -44,9 +34,9 @@ from mixqsam.pipeline.stages import (
 )
 from mixqsam.pipeline.stored import adopt_allocation, check_units, read_allocation
 from mixqsam.pipeline.timed_models import check_installed
-from mixqsam.pipeline.uniform_model import makes_uniform, note_missing_uniform
-from mixqsam.pipeline.unit_times import count_models, find_times
-from mixqsam.progress import begin_job, following
+from mixqsam.pipeline.uniform_model import makes_uniform
+from mixqsam.pipeline.unit_times import find_times
+from mixqsam.progress import following
 from mixqsam.quantization.quantize import Quantized, check_recipe
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
@@ -159,7 +149,15 @@ def _quantize(request: _Request, session: Session) -> QuantizedModel:
         check_budget(sam, replace(request.budget, latency=None), options)
     else:
         check_units(request.stored, sam.costs())
-    _begin(request, sam, images, measurements=measurements, recipe=recipe, session=session)
+    begin_quantization(
+        sam,
+        images,
+        budget=request.budget,
+        stored=request.stored,
+        options=options,
+        measurements=measurements,
+        session=session,
+    )
     times = _find_times(request, sam, recipe, session)
     analysis = analyze_for_recipe(
         sam, samples, recipe=recipe, budget=request.budget, options=measurements, session=session
@@ -238,63 +236,3 @@ def _compare(
     return compare_models(
         models, images.check, samples, keys=keys, session=session, draws=not options.sharing.no_images
     )
-
-
-def _begin(
-    request: _Request,
-    sam: Sam,
-    images: JobImages,
-    *,
-    measurements: AnalysisOptions,
-    recipe: Recipe,
-    session: Session,
-) -> None:
-    """Say what the job takes, and start to follow it."""
-    samples, options = images.calibration, request.options
-    speed = measure_speed(sam, prompts=sample_prompts(samples))
-    passes = list_passes(recipe, images=len(samples), side=sam.image_size)
-    fitted = count_fitted(recipe, images=len(samples), side=sam.image_size)
-    is_timed = request.stored is None and request.budget.latency is not None
-    stages = [timing_stage(speed, models=count_models(sam))] if is_timed else []
-    stages += analysis_stages(speed, sam, images=len(samples), options=measurements, recipe_passes=passes)
-    if images.judging is not None:
-        allocation = options.allocation
-        span = find_size_span(
-            sam.costs(),
-            replace(request.budget, latency=None),
-            candidates=allocation.choices,
-            tied=allocation.tied,
-            keep=allocation.keep,
-        )
-        judging = len(images.judging.samples)
-        stages.append(
-            search_stage(
-                speed,
-                images=judging,
-                fitted=fitted,
-                recipe=recipe,
-                options=options.quantization,
-                models=count_tries(span),
-            )
-        )
-    is_uniform = request.budget.uniform is not None or (request.stored is not None and not request.stored.objective)
-    is_compared = not is_uniform and images.check is not None
-    units, wanted = sam.costs().units, options.uniform
-    models = 2 if is_compared and makes_uniform(units, recipe=recipe, wanted=wanted) else 1
-    if is_compared:
-        note_missing_uniform(units, recipe=recipe, wanted=wanted, progress=session.progress)
-    stages.append(
-        quantization_stage(
-            speed,
-            images=len(samples),
-            fitted=fitted,
-            recipe=recipe,
-            options=options.quantization,
-            models=models,
-            is_calibrated=len(stages) > 1 + is_timed,
-        )
-    )
-    if images.check is not None:
-        stages.append(check_stage(speed, images=len(images.check.samples), models=models))
-    announce(stages, find_hints(stages, recipe=recipe, options=measurements), session)
-    begin_job(session.progress, stages)
