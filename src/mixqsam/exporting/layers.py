@@ -127,18 +127,26 @@ class Layers:
             values = graph.constant(signed, np.int8, name=unit), graph.constant(np.zeros_like(zero), np.int8)
         return graph.add("DequantizeLinear", values[0], graph.constant(scale), values[1], axis=axis)
 
-    def decoded(self, stored: StoredWeight, *, unit: str, transposed: bool = False) -> str:
-        """The weight [out, …], or [in, out], as codes that are cast and scaled without a node for quantization."""
+    def decoded(self, stored: StoredWeight, *, unit: str, transposed: bool = False, times: Array | None = None) -> str:
+        """The weight [out, …], or [in, out], as codes that are cast and scaled without a node for quantization.
+
+        Args:
+            stored: the weight.
+            unit: whose it is.
+            transposed: write a matrix as [in, out].
+            times: a factor for each output.
+        """
         if isinstance(stored, HalfTensor):
-            return self.weight(stored, unit=unit, transposed=transposed)
+            return self.weight(stored, unit=unit, transposed=transposed, times=times)
         graph, axis = self.graph, int(transposed)
         codes = stored.codes.reshape(stored.shape).cpu().numpy()
         codes = np.ascontiguousarray(codes.T if transposed else codes)
         shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
-        scale, zero = (array(values.reshape(-1)).reshape(shape) for values in (stored.grid.scale, stored.grid.zero))
+        scale, zero = (array(values.reshape(-1)) for values in (stored.grid.scale, stored.grid.zero))
+        scale = scale if times is None else scale * times
         kept = graph.codes(codes, bits=stored.bits, name=unit)
-        steps = graph.add("Sub", graph.add("Cast", kept, to=1), graph.constant(zero))
-        return graph.add("Mul", steps, graph.constant(scale))
+        steps = graph.add("Sub", graph.add("Cast", kept, to=1), graph.constant(zero.reshape(shape)))
+        return graph.add("Mul", steps, graph.constant(scale.reshape(shape)))
 
     def _half(self, stored: HalfTensor, *, unit: str, transposed: bool, times: Array | None) -> str:
         """A weight of 16 bits, cast to float32, which runtimes do once, when a session starts.

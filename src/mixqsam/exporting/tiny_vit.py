@@ -151,9 +151,11 @@ class _Encoder:
         graph, window, heads = self.graph, attention.window, attention.heads
         count = -(-self.side // window)
         grid = graph.reshape(value, count, window, count, window, heads, -1)
-        if turned:
+        if turned and not self.last:
             return graph.reshape(graph.transpose(grid, 0, 2, 4, 5, 1, 3), count**2, heads, -1, window**2)
-        return graph.reshape(graph.transpose(grid, 0, 2, 4, 1, 3, 5), count**2, heads, window**2, -1)
+        found = graph.reshape(graph.transpose(grid, 0, 2, 4, 1, 3, 5), count**2, heads, window**2, -1)
+        # ONNX Runtime turns matrices faster than it sorts single bytes.
+        return graph.transpose(found, 0, 1, 3, 2) if turned else found
 
     def _biases(self, attention: Any, name: str) -> str:
         """The bias of every pair of places, [1, heads, window², window²]; runtimes make it once, at the start."""
