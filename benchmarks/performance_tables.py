@@ -195,6 +195,18 @@ def openvino_profile() -> str:
     return "\n".join([*lines, "", machine_line(data)])
 
 
+def half_units() -> str:
+    """A linear layer in the types of each runtime."""
+    data = load("half_units")
+    lines = [line(["runtime", "float32", "bfloat16", "float16"]), line(["---", *["---:"] * 3])]
+    kinds = ("float32", "bfloat16", "float16")
+    for runtime in ("PyTorch", "ONNX Runtime", "OpenVINO"):
+        found = [data["seconds"].get(f"{runtime}, {kind}") for kind in kinds]
+        cells = ["–" if seconds is None else f"{seconds / found[0]:.2f}" for seconds in found]
+        lines.append(line([runtime, *cells]))
+    return "\n".join([*lines, "", machine_line(data)])
+
+
 def machine_line(data: Any) -> str:
     """Description of the machine."""
     one = data["machine"]

@@ -11,6 +11,7 @@ from mixqsam.numeric.quantizers import QUANTIZERS, ChannelQuantizer, Quantizer
 from mixqsam.numeric.tensor_file import TensorTable, kinds_of
 from mixqsam.numeric.weights import quantize_weight, weight_grid
 from mixqsam.plan import BitPlan, UnitBits
+from mixqsam.runtime.packed import pack_layer
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -60,6 +61,26 @@ def test_a_linear_computes_with_what_is_stored(weight: int, activation: int) -> 
     check_model(nn.Sequential(layer), BitPlan({"0": UnitBits(weight, activation)}))
     with pytest.raises(HonestyError, match="0 is to be W8A8 but is W"):
         check_model(nn.Sequential(layer), BitPlan({"0": UnitBits(8, 8)}))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["simulated", "packed"])
+@pytest.mark.parametrize("weight", [4, 16])
+def test_only_an_input_without_a_quantizer_computes_in_the_type_of_autocast(weight: int, packed: bool) -> None:
+    source, values = nn.Linear(20, 6), noise(3, 20, seed=1)
+    exact = source.weight.detach()
+    grid = weight_grid(exact, bits=4, observer="minmax", name="u")
+    stored = HalfTensor.nearest(exact, name="u") if weight == 16 else quantize_weight(exact, grid)
+    changed = []
+    for own in (Unquantized(), quantizer(4)):
+        simulated = QuantizedLinear(stored, source.bias, own)
+        layer = pack_layer(simulated) if packed else simulated
+        expected = layer(values)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = layer(values)
+        assert found.dtype == torch.float32
+        assert torch.allclose(found, expected, atol=0.05)
+        changed.append(not torch.equal(found, expected))
+    assert changed == [True, False]
 
 
 def test_a_depthwise_weight_of_16_bits_meets_a_grid_for_each_channel() -> None:

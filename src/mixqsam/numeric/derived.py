@@ -67,7 +67,8 @@ def _in_float(value: Any) -> Any:
 def exact(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a module's forward as one that neither autocast nor `torch.compile` may change.
 
-    What it computes are whole numbers, which a shorter type would round.
+    What it computes are whole numbers, which a shorter type would round. A module whose attribute `is_exact` is False
+    computes in the type of autocast.
     """
 
     def run(module: Any, *values: Any, **named: Any) -> Any:
@@ -82,7 +83,7 @@ def exact(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     def in_float(module: Any, *values: Any, **named: Any) -> Any:
         device = next(value.device.type for value in (*values, *named.values()) if isinstance(value, Tensor))
-        if not torch.is_autocast_enabled(device):
+        if not torch.is_autocast_enabled(device) or not getattr(module, "is_exact", True):
             return forward(module, *values, **named)
         with torch.autocast(device, enabled=False):
             return forward(module, *map(_in_float, values), **{name: _in_float(v) for name, v in named.items()})

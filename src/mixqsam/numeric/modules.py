@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixqsam.numeric.derived import exact, keeping_types
-from mixqsam.numeric.half import StoredWeight
+from mixqsam.numeric.half import StoredWeight, Unquantized
 from mixqsam.numeric.quantizers import ActivationQuantizer
 
 
@@ -32,9 +32,17 @@ class StoredLayer(nn.Module, ABC):
     def compute(self, values: Tensor) -> Tensor:
         """The layer's output for float32 values."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether its input is whole numbers. Floats may be rounded to the type of autocast."""
+        return not isinstance(self.input, Unquantized)
+
     @exact
     def forward(self, values: Tensor) -> Tensor:
-        """The layer's output, in the type of the values; it is computed in whole numbers and float32."""
+        """The layer's output, in the type of the values.
+
+        It is computed in whole numbers and float32; where the input is not quantized, in the type of autocast.
+        """
         return self.compute(values.float()).to(values.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StoredLayer":
