@@ -71,6 +71,8 @@ def variants(default: Compensation) -> Iterator[tuple[str, Compensation]]:
         yield f"λ {damping:g}", replace(default, dampings=(damping,))
     for count in (2048, 8192, 32768):
         yield f"{count} positions", replace(default, positions=count)
+    # With frames of 1024 pixels, the default takes 8 images; with small frames, it takes all of them anyway.
+    yield "32 images", replace(default, least_images=32)
     yield "columns in turn", replace(default, ordered=False)
     yield "observer's grids", replace(default, weighted_grids=False)
     yield "biases left", replace(default, biases=False)
