@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# Pixels of each side that are drawn at once: what they are made of stays in the processor's cache.
-_TILE = 64
+# Rows and columns that are drawn at once: enough for one product, and few enough for the processor's cache.
+_TILE = (256, 64)
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Canvas:
     def _tiles(self, logits: Floats) -> Iterator[tuple[slice, slice, Floats]]:
         """Pieces of the image: rows, columns, and their values."""
         vertical, horizontal = (
-            _axis(self.low, None if self.stretches else self.frame, resized, length)
-            for resized, length in zip(self.resized, self.original, strict=True)
+            _axis(self.low, None if self.stretches else self.frame, resized, length, tile=tile)
+            for resized, length, tile in zip(self.resized, self.original, _TILE, strict=True)
         )
         for rows, source_rows, by_row in vertical:
             lines: Floats = np.matmul(by_row, logits[source_rows])
@@ -65,7 +65,9 @@ class Canvas:
 
 # Images of one size come one after the other.
 @lru_cache(maxsize=8)
-def _axis(low: int, frame: int | None, resized: int, length: int) -> Sequence[tuple[slice, slice, Floats]]:
+def _axis(
+    low: int, frame: int | None, resized: int, length: int, *, tile: int
+) -> Sequence[tuple[slice, slice, Floats]]:
     """Tiles along an axis: pixels of the image, places of the logits that they come from, and the shares of these.
 
     Args:
@@ -73,15 +75,16 @@ def _axis(low: int, frame: int | None, resized: int, length: int) -> Sequence[tu
         frame: pixels that they are stretched to first; None where they go to the image's size in one step.
         resized: how many of these pixels are kept then.
         length: pixels of the image.
+        tile: pixels of a tile.
     """
     places = np.eye(low)
     shares = stretch(places if frame is None else stretch(places, frame)[:resized], length)
-    return tuple(_tiles_of(shares))
+    return tuple(_tiles_of(shares, tile))
 
 
-def _tiles_of(shares: NDArray[np.float64]) -> Iterator[tuple[slice, slice, Floats]]:
-    for start in range(0, len(shares), _TILE):
-        piece = shares[start : start + _TILE]
+def _tiles_of(shares: NDArray[np.float64], tile: int) -> Iterator[tuple[slice, slice, Floats]]:
+    for start in range(0, len(shares), tile):
+        piece = shares[start : start + tile]
         used = np.flatnonzero(piece.any(axis=0))
         places = slice(int(used[0]), int(used[-1]) + 1)
         yield slice(start, start + len(piece)), places, piece[:, places].astype(np.float32)

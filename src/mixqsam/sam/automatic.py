@@ -20,7 +20,7 @@ from mixqsam.sam.crops import Crop, is_whole, make_crops
 
 __all__ = ["Automatic", "Masks", "find_masks", "join_masks", "measure_stability", "segment_everything", "split_grid"]
 
-# Points prompted at once: their masks are held at the image's size, a byte for each pixel.
+# Points prompted at once: the filters may leave all of their masks, a byte for each pixel of the image.
 _POINTS_AT_ONCE = 64
 _MASK_BYTES = 256_000_000
 
