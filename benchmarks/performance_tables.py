@@ -207,6 +207,25 @@ def half_units() -> str:
     return "\n".join([*lines, "", machine_line(data)])
 
 
+def mobile_profile() -> str:
+    """Where MobileSAM's time goes in PyTorch and ONNX Runtime."""
+    data = load("mobile_profile")
+    found = data["encoders"]
+    groups = sorted(
+        {group for one in found.values() for group in one["milliseconds"]},
+        key=lambda group: -max(one["milliseconds"].get(group, 0) for one in found.values()),
+    )
+    lines = [line(["one image of MobileSAM", *found]), line(["---", *["---:"] * len(found)])]
+    sums = {title: sum(one["milliseconds"].values()) for title, one in found.items()}
+    for group in groups:
+        shares = (one["milliseconds"].get(group, 0) / sums[title] for title, one in found.items())
+        lines.append(line([group, *(f"{share:.0%}" if share else "–" for share in shares)]))
+    floats = {title.split(",")[0]: one["seconds"] for title, one in found.items() if title.endswith(", float")}
+    speeds = (floats[title.split(",")[0]] / one["seconds"] for title, one in found.items())
+    lines.append(line(["speed against float", *(f"{speed:.2f}×" for speed in speeds)]))
+    return "\n".join([*lines, "", machine_line(data)])
+
+
 def machine_line(data: Any) -> str:
     """Description of the machine."""
     one = data["machine"]
