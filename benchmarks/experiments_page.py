@@ -29,6 +29,7 @@ from benchmarks.performance_tables import (
     quantize_cost,
     reconstruction,
     solver,
+    torch_profile,
 )
 from benchmarks.reliability_tables import fuzzing, kills, server, threads
 from benchmarks.web import table as visits
@@ -74,6 +75,7 @@ def main() -> None:
             "openvino_profile": openvino_profile(),
             "half_units": half_units(),
             "mobile_profile": mobile_profile(),
+            "torch_profile": torch_profile(),
             "speed": speed(),
             "everything": everything(),
             "files": files(),

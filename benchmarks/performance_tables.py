@@ -195,6 +195,19 @@ def openvino_profile() -> str:
     return "\n".join([*lines, "", machine_line(data)])
 
 
+def torch_profile() -> str:
+    """Where the time goes in PyTorch: its own float encoder and ours."""
+    data = load("torch_profile")
+    times = data["milliseconds"]
+    most = {group: max(one.get(group, 0) for one in times.values()) for one in times.values() for group in one}
+    lines = [line(["two blocks of SAM-B", *times]), line(["---", *["---:"] * len(times)])]
+    lines += [
+        line([group, *(f"{one[group] / 1000:.2f} s" if group in one else "–" for one in times.values())])
+        for group in sorted(most, key=lambda group: -most[group])
+    ]
+    return "\n".join([*lines, "", machine_line(data)])
+
+
 def half_units() -> str:
     """A linear layer in the types of each runtime."""
     data = load("half_units")
