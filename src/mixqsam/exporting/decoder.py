@@ -1,9 +1,9 @@
 """Prompt encoder and mask decoder as a graph with the inputs and outputs of Meta's exported decoder.
 
 Inputs: image_embeddings [1, C, h, w]; point_coords [P, N, 2] in the frame's pixels; point_labels [P, N]: 1 object,
-0 background, 2 and 3 the corners of a box, −1 no point; mask_input [P or 1, 1, 4h, 4w]; has_mask_input [1];
-orig_im_size [2], height and width. Outputs: masks [P, M, height, width] (logits), iou_predictions [P, M], low_res_masks
-[P, M, 4h, 4w]. Meta's has P = 1.
+0 background, 2 and 3 the corners of a box, −1 no point; mask_input [1, 1, 4h, 4w], one mask for all prompts;
+has_mask_input [1]; orig_im_size [2], height and width. Outputs: masks [P, M, height, width] (logits),
+iou_predictions [P, M], low_res_masks [P, M, 4h, 4w]. Meta's has P = 1.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def decoder_values(maps: Sequence[ValueInfoProto]) -> tuple[list[ValueInfoProto]
         *maps,
         tensor("point_coords", "prompts", "points", 2),
         tensor("point_labels", "prompts", "points"),
-        tensor("mask_input", "prompts_or_1", 1, side, side),
+        tensor("mask_input", 1, 1, side, side),
         tensor("has_mask_input", 1),
         tensor("orig_im_size", 2),
     ]
@@ -76,7 +76,7 @@ class _Decoder:
         graph, side = self.graph, self.side
         points = self._tokens(self._points())
         image = graph.add("Add", "image_embeddings", self._masks())
-        # One image for all prompts, or as many as there are masks: until it has met the prompts it is not repeated.
+        # One image for all prompts: until it has met them it is not repeated.
         keys = graph.transpose(graph.reshape(image, 0, self.channels, side**2), 0, 2, 1)
         queries, keys = self._transformer(points, keys)
         logits, scores = self._heads(queries, keys)
