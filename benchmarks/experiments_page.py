@@ -85,7 +85,11 @@ def main() -> None:
     )
     fill(DOCS / "reliability.md", {"kills": kills(), "fuzzing": fuzzing(), "threads": threads(), "server": server()})
     fill(DOCS / "formats/README.md", {"agreement": agreement()})
-    fill(DOCS / "mobile-sam.md", {"reported": reported(), "tried": tried(), "tools": tools()})
+    mobile_rules = rules("mobile-sam 50", ("W6A6", "W4A4"))
+    fill(
+        DOCS / "mobile-sam.md",
+        {"reported": reported(), "mobile_rules": mobile_rules, "tried": tried(), "tools": tools()},
+    )
     fill(DOCS / "web.md", {"web": visits(load("web"))})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 

@@ -56,7 +56,8 @@ def rules(key: str, budgets: Sequence[str]) -> str:
     lines = [line(["", *budgets]), line(["---", *["---:"] * len(budgets)])]
     for form in RULES:
         found = [cells.get(f"{budget}, {form}, {DEFAULT_RECIPE}") for budget in budgets]
-        lines.append(line([form, *("–" if cell is None else _write_cell(cell) for cell in found)]))
+        if any(found):
+            lines.append(line([form, *("–" if cell is None else _write_cell(cell) for cell in found)]))
     return "\n".join(lines)
 
 

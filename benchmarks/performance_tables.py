@@ -82,6 +82,7 @@ def quantize_cost() -> str:
     stages = [stage for stage, seconds in runs[-1]["seconds"].items() if seconds >= 1]
     lines += [line([stage, *(f"{one['seconds'].get(stage, 0.0):.0f} s" for one in runs)]) for stage in stages]
     lines.append(line(["all", *(f"{one['total']:.0f} s" for one in runs)]))
+    lines.append(line(["peak memory", *(f"{one['peak_gigabytes']:.1f} GB" for one in runs)]))
     return "\n".join([*lines, "", machine_line(data)])
 
 

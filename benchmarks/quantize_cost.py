@@ -4,11 +4,12 @@
 
 Random weights of ViT-B, ViT-L or ViT-H, photographs of noise of 1024 × 1024 pixels, W4A4 by the default recipe with an
 empty cache. Each number of images runs in a process of its own; finished runs stay in the JSON file, and `--again`
-measures them anew. Two numbers of images tell what each stage takes once, and what it takes for an image.
+measures them again. Two numbers of images tell what each stage takes once, and what it takes for an image.
 """
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -57,7 +58,8 @@ def measure(size: str, count: int) -> dict[str, Any]:
         command += ["--count", str(count), "--fisher-draws", str(count), "--budget", "W4A4", "-o", str(folder / "out")]
         subprocess.run(command, check=True, env=os.environ | {"MIXQSAM_CACHE": str(folder / "cache")})  # noqa: S603
         seconds = read_json(folder / "out/run.json", what="the record of a run")["seconds"]
-    return {"images": count, "seconds": seconds, "total": sum(seconds.values())}
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    return {"images": count, "seconds": seconds, "total": sum(seconds.values()), "peak_gigabytes": peak}
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--size", choices=list(SIZES), default="b")
     parser.add_argument("--counts", type=int, nargs="*", default=[2])
-    parser.add_argument("--again", action="store_true", help="measure finished runs anew")
+    parser.add_argument("--again", action="store_true", help="measure finished runs again")
     arguments = parser.parse_args()
     content: dict[str, Any] = read_json(OUTPUT, what="results") if OUTPUT.is_file() else {"runs": {}}
     for count in arguments.counts:

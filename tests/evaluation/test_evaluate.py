@@ -158,7 +158,7 @@ def test_embeddings_are_kept_on_request(sam: Sam, samples: list[Sample], tmp_pat
     handle = sam.model.vision_encoder.register_forward_hook(lambda m, i, o: pytest.fail("encoded again"))
     kept.set_image(samples[0].open())
     handle.remove()
-    # A damaged file is made anew.
+    # A damaged file is made again.
     next(iter(tmp_path.iterdir())).write_text("x")
     for sample in samples:
         kept.set_image(sample.open())
