@@ -4,9 +4,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers.models.sam.modeling_sam import SamVisionLayer
-from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionLayer
 
+from mixqsam.families.vit_layers import SamHQVisionLayer, SamVisionLayer
 from mixqsam.numeric.derived import exact
 from mixqsam.runtime.attention import TOKENS, IntegerMlp, IntegerVisionAttention
 from mixqsam.runtime.kernels import IntegerLinear
@@ -35,12 +34,17 @@ class _IntegerLayer(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map [batch, height, width, channels] to the same shape."""
         attention = self.attn
-        if isinstance(attention, IntegerVisionAttention) and kernel_of(attention.qkv, hidden_states):
-            projection = kernel_of(attention.proj, hidden_states)
+        # Where gradients are wanted, the modules run one by one, and say that they have none.
+        if isinstance(attention, IntegerVisionAttention) and not self._is_trained(hidden_states):
+            projection = kernel_of(attention.qkv, hidden_states) and kernel_of(attention.proj, hidden_states)
             if projection is not None:
                 found: Tensor = self._forward(hidden_states, projection)
                 return found
         return cast("Tensor", super().forward(hidden_states))
+
+    def _is_trained(self, hidden_states: Tensor) -> bool:
+        values = [hidden_states, *self.parameters()]
+        return torch.is_grad_enabled() and any(one.requires_grad for one in values)
 
     @exact
     def _forward(self, hidden_states: Tensor, projection: IntegerLinear) -> Tensor:
