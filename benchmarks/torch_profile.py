@@ -88,7 +88,7 @@ def _stay_busy() -> None:
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """So many processes compute beside this one."""
+    """While this is open, `count` processes compute beside this one."""
     made = [multiprocessing.get_context("spawn").Process(target=_stay_busy, daemon=True) for _ in range(count)]
     for process in made:
         process.start()

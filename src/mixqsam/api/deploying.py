@@ -172,7 +172,7 @@ def predict_automatic(
         files=files,
     )
     if progress is None and not len(masks.scores):
-        # A progress has been told.
+        # A progress has its own note of this.
         _log.warning("%s", describe_nothing(str(model), options))
     return masks
 
