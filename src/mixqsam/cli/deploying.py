@@ -1,5 +1,6 @@
 """Commands that show, use and export quantized models. Only their bodies import modules that load torch."""
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -237,7 +238,8 @@ def export(
     for reason, count in Counter(exported.float_units.values()).items():
         first = next(name for name, why in exported.float_units.items() if why == reason)
         units = "1 unit computes with its" if count == 1 else f"{count} units compute with their"
-        lines.append(f"{units} quantized values in float arithmetic ({reason}), e.g. {first}")
+        why = reason if count == 1 else re.sub(r"^its\b", "their", reason)
+        lines.append(f"{units} quantized values in float arithmetic ({why}), e.g. {first}")
     data = {"directory": str(output), "files": dict(exported.files), "float_units": dict(exported.float_units)}
     made = {output / name: f"{size / 1e6:.2f} MB" for name, size in exported.files.items()}
     if exported.downloads:

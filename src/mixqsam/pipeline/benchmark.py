@@ -1,5 +1,6 @@
 """The job that times a quantized model on every backend beside the float one."""
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +105,9 @@ def _note_units_in_float(sam: Sam, session: Session) -> None:
     """Say which units PyTorch does not compute in integers."""
     reasons = Counter(why for _, why in simulated_units(sam.model))
     for why, count in reasons.most_common():
-        session.progress.note(f"PyTorch computes {count} quantized unit{'' if count == 1 else 's'} in float: {why}.")
+        units = "1 quantized unit" if count == 1 else f"{count} quantized units"
+        reason = why if count == 1 else re.sub(r"^its\b", "their", why)
+        session.progress.note(f"PyTorch computes {units} in float: {reason}.")
 
 
 def time_model(
