@@ -1,5 +1,6 @@
 """A convolutional encoder through everything that PyTorch does with a quantized model."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +177,22 @@ def directory(
     folder = tmp_path_factory.mktemp("quantized")
     save_model(model, Manifest.of(model, plan, recipe="omse", prompts_per_image=1), folder)
     return folder, plan, model
+
+
+@pytest.mark.filterwarnings("ignore:No gradients flow:RuntimeWarning")
+def test_a_model_whose_parameters_want_gradients_computes_the_same(
+    mobile: Sam, samples: list[Sample], ranges: Ranges
+) -> None:
+    plan = BitPlan.uniform(mobile.costs().units, UnitBits(8, 8))
+    # Its float parameters are those of all tests.
+    model = deepcopy(integer_model(nearest(mobile, plan, ranges)).model)
+    side = model.config.vision_config.image_size
+    pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(pixel_values=pixels, input_boxes=torch.tensor([[[5.0, 5.0, 30.0, 30.0]]])).pred_masks
+    model.requires_grad_(True)
+    found = model(pixel_values=pixels, input_boxes=torch.tensor([[[5.0, 5.0, 30.0, 30.0]]])).pred_masks
+    torch.testing.assert_close(found.detach(), expected)
 
 
 def test_transformers_loads_and_saves_it_as_it_is(

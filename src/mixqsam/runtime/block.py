@@ -9,7 +9,7 @@ from mixqsam.families.vit_layers import SamHQVisionLayer, SamVisionLayer
 from mixqsam.numeric.derived import exact
 from mixqsam.runtime.attention import TOKENS, IntegerMlp, IntegerVisionAttention
 from mixqsam.runtime.kernels import IntegerLinear
-from mixqsam.runtime.packed import kernel_of
+from mixqsam.runtime.packed import kernel_of, wants_gradients
 from mixqsam.runtime.windows import Windows
 
 
@@ -34,17 +34,12 @@ class _IntegerLayer(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map [batch, height, width, channels] to the same shape."""
         attention = self.attn
-        # Where gradients are wanted, the modules run one by one, and say that they have none.
-        if isinstance(attention, IntegerVisionAttention) and not self._is_trained(hidden_states):
+        if isinstance(attention, IntegerVisionAttention) and not wants_gradients(self, hidden_states):
             projection = kernel_of(attention.qkv, hidden_states) and kernel_of(attention.proj, hidden_states)
             if projection is not None:
                 found: Tensor = self._forward(hidden_states, projection)
                 return found
         return cast("Tensor", super().forward(hidden_states))
-
-    def _is_trained(self, hidden_states: Tensor) -> bool:
-        values = [hidden_states, *self.parameters()]
-        return torch.is_grad_enabled() and any(one.requires_grad for one in values)
 
     @exact
     def _forward(self, hidden_states: Tensor, projection: IntegerLinear) -> Tensor:

@@ -245,6 +245,11 @@ def kernel_of(layer: nn.Module, values: Tensor) -> IntegerLinear | None:
     return layer.kernel(values) if isinstance(layer, PackedLayer) else None
 
 
+def wants_gradients(module: nn.Module, values: Tensor) -> bool:
+    """Whether a backward pass may come: then modules run one by one, and say that they have no gradients."""
+    return torch.is_grad_enabled() and any(one.requires_grad for one in [values, *module.parameters()])
+
+
 def pack_layer(module: QuantizedLayer) -> PackedLayer:
     """The packed form of a fake-quantized layer; its tensors are shared where they can be."""
     stored = module.stored

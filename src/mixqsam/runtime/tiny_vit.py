@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mixqsam.families.tiny_vit import MBConv, PatchMerging, WindowAttention
 from mixqsam.numeric.derived import exact
 from mixqsam.runtime.kernels import IntegerLinear
-from mixqsam.runtime.packed import PackedConv2d, kernel_of
+from mixqsam.runtime.packed import PackedConv2d, kernel_of, wants_gradients
 
 # Values of the widest map of a block that are held at once: 2 MB.
 _VALUES = 1 << 19
@@ -67,7 +67,7 @@ class IntegerWindowAttention(WindowAttention):
     @exact
     def forward(self, tokens: Tensor) -> Tensor:
         """Map [windows, window², C] to the same shape."""
-        if kernel_of(self.qkv, tokens) is None:
+        if kernel_of(self.qkv, tokens) is None or wants_gradients(self, tokens):
             return super().forward(tokens)
         count = max(1, _LOGITS // (self.heads * tokens.shape[1] ** 2))
         biases = self.position_biases()
@@ -94,7 +94,7 @@ def _take_over(source: nn.Module, target: nn.Module) -> None:
 def _rows_of(block: nn.Module, maps: Tensor) -> "_Rows | None":
     """What computes a block for such an input; None where a 1×1 convolution is float, or the middle one rounds sums."""
     middle = block.conv2
-    if not isinstance(middle, PackedConv2d) or not middle.is_exact:
+    if not isinstance(middle, PackedConv2d) or not middle.is_exact or wants_gradients(block, maps):
         return None
     expand, reduce = (kernel_of(cast("nn.Module", layer), maps) for layer in (block.conv1, block.conv3))
     return None if expand is None or reduce is None else _Rows(block, expand, reduce)
