@@ -8,8 +8,9 @@ from torch import Tensor
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
 
-# Elements that are rounded at once, at all bit-widths; this many stay in the processor's cache.
-_PIECE = 1 << 16
+# Elements that are rounded at once, at all bit-widths: smaller pieces spend more time on starting threads, and larger
+# ones leave the processor's cache.
+_PIECE = 1 << 18
 
 
 def error_products(

@@ -22,7 +22,7 @@ from mixqsam.sam.units import operand_taps
 
 _PARTS: tuple[Part, ...] = ("encoder", "decoder")
 # Bytes that blocks may save before the next ones are computed again; at 1024 pixels a block of SAM-B saves 0.3 GB.
-_KEPT_BYTES = 3 << 30
+_KEPT_BYTES = 4 << 30
 # Given a unit and one of its activations: the values and their gradient.
 MeetActivation = Callable[[Unit, Operand, Tensor, Tensor], None]
 # Given a unit, its module, its input, and the gradient of its output.

@@ -68,7 +68,9 @@ class AffineGrid:
     def project(self, values: Tensor) -> Tensor:
         """The nearest grid point of each value (clipped to the grid's range)."""
         steps = (values / self.scale).round_()
-        return steps.clamp_(-self.zero, 2**self.bits - 1 - self.zero).mul_(self.scale)
+        # torch vectorizes these two, but not a clamp between tensors, which takes three times as long.
+        steps = torch.minimum(torch.maximum(steps, -self.zero), 2**self.bits - 1 - self.zero)
+        return steps.mul_(self.scale)
 
 
 def _next_bfloat16(values: Tensor) -> Tensor:

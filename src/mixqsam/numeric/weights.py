@@ -14,9 +14,9 @@ from mixqsam.numeric.search import search_rows
 # Factors of the extremes that are tried; where errors are weighted, a search is one of many and is coarser.
 _FACTORS, _COARSE = torch.linspace(0.01, 1, 100), torch.linspace(0.3, 1, 36)
 # Rows are searched in pieces of this many elements, so that a piece stays in the cache.
-_PIECE = 1 << 17
+_PIECE = 1 << 19
 # Elements of all candidates that are computed at once: larger pieces leave the processor's cache.
-_TOGETHER = 1 << 16
+_TOGETHER = 1 << 18
 
 
 @dataclass(frozen=True)
