@@ -4,8 +4,8 @@ Also the grids of weights, which need no images but the same observer.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -33,6 +33,8 @@ from mixqsam.sam.units import operand_taps
 # Raised when what a calibration means changes, so that old ones in the cache are not taken for new.
 _VERSION = 3
 
+# Given a sample, a context in which it passes through the model.
+Watch = Callable[[Sample], AbstractContextManager[None]]
 # (unit, operand) → what was seen of it.
 _Seen = dict[tuple[str, Operand], Statistics]
 # Unit → what was seen of its input's channels.
@@ -181,8 +183,9 @@ def cached_ranges(
     cache: Cache,
     progress: Progress,
     engine: Engine | None = None,
+    watch: Watch | None = None,
 ) -> Ranges:
-    """`calibrate`, or the finished calibration of the same model, samples and observer."""
+    """`calibrate`, or the finished calibration of the same model, samples and observer; `watch` then sees nothing."""
     engine = engine or SingleProcess()
     # Models without depthwise convolutions find what was kept before there were ranges of channels.
     channels = ["channels"] if depthwise_units(sam) else []
@@ -195,25 +198,39 @@ def cached_ranges(
         found = engine.gather(cache.get("calibration", key))[0]
         if found is not None:  # a process that we waited for has done it
             return Ranges.from_json(found)
-        ranges = calibrate(sam, samples, observer=observer, progress=progress, engine=engine)
+        ranges = calibrate(sam, samples, observer=observer, progress=progress, engine=engine, watch=watch)
         if engine.rank == 0:
             cache.put("calibration", key, ranges.to_json())
         return ranges
 
 
 def calibrate(
-    sam: Sam, samples: Sequence[Sample], *, observer: str, progress: Progress, engine: Engine | None = None
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    observer: str,
+    progress: Progress,
+    engine: Engine | None = None,
+    watch: Watch | None = None,
 ) -> Ranges:
     """Run the float model over the samples once and choose ranges for 2 to 8 bits.
 
     Memory does not grow with the number of images: each activation is reduced to a histogram as it passes. Processes
     of a group share the images; the ranges are the same, whatever their number.
 
+    Args:
+        sam: the float model.
+        samples: calibration images.
+        observer: how ranges are chosen.
+        progress: receives the progress.
+        engine: the group of processes.
+        watch: is open while a sample of this process passes, for whoever needs a pass over the same images.
+
     Raises:
         NumericError: an activation is not finite.
         ImageError: an image cannot be read.
     """
-    seen, seen_channels = _gathered(sam, samples, progress, engine or SingleProcess())
+    seen, seen_channels = _gathered(sam, samples, progress, engine or SingleProcess(), watch or _ignore)
     choose, label = OBSERVERS[observer], f"Ranges ({observer})"
     values: dict[str, dict[Operand, dict[int, Range]]] = {}
     for (unit, operand), one in progress.track(seen.items(), label=label, total=len(seen)):
@@ -225,7 +242,14 @@ def calibrate(
     return Ranges(observer, values, channels)
 
 
-def _gathered(sam: Sam, samples: Sequence[Sample], progress: Progress, engine: Engine) -> tuple[_Seen, _SeenChannels]:
+def _ignore(sample: Sample) -> AbstractContextManager[None]:
+    del sample
+    return nullcontext()
+
+
+def _gathered(
+    sam: Sam, samples: Sequence[Sample], progress: Progress, engine: Engine, watch: Watch
+) -> tuple[_Seen, _SeenChannels]:
     """Statistics of all samples; each process runs its share, and the first sample's ranges are everyone's base."""
     seen: _Seen = {}
     channels: _SeenChannels = {}
@@ -233,10 +257,11 @@ def _gathered(sam: Sam, samples: Sequence[Sample], progress: Progress, engine: E
     tracked = progress.track(own, label="Calibrating", total=len(own))
     with _observed(sam, seen, channels):
         for index, sample in enumerate(tracked):
-            if index == 0:
-                _agree_on_bases(sam, sample, [seen, channels], engine)
-            else:
-                run_sample(sam, sample)
+            with watch(sample):
+                if index == 0:
+                    _agree_on_bases(sam, sample, [seen, channels], engine)
+                else:
+                    run_sample(sam, sample)
         if not own:
             engine.gather([])
     parts = engine.gather((seen, channels))

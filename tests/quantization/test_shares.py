@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
 from mixqsam.numeric.compensation import gptq
@@ -13,7 +14,7 @@ from mixqsam.numeric.weights import QuantizedTensor, quantize_weight, weight_gri
 from mixqsam.progress import Silent
 from mixqsam.quantization.compensation import share
 from mixqsam.quantization.compensation.method import Compensation
-from mixqsam.quantization.compensation.share import _Inputs, find_shares
+from mixqsam.quantization.compensation.share import ShareMeter, _Inputs, find_shares, start_meter
 from mixqsam.sam.load import Sam
 
 WIDTH = 24
@@ -69,5 +70,28 @@ def test_every_weight_of_a_model_has_a_share(
     found = find_shares(sam, samples, method=Compensation(), cache=Cache(tmp_path), progress=Silent())
     assert set(found) == {unit.name for unit in sam.costs().units if unit.kind != "product"}
     assert all(0 < value <= 1 for value in found.values())
-    monkeypatch.setattr(share, "_measure", None)
+    monkeypatch.setattr(share, "_run_images", None)
     assert find_shares(sam, samples, method=Compensation(), cache=Cache(tmp_path), progress=Silent()) == found
+
+
+def test_a_calibration_serves_the_shares_too(
+    sam: Sam, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Compensation()
+    alone = find_shares(sam, samples, method=method, cache=Cache(tmp_path / "alone"), progress=Silent())
+    cache = Cache(tmp_path / "beside")
+    meter = start_meter(sam, samples, method=method, cache=cache)
+    assert meter is not None
+    calibrate(sam, samples, observer="minmax", progress=Silent(), watch=meter.watching)
+    monkeypatch.setattr(share, "_run_images", None)
+    assert find_shares(sam, samples, method=method, cache=cache, progress=Silent(), meter=meter) == alone
+    assert start_meter(sam, samples, method=method, cache=cache) is None
+
+
+def test_a_meter_that_has_not_seen_all_images_is_not_used(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
+    method = Compensation()
+    meter = ShareMeter(sam, samples, method=method)
+    calibrate(sam, samples[:1], observer="minmax", progress=Silent(), watch=meter.watching)
+    assert not meter.is_complete
+    found = find_shares(sam, samples, method=method, cache=Cache(tmp_path / "a"), progress=Silent(), meter=meter)
+    assert found == find_shares(sam, samples, method=method, cache=Cache(tmp_path / "b"), progress=Silent())

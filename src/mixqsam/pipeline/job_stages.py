@@ -63,6 +63,7 @@ def begin_quantization(
         options=options,
         measurements=measurements,
         models=models,
+        processes=session.engine.world,
     )
     announce(stages, find_hints(stages, recipe=recipe, options=measurements), session)
     begin_job(session.progress, stages)
@@ -76,11 +77,12 @@ def _list_stages(
     options: Options,
     measurements: AnalysisOptions,
     models: int,
+    processes: int,
 ) -> list[Stage]:
-    """The stages of a job that makes so many models; no budget where bits are not chosen."""
+    """The stages of a job that makes a number of models; no budget where bits are not chosen."""
     recipe, count = find_recipe(options.quantization.recipe), len(images.calibration)
     speed = measure_speed(sam, prompts=sample_prompts(images.calibration))
-    passes = list_passes(recipe, images=count, side=sam.image_size)
+    passes = list_passes(recipe, images=count, side=sam.image_size, processes=processes)
     stages = analysis_stages(speed, sam, images=count, options=measurements, recipe_passes=passes)
     is_calibrated = len(stages) > 1
     if budget is not None and budget.latency is not None:

@@ -8,7 +8,7 @@ from mixqsam.allocation.choose import Allocation, allocate
 from mixqsam.allocation.feasible import meets
 from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.store import is_quantized, load_model
-from mixqsam.calibrate import Ranges, cached_ranges
+from mixqsam.calibrate import Ranges, Watch, cached_ranges
 from mixqsam.data.records import holds_masks
 from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.deployed.backends import BACKENDS, backend_of
@@ -153,24 +153,39 @@ def select_annotations(data: Source, *, named: bool, session: Session) -> Path |
     return None
 
 
-def find_ranges(sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session) -> Ranges:
-    """Calibrate, or use the cached calibration."""
+def find_ranges(
+    sam: Sam, samples: Sequence[Sample], *, observer: str, session: Session, watch: Watch | None = None
+) -> Ranges:
+    """Calibrate, or use the cached calibration; `watch` is open while a sample passes."""
     with session.timed("calibration"):
         return cached_ranges(
-            sam, samples, observer=observer, cache=session.cache, progress=session.progress, engine=session.engine
+            sam,
+            samples,
+            observer=observer,
+            cache=session.cache,
+            progress=session.progress,
+            engine=session.engine,
+            watch=watch,
         )
 
 
 def analyze_model(
-    sam: Sam, samples: Sequence[Sample], *, options: AnalysisOptions, session: Session, observer: str | None = None
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    options: AnalysisOptions,
+    session: Session,
+    observer: str | None = None,
+    watch: Watch | None = None,
 ) -> Analysis:
     """Measure importance, synergy and sensitivities; measured images come from the cache.
 
-    Only the sensitivities need a calibration. Its ranges are those of `observer`, by default the options' own.
+    Only the sensitivities need a calibration. Its ranges are those of `observer`, by default the options' own, and
+    `watch` is open while it passes a sample.
     """
     observer = observer or options.observer
     measured = bool(options.sensitivity_bits or options.fisher)
-    ranges = find_ranges(sam, samples, observer=observer, session=session) if measured else None
+    ranges = find_ranges(sam, samples, observer=observer, session=session, watch=watch) if measured else None
     key = digest(sam.fingerprint, [sample.digest() for sample in samples])
     weights = session.grids.of(sam, observer=observer)
     with session.timed("analysis"), session.cache.lock("analysis", key, is_main_process=session.engine.rank == 0):

@@ -3,7 +3,8 @@
 See docs/method.md, “Sensitivity after compensation”.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -13,7 +14,6 @@ from mixqsam.calibrate import run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.moments import position_count, rows_at
-from mixqsam.plan import Unit
 from mixqsam.progress import Progress
 from mixqsam.quantization.compensation.method import Compensation
 from mixqsam.sam.hooks import Watcher, watched
@@ -24,7 +24,13 @@ _VERSION = 2
 
 
 def find_shares(
-    sam: Sam, samples: Sequence[Sample], *, method: Compensation, cache: Cache, progress: Progress
+    sam: Sam,
+    samples: Sequence[Sample],
+    *,
+    method: Compensation,
+    cache: Cache,
+    progress: Progress,
+    meter: "ShareMeter | None" = None,
 ) -> dict[str, float]:
     """Estimate how much of each weight's rounding error compensation leaves.
 
@@ -39,32 +45,79 @@ def find_shares(
         method: names the images, their positions, λ, and whether biases take up means.
         cache: keeps the shares.
         progress: receives steps.
+        meter: of the same model and method, which has watched the images pass; without one they pass here.
 
     Returns:
         Unit with a weight → share, 0 to 1.
     """
-    units = [unit for unit in sam.costs().units if unit.kind != "product"]
-    samples = method.select(samples, side=sam.image_size)
-    settings = [method.count_rows(len(samples)), min(method.dampings), method.biases]
-    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], settings)
+    key = _key(sam, samples, method)
     found: dict[str, float] | None = cache.get("shares", key)
     if found is None:
-        found = _measure(sam, samples, units, method=method, progress=progress)
+        if meter is None or not meter.is_complete:
+            meter = ShareMeter(sam, samples, method=method)
+            _run_images(sam, meter, progress)
+        found = meter.find_shares(progress)
         cache.put("shares", key, found)
     return found
 
 
-def _measure(
-    sam: Sam, samples: Sequence[Sample], units: Sequence[Unit], *, method: Compensation, progress: Progress
-) -> dict[str, float]:
-    rows = method.count_rows(len(samples))
-    inputs = {unit.name: _Inputs(sam.model.get_submodule(unit.name), rows=rows) for unit in units}
-    watchers: dict[str, Watcher] = {name: partial(_take, one) for name, one in inputs.items()}
-    with torch.no_grad(), watched(sam.model, watchers):
-        for sample in progress.track(samples, label="Inputs of weights", total=len(samples)):
-            run_sample(sam, sample)
-    tracked = progress.track(list(inputs), label="Gain of compensation", total=len(inputs))
-    return {name: inputs.pop(name).share(damping=min(method.dampings), centred=method.biases) for name in tracked}
+def start_meter(sam: Sam, samples: Sequence[Sample], *, method: Compensation, cache: Cache) -> "ShareMeter | None":
+    """Make a meter that watches a pass which is made anyway; None where the shares are known."""
+    known = cache.get("shares", _key(sam, samples, method)) is not None
+    return None if known else ShareMeter(sam, samples, method=method)
+
+
+def _key(sam: Sam, samples: Sequence[Sample], method: Compensation) -> str:
+    fitted = method.select(samples, side=sam.image_size)
+    settings = [method.count_rows(len(fitted)), min(method.dampings), method.biases]
+    return digest(_VERSION, sam.fingerprint, [sample.digest() for sample in fitted], settings)
+
+
+def _run_images(sam: Sam, meter: "ShareMeter", progress: Progress) -> None:
+    with torch.no_grad():
+        for sample in progress.track(meter.samples, label="Inputs of weights", total=len(meter.samples)):
+            with meter.watching(sample):
+                run_sample(sam, sample)
+
+
+class ShareMeter:
+    """Gathers the moments of all weights' inputs, while images pass through the float model.
+
+    Args:
+        sam: the float model.
+        samples: calibration images.
+        method: names those that count, their positions, λ, and whether biases take up means.
+    """
+
+    def __init__(self, sam: Sam, samples: Sequence[Sample], *, method: Compensation) -> None:
+        self.samples = method.select(samples, side=sam.image_size)
+        self._sam, self._method = sam, method
+        rows = method.count_rows(len(self.samples))
+        names = [unit.name for unit in sam.costs().units if unit.kind != "product"]
+        self._inputs = {name: _Inputs(sam.model.get_submodule(name), rows=rows) for name in names}
+        self._seen = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all images that count have passed."""
+        return self._seen == len(self.samples)
+
+    @contextmanager
+    def watching(self, sample: Sample) -> Iterator[None]:
+        """While this is open, the sample passes through the model; one that does not count is not watched."""
+        if not any(sample is one for one in self.samples):
+            yield
+            return
+        watchers: dict[str, Watcher] = {name: partial(_take, one) for name, one in self._inputs.items()}
+        with watched(self._sam.model, watchers):
+            yield
+        self._seen += 1
+
+    def find_shares(self, progress: Progress) -> dict[str, float]:
+        """Find the share of each weight; the moments are given up one by one."""
+        tracked = progress.track(list(self._inputs), label="Gain of compensation", total=len(self._inputs))
+        damping, centred = min(self._method.dampings), self._method.biases
+        return {name: self._inputs.pop(name).share(damping=damping, centred=centred) for name in tracked}
 
 
 class _Inputs:
