@@ -82,6 +82,36 @@ def test_an_output_is_checked_before_anything_is_computed(picture_folder: Path, 
     assert not file.exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "name", "words"),
+    [
+        ("predict", "-o", "x.json", "a mask is written as PNG; name a file that ends in .png."),
+        ("predict", "-o", "x.jpg", "a mask is written as PNG"),
+        ("predict", "-o", "x", "a mask is written as PNG"),
+        ("predict", "--overlay", "x.webp", "a picture is written as PNG or JPEG; name a file that ends in .png, .jpg"),
+        ("predict-automatic", "--overlay", "x.json", "a picture is written as PNG or JPEG"),
+    ],
+)
+def test_a_picture_with_another_ending_is_refused_before_the_work(
+    picture_folder: Path, tmp_path: Path, command: str, option: str, name: str, words: str
+) -> None:
+    prompts = ["--box", "5,5,40,30"] if command == "predict" else []
+    # A model that does not exist shows that nothing was loaded.
+    path = tmp_path / "missing" / name
+    done = run(command, picture_folder / "a.png", *prompts, "--model", "no-such-model", option, path)
+    assert done.exit_code == 4, done.output
+    assert f"{path}: {words}" in " ".join(done.output.split())
+    assert not path.parent.exists()
+
+
+def test_endings_of_pictures_may_be_in_capitals(picture_folder: Path, tmp_path: Path) -> None:
+    files = ("-o", tmp_path / "m.PNG", "--overlay", tmp_path / "o.JPEG")
+    done = run("predict", picture_folder / "a.png", "--box", "5,5,40,30", *files)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "m.PNG").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "o.JPEG").read_bytes().startswith(b"\xff\xd8")
+
+
 @pytest.mark.parametrize(("resumes", "words"), [(True, "Finished stages are cached"), (False, "Nothing was left")])
 def test_ctrl_c_promises_to_resume_only_where_stages_are_cached(
     resumes: bool, words: str, capsys: pytest.CaptureFixture[str]

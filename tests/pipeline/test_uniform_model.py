@@ -78,3 +78,19 @@ def test_a_job_makes_it_where_it_is_asked_for(
     )
     assert set(result.check) == {"float", "uniform", "mixed"}
     assert not any("--uniform" in note for note in session.progress.notes)  # type: ignore[attr-defined]
+
+
+def test_a_job_with_uniform_bits_says_that_it_has_no_other_model_to_make(
+    model_directory: Path, picture_folder: Path, tmp_path: Path, session: Session
+) -> None:
+    result = run_quantization(
+        model_directory,
+        Data(picture_folder, grid=2),
+        budget=Budget.parse("uniform:W4A4"),
+        output=tmp_path / "out",
+        options=Options(AnalysisOptions(count=1), quantization=QuantizationOptions("minmax"), uniform=True),
+        session=session,
+        evaluation=Evaluation(limit=0),
+    )
+    assert result.allocation is result.uniform
+    assert any("--uniform has no effect" in note for note in session.progress.notes)  # type: ignore[attr-defined]

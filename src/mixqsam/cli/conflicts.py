@@ -34,7 +34,7 @@ def check_conflicts(entries: Sequence[Entry], values: dict[str, Any], *, given: 
     Raises:
         BudgetError, InputError: two options contradict each other; the message names both.
     """
-    flags = {entry.name: entry.label for entry in entries}
+    flags = {entry.name: _name_option(entry, values.get(entry.name)) for entry in entries}
     if "allocation" in values and "allocation" not in given and given & {"budget", "keep", *CHOICE}:
         del values["allocation"]
     if "allocation" in values:
@@ -46,13 +46,18 @@ def check_conflicts(entries: Sequence[Entry], values: dict[str, Any], *, given: 
         return
     budgets = values.get("budgets") or ([values["budget"]] if "budget" in values else [])
     if budgets and all(budget.uniform is not None for budget in budgets):
-        for name in CHOICE:
+        for name in (*CHOICE, "uniform"):
             if name in given:
                 raise BudgetError(
                     f"The budget {budgets[0]} says the bits of all units, so {flags[name]} has no effect; remove "
                     "it, or give a budget such as W4A4, within which bits are chosen."
                 )
     _check_reconstruction(flags, values, given)
+
+
+def _name_option(entry: Entry, value: Any) -> str:
+    """Name an option as it was given; a switch that was turned off has another name."""
+    return entry.flags[0].split("/")[-1] if value is False else entry.label
 
 
 def _check_reconstruction(flags: dict[str, str], values: dict[str, Any], given: set[str]) -> None:

@@ -51,6 +51,8 @@ def begin_quantization(
     """
     recipe = find_recipe(options.quantization.recipe)
     is_uniform = budget.uniform is not None if stored is None else not stored.objective
+    if is_uniform and options.uniform:
+        session.progress.note("All units have the same bits already, so --uniform has no effect.")
     models = 1
     if images.check is not None and not is_uniform:
         units, wanted = sam.costs().units, options.uniform

@@ -11,7 +11,7 @@ from mixqsam.files import number_paths, write_together
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prediction import Prediction
 from mixqsam.prompts import Prompts, clip_boxes
-from mixqsam.reporting.overlay import draw_overlay, mask_image, picture_bytes, png_bytes
+from mixqsam.reporting.overlay import check_picture_paths, draw_overlay, mask_image, picture_bytes, png_bytes
 
 
 def run_prediction(
@@ -40,8 +40,9 @@ def run_prediction(
 
     Raises:
         InputError: the image, the prompts or the model cannot be used.
-        OutputError: a file cannot be written; then none is.
+        OutputError: a file cannot be written, or its name has an ending that is not written; then none is.
     """
+    check_picture_paths(mask=output, overlay=overlay)
     picture = open_image(image)
     prompts = prompts_of(picture.width, picture.height)
     predictor = make_predictor(model, backend=backend, device=device)

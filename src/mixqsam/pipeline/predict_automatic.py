@@ -12,7 +12,7 @@ from mixqsam.files import json_bytes, write_together
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import make_predictor
 from mixqsam.prompts import Prompts
-from mixqsam.reporting.overlay import draw_overlay, picture_bytes
+from mixqsam.reporting.overlay import check_picture_paths, draw_overlay, picture_bytes
 from mixqsam.sam.automatic import Masks, segment_everything
 from mixqsam.sam.automatic_options import Automatic
 
@@ -51,9 +51,11 @@ def run_automatic_prediction(
 
     Raises:
         InputError: the image or the model cannot be used, or the image is too small for its crops.
-        OutputError: a file cannot be written; then none is.
+        OutputError: a file cannot be written, or its name has an ending that is not written; then none is.
     """
-    picture, files = open_image(image), files or AutomaticFiles()
+    files = files or AutomaticFiles()
+    check_picture_paths(overlay=files.overlay)
+    picture = open_image(image)
     predictor = make_predictor(model, backend=backend, device=session.device)
     masks = segment_everything(predictor, picture, options, progress=session.progress)
     if not len(masks.scores):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from mixqsam.errors import OutputError
 from mixqsam.prompts import Prompts
 
 # Okabe–Ito colours, which colour-blind people can distinguish.
@@ -15,6 +16,8 @@ _COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 
 # Colours of lost and of gained pixels.
 LOST, GAINED = (230, 159, 0), (204, 60, 140)
 _CAPTION_HEIGHT = 28
+# Endings of the names of written pictures.
+_PNG, _JPEG = ".png", (".jpg", ".jpeg")
 
 
 def draw_overlay(image: Image.Image, masks: NDArray[np.bool_], prompts: Prompts) -> Image.Image:
@@ -93,9 +96,26 @@ def png_bytes(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
+def check_picture_paths(*, mask: Path | None = None, overlay: Path | None = None) -> None:
+    """Check that the names of pictures to write end as the files that are written: before any work.
+
+    Args:
+        mask: file of a mask, always PNG; None for none.
+        overlay: file of a picture, PNG or JPEG; None for none.
+
+    Raises:
+        OutputError: a name has another ending.
+    """
+    if mask is not None and mask.suffix.lower() != _PNG:
+        raise OutputError(f"{mask}: a mask is written as PNG; name a file that ends in {_PNG}.")
+    if overlay is not None and overlay.suffix.lower() not in {_PNG, *_JPEG}:
+        endings = f"{_PNG}, {' or '.join(_JPEG)}"
+        raise OutputError(f"{overlay}: a picture is written as PNG or JPEG; name a file that ends in {endings}.")
+
+
 def picture_bytes(image: Image.Image, path: Path) -> bytes:
     """Encode an RGB image for a file: as JPEG where its name says so, as PNG otherwise."""
-    return jpeg_bytes(image) if path.suffix.lower() in {".jpg", ".jpeg"} else png_bytes(image)
+    return jpeg_bytes(image) if path.suffix.lower() in _JPEG else png_bytes(image)
 
 
 def jpeg_bytes(image: Image.Image) -> bytes:
