@@ -188,7 +188,7 @@ def test_a_recipe_of_parts_is_not_suggested(model_directory: Path, photos: Path,
     [
         (["--budget", "uniform:W4A4", "--tied"], 3, "uniform:W4A4 says the bits of all units, so --tied has no effect"),
         (["-b", "uniform:W4A4", "--utility", "linear"], 3, "so --utility has no effect"),
-        (["-b", "uniform:W4A4", "--uniform"], 3, "so --uniform has no effect; remove it, or give a budget such as W4A4"),
+        (["-b", "uniform:W4A4", "--uniform"], 3, "so --uniform has no effect; remove it, or give a budget such"),
         (["-b", "uniform:W4A4", "--no-uniform"], 3, "so --no-uniform has no effect"),
         (["--allocation", "x.json", "--keep", "neck.*=8"], 3, "so --keep has no effect; remove one"),
         (["--allocation", "x.json", "-b", "W4A4"], 3, "so --budget has no effect"),

@@ -120,6 +120,7 @@ ToyModel.forward = forward
 
 TOY = Family(
     name="toy",
+    title="toy",
     model=ToyModel,
     config=ToyConfig,
     part=part,

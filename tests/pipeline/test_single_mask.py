@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 import mixqsam
 from mixqsam.cli.main import app
+from mixqsam.deployed.backends import ONNX
+from mixqsam.deployed.names import ENCODER
 from mixqsam.errors import InputError
 from mixqsam.families import FAMILIES
 from mixqsam.families.compatibility import random_model
@@ -68,8 +70,21 @@ def test_the_single_mask_is_that_of_a_model_without_dynamic_multimask(
     assert single != dynamic  # both come from the same cache
 
 
+def test_exported_files_are_refused_before_a_reference_is_asked_for(picture_folder: Path, tmp_path: Path) -> None:
+    ONNX.file(tmp_path, ENCODER).touch()
+    with pytest.raises(InputError, match="holds files for ONNX Runtime, which cannot change how a mask is chosen"):
+        mixqsam.evaluate(tmp_path, picture_folder, dynamic_multimask=False)
+    result = CliRunner().invoke(
+        app, ["evaluate", str(tmp_path), "--images", str(picture_folder), "--no-dynamic-multimask"]
+    )
+    assert result.exit_code == 2
+    text = " ".join(result.output.split())
+    assert "or leave out --no-dynamic-multimask" in text
+    assert "--reference" not in text
+
+
 def test_models_without_dynamic_multimask_are_refused(model_directory: Path, picture_folder: Path) -> None:
-    with pytest.raises(InputError, match="is a sam, whose single mask is never replaced"):
+    with pytest.raises(InputError, match="is a SAM, whose single mask is never replaced"):
         mixqsam.evaluate({"float": model_directory}, picture_folder, dynamic_multimask=False)
     words = ["evaluate", str(model_directory), "--images", str(picture_folder), "--no-dynamic-multimask"]
     words += ["--reference", str(model_directory)]

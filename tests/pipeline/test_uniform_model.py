@@ -55,8 +55,10 @@ def test_a_job_says_that_it_leaves_it_out_and_its_files_read_well_without(
     assert set(result.check) == {"float", "mixed"}
     assert any("--uniform makes it" in note for note in session.progress.notes)  # type: ignore[attr-defined]
     assert "mixqsam quantize --uniform" in (output / "report.html").read_text()
-    assert "None" not in (output / "summary.md").read_text()
-    assert "None" not in (output / "README.md").read_text()
+    for name in ("summary.md", "README.md"):
+        text = (output / name).read_text()
+        assert "The uniform model was not made; `mixqsam quantize --uniform` makes it, too." in text
+        assert "None" not in text
     made = json.loads((output / "run.json").read_text())["models"]
     assert made["uniform"]["mean_iou"] is None
     assert made["uniform"]["size"] > 0
@@ -77,6 +79,8 @@ def test_a_job_makes_it_where_it_is_asked_for(
         evaluation=Evaluation(data, limit=1),
     )
     assert set(result.check) == {"float", "uniform", "mixed"}
+    for name in ("summary.md", "README.md", "report.html"):
+        assert "was not made" not in (tmp_path / "out" / name).read_text()
     assert not any("--uniform" in note for note in session.progress.notes)  # type: ignore[attr-defined]
 
 

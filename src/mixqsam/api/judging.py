@@ -14,7 +14,7 @@ from mixqsam.evaluation.semantic import SemanticScores
 from mixqsam.options.fields import Nested
 from mixqsam.pipeline.automatic import run_automatic
 from mixqsam.pipeline.detect import run_detection
-from mixqsam.pipeline.evaluate import run_evaluation, with_reference
+from mixqsam.pipeline.evaluate import check_single_masks, run_evaluation, with_reference
 from mixqsam.pipeline.options import Data
 from mixqsam.pipeline.semantic import run_semantic
 from mixqsam.pipeline.tasks import DetectionOptions, OrientedData, SemanticData
@@ -103,6 +103,7 @@ def evaluate(
     Raises:
         MixqsamError: any of its kinds; the message says what to do.
     """
+    check_single_masks([str(source) for source in _name_models(models).values()], dynamic_multimask=dynamic_multimask)
     session = start_session(cache, progress, device=device, processes=processes, is_group=True)
     scores = run_evaluation(
         _put_reference_first(models, reference),

@@ -68,7 +68,7 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "map": ("mAP50:95, area", lambda value: f"{value:.1f}"),
     "truth_iou": ("mean IoU to truth", lambda value: f"{value:.3f}"),
     "mean_iou": ("mean IoU to float", lambda value: f"{value:.3f}"),
-    "kl": ("KL to float", lambda value: f"{value:.2e}"),
+    "kl": ("KL to float", lambda value: f"{value:.2e}" if value else "0"),
 }
 
 

@@ -1,9 +1,9 @@
 """The commands that judge models. Their bodies load torch, so they import what they need when they run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mixqsam.cli.command import command, line
 from mixqsam.cli.console import models_table
@@ -26,6 +26,9 @@ from mixqsam.pipeline.data import SkipMissing
 from mixqsam.pipeline.options import Data
 from mixqsam.pipeline.tasks import DetectionOptions, OrientedData, SemanticData
 from mixqsam.sam.automatic_options import Automatic
+
+if TYPE_CHECKING:
+    from mixqsam.evaluation.evaluate import EvaluationResult
 
 
 @command()
@@ -102,9 +105,9 @@ def evaluate(
 ) -> Outcome | None:
     """Compare with the float model: COCO mask AP with annotations, else fidelity of masks."""
     from mixqsam.cli.session import open_session
-    from mixqsam.cli.tables import quality
-    from mixqsam.pipeline.evaluate import float_costs, result_paths, run_evaluation, stored_costs, with_reference
+    from mixqsam.pipeline.evaluate import check_single_masks, result_paths, run_evaluation, with_reference
 
+    check_single_masks(models, dynamic_multimask=dynamic_multimask)
     sources = with_reference(models, reference)
     session = open_session(cache, device, processes=processes, is_group=True)
     scores = run_evaluation(
@@ -119,25 +122,31 @@ def evaluate(
     )
     if session.engine.rank:
         return None
-    rows = {name: stored_costs(Path(sources[name])) | quality(result) for name, result in scores.items()}
-    quantized = [model for model in models if stored_costs(Path(model))]
-    if "float" in rows:
-        rows["float"] = (float_costs(Path(quantized[0])) if quantized else {}) | rows["float"]
+    rows, quantized = _tabulate(scores, sources, models)
     basis = next(iter(scores.values())).basis
     outcome = _make_outcome(basis, rows, {name: result.to_json() for name, result in scores.items()}, output)
-    next_options = {
-        "directories": quantized,
-        "output": new_path("report.html"),
-        "reference": reference,
-        "limit": limit,
-        "cache": cache,
-    }
-    following = (
-        {line("report", next_options | flat_values(images)): "see the masks that differ most"} if quantized else {}
-    )
     files = {} if results is None else result_paths(results, list(sources))
     written = {path: f"COCO results of {name}" for name, path in files.items()}
+    if not quantized:
+        return replace(outcome, made={**outcome.made, **written})
+    next_options = {"reference": reference, "limit": limit, "cache": cache, **flat_values(images)}
+    next_options |= {"directories": quantized, "output": new_path("report.html")}
+    following = {line("report", next_options): "see the masks that differ most"}
     return replace(outcome, made={**outcome.made, **written}, next=following)
+
+
+def _tabulate(
+    scores: Mapping[str, "EvaluationResult"], sources: Mapping[str, str], models: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Collect costs and quality of each model; also name those of the `models` that are quantized directories."""
+    from mixqsam.cli.tables import quality
+    from mixqsam.pipeline.evaluate import float_costs, stored_costs
+
+    rows = {name: stored_costs(Path(sources[name])) | figures for name, figures in quality(scores).items()}
+    quantized = [model for model in models if stored_costs(Path(model))]
+    if "float" in rows and quantized:
+        rows["float"] = float_costs(Path(quantized[0])) | rows["float"]
+    return rows, quantized
 
 
 @command()

@@ -43,8 +43,8 @@ def allocation_table(
     rows[allocation.kind] = {"size": allocation.size, "bitops": allocation.bitops, "latency": allocation.latency}
     if latency is not None:
         rows["float"]["measured"], rows[allocation.kind]["measured"] = latency.float_measured, latency.measured
-    for name in rows.keys() & results.keys():
-        rows[name] |= quality(results[name])
+    for name, figures in quality(results).items():
+        rows.get(name, {}).update(figures)
     return models_table(title, {headings[name]: row for name, row in rows.items()})
 
 
@@ -81,8 +81,17 @@ def proof(allocation: Allocation) -> list[str]:
     ]
 
 
-def quality(result: EvaluationResult) -> dict[str, Any]:
-    """Figures of an evaluation result, by the keys of the tables."""
+def quality(results: Mapping[str, EvaluationResult]) -> dict[str, dict[str, Any]]:
+    """Model → figures of its evaluation, by the keys of the tables; a reference agrees with itself entirely."""
+    figures = {name: _figures(result) for name, result in results.items()}
+    if any(result.fidelity is not None for result in results.values()):
+        for one in figures.values():
+            one.setdefault("mean_iou", 1.0)
+            one.setdefault("kl", 0.0)
+    return figures
+
+
+def _figures(result: EvaluationResult) -> dict[str, Any]:
     scores: dict[str, Any] = {} if result.coco is None else asdict(result.coco)
     scores["truth_iou"] = result.truth_iou
     if result.fidelity is not None:

@@ -175,6 +175,7 @@ class Family:
 
     Attributes:
         name: `model_type` of its configurations.
+        title: its name, as messages call it.
         model: transformers' class of models.
         config: transformers' class of configurations.
         part: name of a module → the part of the model that it belongs to; None for what stays float.
@@ -202,6 +203,7 @@ class Family:
     """
 
     name: str
+    title: str
     model: type[PreTrainedModel]
     config: type[PreTrainedConfig]
     part: Callable[[str], Part | None]

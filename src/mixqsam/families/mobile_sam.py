@@ -75,6 +75,7 @@ def _sample() -> MobileSamConfig:
 
 MOBILE_SAM = Family(
     name="mobile_sam",
+    title="MobileSAM",
     model=MobileSamModel,
     config=MobileSamConfig,
     part=tiny_encoder.part,

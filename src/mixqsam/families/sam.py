@@ -26,6 +26,7 @@ def _sample() -> SamConfig:
 
 SAM = Family(
     name="sam",
+    title="SAM",
     model=SamModel,
     config=SamConfig,
     part=plain_vit.part,

@@ -113,6 +113,7 @@ def _sample() -> Sam2Config:
 
 SAM2 = Family(
     name="sam2",
+    title="SAM 2",
     model=Sam2Model,
     config=Sam2Config,
     part=pyramid.part,

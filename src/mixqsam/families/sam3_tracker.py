@@ -122,6 +122,7 @@ def _sample() -> Sam3TrackerConfig:
 
 SAM3_TRACKER = Family(
     name="sam3_tracker",
+    title="SAM 3 tracker",
     model=Sam3TrackerModel,
     config=Sam3TrackerConfig,
     part=pyramid.part,

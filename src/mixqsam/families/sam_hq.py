@@ -104,6 +104,7 @@ def _sample() -> SamHQConfig:
 
 SAM_HQ = Family(
     name="sam_hq",
+    title="SAM-HQ",
     model=SamHQModel,
     config=SamHQConfig,
     part=plain_vit.part,

@@ -52,6 +52,7 @@ def _sample() -> SamHqLightConfig:
 
 SAM_HQ_LIGHT = Family(
     name="sam_hq_light",
+    title="light SAM-HQ",
     model=SamHqLightModel,
     config=SamHqLightConfig,
     part=tiny_encoder.part,

@@ -53,6 +53,7 @@ def run_evaluation(
     """
     if results is not None and data.annotations is None:
         raise InputError("COCO results need --annotations: only these have the ids of images and categories.")
+    check_single_masks([str(source) for source in models.values()], dynamic_multimask=dynamic_multimask)
     samples = data.samples(count=limit, progress=session.progress)[:limit]
     loaded = {
         name: _load_with_key(source, session, dynamic_multimask=dynamic_multimask) for name, source in models.items()
@@ -96,15 +97,24 @@ def result_paths(path: Path, names: Sequence[str]) -> dict[str, Path]:
     }
 
 
-def _load_with_key(source: str | Path, session: Session, *, dynamic_multimask: bool) -> tuple[str, Predictor]:
-    """Load a model's fingerprint and its predictor: quantization is simulated, except in exported files."""
-    path = Path(source).expanduser()
-    if backend := backend_of(path):
-        if not dynamic_multimask:
+def check_single_masks(sources: Sequence[str], *, dynamic_multimask: bool) -> None:
+    """Check that models may go without `dynamic_multimask`, as far as this needs no loading.
+
+    Raises:
+        InputError: an exported model is to go without.
+    """
+    for path in () if dynamic_multimask else [Path(source).expanduser() for source in sources]:
+        if backend := backend_of(path):
             raise InputError(
                 f"{path} holds files for {backend.title}, which cannot change how a mask is chosen; evaluate the "
                 "directory that they were exported from, or leave out --no-dynamic-multimask."
             )
+
+
+def _load_with_key(source: str | Path, session: Session, *, dynamic_multimask: bool) -> tuple[str, Predictor]:
+    """Load a model's fingerprint and its predictor: quantization is simulated, except in exported files."""
+    path = Path(source).expanduser()
+    if backend_of(path):
         files = sorted(file for file in path.iterdir() if file.is_file())
         return digest([digest_file(file) for file in files]), make_predictor(path)
     sam = load(source, device=session.device)
@@ -112,7 +122,7 @@ def _load_with_key(source: str | Path, session: Session, *, dynamic_multimask: b
         return sam.fingerprint, SamPredictor(sam)
     if sam.family.hold_single_mask is None:
         raise InputError(
-            f"{source} is a {sam.family.name}, whose single mask is never replaced; leave out --no-dynamic-multimask, "
+            f"{source} is a {sam.family.title}, whose single mask is never replaced; leave out --no-dynamic-multimask, "
             "which is for SAM 2 and SAM 3."
         )
     sam.family.hold_single_mask(sam.model)

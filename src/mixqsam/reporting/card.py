@@ -11,7 +11,7 @@ from mixqsam.plan import HALF_BITS, BitPlan
 from mixqsam.prompts import describe_basis
 from mixqsam.reporting.page import QUALITIES
 from mixqsam.reporting.record import Figures, Run
-from mixqsam.reporting.verdict import describe_verdict
+from mixqsam.reporting.verdict import describe_missing_uniform, describe_verdict
 
 NAME = "README.md"
 # Stands for the repository's name until the model is pushed.
@@ -123,6 +123,7 @@ def _protocol(content: CardContent) -> list[str]:
             f"The quality was measured on {describe_basis(check.images, check.prompts, check.kind)}; the calibration "
             f"{usage}. Masks of integer kernels are those of a simulation in float."
         )
+        measured = " ".join([measured, *describe_missing_uniform(run)])
     made = f"mixqsam {run.versions.get('mixqsam', '')} made the model with torch {run.versions.get('torch', '')}."
     return ["## How it was made and measured", "", f"{about} {measured} {made}"]
 

@@ -234,6 +234,14 @@ class Run(_Strict):
         """Figures of the model that the run wrote."""
         return self.models[self.quantized_name]
 
+    @property
+    def lacks_uniform(self) -> bool:
+        """Whether quality was measured, but the uniform model was not made for the comparison."""
+        uniform = self.models.get("uniform")
+        if uniform is None or self.check is None or self.quantized_name == "uniform":
+            return False
+        return uniform.mean_iou is None
+
     @classmethod
     def from_json(cls, value: Any, *, source: str) -> "Run":
         """Validate; `source` names the file in errors.

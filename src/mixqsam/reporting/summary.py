@@ -8,9 +8,9 @@ from mixqsam.measurements import Analysis
 from mixqsam.options.numbers import format_giga
 from mixqsam.plan import BitPlan
 from mixqsam.reporting.latency import tabulate_latency
-from mixqsam.reporting.record import CalibrationImages, EvaluationImages, Figures, Latency, Piece, Run, Search
+from mixqsam.reporting.record import CalibrationImages, Figures, Latency, Piece, Run, Search
 from mixqsam.reporting.searched import HEADINGS, describe_search
-from mixqsam.reporting.verdict import describe_verdict
+from mixqsam.reporting.verdict import describe_missing_uniform, describe_verdict
 
 
 def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str, Any], run: Run) -> str:
@@ -31,7 +31,7 @@ def write_summary(analysis: Analysis, *, plan: BitPlan, allocation: Mapping[str,
         f"Recipe: `{run.recipe}`. {_describe_calibration(analysis, run)}",
         "",
         *_models(run.models),
-        *_describe_evaluation(run.check),
+        *_describe_evaluation(run),
         "",
         *_search(run.search),
         *_latency(run.latency),
@@ -84,15 +84,16 @@ def _describe_calibration(analysis: Analysis, run: Run) -> str:
     return f"Calibrated on the {analysis.images} images below, drawn with seed {run.calibration.seed}."
 
 
-def _describe_evaluation(check: EvaluationImages | None) -> list[str]:
+def _describe_evaluation(run: Run) -> list[str]:
+    check = run.check
     if check is None:
         return []
     of_kind = f" ({check.kind})" if check.kind else ""
     usage = "used them, too" if check.seen else "did not use them"
-    return [
-        "",
-        f"Quality is measured on {check.images} images with {check.prompts} prompts{of_kind}; the calibration {usage}.",
-    ]
+    measured = (
+        f"Quality is measured on {check.images} images with {check.prompts} prompts{of_kind}; the calibration {usage}."
+    )
+    return ["", " ".join([measured, *describe_missing_uniform(run)])]
 
 
 def _calibration_images(calibration: CalibrationImages | None) -> list[str]:

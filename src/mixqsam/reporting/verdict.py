@@ -25,6 +25,13 @@ def describe_verdict(run: Run) -> str:
     return " ".join(sentences)
 
 
+def describe_missing_uniform(run: Run) -> list[str]:
+    """Say in Markdown why the uniform model has no figures of quality; empty where it has some, or none has."""
+    if not run.lacks_uniform:
+        return []
+    return ["The uniform model was not made; `mixqsam quantize --uniform` makes it, too."]
+
+
 def _format_agreement(figures: Figures) -> str:
     if figures.mean_iou_interval is None:
         return f"{figures.mean_iou:.3f}"
