@@ -38,7 +38,7 @@ from mixqsam.sam.load import Sam, load_sam
 
 _BUDGETS = ("W6A6", "W4A4", "W3A3")
 _IMAGES, _GROUP, _RECIPE = 32, 4, "compensated"
-# Rules: at most this share of operands changes, in so many consecutive groups.
+# Rules: at most this share of operands changes, in this number of consecutive groups.
 _RULES = ((0.02, 1), (0.05, 1), (0.05, 2), (0.1, 1), (0.1, 2), (0.1, 3))
 
 

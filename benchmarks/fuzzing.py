@@ -37,7 +37,7 @@ MEMORY = 3 << 30
 SECONDS = 10
 
 
-class TookTooLong(Exception):  # noqa: N818  (it is no error of the reader's)
+class TookTooLong(Exception):  # noqa: N818  (it is not an error of the reader's)
     """A file has taken too long."""
 
 

@@ -29,7 +29,7 @@ from mixqsam.files import write_json
 from mixqsam.sam.forward import make_frame
 from mixqsam.sam.load import Sam, default_processor
 
-# What OpenVINO's types of nodes do, for people; the fused attention is told by its softmax.
+# What OpenVINO's types of nodes do, for people; the fused attention is recognised by its softmax.
 _ATTENTION, _REST = "attention, fused", "sums, GELU, quantizers, masks"
 _GROUPS = {
     "FullyConnected": "linear layers",

@@ -92,8 +92,8 @@ def _singular(run: str) -> str:
 
 def _names(files: Sequence[str]) -> str:
     """Files that differ, without pictures, which depend on them."""
-    told = [name.rsplit("/", maxsplit=1)[-1] for name in files if name.endswith((".json", ".safetensors"))]
-    return ", ".join(f"`{name}`" for name in told) if told else "the same"
+    names = [name.rsplit("/", maxsplit=1)[-1] for name in files if name.endswith((".json", ".safetensors"))]
+    return ", ".join(f"`{name}`" for name in names) if names else "the same"
 
 
 def server() -> str:

@@ -35,16 +35,16 @@ def run(name: str, *arguments: str, folder: Path) -> str:
 
 
 def test_shrink_then_deploy(workplace: Path) -> None:
-    told = run("shrink_finetuned.py", "my-sam", "photos", "0.6x", "out", folder=workplace)
-    assert "IoU with the float model's: " in told
+    printed = run("shrink_finetuned.py", "my-sam", "photos", "0.6x", "out", folder=workplace)
+    assert "IoU with the float model's: " in printed
     assert (workplace / "out/report.html").is_file()
     models = json.loads((workplace / "out/run.json").read_text())["models"]
     assert models["mixed"]["size"] <= 0.6 * models["float"]["size"]
 
     pytest.importorskip("onnxruntime")
     arguments = ["out", "out-onnx", "photos/0.jpg", "--box", "10", "10", "50", "50", "--mask", "mask.png"]
-    told = run("deploy_onnxruntime.py", *arguments, folder=workplace)
-    assert "predicted IoU" in told
+    printed = run("deploy_onnxruntime.py", *arguments, folder=workplace)
+    assert "predicted IoU" in printed
     mask = np.asarray(Image.open(workplace / "mask.png"))
     assert mask.shape == (60, 64)
     assert set(np.unique(mask)) <= {0, 255}
@@ -52,8 +52,8 @@ def test_shrink_then_deploy(workplace: Path) -> None:
 
 def test_compare(workplace: Path) -> None:
     arguments = ["my-sam", "photos", "comparison", "--recipes", "minmax", "omse", "--budgets", "W4A4"]
-    told = run("compare_recipes.py", *arguments, "--calibration", "2", folder=workplace)
-    assert told.startswith("W4A4: ")
+    printed = run("compare_recipes.py", *arguments, "--calibration", "2", folder=workplace)
+    assert printed.startswith("W4A4: ")
     assert (workplace / "comparison/comparison.svg").is_file()
 
 

@@ -150,19 +150,19 @@ print(run_guarded(work, debug=False))
 """
 
 
-def told(code: str) -> str:
+def output_of(code: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     return done.stdout
 
 
 def test_sigterm_unwinds_like_ctrl_c() -> None:
-    assert told(_UNWINDS).split() == ["cleaned", "143", "True"]
+    assert output_of(_UNWINDS).split() == ["cleaned", "143", "True"]
 
 
 def test_a_signal_while_solving_stops_the_command() -> None:
     """The solver used to swallow it, and the command went on with an allocation that was not the best."""
-    words = told(_SOLVES).split()
+    words = output_of(_SOLVES).split()
     assert words[-1] == "143"
     assert "went" not in words
 

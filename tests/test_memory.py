@@ -25,7 +25,7 @@ from tests.oracles import logits_of, mixture, nearest
 
 
 def displaced(tensor: Tensor, *, by: int) -> Tensor:
-    """The same values, so many bytes behind an aligned address."""
+    """The same values, `by` bytes behind an aligned address."""
     space = torch.empty(tensor.nbytes + 2 * ALIGNMENT, dtype=torch.uint8)
     start = -space.data_ptr() % ALIGNMENT + by
     moved = space[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
@@ -42,7 +42,7 @@ def tensors_of(model: nn.Module) -> list[Tensor]:
 
 
 def shift_data(path: Path, *, by: int) -> None:
-    """Lengthen the header of a safetensors file, so that its tensors start so many bytes behind a cache line."""
+    """Lengthen the header of a safetensors file, so that its tensors start `by` bytes behind a cache line."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = content[8 : 8 + length].rstrip()

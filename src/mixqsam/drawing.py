@@ -91,7 +91,7 @@ def _tiles_of(shares: NDArray[np.float64], tile: int) -> Iterator[tuple[slice, s
 
 
 def stretch(values: NDArray[np.float64], length: int) -> NDArray[np.float64]:
-    """Interpolate rows [n, …] to so many rows, bilinearly between the rows' centres; beyond the ends they repeat."""
+    """Interpolate rows [n, …] to `length` rows, bilinearly between the rows' centres; beyond the ends they repeat."""
     centres = np.clip((np.arange(length) + 0.5) * len(values) / length - 0.5, 0, len(values) - 1)
     below = np.floor(centres).astype(np.int64)
     above = np.minimum(below + 1, len(values) - 1)

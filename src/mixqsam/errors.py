@@ -81,7 +81,7 @@ class DependencyError(MixqsamError):
     exit_code = 8
 
 
-# Of what a user gave, a message repeats at most so many characters.
+# Maximum number of characters that a message repeats of what a user gave.
 _MOST_INPUT = 200
 
 

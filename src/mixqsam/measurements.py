@@ -98,7 +98,7 @@ class Analysis:
         """The inverse of `to_json`; `source` names the file in errors.
 
         Raises:
-            ArtifactError: it is no analysis, of a newer version, or its arrays do not fit its units.
+            ArtifactError: it is not an analysis, is of a newer version, or its arrays do not fit its units.
         """
         if not isinstance(value, dict) or value.get("format") != "mixqsam-analysis":
             raise ArtifactError(f"{source} is not an analysis; make one with `mixqsam analyze`.")

@@ -120,19 +120,19 @@ class Followed(Silent):
     def __init__(self) -> None:
         super().__init__()
         self.stages: list[Stage] = []
-        self.told: list[str] = []
+        self.events: list[str] = []
 
     def begin(self, stages: list[Stage]) -> None:
         self.stages = list(stages)
 
     def enter(self, stage: str) -> None:
-        self.told.append(stage)
+        self.events.append(stage)
 
     def leave(self, stage: str) -> None:
-        self.told.append(f"/{stage}")
+        self.events.append(f"/{stage}")
 
     def end(self) -> None:
-        self.told.append("end")
+        self.events.append("end")
 
 
 def test_quantize_follows_its_stages_and_says_what_it_takes(
@@ -158,7 +158,7 @@ def test_quantize_follows_its_stages_and_says_what_it_takes(
     assert all(stage.seconds > 0 for stage in progress.stages if stage.name != "quantization")
     # Each expected stage is entered as often as it has parts.
     for stage in progress.stages:
-        assert progress.told.count(stage.name) == stage.parts, stage
-    assert progress.told[-1] == "end"
-    (told,) = [note for note in progress.notes if note.startswith("This takes about")]
-    assert "stages in the cache take no time" in told
+        assert progress.events.count(stage.name) == stage.parts, stage
+    assert progress.events[-1] == "end"
+    (note,) = [note for note in progress.notes if note.startswith("This takes about")]
+    assert "stages in the cache take no time" in note

@@ -89,7 +89,7 @@ def test_a_budget_that_is_too_small_is_told_in_megabytes_and_percent_and_its_sug
 def test_a_budget_that_limits_nothing_is_noted(budget: str, note: str | None) -> None:
     progress = Silent()
     run_allocation(analysis(7), Budget.parse(budget), options=AllocationOptions(), session=Session(progress=progress))
-    assert [note in told for told in progress.notes] == ([True] if note else []) if note else not progress.notes
+    assert [note in text for text in progress.notes] == ([True] if note else []) if note else not progress.notes
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_only_near_names_are_suggested() -> None:
 
 
 def test_old_and_wrong_files_of_options_are_named(tmp_path: Path) -> None:
-    def told(name: str, text: str | None, *, command: str = "quantize") -> str:
+    def output_of(name: str, text: str | None, *, command: str = "quantize") -> str:
         path = tmp_path / name
         if text is None:
             path.mkdir()
@@ -123,16 +123,16 @@ def test_old_and_wrong_files_of_options_are_named(tmp_path: Path) -> None:
             path.write_text(text)
         return " ".join(run(command, "--config", path, "-i", tmp_path / "none", "-o", tmp_path / "out").output.split())
 
-    assert "check is now eval_limit; the next release drops" in told("a.toml", "check = 2\n")
-    assert "limit is now eval_limit" in told("b.toml", "limit = 2\n", command="compare")
-    assert "lambda is now synergy_weight" in told("c.toml", "lambda = 0.5\n")
-    assert "the option 'chek' is unknown; `--help-all` lists" in told("d.toml", "chek = 2\n")
-    assert "is a folder, not a file of options; give a TOML file" in told("folder", None)
+    assert "check is now eval_limit; the next release drops" in output_of("a.toml", "check = 2\n")
+    assert "limit is now eval_limit" in output_of("b.toml", "limit = 2\n", command="compare")
+    assert "lambda is now synergy_weight" in output_of("c.toml", "lambda = 0.5\n")
+    assert "the option 'chek' is unknown; `--help-all` lists" in output_of("d.toml", "chek = 2\n")
+    assert "is a folder, not a file of options; give a TOML file" in output_of("folder", None)
     (tmp_path / "out.d").mkdir()
     (tmp_path / "out.d/run.json").write_text("{}")
     assert "out.d/run.json" in run("quantize", "--config", tmp_path / "out.d", "-i", "x", "-o", "y").output
-    assert "is an analysis, not a file of options" in told("e.json", '{"format": "mixqsam-analysis"}')
-    assert "is the configuration of a model" in told("f.json", '{"model_type": "sam"}')
+    assert "is an analysis, not a file of options" in output_of("e.json", '{"format": "mixqsam-analysis"}')
+    assert "is the configuration of a model" in output_of("f.json", '{"model_type": "sam"}')
 
 
 def test_help_tells_images_of_the_evaluation_from_those_of_the_calibration() -> None:

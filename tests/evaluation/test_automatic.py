@@ -265,9 +265,9 @@ def test_python_is_warned_of_a_model_that_is_sure_of_nothing(
     assert "sam-tiny finds no mask with a predicted IoU of at least 0.88" in caplog.text
     assert len(found.scores) == 0
     assert json.loads((tmp_path / "made" / "m.json").read_text()) == []
-    told, before = Silent(), caplog.text
-    assert len(predict_automatic(picture_folder / "a.png", options=options, progress=told).scores) == 0
-    assert len(told.notes) == 1
+    progress, before = Silent(), caplog.text
+    assert len(predict_automatic(picture_folder / "a.png", options=options, progress=progress).scores) == 0
+    assert len(progress.notes) == 1
     assert caplog.text == before
 
 

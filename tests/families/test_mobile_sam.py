@@ -269,7 +269,7 @@ LAYER = "image_encoder.layers.1.blocks.0"
         (put(f"{LAYER}.attn.attention_biases", (5, 25)), "num_heads must divide embed_dims"),
         (lambda state: {f"student.{key}": tensor for key, tensor in state.items()}, "foreign tensors, e.g. student."),
         (lambda state: {"image_encoder.patch_embed.proj.weight": torch.ones(1)}, "does not have MobileSAM's layout"),
-        (lambda state: [1, 2], "does not have MobileSAM's layout|is no state dict"),
+        (lambda state: [1, 2], "does not have MobileSAM's layout|is not a state dict"),
         (lambda state: {"hook": print}, "holds more than tensors"),
     ],
 )

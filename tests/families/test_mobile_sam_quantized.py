@@ -142,8 +142,8 @@ def test_integer_is_what_is_simulated(
     assert same(integer, model, samples)
     modules = model.model.named_modules()
     neck = {name for name, module in modules if isinstance(module, QuantizedConv2d) and ".neck." in name}
-    told = {name for name, why in simulated_units(integer.model) if "products are small" not in why}
-    assert told == set(depthwise_units(mobile)) | (neck if narrow else set())
+    reported = {name for name, why in simulated_units(integer.model) if "products are small" not in why}
+    assert reported == set(depthwise_units(mobile)) | (neck if narrow else set())
 
 
 @integer_kernels

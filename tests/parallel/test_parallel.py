@@ -40,7 +40,7 @@ class Played:
         self._turn += 1
         values = self._board.setdefault(f"turn {self._turn}", [None] * self.world)
         values[self.rank] = value
-        # One at a time: making models is no work for threads.
+        # One at a time: making models is not work for threads.
         self._board["lock"].release()
         self._board["barrier"].wait(timeout=60)
         self._board["lock"].acquire()
@@ -151,8 +151,8 @@ def launched(world: int, arguments: list[object], *, cache: Path, by_torchrun: b
         return Ended(alone.exit_code, alone.stdout, alone.stderr)
     if not by_torchrun:
         ends = run_group(world, ["-m", "mixqsam", *words], environment={**os.environ, "MIXQSAM_CACHE": str(cache)})
-        codes, printed, told = zip(*ends, strict=True)
-        return Ended(max(codes, key=abs), "".join(printed), "".join(told))
+        codes, printed, errors = zip(*ends, strict=True)
+        return Ended(max(codes, key=abs), "".join(printed), "".join(errors))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MIXQSAM_CACHE": str(cache)}
     command = [*launcher, "-m", "mixqsam", *words]

@@ -183,7 +183,7 @@ def test_reconstruction_never_ends_worse_than_nearest_and_mostly_better(
 
 
 class Stops(Silent):
-    """Presses Ctrl-C after so many pieces."""
+    """Presses Ctrl-C after a number of pieces."""
 
     def __init__(self, after: int) -> None:
         super().__init__()

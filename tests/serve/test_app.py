@@ -231,7 +231,7 @@ def test_names_of_models(quantized: Path, model_directory: Path) -> None:
     assert list(collect_models([str(quantized), str(model_directory)])) == ["float", "out"]
 
 
-def test_an_address_in_use_is_told(quantized: Path) -> None:
+def test_an_address_in_use_is_named(quantized: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OutputError, match="choose another --port"):

@@ -210,7 +210,7 @@ def test_the_slider_changes_the_allocation(page: Any) -> None:
     until(page.locator("#solved"), "bits per weight; the largest uniform model within the budget is W6A7")
     assert page.inner_html("#network") != before
     page.locator("#network .unit").first.hover()
-    assert page.inner_text("#told").startswith("vision_encoder.layers.0.attn.qkv")
+    assert page.inner_text("#unit-words").startswith("vision_encoder.layers.0.attn.qkv")
     assert "--budget" in page.inner_text("#command")
     until(page.locator("#expected"), "predicted by the analysis")
     page.click("#try")

@@ -90,7 +90,7 @@ def test_a_budget_that_cannot_be_tried_gets_a_message(client: TestClient, change
     assert (missing.status_code, "Try it" in missing.json()["error"]) == (404, True)
 
 
-def test_what_is_missing_is_told_before_and_what_fails_afterwards(quantized: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_said_before_and_what_fails_afterwards(quantized: Path, tmp_path: Path) -> None:
     moved = altered(quantized, tmp_path / "moved", images=str(tmp_path / "gone"))
     assert "which is not on this machine" in str(find_obstacle(moved))
     python = altered(quantized, tmp_path / "python", images=None)

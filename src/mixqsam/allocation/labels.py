@@ -157,7 +157,7 @@ def _find_undominated(program: Program, labels: _Labels, unit: int, *, spare: Ve
         program: all units.
         labels: of the units up to `unit`.
         unit: the last unit of the labels.
-        spare: what labels may use whatever follows, [K]; using less of it is no advantage.
+        spare: what labels may use whatever follows, [K]; using less of it has no advantage.
     """
     usage = np.maximum(labels.usage, spare[:, None])
     if unit + 1 == len(program.utility) or not program.coupling[unit]:

@@ -86,7 +86,7 @@ def solve(program: Program, *, time_limit: float = 50.0) -> Solution:
 
 
 def _search(program: Program, known: Relaxation, *, tolerance: float, deadline: float) -> Relaxation:
-    """Search with more and more labels, until the choice is proven or so many labels do not seem enough.
+    """Search with more and more labels, until the choice is proven, or more labels do not seem to help.
 
     Returns:
         The relaxation with the better choice and the better bound.

@@ -110,7 +110,7 @@ def _headers(files: Sequence[str]) -> tuple[dict[str, tuple[list[int], torch.dty
         for path in files:
             file: Any = stack.enter_context(safe_open(path, framework="pt"))
             metadata |= file.metadata() or {}
-            for name in file.keys():  # noqa: SIM118  (the file is no mapping)
+            for name in file.keys():  # noqa: SIM118  (the file is not a mapping)
                 piece = file.get_slice(name)
                 if piece.get_dtype() not in _TYPES:
                     raise ArtifactError(f"{path}: {name} has the type {piece.get_dtype()}, which the format has not.")

@@ -19,7 +19,7 @@ from mixqsam.errors import ArtifactError, InputError
 from mixqsam.prediction import MASK_THRESHOLD, Candidates, Floats, Prediction, Predictor
 from mixqsam.prompts import Prompts
 
-# Prompts decoded at once: each holds a copy of the image's map, and so many bytes stay in the cache of the processor.
+# Prompts decoded at once: each holds a copy of the image's map, and maps up to this size stay in the processor's cache.
 _MOST_PROMPTS, _MAP_BYTES = 32, 16 << 20
 # What is asked of the decoder. Its third output are all masks at the image's size: here only those that are wanted are
 # drawn.

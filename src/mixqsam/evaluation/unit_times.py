@@ -14,7 +14,7 @@ from scipy.linalg import hadamard
 from mixqsam.plan import FLOAT, HALF_BITS, BitPlan, Part, Unit, UnitBits, Vector
 from mixqsam.times import Arithmetic
 
-# Groups of each part whose times are told apart: a power of 2. Twice as many mixtures are timed.
+# Groups of each part whose times are measured separately: a power of 2. Twice as many mixtures are timed.
 GROUPS = 8
 # What stands for an arithmetic. Codes of any number of bits are bytes in all runtimes.
 _BITS: dict[Arithmetic, UnitBits] = {
@@ -26,7 +26,7 @@ _BITS: dict[Arithmetic, UnitBits] = {
 }
 # Multiply-adds for each value of an operand of a product: the width of a head, in most models.
 _HEAD = 64
-# The models of one arithmetic count as much as so many mixtures: what a budget asks for lies between them.
+# Weight of each model of one arithmetic, in mixtures: what a budget asks for lies between these models.
 _WHOLE_WEIGHT = 4.0
 # Relative deviation of the median time of a model, and of a group's time from its share of the multiply-adds.
 _NOISE, _SPREAD = 0.01, 1.0

@@ -44,7 +44,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         return _tensors_of(entries[others[0]])
     found = f" It has the entries {names_of(map(str, entries))}." if entries else ""
     raise ModelError(
-        f"{path} is no state dict of tensors; expected a checkpoint such as Meta's `sam_vit_*.pth`, or one with its "
+        f"{path} is not a state dict of tensors; expected a checkpoint such as Meta's `sam_vit_*.pth`, or one with its "
         f"weights in an entry such as 'model' or 'state_dict'.{found}"
     )
 

@@ -1,4 +1,4 @@
-"""The image processor of a checkpoint: read from its file, checked, and told as plain numbers."""
+"""The image processor of a checkpoint: read from its file, checked, and given as plain numbers."""
 
 import math
 from collections.abc import Mapping

@@ -88,7 +88,7 @@ def fill_released(
 def config_values(state: Mapping[str, Tensor], *, image_size: int | None = None) -> dict[str, Any]:
     """What the shapes imply of a `MobileSamConfig`, or of what light SAM-HQ shares with it.
 
-    The decoder's 8 heads and the strides are not told by shapes; all released models have the same.
+    Shapes do not show the decoder's 8 heads and the strides; all released models have the same.
 
     Args:
         state: under the released names.

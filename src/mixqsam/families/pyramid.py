@@ -123,10 +123,10 @@ def unusual(config: Any, backbone: Sequence[str], *, usual_size: int) -> list[tu
         usual_size: side of the frame of released checkpoints; no tensor has another shape for another one.
     """
     vision, decoder, side = config.vision_config, config.mask_decoder_config, image_size(config)
-    told = ("num_attention_heads", "hidden_act", *(name for name in vars(decoder) if name.startswith("dynamic_")))
+    read = ("num_attention_heads", "hidden_act", *(name for name in vars(decoder) if name.startswith("dynamic_")))
     return [
         *((f"backbone_config.{name}", getattr(vision.backbone_config, name, None)) for name in backbone),
-        *((f"mask_decoder_config.{name}", getattr(decoder, name)) for name in sorted(told)),
+        *((f"mask_decoder_config.{name}", getattr(decoder, name)) for name in sorted(read)),
         ("prompt_encoder_config.hidden_act", config.prompt_encoder_config.hidden_act),
         *([] if side == usual_size else [("image_size", side)]),
     ]

@@ -77,7 +77,7 @@ class ActivationQuantizer(nn.Module, ABC):
         """The inverse of `tensors`.
 
         Raises:
-            ValueError: the tensors do not describe a quantizer of so many bits.
+            ValueError: the tensors do not describe a quantizer of `bits` bits.
         """
 
     @property
@@ -95,7 +95,7 @@ class ActivationQuantizer(nn.Module, ABC):
         demand(self.channels in {None, channels}, f"grids for {self.channels} channels, expected {expected}")
 
     def check_groups(self, groups: int) -> None:
-        """Refuse a layer of so many groups of channels (1 for a linear) whose product it has no step for.
+        """Refuse a layer with `groups` groups of channels (1 for a linear) whose product it has no step for.
 
         Raises:
             ValueError: it says which layers it is for.
@@ -108,7 +108,7 @@ class ActivationQuantizer(nn.Module, ABC):
         return 0
 
     def merged(self, groups: int) -> "ActivationQuantizer":
-        """The quantizer with at most so many groups of channels."""
+        """The quantizer with at most `groups` groups of channels."""
         del groups
         return self
 

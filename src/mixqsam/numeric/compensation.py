@@ -15,7 +15,7 @@ from mixqsam.numeric.moments import MeanMoments
 
 # Columns that are rounded before what they push on the others is worked off.
 _BLOCK = 32
-# A Cholesky factor that cannot be had is tried again with this much more damping, so many times.
+# A Cholesky factor that fails is tried again with more damping: by this factor, up to this number of times.
 _MORE, _TRIES = 10.0, 8
 
 

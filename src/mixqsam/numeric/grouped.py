@@ -61,7 +61,7 @@ class GroupedQuantizer(AffineQuantizer):
         return GroupedQuantizer(self.bits, scale=scale, zero=self.zero, group=self.group)
 
     def merged(self, groups: int) -> "GroupedQuantizer":
-        """At most so many groups, by k-means on the ends of the channels' ranges.
+        """At most `groups` groups, by k-means on the ends of the channels' ranges.
 
         A merged group spans from the mean low to the mean high of its channels.
         """

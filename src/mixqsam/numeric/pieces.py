@@ -52,7 +52,7 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Cut:
-    """Where attention is cut: so many groups and rows at a time, one group after the other.
+    """Where attention is cut: `piece_groups` groups and `piece_rows` rows at a time, one group after the other.
 
     That is their order in memory, so that random numbers drawn for one piece after the other are those of the whole.
     """

@@ -28,7 +28,7 @@ _RATE, _GRID, _RANGES = 20e9, 0.35, 0.05
 # block on; a pass with quantized units, simulated and in integers; an image that a compensation is fitted to; an
 # iteration of a reconstruction on all blocks.
 _CALIBRATION, _DRAW, _VARIANT, _QUANTIZED, _INTEGER, _FITTED, _ITERATION = 1.1, 4.0, 0.5, 1.5, 0.8, 3.0, 4.0
-# A compensation tries ways to round each weight, which takes as long as so many searches of its grid.
+# A compensation tries ways to round each weight; this is their time in searches of the weight's grid.
 _WAYS = 15.0
 # Seconds of a model that is made and timed, at least and in passes.
 _TIMED, _TIMED_PASSES = 8.0, 4.0
@@ -72,7 +72,7 @@ def measure_speed(sam: Sam, *, prompts: int) -> Speed:
 def analysis_stages(
     speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions, recipe_passes: Sequence[int] = ()
 ) -> list[Stage]:
-    """Calibration and analysis of so many images in this process; recipes add passes over some images each."""
+    """Calibration and analysis of `images` images in this process; recipes add passes over some images each."""
     units = len(sam.costs().units)
     seconds, tracks = 0.0, 0
     if options.importance:
@@ -103,7 +103,7 @@ def quantization_stage(
     models: int,
     is_calibrated: bool,
 ) -> Stage:
-    """The quantization of so many models.
+    """The quantization of `models` models.
 
     Args:
         speed: of the machine and the model.
@@ -128,7 +128,7 @@ def quantization_stage(
 def search_stage(
     speed: Speed, *, images: int, fitted: int, recipe: Recipe, options: QuantizationOptions, models: int
 ) -> Stage:
-    """The quantization of so many tried models, each compared with the float model on so many images."""
+    """The quantization of the tried models, each compared with the float model on `images` images."""
     quantization = quantization_stage(
         speed, images=0, fitted=fitted, recipe=recipe, options=options, models=models, is_calibrated=True
     )
@@ -137,12 +137,12 @@ def search_stage(
 
 
 def timing_stage(speed: Speed, *, models: int, parts: int = 1) -> Stage:
-    """The timing of so many models in each of some backends: each is made, loaded, and run in turns with another."""
+    """The timing of `models` models in each of `parts` backends: each is made, loaded, and run in turns."""
     return Stage("timing", parts * models * max(_TIMED, _TIMED_PASSES * speed.forward), parts=parts)
 
 
 def check_stage(speed: Speed, *, images: int, models: int) -> Stage:
-    """The comparison of a float model and so many quantized ones; what pictures need is kept from it."""
+    """The comparison of a float model and `models` quantized ones; what pictures need is kept from it."""
     return Stage("check", images * (1 + models * _INTEGER) * speed.forward, tracks=2)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PRESETS: dict[str, dict[str, Any]] = {
     "mix-qsam": {"tied": True, "utility": "linear", "synergy": "proximity", "synergy_weight": 0.1},
 }
-# The candidates of `mix-qsam` differ from the target by at most so many bits.
+# Maximum difference in bits between the candidates of `mix-qsam` and the target.
 _DISTANCE = 2
 
 

@@ -11,9 +11,9 @@ from mixqsam.pipeline.options import AnalysisOptions, Evaluation
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.pipeline.stages import check_truth, select_annotations
 
-# One of so many images that `--count` draws judges; the others calibrate.
+# Of the images that `--count` draws, one in this number judges; the others calibrate.
 _JUDGING = 4
-# At most one of so many images is spared for the result, if the evaluation has no images of its own.
+# At most one image in this number is spared for the result, if the evaluation has no images of its own.
 _SPARED = 3
 # Draws of samples limit prompts; the images of judgements keep all.
 _ALL_PROMPTS = 1 << 30

@@ -271,7 +271,7 @@ def choose_bits(analysis: Analysis, budget: Budget, *, options: AllocationOption
 
 
 def note_large_budget(costs: Costs, budget: Budget, *, options: AllocationOptions, session: Session) -> None:
-    """Say that a budget is no limit: the float model meets it, or the most bits do."""
+    """Say that a budget limits nothing: the float model meets it, or the most bits do."""
     if budget.uniform is not None:
         return
     most = max(options.choices)

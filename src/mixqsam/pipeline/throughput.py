@@ -11,7 +11,7 @@ from mixqsam.sam.automatic import measure_stability, split_grid
 from mixqsam.sam.automatic_options import Automatic
 
 # Which masks the filters leave depends on the model and the image, and random weights leave none. So that all models do
-# the same work, of so many masks one is drawn.
+# the same work, one mask in this number is drawn.
 _DRAWN_OF = 4
 
 

@@ -15,7 +15,7 @@ from mixqsam.runtime.windows import Windows
 
 # Logits that are carried through product, softmax and product at once: 4 MB, which stay in the cache.
 _LOGITS = 1 << 20
-# Up to so many tokens the products are made for many heads and windows at once, on whole numbers in float.
+# Up to this number of tokens, the products are made for many heads and windows at once, on whole numbers in float.
 _SMALL = 512
 # Tokens that go through the wide layers at once.
 TOKENS = 512

@@ -103,7 +103,7 @@ def missing_kernels() -> str | None:
 
 
 def prepared(weight: Tensor, *, rows: int) -> Tensor:
-    """A weight [out, in] of signed bytes in the layout of the kernels, for about so many rows of input."""
+    """A weight [out, in] of signed bytes in the layout of the kernels, for inputs of about `rows` rows."""
     packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, [rows, weight.shape[1]])
     return packed
 

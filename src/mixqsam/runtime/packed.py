@@ -18,8 +18,8 @@ from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.plan import HALF_BITS
 from mixqsam.runtime.kernels import ByteGrid, IntegerLinear, UnsupportedError, missing_kernels
 
-# A convolution as an integer product was faster from so many multiply-adds for each value that is copied (1×1 on 64² to
-# 256² places, 64 to 320 channels, AVX512-VNNI).
+# From this number of multiply-adds for each copied value on, a convolution was faster as an integer product (1×1 on 64²
+# to 256² places, 64 to 320 channels, AVX512-VNNI).
 _LEAST_PRODUCTS = 100
 # Code × weight at its largest, and the whole numbers up to which float32 is exact.
 _LARGEST_PRODUCT, _EXACT = 255 * 128, 1 << 24

@@ -42,7 +42,7 @@ def attach_product(model: nn.Module, name: str, *, left: ActivationQuantizer, ri
     """Quantize both operands of the product `name`.
 
     Raises:
-        ModelError: the module is no product.
+        ModelError: the module is not a product.
     """
     module = model.get_submodule(name)
     if not isinstance(module, Product):

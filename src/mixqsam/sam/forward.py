@@ -15,7 +15,7 @@ from mixqsam.sam.load import Sam
 
 # Prompts decoded at once, so that memory does not grow with the boxes of an image.
 _PROMPTS_AT_ONCE = 64
-# Each of them holds a copy of the image's map; so many bytes of these stay in the processor's cache.
+# Each of them holds a copy of the image's map; this number of bytes stays in the processor's cache.
 _CACHED_BYTES = 16 << 20
 
 

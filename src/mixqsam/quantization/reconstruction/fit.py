@@ -18,7 +18,7 @@ from mixqsam.sam.load import Sam
 _CHECKS = 10
 _FLAT, _PATIENCE = 0.003, 3
 _DECIDED = 0.01
-# Groups of channels are merged in so many steps, over this share of the iterations.
+# Groups of channels are merged in this number of steps, over this share of the iterations.
 _MERGES, _MERGED_BY = 4, 0.5
 # Images on which candidates are judged.
 _JUDGES = 8

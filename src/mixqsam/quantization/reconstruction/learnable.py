@@ -174,7 +174,7 @@ class LearnableLayer(nn.Module):
 
     def __init__(self, source: nn.Linear | nn.Conv2d, weight: SoftWeight | Tensor, quantizer: nn.Module) -> None:
         super().__init__()
-        # In a tuple, so that the float layer is no part of this module.
+        # In a tuple, so that the float layer is not a part of this module.
         self._source = (source,)
         self.input = quantizer
         self.soft = weight if isinstance(weight, SoftWeight) else None

@@ -14,7 +14,7 @@ from mixqsam.numeric.quantizers import LogQuantizer
 from mixqsam.plan import Unit
 from mixqsam.quantization.setting import Activations, Setting
 
-# The paper's, for its 4 and 6 bits. A finer step per octave is no use to few codes, but without one 8 bits would be
+# The paper's, for its 4 and 6 bits. A finer step per octave does not help few codes. Without one, 8 bits would be
 # hardly better than 5: neighbouring values would stay 19% apart.
 _TAUS = (1, 2, 4)
 _FINER = {7: (8,), 8: (8, 16)}

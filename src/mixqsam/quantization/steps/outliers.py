@@ -15,7 +15,7 @@ from mixqsam.sam.norms import ReadNorm, find_read_norms
 
 # Increase it when what is kept of a model changes its meaning.
 _VERSION = 1
-# A channel that reaches so many times further than the median one. Normalisations of the embedded model and of
+# An outlier reaches this many times further than the median channel. Normalisations of the embedded model and of
 # MobileSAM stay below 7, those of the hard twin (benchmarks/hardened.py) are above 20.
 _OUTLIER = 10.0
 # Outliers are the same channels in all images, so a few images show them.

@@ -1,6 +1,6 @@
 /* Show the description of a unit below the picture, because touch screens have no hover; a tap pins it. */
-for (const caption of document.querySelectorAll("[data-told]")) {
-  const picture = document.getElementById(caption.dataset.told);
+for (const caption of document.querySelectorAll("[data-unit-words]")) {
+  const picture = document.getElementById(caption.dataset.unitWords);
   let chosen = null;
   picture.addEventListener("pointerover", (event) => {
     const unit = event.target.closest(".unit");

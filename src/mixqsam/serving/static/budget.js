@@ -115,7 +115,7 @@ export function listenToBudget() {
   byId("try").addEventListener("click", tryBudget);
   const describeUnit = (event) => {
     const unit = event.target.closest(".unit");
-    if (unit) byId("told").textContent = unit.dataset.words;
+    if (unit) byId("unit-words").textContent = unit.dataset.words;
   };
   byId("network").addEventListener("pointerover", describeUnit);
   byId("network").addEventListener("click", describeUnit);
