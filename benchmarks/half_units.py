@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.agreement import compare, masks_of
-from benchmarks.backends import onnx_encoder, openvino_encoder, quantized
+from benchmarks.encoders import onnx_encoder, openvino_encoder, quantized
 from benchmarks.harness import machine, medians
 from mixqsam.artifact.store import load_model
 from mixqsam.files import write_json

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.backends import Array, Encoder
+from benchmarks.encoders import Array, Encoder
 from mixqsam.allocation.budget import Budget
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.data.samples import Sample

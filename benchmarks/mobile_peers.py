@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.backends import Array
+from benchmarks.encoders import Array
 
 # Ours: 8 bits for all, and bits that the program chose at the size of 8 and of 6 bits for all.
 OURS = ("uniform:W8A8", "W8A8", "W6A6")

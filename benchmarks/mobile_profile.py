@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import SamModel
 
 from benchmarks import mobile_encoders as encoders
-from benchmarks.backends import Array, Encoder, onnx_encoder, quantized, torch_encoder
+from benchmarks.encoders import Array, Encoder, onnx_encoder, quantized, torch_encoder
 from benchmarks.harness import machine
 from benchmarks.importance_cost import photograph
 from benchmarks.mobile_sam_latency import profile_onnx

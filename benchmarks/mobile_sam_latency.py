@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks import mobile_encoders as encoders
-from benchmarks.backends import Array, Encoder, onnx_encoder, openvino_encoder, torch_encoder
+from benchmarks.encoders import Array, Encoder, onnx_encoder, openvino_encoder, torch_encoder
 from benchmarks.harness import machine
 from benchmarks.performance_tables import line
 from mixqsam.artifact.store import load_model

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from transformers import SamConfig
 
-from benchmarks.backends import Array, converted, quantized
+from benchmarks.backends import converted
+from benchmarks.encoders import Array, quantized
 from benchmarks.harness import machine
 from benchmarks.importance_cost import SIZES, photograph, random_sam
 from mixqsam.artifact.store import load_model

@@ -27,7 +27,7 @@ import torch
 from benchmarks import mobile_encoders as encoders
 from benchmarks import mobile_peers as makers
 from benchmarks.ap_bootstrap import score_drawn
-from benchmarks.backends import Encoder, onnx_encoder, openvino_encoder, torch_encoder
+from benchmarks.encoders import Encoder, onnx_encoder, openvino_encoder, torch_encoder
 from benchmarks.harness import interval, machine
 from benchmarks.performance_tables import line
 from mixqsam.cli.bars import ProgressBars

@@ -21,7 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import SamConfig
 
-from benchmarks.backends import quantized, torch_encoder
+from benchmarks.encoders import quantized, torch_encoder
 from benchmarks.harness import machine, medians, peak_gigabytes
 from benchmarks.importance_cost import photograph, random_sam
 from mixqsam.artifact.store import load_model

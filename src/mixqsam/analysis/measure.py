@@ -17,7 +17,7 @@ from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
 from mixqsam.measurements import Analysis
 from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
-from mixqsam.plan import Vector
+from mixqsam.plan import Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
 
@@ -75,37 +75,19 @@ def analyze(
     Raises:
         NumericError: the model's output is not finite.
     """
-    costs = sam.costs()
-    names = [unit.name for unit in costs.units]
-    neighbours = list(pairwise(names)) if options.pairs else []
-    quantized: list[QuantizedVariants] = []
-
-    def ablation(prefix: Prefix, label: str) -> Divergences:
-        single, joint = ablate(sam, prefix, names=names, pairs=neighbours, progress=progress, label=label)
-        return {output: single[output] + joint[output] for output in OUTPUTS}
-
-    def sensitivity(prefix: Prefix, label: str) -> Divergences:
-        assert ranges is not None  # noqa: S101  (only called with sensitivity bits)
-        if not quantized:
-            progress.note("Searching the grids of weights at every bit-width.")
-            quantized.append(QuantizedVariants(sam, ranges, weights, bits=options.sensitivity_bits))
-        return quantized[0].measure(sam, prefix, progress=progress, label=label)
-
-    measure = _ImageMeasurer(sam, cache, engine or SingleProcess())
+    costs, engine = sam.costs(), engine or SingleProcess()
+    measure = _ImageMeasurer(sam, cache, engine)
     omegas: dict[str, Vector] = {}
     synergies: dict[str, Vector] = {}
     if options.importance:
-        ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
-        omegas, synergies = _summarize(ablated, count=len(names))
+        omegas, synergies = _measure_importance(measure, samples, costs.units, pairs=options.pairs, progress=progress)
     sensitivities: dict[str, Vector] = {}
     if options.sensitivity_bits:
-        settings = [list(options.sensitivity_bits), digest(ranges.to_json() if ranges else None)]
-        length = sum(len(unit.operands) for unit in costs.units) * len(options.sensitivity_bits)
-        measured = measure(samples, sensitivity, stage="sensitivity", length=length, settings=settings)
-        arrange = QuantizedVariants.arrange
-        sensitivities = {
-            output: arrange(values.mean(axis=0), bits=options.sensitivity_bits) for output, values in measured.items()
-        }
+        assert ranges is not None  # noqa: S101  (callers have them for sensitivities)
+        bits = options.sensitivity_bits
+        sensitivities = _measure_sensitivity(
+            measure, samples, costs.units, ranges=ranges, weights=weights, bits=bits, progress=progress
+        )
     fisher: dict[str, Vector] = {}
     for output in options.fisher:
         assert ranges is not None  # noqa: S101  (as above)
@@ -118,10 +100,51 @@ def analyze(
             weights=weights,
             cache=cache,
             progress=progress,
-            engine=engine or SingleProcess(),
+            engine=engine,
         )
         fisher[output] = steady(*alike(images))
     return Analysis(sam.source, len(samples), costs, omegas, synergies, sensitivities, options.sensitivity_bits, fisher)
+
+
+def _measure_importance(
+    measure: "_ImageMeasurer", samples: Sequence[Sample], units: Sequence[Unit], *, pairs: bool, progress: Progress
+) -> tuple[dict[str, Vector], dict[str, Vector]]:
+    """Ablate each unit, and with `pairs` each two neighbours; compute importance and synergy."""
+    names = [unit.name for unit in units]
+    neighbours = list(pairwise(names)) if pairs else []
+
+    def ablation(prefix: Prefix, label: str) -> Divergences:
+        single, joint = ablate(measure.sam, prefix, names=names, pairs=neighbours, progress=progress, label=label)
+        return {output: single[output] + joint[output] for output in OUTPUTS}
+
+    ablated = measure(samples, ablation, stage="ablation", length=len(names) + len(neighbours))
+    return _summarize(ablated, count=len(names))
+
+
+def _measure_sensitivity(
+    measure: "_ImageMeasurer",
+    samples: Sequence[Sample],
+    units: Sequence[Unit],
+    *,
+    ranges: Ranges,
+    weights: WeightGrids,
+    bits: tuple[int, ...],
+    progress: Progress,
+) -> dict[str, Vector]:
+    """Quantize each unit alone at each of the bit-widths."""
+    quantized: list[QuantizedVariants] = []
+
+    def sensitivity(prefix: Prefix, label: str) -> Divergences:
+        # The grids are searched only where the cache lacks an image.
+        if not quantized:
+            progress.note("Searching the grids of weights at every bit-width.")
+            quantized.append(QuantizedVariants(measure.sam, ranges, weights, bits=bits))
+        return quantized[0].measure(measure.sam, prefix, progress=progress, label=label)
+
+    settings = [list(bits), digest(ranges.to_json())]
+    length = sum(len(unit.operands) for unit in units) * len(bits)
+    measured = measure(samples, sensitivity, stage="sensitivity", length=length, settings=settings)
+    return {output: QuantizedVariants.arrange(values.mean(axis=0), bits=bits) for output, values in measured.items()}
 
 
 def _summarize(ablated: dict[str, Vector], *, count: int) -> tuple[dict[str, Vector], dict[str, Vector]]:
@@ -136,10 +159,10 @@ def _summarize(ablated: dict[str, Vector], *, count: int) -> tuple[dict[str, Vec
 
 
 class _ImageMeasurer:
-    """Measures images one at a time and caches each result."""
+    """Measures images of the model `sam` one at a time, and caches each result."""
 
     def __init__(self, sam: Sam, cache: Cache, engine: Engine) -> None:
-        self._sam, self._cache, self._engine = sam, cache, engine
+        self.sam, self._cache, self._engine = sam, cache, engine
 
     def __call__(
         self,
@@ -153,11 +176,11 @@ class _ImageMeasurer:
         """Measure all images: P_Y definition → [images, length]; of a longer cached result the beginning is used."""
         measured_here: dict[int, Divergences] = {}
         for index, sample in take_share(self._engine, samples):
-            key = digest(_VERSION, self._sam.fingerprint, sample.digest(), settings)
+            key = digest(_VERSION, self.sam.fingerprint, sample.digest(), settings)
             divergences: Divergences | None = self._cache.get(stage, key)
             if divergences is None or len(divergences[next(iter(OUTPUTS))]) < length:
                 label = f"{stage.capitalize()}, image {index + 1} of {len(samples)}"
-                divergences = measure(run_prefix(self._sam, sample), label)
+                divergences = measure(run_prefix(self.sam, sample), label)
                 if not all(np.isfinite(values).all() for values in divergences.values()):
                     raise NumericError(f"The model's output on {sample.path} is not finite; the checkpoint is damaged.")
                 self._cache.put(stage, key, divergences)

@@ -234,12 +234,7 @@ def export(
         page=PageParts(runtime_package, examples),
         overwrite=overwrite,
     )
-    lines = _download_lines(exported.downloads)
-    for reason, count in Counter(exported.float_units.values()).items():
-        first = next(name for name, why in exported.float_units.items() if why == reason)
-        units = "1 unit computes with its" if count == 1 else f"{count} units compute with their"
-        why = reason if count == 1 else re.sub(r"^its\b", "their", reason)
-        lines.append(f"{units} quantized values in float arithmetic ({why}), e.g. {first}")
+    lines = [*_describe_downloads(exported.downloads), *_describe_float_units(exported.float_units)]
     data = {"directory": str(output), "files": dict(exported.files), "float_units": dict(exported.float_units)}
     made = {output / name: f"{size / 1e6:.2f} MB" for name, size in exported.files.items()}
     if exported.downloads:
@@ -254,8 +249,19 @@ def export(
     return Outcome(data=data, lines=lines, made=made, next=following)
 
 
-def _download_lines(downloads: Mapping[str, int]) -> list[str]:
-    """What a visitor of the page downloads."""
+def _describe_float_units(reasons: Mapping[str, str]) -> list[str]:
+    """Say how many units compute in float; `reasons` maps their names to the reason."""
+    lines = []
+    for reason, count in Counter(reasons.values()).items():
+        first = next(name for name, why in reasons.items() if why == reason)
+        units = "1 unit computes with its" if count == 1 else f"{count} units compute with their"
+        why = reason if count == 1 else re.sub(r"^its\b", "their", reason)
+        lines.append(f"{units} quantized values in float arithmetic ({why}), e.g. {first}")
+    return lines
+
+
+def _describe_downloads(downloads: Mapping[str, int]) -> list[str]:
+    """Say what a visitor of the page downloads."""
     if not downloads:
         return []
     model, wasm, webgpu = (f"{downloads[part] / 1e6:.2f} MB" for part in ("model", "wasm", "webgpu"))

@@ -1,9 +1,8 @@
 """Commands that make models. Only their bodies import modules that load torch."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from mixqsam.cli.command import command, line
 from mixqsam.cli.console import Table
@@ -42,9 +41,6 @@ from mixqsam.pipeline.options import (
     JobOptions,
 )
 
-if TYPE_CHECKING:
-    from mixqsam.pipeline.quantize import Result
-
 
 @command()
 def demo(
@@ -58,6 +54,7 @@ def demo(
     cache: Cache = None,
 ) -> Outcome:
     """Run a demonstration: MobileSAM on photographs of installed Python packages, in a few minutes."""
+    from mixqsam.cli.quantized import describe_quantization
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.demo import run_demo
 
@@ -66,7 +63,7 @@ def demo(
         "mixqsam quantize --model YOUR_SAM --images YOUR_FOLDER --budget W4A4 -o out": "the same with your model",
         line("serve", {"models": [str(demonstration.result.directory)]}): "try it in the browser",
     }
-    outcome = _make_outcome("Demonstration", demonstration.result, following)
+    outcome = describe_quantization("Demonstration", demonstration.result, following)
     pictures = {demonstration.overlay: "masks of all these models side by side"}
     return replace(outcome, made={**outcome.made, **pictures})
 
@@ -93,6 +90,7 @@ def quantize(
     device: Device = "cpu",
 ) -> Outcome:
     """Quantize a model: analyse it on images, choose bits under a budget, and write a directory."""
+    from mixqsam.cli.quantized import describe_quantization
     from mixqsam.cli.session import open_session
     from mixqsam.pipeline.quantize import run_quantization
 
@@ -109,7 +107,7 @@ def quantize(
     )
     title = f"Budget {budget}" if allocation is None else f"Bits of {allocation}"
     following = after_quantization(output, images=evaluation.data or images, cache=cache, device=device)
-    return _make_outcome(title, result, following)
+    return describe_quantization(title, result, following)
 
 
 @command()
@@ -254,56 +252,4 @@ def allocate(
         lines=proof(allocation),
         made={output: "the bits of every unit"},
         next=after_allocation(output, origin=origin),
-    )
-
-
-def _title_with_basis(title: str, result: "Result") -> str:
-    """Add the images and prompts of the evaluation to a title."""
-    return f"{title}; quality on {next(iter(result.check.values())).basis}" if result.check else title
-
-
-def _describe_files(result: "Result") -> str:
-    """Say how large the file is, and why it is larger than the table says."""
-    file_bytes, size = result.run.file_bytes, result.allocation.size
-    header = (
-        f" ({size / 1e6:.2f} MB as in the table, and {(file_bytes - size) / 1e6:.2f} MB of names and checksums)"
-        if file_bytes > size
-        else ""
-    )
-    return f"quantized model; the file has {file_bytes / 1e6:.2f} MB{header}"
-
-
-def _make_outcome(title: str, result: "Result", following: Mapping[str, str]) -> Outcome:
-    """Make the outcome of a quantization."""
-    from mixqsam.cli.tables import allocation_table, proof, search_table
-    from mixqsam.pipeline.quantized_directory import PAGE
-    from mixqsam.reporting.searched import describe_search
-
-    search = result.run.search
-    folder = result.directory
-    facts = {name: value for name, value in result.allocation.to_json().items() if name != "plan"}
-    return Outcome(
-        data={"directory": str(folder), "run": result.run.model_dump(), "allocation": facts},
-        tables=[
-            *([search_table(search)] if search else []),
-            allocation_table(
-                _title_with_basis(title, result),
-                result.analysis,
-                result.allocation,
-                result.uniform,
-                result.check,
-                result.run.latency,
-            ),
-        ],
-        lines=[
-            *(describe_search(search) if search else []),
-            *proof(result.allocation),
-            "Seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in result.run.seconds.items()),
-        ],
-        made={
-            folder: _describe_files(result),
-            folder / PAGE: "report, for the browser",
-            folder / "summary.md": "report, as text",
-        },
-        next=following,
     )

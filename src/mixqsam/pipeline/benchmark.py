@@ -188,10 +188,7 @@ def run_benchmark(
         _note_units_in_float(sam, session)
     del sam
     with tempfile.TemporaryDirectory() as folder:
-        places = {name: source if name == TORCH else Path(folder) / name for name in backends}
-        for name in backends:
-            if name != TORCH:
-                run_export(source, places[name], kind=name, session=session)
+        places = {name: _export(source, name, Path(folder), session) for name in backends}
         makers = {FLOAT: partial(float_predictor, source)}
         makers |= {name: partial(make_predictor, place, backend=name) for name, place in places.items()}
         predictors: dict[str, Predictor] = {name: make() for name, make in makers.items()}
@@ -211,6 +208,14 @@ def run_benchmark(
     return Benchmark(
         rows, costs.size(plan), costs.bitops(plan), torch.get_num_threads(), (picture.width, picture.height)
     )
+
+
+def _export(source: Path, backend: str, folder: Path, session: Session) -> Path:
+    """Make the files that a backend loads in a folder, and name their directory; PyTorch loads the source itself."""
+    if backend == TORCH:
+        return source
+    run_export(source, folder / backend, kind=backend, session=session)
+    return folder / backend
 
 
 def run_unit_benchmark(source: Path, *, backends: Sequence[str], session: Session) -> Benchmark:
