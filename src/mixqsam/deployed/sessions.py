@@ -1,6 +1,9 @@
 """Models of ONNX Runtime and OpenVINO as functions from named arrays to named arrays."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,99 +35,93 @@ class Session(Protocol):
         ...
 
 
-class OnnxSession:
-    """A model in ONNX Runtime, on the CPU.
+@dataclass(eq=False)
+class _FileSession(ABC):
+    """A file that a runtime has loaded on the CPU.
 
     Args:
-        path: the `.onnx` file.
+        path: the file.
         threads: None for all cores.
-        precision: of what is not integer; ONNX Runtime has float32 alone, whatever is asked for.
-        outputs: those that are computed; None for all. Without the package onnx all are.
-
-    Raises:
-        InputError: ONNX Runtime is not installed.
-        ArtifactError: the file cannot be loaded.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        threads: int | None = None,
-        precision: str | None = None,
-        outputs: Sequence[str] | None = None,
-    ) -> None:
-        self._made_of = (path, threads, precision, outputs)
-        runtime = library("onnxruntime", extra="onnx", name="ONNX Runtime")
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        if threads:
-            options.intra_op_num_threads = threads
-        try:
-            source = str(path) if outputs is None else _with_outputs(path, outputs)
-            self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            # Its exceptions have no common base of their own.
-            raise ArtifactError(f"{path} cannot be loaded by ONNX Runtime: {_short(error)}") from error
-        self.metadata = str(self._session.get_modelmeta().custom_metadata_map.get(METADATA, ""))
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The runtime's session cannot be copied; another process loads the file again.
-        return _load_again, (OnnxSession, *self._made_of)
-
-    def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-        """The outputs for all inputs."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
-
-
-class OpenvinoSession:
-    """A model in OpenVINO, on the CPU, tuned for the latency of one image.
-
-    Args:
-        path: the `.xml` file.
-        threads: None for all cores.
-        precision: of what is not integer: `f32`, `bf16`, or None for OpenVINO's choice, which is bf16 where the
-            processor has it.
+        precision: of what is not integer, where the runtime has a choice; None for its own.
         outputs: those that are computed; None for all.
 
     Raises:
-        InputError: OpenVINO is not installed.
-        ArtifactError: the file cannot be loaded, or its `.bin` is missing.
+        InputError: the runtime is not installed.
+        ArtifactError: the file cannot be loaded.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        threads: int | None = None,
-        precision: str | None = None,
-        outputs: Sequence[str] | None = None,
-    ) -> None:
-        self._made_of = (path, threads, precision, outputs)
+    path: Path
+    _: KW_ONLY
+    threads: int | None = None
+    precision: str | None = None
+    outputs: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.metadata = self._load()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A runtime's session cannot be copied; another process loads the file again.
+        again = partial(type(self), self.path, threads=self.threads, precision=self.precision, outputs=self.outputs)
+        return again, ()
+
+    @abstractmethod
+    def _load(self) -> str:
+        """Load the file, and return its metadata."""
+
+
+class OnnxSession(_FileSession):
+    """A model in ONNX Runtime, from an `.onnx` file.
+
+    What is not integer is float32, whatever precision is asked for. Without the package onnx, all outputs are computed.
+    """
+
+    def _load(self) -> str:
+        runtime = library("onnxruntime", extra="onnx", name="ONNX Runtime")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        if self.threads:
+            options.intra_op_num_threads = self.threads
+        try:
+            source = str(self.path) if self.outputs is None else _with_outputs(self.path, self.outputs)
+            self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # Its exceptions have no common base of their own.
+            raise ArtifactError(f"{self.path} cannot be loaded by ONNX Runtime: {_short(error)}") from error
+        self._names = [output.name for output in self._session.get_outputs()]
+        return str(self._session.get_modelmeta().custom_metadata_map.get(METADATA, ""))
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """The outputs for all inputs."""
+        return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
+
+
+class OpenvinoSession(_FileSession):
+    """A model in OpenVINO, from an `.xml` file with its `.bin`, tuned for the latency of one image.
+
+    The precision of what is not integer is `f32`, `bf16`, or None for OpenVINO's choice, which is bf16 where the
+    processor has it.
+    """
+
+    def _load(self) -> str:
         openvino = library("openvino", extra="openvino", name="OpenVINO")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        settings |= {"INFERENCE_PRECISION_HINT": precision} if precision else {}
-        weights = path.with_suffix(".bin")
+        settings |= {"INFERENCE_NUM_THREADS": self.threads} if self.threads else {}
+        settings |= {"INFERENCE_PRECISION_HINT": self.precision} if self.precision else {}
+        weights = self.path.with_suffix(".bin")
         if not weights.is_file():
-            raise ArtifactError(f"{weights} does not exist; it belongs to {path.name}. Export the model again.")
+            raise ArtifactError(f"{weights} does not exist; it belongs to {self.path.name}. Export the model again.")
         core = openvino.Core()
         try:
-            model = core.read_model(path)
-            for result in model.get_results() if outputs is not None else ():
-                if result.output(0).names.isdisjoint(outputs):
+            model = core.read_model(self.path)
+            for result in model.get_results() if self.outputs is not None else ():
+                if result.output(0).names.isdisjoint(self.outputs):
                     model.remove_result(result)
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
-            raise ArtifactError(f"{path} cannot be loaded by OpenVINO: {_short(error)}") from error
-        has_metadata = model.has_rt_info(_OPENVINO_PLACE)
-        self.metadata = str(model.get_rt_info(_OPENVINO_PLACE).astype(str)) if has_metadata else ""
+            raise ArtifactError(f"{self.path} cannot be loaded by OpenVINO: {_short(error)}") from error
         self._request = self._compiled.create_infer_request()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # As for ONNX Runtime.
-        return _load_again, (OpenvinoSession, *self._made_of)
+        has_metadata = model.has_rt_info(_OPENVINO_PLACE)
+        return str(model.get_rt_info(_OPENVINO_PLACE).astype(str)) if has_metadata else ""
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """The outputs for all inputs."""
@@ -132,16 +129,6 @@ class OpenvinoSession:
         # A value that was handed on under another name has both names. The arrays are the runtime's own memory, which
         # the next run overwrites.
         return {name: np.array(found[output]) for output in self._compiled.outputs for name in output.names}
-
-
-def _load_again(
-    kind: type[OnnxSession] | type[OpenvinoSession],
-    path: Path,
-    threads: int | None,
-    precision: str | None,
-    outputs: Sequence[str] | None,
-) -> Session:
-    return kind(path, threads=threads, precision=precision, outputs=outputs)
 
 
 def _with_outputs(path: Path, outputs: Sequence[str]) -> str | bytes:

@@ -17,12 +17,19 @@ _VALUES = 1 << 19
 _LOGITS = 1 << 20
 
 
-class IntegerMBConv(MBConv):
-    """An inverted bottleneck whose 1×1 convolutions multiply bytes."""
+class _Integer(nn.Module):
+    """Takes the place of a module and has its parts; maps have their channels last here."""
 
-    def __init__(self, source: MBConv) -> None:
+    def __init__(self, source: nn.Module) -> None:
         nn.Module.__init__(self)
-        _take_over(source, self)
+        for name, part in source.named_children():
+            if isinstance(part, PackedConv2d):
+                part.turns_maps = False
+            self.add_module(name, part)
+
+
+class IntegerMBConv(_Integer, MBConv):
+    """An inverted bottleneck whose 1×1 convolutions multiply bytes."""
 
     @exact
     def forward(self, maps: Tensor) -> Tensor:
@@ -38,12 +45,8 @@ class IntegerMBConv(MBConv):
         return out.permute(0, 3, 1, 2)
 
 
-class IntegerPatchMerging(PatchMerging):
+class IntegerPatchMerging(_Integer, PatchMerging):
     """A merge whose 1×1 convolutions multiply bytes."""
-
-    def __init__(self, source: PatchMerging) -> None:
-        nn.Module.__init__(self)
-        _take_over(source, self)
 
     @exact
     def forward(self, maps: Tensor) -> Tensor:
@@ -55,14 +58,13 @@ class IntegerPatchMerging(PatchMerging):
         return torch.stack(images).permute(0, 3, 1, 2)
 
 
-class IntegerWindowAttention(WindowAttention):
+class IntegerWindowAttention(_Integer, WindowAttention):
     """Attention of some windows at a time."""
 
     def __init__(self, source: WindowAttention) -> None:
-        nn.Module.__init__(self)
+        super().__init__(source)
         self.heads, self.window, self.scale = source.heads, source.window, source.scale
         self.attention_biases = source.attention_biases
-        _take_over(source, self)
 
     @exact
     def forward(self, tokens: Tensor) -> Tensor:
@@ -81,14 +83,6 @@ TINY_VIT: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     PatchMerging: IntegerPatchMerging,
     WindowAttention: IntegerWindowAttention,
 }
-
-
-def _take_over(source: nn.Module, target: nn.Module) -> None:
-    """Give a module the parts of another; maps have their channels last here."""
-    for name, part in source.named_children():
-        if isinstance(part, PackedConv2d):
-            part.turns_maps = False
-        target.add_module(name, part)
 
 
 def _rows_of(block: nn.Module, maps: Tensor) -> "_Rows | None":
