@@ -12,6 +12,7 @@ import numpy as np
 from mixqsam.exporting.arrays import Array, array
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers
+from mixqsam.exporting.strips import Strip
 from mixqsam.numeric.modules import StoredLayer
 from mixqsam.numeric.quantizers import AffineQuantizer
 from mixqsam.numeric.weights import QuantizedTensor
@@ -53,7 +54,7 @@ def write_depthwise(layers: Layers, value: str, layer: Any, *, unit: str, channe
         The output, its channels where the input has them.
     """
     if channels_last:
-        return _write_last(layers, value, layer, unit=unit)
+        return LastDepthwise(layers, layer, unit=unit).write(value)
     if not _is_integer(layer):
         return layers.convolution(value, layer, unit=unit)
     return _write_first(layers, value, layer, _Steps.of(layer.input), unit=unit)
@@ -80,34 +81,52 @@ def _write_first(layers: Layers, value: str, layer: Any, steps: _Steps, *, unit:
     return layers.convolved(graph.add("DequantizeLinear", codes, *grid, axis=1), weight, layer)
 
 
-def _write_last(layers: Layers, value: str, layer: Any, *, unit: str) -> str:
-    """With one grid for all channels, of step 1 where they have several.
+class LastDepthwise:
+    """A depthwise convolution of maps whose channels are last, written once for several strips of rows.
+
+    Its input has one grid for all channels, of step −1 where they have several; the weight has the other signs, too.
 
     The output stays in float. ONNX Runtime computes a convolution in whole numbers only if its output has a grid too.
     That grid would be one more rounding, which PyTorch does not have (docs/mobile-sam.md). The quantizer stands before
     the transposition, and the weight has no node for quantization: so ONNX Runtime computes in blocks of channels, and
     turns maps while it makes these blocks.
+
+    Args:
+        layers: where it is written.
+        layer: quantized or float.
+        unit: its name.
     """
-    graph = layers.graph
-    if not isinstance(layer, StoredLayer):
-        return _turned_back(graph, layers.convolution(graph.transpose(value, 0, 3, 1, 2), layer, unit=unit))
-    factors = None
-    if isinstance(layer.input, AffineQuantizer) and layer.input.scale.numel() > 1:
-        steps = _Steps.of(layer.input)
-        value, factors = _write_steps(graph, value, steps), steps.scale
-    else:
-        value = layers.activation(value, layer.input, unit=unit)
-    weight = layers.decoded(layer.stored, unit=unit, times=factors)
-    layers.float_units.setdefault(unit, _WHY_FLOAT)
-    return _turned_back(graph, layers.convolved(graph.transpose(value, 0, 3, 1, 2), weight, layer))
 
+    def __init__(self, layers: Layers, layer: Any, *, unit: str) -> None:
+        self._layers, self._layer, self._unit = layers, layer, unit
+        self._bias = None if layer.bias is None else layers.graph.constant(array(layer.bias))
+        self._steps: _Steps | None = None
+        if not isinstance(layer, StoredLayer):
+            self._weight = layers.tensor(f"{unit}.weight", layer.weight)
+            return
+        if isinstance(layer.input, AffineQuantizer) and layer.input.scale.numel() > 1:
+            self._steps = _Steps.of(layer.input)
+        factors = None if self._steps is None else -self._steps.scale
+        self._weight = layers.decoded(layer.stored, unit=unit, times=factors)
+        layers.float_units.setdefault(unit, _WHY_FLOAT)
 
-def _turned_back(graph: Graph, maps: str) -> str:
-    return graph.transpose(maps, 0, 2, 3, 1)
+    def write(self, value: str, strip: Strip | None = None) -> str:
+        """[1, h, w, C] → the same of the output; a strip has its own rows of zeros."""
+        graph, layers, layer = self._layers.graph, self._layers, self._layer
+        if self._steps is not None:
+            value = _write_steps(graph, value, self._steps)
+        elif isinstance(layer, StoredLayer):
+            value = layers.activation(value, layer.input, unit=self._unit)
+        pads = None if strip is None else [strip.above, layer.padding[1], strip.below, layer.padding[1]]
+        maps = graph.transpose(value, 0, 3, 1, 2)
+        return graph.transpose(layers.convolved(maps, self._weight, layer, bias=self._bias, pads=pads), 0, 2, 3, 1)
 
 
 def _write_steps(graph: Graph, value: str, steps: _Steps) -> str:
-    """A map whose channels are last, in whole numbers of its channels' steps."""
-    rounded = graph.add("Round", graph.add("Mul", value, graph.constant(1 / steps.scale)))
-    low, high = graph.constant(-steps.zero), graph.constant(2**steps.bits - 1 - steps.zero)
-    return graph.add("Min", graph.add("Max", rounded, low), high)
+    """A map whose channels are last, in whole numbers of its channels' steps, times −1.
+
+    ONNX Runtime computes Max with all threads and Min with one, so the upper end is a lower end of the negative value.
+    """
+    above = graph.add("Max", value, graph.constant(-steps.zero * steps.scale))
+    scaled = graph.add("Mul", above, graph.constant(-1 / steps.scale))
+    return graph.add("Round", graph.add("Max", scaled, graph.constant(steps.zero - (2**steps.bits - 1))))

@@ -1,6 +1,7 @@
 """Quantized layers and activations as QDQ nodes, and the float ones between them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,19 @@ from mixqsam.numeric.quantizers import (
 )
 from mixqsam.numeric.weights import QuantizedTensor
 from mixqsam.runtime.packed import PackedConv2d
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear layer as values of a graph.
+
+    Attributes:
+        weight: [in, out].
+        bias: with as many axes as the layer's values, if any.
+    """
+
+    weight: str
+    bias: str | None
 
 
 class Layers:
@@ -167,12 +181,18 @@ class Layers:
         The bias has as many axes as the value: with one axis, ONNX Runtime joins product and bias to a float Gemm
         before it looks for integer products.
         """
-        if isinstance(layer, StoredLayer):
-            value = self.activation(value, layer.input, unit=unit)
-        return self.product(value, layer, unit=unit, rank=rank)
+        return self.product(self.input(value, layer, unit=unit), layer, unit=unit, rank=rank)
+
+    def input(self, value: str, layer: Any, *, unit: str) -> str:
+        """A value behind the quantizer of a layer, if it has one."""
+        return self.activation(value, layer.input, unit=unit) if isinstance(layer, StoredLayer) else value
 
     def product(self, value: str, layer: Any, *, unit: str, rank: int = 3) -> str:
         """`linear` of a value that has been through the layer's quantizer."""
+        return self.multiplied(value, self.matrix(layer, unit=unit, rank=rank))
+
+    def matrix(self, layer: Any, *, unit: str, rank: int = 3) -> Matrix:
+        """A linear layer, written once for several products; see `linear`."""
         graph = self.graph
         if isinstance(layer, StoredLayer):
             # ONNX Runtime joins a DequantizeLinear to the product of float values behind it, and then rounds these
@@ -181,11 +201,14 @@ class Layers:
             weight = decode(layer.stored, unit=unit, transposed=True)
         else:
             weight = graph.transpose(self.tensor(f"{unit}.weight", layer.weight), 1, 0)
-        product = graph.add("MatMul", value, weight)
-        bias = layer.bias
-        if not isinstance(bias, Tensor):
-            return product
-        return graph.add("Add", product, graph.constant(array(bias).reshape([1] * (rank - 1) + [-1])))
+        if not isinstance(layer.bias, Tensor):
+            return Matrix(weight, None)
+        return Matrix(weight, graph.constant(array(layer.bias).reshape([1] * (rank - 1) + [-1])))
+
+    def multiplied(self, value: str, matrix: Matrix) -> str:
+        """`product` with a layer that is written already."""
+        product = self.graph.add("MatMul", value, matrix.weight)
+        return product if matrix.bias is None else self.graph.add("Add", product, matrix.bias)
 
     def convolution(self, value: str, layer: nn.Module, *, unit: str) -> str:
         """A convolution [batch, in, h, w] → [batch, out, h', w']."""
@@ -203,29 +226,32 @@ class Layers:
         weight: str,
         layer: Any,
         *,
-        bias: Array | None = None,
-        padded: bool = False,
+        bias: str | None = None,
+        pads: Sequence[int] | None = None,
         biased: bool = True,
     ) -> str:
-        """A convolution with a weight that is written already, the layer's bias or another, and its padding or none.
+        """A convolution with a weight that is written already, and the layer's strides, bias and padding.
 
         Args:
             value: [batch, in, h, w].
             weight: of the layer.
             layer: says the rest.
-            bias: in place of the layer's.
-            padded: the value is.
+            bias: the layer's, where it is written already.
+            pads: rows and columns of zeros before and behind, in place of the layer's.
             biased: add a bias.
         """
         graph = self.graph
-        if bias is None and layer.bias is not None:
-            bias = array(layer.bias)
-        parts = [graph.constant(bias)] if bias is not None and biased else []
-        sides = [0, 0] if padded else [int(side) for side in layer.padding]
-        strides, pads, dilations = list(layer.stride), [*sides, *sides], list(layer.dilation)
+        if bias is None and layer.bias is not None and biased:
+            bias = graph.constant(array(layer.bias))
+        sides = [int(side) for side in layer.padding]
         # ONNX Runtime's WebGPU refuses a convolution that leaves out its dilations.
         return graph.add(
-            "Conv", value, weight, *parts, strides=strides, pads=pads, dilations=dilations, group=int(layer.groups)
+            "Conv",
+            *(value, weight, *([] if bias is None else [bias])),
+            strides=list(layer.stride),
+            pads=list(pads or [*sides, *sides]),
+            dilations=list(layer.dilation),
+            group=int(layer.groups),
         )
 
     def norm(self, value: str, layer: nn.LayerNorm) -> str:

@@ -76,6 +76,11 @@ def _flat(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).reshape(len(weight), -1) if weight.ndim == 4 else weight
 
 
+def weight_shape(layer: Any) -> tuple[int, ...]:
+    """[out, in], or [out, in / groups, rows, columns]; a packed layer does not tell it otherwise."""
+    return tuple(layer.stored.shape if isinstance(layer, StoredLayer) else layer.weight.shape)
+
+
 def thirds(layer: Any, width: int) -> tuple[nn.Module, nn.Module, nn.Module]:
     """The layers of q, k and v, where the rows of one follow those of the other."""
     query, key, value = (linear_rows(layer, torch.arange(part * width, (part + 1) * width)) for part in range(3))

@@ -4,18 +4,19 @@ Maps have their channels last for ONNX Runtime, where a 1×1 convolution is a pr
 and first for OpenVINO, which fuses what follows a convolution into it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from mixqsam.exporting.depthwise import write_depthwise
+from mixqsam.exporting.depthwise import LastDepthwise, write_depthwise
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers
-from mixqsam.exporting.parts import Operand, as_linear, linear_rows
+from mixqsam.exporting.parts import Operand, as_linear, linear_rows, weight_shape
 from mixqsam.exporting.signed import Signed, has_signed_products, mix_signed, with_constants, write_signed
+from mixqsam.exporting.strips import Strip, cut_rows, write_strips
 from mixqsam.numeric.modules import StoredLayer
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.sam.load import Sam
@@ -70,15 +71,62 @@ class _Encoder:
 
     def _inverted(self, maps: str, block: Any, name: str) -> str:
         """1×1, depthwise, 1×1, with a GELU behind the first and the second."""
-        graph = self.graph
-        maps = graph.add("Gelu", self._pointwise(maps, block.conv1, f"{name}.conv1"))
-        maps = write_depthwise(self.layers, maps, block.conv2, unit=f"{name}.conv2", channels_last=self.last)
-        return self._pointwise(graph.add("Gelu", maps), block.conv3, f"{name}.conv3")
+        graph, layers, middle = self.graph, self.layers, block.conv2
+        if not self.last:
+            wide = graph.add("Gelu", self._pointwise(maps, block.conv1, f"{name}.conv1"))
+            wide = write_depthwise(layers, wide, middle, unit=f"{name}.conv2", channels_last=False)
+            return self._pointwise(graph.add("Gelu", wide), block.conv3, f"{name}.conv3")
+        depthwise = LastDepthwise(layers, middle, unit=f"{name}.conv2")
+        channels, _, kernel, _ = weight_shape(middle)
+
+        def between(wide: str, strip: Strip) -> str:
+            return graph.add("Gelu", depthwise.write(wide, strip))
+
+        strips = cut_rows(
+            self.side,
+            row_bytes=4 * self.side * channels,
+            kernel=kernel,
+            stride=int(middle.stride[0]),
+            padding=int(middle.padding[0]),
+        )
+        first, last = as_linear(block.conv1), as_linear(block.conv3)
+        return self._widened(maps, first, last, f"{name}.conv1", f"{name}.conv3", strips, between)
 
     def _pointwise(self, maps: str, layer: Any, unit: str) -> str:
         if self.last:
             return self.layers.linear(maps, as_linear(layer), unit=unit, rank=4)
         return self.layers.convolution(maps, layer, unit=unit)
+
+    def _mlp(self, tokens: str, mlp: Any, name: str) -> str:
+        if not self.last:
+            wide = self.graph.add("Gelu", self.layers.linear(tokens, mlp.lin1, unit=f"{name}.lin1", rank=4))
+            return self.layers.linear(wide, mlp.lin2, unit=f"{name}.lin2", rank=4)
+        strips = cut_rows(self.side, row_bytes=4 * self.side * weight_shape(mlp.lin1)[0])
+        return self._widened(tokens, mlp.lin1, mlp.lin2, f"{name}.lin1", f"{name}.lin2", strips, lambda wide, _: wide)
+
+    def _widened(
+        self,
+        maps: str,
+        first: Any,
+        last: Any,
+        first_unit: str,
+        last_unit: str,
+        strips: list[Strip],
+        between: Callable[[str, Strip], str],
+    ) -> str:
+        """A linear layer to more channels and a GELU, what lies between, and one to fewer channels, in strips."""
+        graph, layers = self.graph, self.layers
+        quantizer = first.input if isinstance(first, StoredLayer) else nn.Identity()
+        # Cut as codes, which are a quarter as large.
+        operand = Operand(layers, maps, quantizer, unit=first_unit, together=False)
+        widening = layers.matrix(first, unit=first_unit, rank=4)
+        narrowing = layers.matrix(last, unit=last_unit, rank=4)
+
+        def write(part: str, strip: Strip) -> str:
+            wide = graph.add("Gelu", layers.multiplied(operand.restore(graph, part), widening))
+            return layers.multiplied(layers.input(between(wide, strip), last, unit=last_unit), narrowing)
+
+        return write_strips(graph, operand.value, strips, write)
 
     def _attention_block(self, maps: str, block: Any, name: str) -> str:
         """Attention in windows, a depthwise convolution, an MLP."""
@@ -91,9 +139,7 @@ class _Encoder:
         tokens = write_depthwise(layers, tokens, block.local_conv, unit=unit, channels_last=self.last)
         if not self.last:
             tokens = graph.transpose(tokens, 0, 2, 3, 1)
-        wide = layers.norm(tokens, block.mlp_norm)
-        wide = graph.add("Gelu", layers.linear(wide, block.mlp.lin1, unit=f"{name}.mlp.lin1", rank=4))
-        tokens = graph.add("Add", tokens, layers.linear(wide, block.mlp.lin2, unit=f"{name}.mlp.lin2", rank=4))
+        tokens = graph.add("Add", tokens, self._mlp(layers.norm(tokens, block.mlp_norm), block.mlp, f"{name}.mlp"))
         return tokens if self.last else graph.transpose(tokens, 0, 3, 1, 2)
 
     def _attend(self, tokens: str, attention: Any, name: str) -> str:
