@@ -4,7 +4,8 @@
 
 Encoders take turns in one process. The milliseconds of a group are sums over operators, each the shortest of several
 profiled runs. Seconds are medians of other runs, without a profiler. `--directory` profiles a quantized directory, too.
-About 2 minutes.
+ONNX Runtime's operators are also profiled with one and with two threads; `--operators` measures these alone. About 3
+minutes.
 """
 
 import argparse
@@ -30,13 +31,15 @@ from mixqsam.artifact.store import load_model
 from mixqsam.deployed.backends import ONNX
 from mixqsam.deployed.names import ENCODER
 from mixqsam.exporting.files import ExportOptions, encoder_model, save_onnx
-from mixqsam.files import write_json
+from mixqsam.files import read_json, write_json
 from mixqsam.heap import keep_freed_memory
 from mixqsam.sam.forward import make_frame
 
 Milliseconds = Mapping[str, float]
 Profiler = Callable[[Array], Milliseconds]
 
+# Profiled with one and with two threads. Any exporter writes a float graph whose channels come first.
+_THREADED = ("float, channels first", "float", "W8A8")
 # What operators of both runtimes do, for people.
 _INTEGER, _FLOAT, _CONVOLUTIONS = "integer products", "float products", "convolutions in float"
 _GELU, _NORMS, _COPIES = "GELU", "softmax, normalisation", "copies, transpositions, windows"
@@ -76,10 +79,26 @@ def grouped(milliseconds: Milliseconds) -> dict[str, float]:
     return {group: round(value, 1) for group, value in found.items()}
 
 
-def prepare(folder: Path, directory: Path | None, *, runs: int) -> dict[str, tuple[Encoder, Profiler]]:
-    """Each encoder as a function, and what profiles it."""
+def profile_threads(files: Mapping[str, Path], frame: Array, *, runs: int) -> dict[str, dict[str, Milliseconds]]:
+    """Encoder → threads → kind of operator in ONNX Runtime → milliseconds."""
+    found: dict[str, dict[str, Milliseconds]] = {}
+    for label, file in files.items():
+        found[label] = {
+            str(threads): {
+                kind: one["milliseconds"] for kind, one in profile_onnx(file, frame, runs=runs, threads=threads).items()
+            }
+            for threads in (1, 2)
+        }
+    return found
+
+
+def prepare(
+    folder: Path, directory: Path | None, *, runs: int
+) -> tuple[dict[str, tuple[Encoder, Profiler]], dict[str, Path]]:
+    """Each encoder as a function with what profiles it, and the files of ONNX Runtime."""
     sam = encoders.load_model()
     files = {"float": ONNX.file(encoders.float_directory(sam, folder, ONNX), ENCODER)}
+    files["float, channels first"] = encoders.float_graph(sam, folder)
     models = {"float": sam.model}
     for label, source in (("W8A8", quantized(sam, 8, [photograph(folder)], folder)), ("mixed", directory)):
         if source is not None:
@@ -91,7 +110,21 @@ def prepare(folder: Path, directory: Path | None, *, runs: int) -> dict[str, tup
         found[f"PyTorch, {label}"] = torch_encoder(model), partial(profile_torch, model, runs=runs)
     for label, file in files.items():
         found[f"ONNX Runtime, {label}"] = onnx_encoder(file), partial(profile_file, file, runs=runs)
-    return found
+    return found, files
+
+
+def take_turns(models: Mapping[str, tuple[Encoder, Profiler]], frame: Array, *, rounds: int) -> dict[str, Any]:
+    """Encoder → median seconds, and milliseconds of its groups of operators."""
+    seconds: dict[str, list[float]] = collections.defaultdict(list)
+    for _ in range(rounds):
+        for title, (encode, _) in models.items():
+            started = time.perf_counter()
+            encode(frame)
+            seconds[title].append(round(time.perf_counter() - started, 4))
+    return {
+        title: {"seconds": float(np.median(seconds[title])), "milliseconds": grouped(count(frame))}
+        for title, (_, count) in models.items()
+    }
 
 
 def main() -> None:
@@ -101,6 +134,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="without it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--directory", type=Path, help="a quantized MobileSAM")
+    parser.add_argument("--operators", action="store_true", help="with one and with two threads, alone")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -108,20 +142,16 @@ def main() -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = prepare(folder, arguments.directory, runs=arguments.runs)
+        models, files = prepare(folder, arguments.directory, runs=arguments.runs)
         frame = make_frame(encoders.load_model(), photograph(folder).open()).pixels.numpy()
-        seconds: dict[str, list[float]] = collections.defaultdict(list)
-        for _ in range(arguments.rounds):
-            for title, (encode, _) in models.items():
-                started = time.perf_counter()
-                encode(frame)
-                seconds[title].append(round(time.perf_counter() - started, 4))
-        found: dict[str, Any] = {
-            title: {"seconds": float(np.median(seconds[title])), "milliseconds": grouped(count(frame))}
-            for title, (_, count) in models.items()
-        }
-    write_json(arguments.output, {"machine": machine(), "encoders": found})
-    print(found)
+        content = read_json(arguments.output, what="results") if arguments.output.exists() else {}
+        if not arguments.operators:
+            content["encoders"] = take_turns(models, frame, rounds=arguments.rounds)
+            content["machine"] = machine()
+        runs = max(arguments.runs, 8)
+        content["operators"] = profile_threads({k: files[k] for k in _THREADED}, frame, runs=runs)
+    write_json(arguments.output, content)
+    print(content)
 
 
 if __name__ == "__main__":

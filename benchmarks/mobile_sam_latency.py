@@ -60,12 +60,12 @@ def running(files: Mapping[str, Path]) -> dict[str, Encoder]:
     return found
 
 
-def profile_onnx(path: Path, frame: Array, *, runs: int = 5) -> dict[str, dict[str, float]]:
-    """Kind of operator → how many there are, and their least milliseconds."""
+def profile_onnx(path: Path, frame: Array, *, runs: int = 5, threads: int = 0) -> dict[str, dict[str, float]]:
+    """Kind of operator → how many there are, and their least milliseconds; with PyTorch's threads, or with others."""
     import onnxruntime  # noqa: PLC0415
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.enable_profiling = torch.get_num_threads(), True
+    options.intra_op_num_threads, options.enable_profiling = threads or torch.get_num_threads(), True
     options.profile_file_prefix = str(path.with_suffix(".profile"))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     for _ in range(runs):

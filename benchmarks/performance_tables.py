@@ -240,6 +240,22 @@ def mobile_profile() -> str:
     return "\n".join([*lines, "", machine_line(data)])
 
 
+def mobile_threads() -> str:
+    """ONNX Runtime's operators with one and with two threads."""
+    found = load("mobile_profile")["operators"]
+    columns = {f"{label}, {count}": one[count] for label, one in found.items() for count in ("1", "2")}
+    kinds = {kind for one in columns.values() for kind in one}
+    greatest = {kind: max(one.get(kind, 0) for one in columns.values()) for kind in kinds}
+    lines = [line(["milliseconds", *(f"{title} thread{'s' * title.endswith('2')}" for title in columns)])]
+    lines.append(line(["---", *["---:"] * len(columns)]))
+    for kind in sorted(kinds, key=lambda kind: -greatest[kind]):
+        if greatest[kind] >= 5:
+            cells = (f"{one[kind]:.0f}" if kind in one else "–" for one in columns.values())
+            lines.append(line([f"`{kind}`", *cells]))
+    lines.append(line(["all", *(f"{sum(one.values()):.0f}" for one in columns.values())]))
+    return "\n".join(lines)
+
+
 def machine_line(data: Any) -> str:
     """Description of the machine."""
     one = data["machine"]

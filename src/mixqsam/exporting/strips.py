@@ -11,7 +11,7 @@ import numpy as np
 
 from mixqsam.exporting.graph import Graph
 
-# Bytes of a strip of the widest map. Of 1, 2, 4, 8 and 16 MB, 4 and 8 MB are the fastest (docs/performance.md).
+# Bytes of a strip of the widest map. Smaller strips compute more border rows twice, larger ones leave the cache.
 STRIP_BYTES = 1 << 23
 
 
