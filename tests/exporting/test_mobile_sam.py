@@ -152,6 +152,20 @@ def test_onnx_runtime_computes_in_whole_numbers(mobile: Sam, mobile_ranges: Rang
     assert not found["Gemm"] + found["MatMul"] + found["FusedMatMul"], found
 
 
+@pytest.mark.parametrize(("bits", "signed"), [(7, True), (8, False)])
+def test_keys_and_values_are_signed_where_pairs_of_products_fit(
+    mobile: Sam, mobile_ranges: Ranges, tmp_path: Path, bits: int, signed: bool
+) -> None:
+    """Processors without VNNI add two products in 16 bits."""
+    plan = uniform(mobile, bits)
+    write(nearest(mobile, plan, mobile_ranges), plan, tmp_path, ONNX)
+    graph = onnx.load(str(tmp_path / f"{ENCODER}.onnx")).graph
+    kinds = {one.name: one.data_type for one in graph.initializer}
+    found = [kinds[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    attentions = sum(unit.role == "scores" and unit.part == "encoder" for unit in mobile.costs().units)
+    assert found.count(onnx.TensorProto.INT8) == (2 * attentions if signed else 0)
+
+
 def test_maps_are_not_turned_needlessly(mobile: Sam, mobile_ranges: Ranges, tmp_path: Path) -> None:
     plan = uniform(mobile, 8)
     write(nearest(mobile, plan, mobile_ranges), plan, tmp_path, ONNX)

@@ -1,6 +1,7 @@
 """The image encoder as a graph: frame [1, 3, S, S] → embedding [1, C, S/16, S/16]."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from mixqsam.exporting.activations import find_activation
 from mixqsam.exporting.arrays import array
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers
-from mixqsam.exporting.parts import FLOAT, Operand, thirds
+from mixqsam.exporting.parts import FLOAT, Operand, has_signed_right, thirds
 from mixqsam.exporting.signed import Signed, has_signed_products, mix_signed, with_constants, write_signed
 from mixqsam.numeric.attention import VisionAttention, relative_table
 from mixqsam.sam.load import Sam
@@ -117,7 +118,9 @@ class _Encoder:
         graph, layers, heads = self.graph, self.layers, attention.heads
         tokens = side**2
         parts = thirds(attention.qkv, self.width)
-        queries, keys, values = self._project(hidden, attention, name, parts, self._operand, tokens=tokens)
+        queries, keys, values = self._project(
+            hidden, attention, name, parts, partial(self._operand, attention), tokens=tokens
+        )
         shares = self._shares(queries.restore(graph, queries.value), attention, name, side=side)
         if self.sliced and tokens**2 > _LOGITS:
             return self._in_slices(queries, keys, values, attention, name, shares, side=side)
@@ -138,8 +141,12 @@ class _Encoder:
         mask = shares and graph.reshape(graph.add("Add", *shares), -1, attention.heads, tokens, tokens)
         return mix_signed(self.layers, operands, attention, mask, unit=name)
 
-    def _operand(self, found: str, quantizer: nn.Module, unit: str) -> Operand:
-        return Operand(self.layers, found, quantizer, unit=unit, together=not self.sliced)
+    def _operand(self, attention: VisionAttention, found: str, quantizer: nn.Module, unit: str) -> Operand:
+        signed = any(
+            quantizer is product.right and has_signed_right(product.left, quantizer)
+            for product in (attention.qk, attention.av)
+        )
+        return Operand(self.layers, found, quantizer, unit=unit, together=not self.sliced, signed=signed)
 
     def _signed(self, found: str, quantizer: nn.Module, unit: str) -> Signed:
         del unit

@@ -14,7 +14,11 @@ from torch import Tensor
 from mixqsam.exporting.older import OLDER_IR, OLDER_OPSET, REWRITES
 
 OPSET, IR = 21, 10
-_KINDS = {np.dtype(t): k for t, k in ((np.float32, TensorProto.FLOAT), (np.uint8, TensorProto.UINT8))}
+_KINDS = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.uint8): TensorProto.UINT8,
+    np.dtype(np.int8): TensorProto.INT8,
+}
 
 
 class Graph:

@@ -62,23 +62,29 @@ class Layers:
         steps = graph.add("Sub", codes, graph.constant(array(stored.grid.zero)))
         return graph.reshape(graph.add("Mul", steps, graph.constant(array(stored.grid.scale))), *stored.shape)
 
-    def quantize(self, value: str, quantizer: Quantizer) -> str:
-        """Codes (uint8) of an activation."""
+    def quantize(self, value: str, quantizer: Quantizer, *, signed: bool = False) -> str:
+        """Codes of an activation: bytes, or signed bytes around the middle of the grid."""
         graph, low, step = self.graph, -float(quantizer.zero), quantizer.step
         if quantizer.bits < 8:
             last = 2**quantizer.bits - 1 + low
             value = graph.add("Clip", value, graph.constant(low * step), graph.constant(last * step))
-        return graph.add("QuantizeLinear", value, *self._grid(quantizer))
+        return graph.add(
+            "QuantizeLinear", value, graph.constant(quantizer.step), _zero(graph, quantizer, signed=signed)
+        )
 
-    def dequantize(self, codes: str, quantizer: Quantizer, *, graph: Graph | None = None, times: float = 1.0) -> str:
+    def dequantize(
+        self,
+        codes: str,
+        quantizer: Quantizer,
+        *,
+        graph: Graph | None = None,
+        times: float = 1.0,
+        signed: bool = False,
+    ) -> str:
         """The values of codes, times a factor."""
         own = graph or self.graph
         scale = own.constant(np.float32(quantizer.step) * np.float32(times))
-        return own.add("DequantizeLinear", codes, scale, own.constant(int(quantizer.zero), np.uint8))
-
-    def _grid(self, quantizer: Quantizer, graph: Graph | None = None) -> tuple[str, str]:
-        own = graph or self.graph
-        return own.constant(quantizer.step), own.constant(int(quantizer.zero), np.uint8)
+        return own.add("DequantizeLinear", codes, scale, _zero(own, quantizer, signed=signed))
 
     def activation(self, value: str, quantizer: nn.Module, *, unit: str, graph: Graph | None = None) -> str:
         """The values of an activation after its quantizer; the value itself where there is none."""
@@ -264,6 +270,13 @@ class Layers:
         """Layer norm over the channels of [batch, channels, h, w]."""
         last = self.norm(self.graph.transpose(value, 0, 2, 3, 1), layer)
         return self.graph.transpose(last, 0, 3, 1, 2)
+
+
+def _zero(graph: Graph, quantizer: Quantizer, *, signed: bool) -> str:
+    """The code of a zero, whose type is that of all codes."""
+    if signed:
+        return graph.constant(int(quantizer.zero) - 2 ** (quantizer.bits - 1), np.int8)
+    return graph.constant(int(quantizer.zero), np.uint8)
 
 
 def _within(layers: Layers, graph: Graph) -> Layers:

@@ -14,7 +14,7 @@ from torch import nn
 from mixqsam.exporting.depthwise import LastDepthwise, write_depthwise
 from mixqsam.exporting.graph import Graph
 from mixqsam.exporting.layers import Layers
-from mixqsam.exporting.parts import Operand, as_linear, linear_rows, weight_shape
+from mixqsam.exporting.parts import Operand, as_linear, has_signed_right, linear_rows, weight_shape
 from mixqsam.exporting.signed import Signed, has_signed_products, mix_signed, with_constants, write_signed
 from mixqsam.exporting.strips import Strip, cut_rows, write_strips
 from mixqsam.numeric.modules import StoredLayer
@@ -156,9 +156,11 @@ class _Encoder:
         """[1, h, w, C] → [windows, heads, window², c]."""
         graph, layers = self.graph, self.layers
         operands: list[Operand] = []
-        for part, quantizer, unit in self._parts(attention, name):
+        lefts = nn.Identity(), attention.qk.left, attention.av.left
+        for left, (part, quantizer, unit) in zip(lefts, self._parts(attention, name), strict=True):
             found = layers.linear(hidden, part, unit=f"{name}.qkv", rank=4)
-            operand = Operand(layers, found, quantizer, unit=unit, together=not self.last)
+            signed = has_signed_right(left, quantizer)
+            operand = Operand(layers, found, quantizer, unit=unit, together=not self.last, signed=signed)
             operand.value = self._sorted(operand.value, attention, turned=len(operands) == 1)
             operands.append(operand)
         queries, keys, values = operands
