@@ -158,6 +158,22 @@ def test_products_run_on_integer_kernels(
     assert decoder["MatMulIntegerToFloat"] + decoder["QLinearMatMul"] >= len(units), decoder
 
 
+@pytest.mark.parametrize("bits", [5, 8])
+def test_slices_give_what_the_whole_attention_gives(
+    sam: Sam, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    """With 5 bits, keys and values are signed bytes; with 8 bits, bytes."""
+    plan = BitPlan.uniform(sam.costs().units, UnitBits(bits, bits))
+    model = integer_model(nearest(sam, plan, ranges))
+    pixels = torch.randn(1, 3, 80, 80, generator=torch.Generator().manual_seed(5)).numpy()
+    found = []
+    for logits in (encoder_module._LOGITS, 5 * 25):
+        monkeypatch.setattr(encoder_module, "_LOGITS", logits)
+        write(model, plan, tmp_path)
+        found.append(run(tmp_path, ENCODER, {"x": pixels})["image_embeddings"].ravel())
+    assert np.corrcoef(found[0], found[1])[0, 1] > 0.999
+
+
 def test_codes_of_four_bits_take_half_a_byte(sam: Sam, ranges: Ranges, tmp_path: Path) -> None:
     sizes = {}
     for bits in (2, 4, 8):
