@@ -4,6 +4,7 @@ from mixqsam.cli import deploying, judging, making, sharing, timing
 from mixqsam.cli.app import app
 from mixqsam.cli.command import install
 from mixqsam.heap import keep_freed_memory
+from mixqsam.waiting import shorten_waiting
 
 for module, panel in (
     (making, "Make a quantized model"),
@@ -18,4 +19,5 @@ for module, panel in (
 def run() -> None:
     """Run the command line."""
     keep_freed_memory()
+    shorten_waiting()
     app()
