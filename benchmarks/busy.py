@@ -1,6 +1,6 @@
 """Time encoders beside busy processes, with several ways in which OpenMP's threads wait for each other.
 
-    python -m benchmarks.busy FLOAT QUANTIZED
+    python -m benchmarks.busy MODEL …
 
 Each cell is a process of its own with two threads; `--busy` processes compute beside it all the time. Times are
 medians of the rounds. A few minutes with SAM-B on 2 cores; the machine has to be quiet otherwise.
@@ -18,12 +18,13 @@ from typing import Any
 
 from benchmarks.harness import machine
 from mixqsam.files import write_json
+from mixqsam.waiting import TURNS
 
-# Waiting threads spin for milliseconds by default; PASSIVE lets them sleep at once, a count after that many turns.
+# Waiting threads spin for milliseconds by default. `short` is what the command line sets; `passive` has no spinning.
 POLICIES: dict[str, dict[str, str]] = {
     "default": {},
+    "short": {"GOMP_SPINCOUNT": TURNS},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "count": {"GOMP_SPINCOUNT": "10000"},
 }
 _TIME = """
 import sys, time, torch
@@ -67,9 +68,9 @@ def time_model(model: Path, *, policy: str, rounds: int) -> float:
 def main() -> None:
     """Parse arguments, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("models", nargs=2, type=Path, metavar="MODEL", help="the float model, and the quantized one")
-    parser.add_argument("--busy", type=int, nargs="*", default=[0, 1, 2, 4])
-    parser.add_argument("--policies", nargs="*", choices=list(POLICIES), default=["default", "passive"])
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="float, or a directory of mixqsam")
+    parser.add_argument("--busy", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--policies", nargs="*", choices=list(POLICIES), default=["default", "short"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("docs/data/busy.json"))
     arguments = parser.parse_args()
@@ -77,8 +78,10 @@ def main() -> None:
     for count in arguments.busy:
         for policy in arguments.policies:
             with busy(count):
-                seconds = [time_model(model, policy=policy, rounds=arguments.rounds) for model in arguments.models]
-            rows.append({"busy": count, "policy": policy, "float": seconds[0], "quantized": seconds[1]})
+                seconds = {
+                    model.name: time_model(model, policy=policy, rounds=arguments.rounds) for model in arguments.models
+                }
+            rows.append({"busy": count, "policy": policy, "seconds": seconds})
             print(rows[-1], flush=True)
             write_json(arguments.output, {"machine": machine(), "rows": rows})
 

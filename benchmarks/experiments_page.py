@@ -15,6 +15,7 @@ from benchmarks.mixed_tables import BUDGETS, LEARNED, PLAIN, draw_sizes, recipes
 from benchmarks.mobile_sam_tables import draw_latency, reported, tools, tried
 from benchmarks.performance_tables import (
     DOCS,
+    busy,
     evaluator,
     everything,
     forward,
@@ -78,6 +79,7 @@ def main() -> None:
             "mobile_profile": mobile_profile(),
             "mobile_threads": mobile_threads(),
             "torch_profile": torch_profile(),
+            "busy": busy(),
             "speed": speed(),
             "everything": everything(),
             "files": files(),

@@ -8,6 +8,17 @@ from typing import Any
 DOCS = Path(__file__).parents[1] / "docs"
 
 
+# ONNX Runtime's operators in the groups of a page.
+_OPERATORS = {
+    "float products": ("MatMul", "FusedMatMul", "Gemm"),
+    "integer products": ("MatMulIntegerToFloat", "QLinearMatMul"),
+    "`Conv`": ("Conv", "FusedConv"),
+    "`Gelu`": ("Gelu",),
+    "`Add`": ("Add",),
+    "`Round`, `Transpose` and copies": ("Round", "Transpose", "ReorderOutput", "Slice", "Concat"),
+}
+
+
 def load(name: str) -> Any:
     """One file of measurements."""
     return json.loads((DOCS / "data" / f"{name}.json").read_text(encoding="utf-8"))
@@ -241,19 +252,30 @@ def mobile_profile() -> str:
 
 
 def mobile_threads() -> str:
-    """ONNX Runtime's operators with one and with two threads."""
+    """Groups of ONNX Runtime's operators with one and with two threads."""
     found = load("mobile_profile")["operators"]
-    columns = {f"{label}, {count}": one[count] for label, one in found.items() for count in ("1", "2")}
-    kinds = {kind for one in columns.values() for kind in one}
-    greatest = {kind: max(one.get(kind, 0) for one in columns.values()) for kind in kinds}
-    lines = [line(["milliseconds", *(f"{title} thread{'s' * title.endswith('2')}" for title in columns)])]
-    lines.append(line(["---", *["---:"] * len(columns)]))
-    for kind in sorted(kinds, key=lambda kind: -greatest[kind]):
-        if greatest[kind] >= 5:
-            cells = (f"{one[kind]:.0f}" if kind in one else "–" for one in columns.values())
-            lines.append(line([f"`{kind}`", *cells]))
-    lines.append(line(["all", *(f"{sum(one.values()):.0f}" for one in columns.values())]))
+    columns = [found[label][count] for label in ("float", "W8A8") for count in ("1", "2")]
+    titles = [f"{label}, {count}" for label in ("float", "W8A8") for count in ("1 thread", "2 threads")]
+    lines = [line(["milliseconds", *titles]), line(["---", *["---:"] * len(columns)])]
+    named = {kind for kinds in _OPERATORS.values() for kind in kinds}
+    for title, kinds in _OPERATORS.items():
+        sums = [sum(one.get(kind, 0) for kind in kinds) for one in columns]
+        lines.append(line([title, *(f"{one:.0f}" if one else "–" for one in sums)]))
+    rest = [sum(value for kind, value in one.items() if kind not in named) for one in columns]
+    lines.append(line(["all others", *(f"{one:.0f}" for one in rest)]))
+    lines.append(line(["all", *(f"{sum(one.values()):.0f}" for one in columns)]))
     return "\n".join(lines)
+
+
+def busy() -> str:
+    """SAM-B's encoder beside busy processes, by how long threads spin while they wait."""
+    data = load("busy")
+    titles = {"default": "spinning", "short": "sleeping soon"}
+    found = {(row["busy"], row["policy"]): next(iter(row["seconds"].values())) for row in data["rows"]}
+    lines = [line(["busy processes", *titles.values()]), line(["---:", *["---:"] * len(titles)])]
+    counts = dict.fromkeys(count for count, _ in found)
+    lines += [line([str(count), *(f"{found[count, policy]:.1f} s" for policy in titles)]) for count in counts]
+    return "\n".join([*lines, "", machine_line(data)])
 
 
 def machine_line(data: Any) -> str:

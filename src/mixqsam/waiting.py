@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 # Turns that a waiting thread spins: a few microseconds. By default it spins for milliseconds.
-_TURNS = "1000"
+TURNS = "1000"
 # A process that runs at all of these looks, which are a few milliseconds apart, keeps the machine busy.
 _LOOKS, _PAUSE = 3, 0.005
 _LOAD = Path("/proc/loadavg")
@@ -30,7 +30,7 @@ def shorten_waiting(environment: MutableMapping[str, str] = os.environ) -> bool:
     is_set = any(name in environment for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
     if sys.platform != "linux" or is_set or not _is_busy():
         return False
-    environment["GOMP_SPINCOUNT"] = _TURNS
+    environment["GOMP_SPINCOUNT"] = TURNS
     return True
 
 
