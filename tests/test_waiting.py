@@ -9,7 +9,6 @@ import pytest
 from mixqsam import waiting
 from mixqsam.waiting import shorten_waiting
 
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only GNU's OpenMP on Linux has the setting")
 
 
