@@ -108,7 +108,8 @@ def prepare(
     found: dict[str, tuple[Encoder, Profiler]] = {}
     for label, model in models.items():
         found[f"PyTorch, {label}"] = torch_encoder(model), partial(profile_torch, model, runs=runs)
-    for label, file in files.items():
+    for label in models:
+        file = files[label]
         found[f"ONNX Runtime, {label}"] = onnx_encoder(file), partial(profile_file, file, runs=runs)
     return found, files
 
@@ -149,6 +150,7 @@ def main() -> None:
             content["encoders"] = take_turns(models, frame, rounds=arguments.rounds)
             content["machine"] = machine()
         runs = max(arguments.runs, 8)
+        content["operators_machine"] = machine()
         content["operators"] = profile_threads({k: files[k] for k in _THREADED}, frame, runs=runs)
     write_json(arguments.output, content)
     print(content)

@@ -8,7 +8,7 @@ from typing import Any
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-# ONNX Runtime's operators in the groups of a page.
+# Groups of ONNX Runtime's operators, as the table names them.
 _OPERATORS = {
     "float products": ("MatMul", "FusedMatMul", "Gemm"),
     "integer products": ("MatMulIntegerToFloat", "QLinearMatMul"),

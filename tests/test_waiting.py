@@ -1,5 +1,6 @@
 """Threads sleep soon where the machine is busy."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,13 @@ def write_load(path: Path, *, running: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("running", "is_made"), [(1, False), (3, True)])
+@pytest.mark.parametrize(
+    ("running", "cores", "is_made"), [(1, 2, False), (2, 2, True), (3, 2, True), (2, 8, False), (5, 8, True)]
+)
 def test_only_a_busy_machine_is_set(
-    running: int, is_made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: int, cores: int, is_made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     monkeypatch.setattr(waiting, "_LOAD", write_load(tmp_path / "loadavg", running=running))
     environment: dict[str, str] = {}
     assert shorten_waiting(environment) == is_made
@@ -37,7 +41,7 @@ def test_settings_of_the_user_stay(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("text", ["", "nothing of the kind", "0 0 0 x/y 1"])
-def test_a_load_that_cannot_be_read_is_none(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_that_cannot_be_read_counts_as_quiet(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "loadavg"
     path.write_text(text, encoding="ascii")
     monkeypatch.setattr(waiting, "_LOAD", path)

@@ -1,4 +1,4 @@
-"""Asks OpenMP to let waiting threads sleep where the machine is busy, so that they do not keep others from working."""
+"""Asks OpenMP to let waiting threads sleep on a busy machine, so that they do not keep others from working."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Turns that a waiting thread spins: a few microseconds. By default it spins for milliseconds.
 TURNS = "1000"
-# A process that runs at all of these looks, which are a few milliseconds apart, keeps the machine busy.
+# The machine is busy if other threads run at each of these looks, a few milliseconds apart.
 _LOOKS, _PAUSE = 3, 0.005
 _LOAD = Path("/proc/loadavg")
 
@@ -35,9 +35,10 @@ def shorten_waiting(environment: MutableMapping[str, str] = os.environ) -> bool:
 
 
 def _is_busy() -> bool:
-    """Whether others run beside this process; the mean load of a minute would count what has just ended."""
+    """Whether others take half of the processors or more; the mean load of a minute would count what has just ended."""
     for _ in range(_LOOKS):
-        if _count_running() <= 1:
+        others = _count_running() - 1
+        if 2 * others < len(os.sched_getaffinity(0)):
             return False
         time.sleep(_PAUSE)
     return True

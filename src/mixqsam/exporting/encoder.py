@@ -16,7 +16,7 @@ from mixqsam.exporting.signed import Signed, has_signed_products, mix_signed, wi
 from mixqsam.numeric.attention import VisionAttention, relative_table
 from mixqsam.sam.load import Sam
 
-# Logits of one slice of a global attention, and up to so many an attention is written in one piece.
+# Logits of one slice of a global attention, and those of an attention that is written in one piece, at most.
 _LOGITS = 1 << 21
 _Moved = TypeVar("_Moved", Operand, Signed)
 

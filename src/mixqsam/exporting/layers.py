@@ -182,7 +182,7 @@ class Layers:
         return graph.add("Mul", weight, graph.constant(times.reshape(shape)))
 
     def linear(self, value: str, layer: Any, *, unit: str, rank: int = 3) -> str:
-        """Y = x·wᵀ + bias, of a value with so many axes.
+        """Y = x·wᵀ + bias, of a value with `rank` axes.
 
         The bias has as many axes as the value: with one axis, ONNX Runtime joins product and bias to a float Gemm
         before it looks for integer products.

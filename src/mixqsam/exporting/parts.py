@@ -98,7 +98,7 @@ def _flat(weight: Tensor) -> Tensor:
 
 
 def weight_shape(layer: Any) -> tuple[int, ...]:
-    """[out, in], or [out, in / groups, rows, columns]; a packed layer does not tell it otherwise."""
+    """Return [out, in], or [out, in / groups, rows, columns]; a packed layer has its shape in `stored` alone."""
     return tuple(layer.stored.shape if isinstance(layer, StoredLayer) else layer.weight.shape)
 
 

@@ -33,7 +33,9 @@ class Strip:
 
 
 def cut_rows(side: int, *, row_bytes: int, kernel: int = 1, stride: int = 1, padding: int = 0) -> list[Strip]:
-    """The strips of a map that a convolution makes strips of another map from; they overlap by the kernel's border.
+    """Cut a map into strips of rows; a convolution makes a strip of its output from each.
+
+    Strips overlap by the kernel's border.
 
     Args:
         side: rows of the map.
@@ -54,7 +56,7 @@ def cut_rows(side: int, *, row_bytes: int, kernel: int = 1, stride: int = 1, pad
 
 
 def write_strips(graph: Graph, maps: str, strips: list[Strip], write: Callable[[str, Strip], str]) -> str:
-    """What is made of each strip of [1, h, w, C], put together again.
+    """Write what is made of each strip of [1, h, w, C], and join the results.
 
     Args:
         graph: it grows.

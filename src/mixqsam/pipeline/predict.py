@@ -40,7 +40,7 @@ def run_prediction(
 
     Raises:
         InputError: the image, the prompts or the model cannot be used.
-        OutputError: a file cannot be written, or its name has an ending that is not written; then none is.
+        OutputError: a file cannot be written, or its name has another ending than its format's; then none is.
     """
     check_picture_paths(mask=output, overlay=overlay)
     picture = open_image(image)

@@ -51,7 +51,7 @@ def run_automatic_prediction(
 
     Raises:
         InputError: the image or the model cannot be used, or the image is too small for its crops.
-        OutputError: a file cannot be written, or its name has an ending that is not written; then none is.
+        OutputError: a file cannot be written, or its name has another ending than its format's; then none is.
     """
     files = files or AutomaticFiles()
     check_picture_paths(overlay=files.overlay)

@@ -50,7 +50,8 @@ def list_passes(recipe: Recipe, *, images: int, side: int, processes: int) -> li
         recipe: the recipe.
         images: of the calibration.
         side: of the model's frame in pixels.
-        processes: that share the calibration; one alone finds the shares on the way.
+        processes: that share the calibration. One alone finds the shares on the way, unless the ranges are cached; the
+            estimate leaves that out.
     """
     passes = []
     if recipe.rewrite is not None:

@@ -24,7 +24,7 @@ class Compensation:
         ways: what is tried with each weight, beside rounding to nearest.
         dampings: λ, as shares of the mean diagonal of X̂X̂ᵀ; each is tried.
         positions: that layers are fitted to, of all images together, about.
-        least_images: that they come from, at least, where there are so many. Many positions of a few images serve as
+        least_images: that they come from, at least, if there are enough. Many positions of a few images serve as
             well as few of many, and each image costs several passes of the model.
         ordered: GPTQ rounds columns with large inputs first.
         weighted_grids: search each channel's grid again with squared errors weighted by the inputs' squares.
@@ -47,7 +47,7 @@ class Compensation:
     refits: bool = True
 
     def count_rows(self, images: int) -> int:
-        """Positions that are taken of each of so many images, at most."""
+        """Count the positions that are taken of each image, at most; `images` is the number of images."""
         return -(-self.positions // max(images, self.least_images))
 
     def select(self, images: Sequence[Image], *, side: int) -> list[Image]:
@@ -55,7 +55,7 @@ class Compensation:
 
         Args:
             images: all of them.
-            side: of the model's frame in pixels, which tells how many positions an image has.
+            side: of the model's frame in pixels, which gives the number of positions of an image.
         """
         wanted = max(self.least_images, -(-self.positions // max(1, side // _PATCH) ** 2))
         count = min(wanted, len(images))

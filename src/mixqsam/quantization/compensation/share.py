@@ -56,7 +56,7 @@ def find_shares(
         if meter is None or not meter.is_complete:
             meter = ShareMeter(sam, samples, method=method)
             _run_images(sam, meter, progress)
-        found = meter.find_shares(progress)
+        found = meter.shares
         cache.put("shares", key, found)
     return found
 
@@ -81,12 +81,18 @@ def _run_images(sam: Sam, meter: "ShareMeter", progress: Progress) -> None:
 
 
 class ShareMeter:
-    """Gathers the moments of all weights' inputs, while images pass through the float model.
+    """Finds the shares of all weights from their inputs, while images pass through the float model.
+
+    The moments are given up when the last image has passed: those of a large model take gigabytes.
 
     Args:
         sam: the float model.
         samples: calibration images.
         method: names those that count, their positions, λ, and whether biases take up means.
+
+    Attributes:
+        samples: those that count.
+        shares: unit → share; empty until all images that count have passed.
     """
 
     def __init__(self, sam: Sam, samples: Sequence[Sample], *, method: Compensation) -> None:
@@ -96,6 +102,7 @@ class ShareMeter:
         names = [unit.name for unit in sam.costs().units if unit.kind != "product"]
         self._inputs = {name: _Inputs(sam.model.get_submodule(name), rows=rows) for name in names}
         self._seen = 0
+        self.shares: dict[str, float] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -112,12 +119,10 @@ class ShareMeter:
         with watched(self._sam.model, watchers):
             yield
         self._seen += 1
-
-    def find_shares(self, progress: Progress) -> dict[str, float]:
-        """Find the share of each weight; the moments are given up one by one."""
-        tracked = progress.track(list(self._inputs), label="Gain of compensation", total=len(self._inputs))
-        damping, centred = min(self._method.dampings), self._method.biases
-        return {name: self._inputs.pop(name).share(damping=damping, centred=centred) for name in tracked}
+        if self.is_complete:
+            damping, centred = min(self._method.dampings), self._method.biases
+            for name in list(self._inputs):
+                self.shares[name] = self._inputs.pop(name).share(damping=damping, centred=centred)
 
 
 class _Inputs:

@@ -28,7 +28,7 @@ from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import Block
 
 _VERSION = 2
-# Of so many images one is kept aside; where there are fewer, the last of so many parts of each image's positions.
+# One image of four is kept aside; where there are fewer, the last quarter of each image's positions.
 _ASIDE = 4
 # Projections of an attention, none of which sees what another one makes.
 _TOGETHER: tuple[Role, ...] = ("query", "key", "value")
