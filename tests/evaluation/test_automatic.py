@@ -274,8 +274,9 @@ def test_python_is_warned_of_a_model_that_is_sure_of_nothing(
 @pytest.mark.parametrize("kind", ["folder", "beneath a file"])
 def test_all_files_are_written_or_none(picture_folder: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("x")
-    overlay = tmp_path if kind == "folder" else tmp_path / "file" / "o.png"
+    (tmp_path / "folder.png").mkdir()
+    overlay = tmp_path / "folder.png" if kind == "folder" else tmp_path / "file" / "o.png"
     options = Automatic(side=2, predicted_iou=0.0, stability=0.0)
     with pytest.raises(OutputError, match="Cannot write"):
         predict_automatic(picture_folder / "a.png", options=options, output=tmp_path / "m.json", overlay=overlay)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.png"}

@@ -122,7 +122,7 @@ def damaged(path: Path, how: str) -> None:
         ("shape", r"layers.1.mlp.lin2.weight has shape \(3, 3\), expected \(24, 32\)"),
         ("foreign", r"foreign tensors \(mask_decoder.hq_token.weight\)"),
         ("other", "has a layout that is not known"),
-        ("object", "no state dict of tensors"),
+        ("object", "is not a state dict of tensors"),
     ],
 )
 def test_a_wrong_pth_says_what_is_wrong(meta_file: Path, how: str, message: str) -> None:
