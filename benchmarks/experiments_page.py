@@ -94,7 +94,7 @@ def main() -> None:
         DOCS / "mobile-sam.md",
         {"reported": reported(), "mobile_rules": mobile_rules, "tried": tried(), "tools": tools()},
     )
-    fill(DOCS / "web.md", {"web": visits(load("web"))})
+    fill(DOCS / "web.md", {"web": visits(load("web")), "web_sam_b": visits(load("web_sam_b"))})
     fill(DOCS / "scale.md", {"forward": forward(), "processes": processes()})
 
 
