@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import machine
-from mixqsam.calibrate import Ranges, WeightGrids, cached_ranges, depthwise_units
+from mixqsam.calibrate import Ranges, cached_ranges, depthwise_units
 from mixqsam.data.samples import Sample, draw_calibration_samples
 from mixqsam.files import Cache, default_cache, write_json
 from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
@@ -29,6 +29,7 @@ from mixqsam.sam.attach import attach_layer
 from mixqsam.sam.forward import encode, make_frame
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import Block, blocks_of, output_maps, record
+from mixqsam.weight_grids import WeightGrids
 
 
 def quantizers(ranges: Ranges, unit: str, *, bits: int) -> dict[str, ActivationQuantizer]:

@@ -10,7 +10,6 @@ from transformers import SamModel
 
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
-from mixqsam.calibrate import GridLibrary
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
@@ -18,6 +17,7 @@ from mixqsam.progress import Silent
 from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam
+from mixqsam.weight_grids import GridLibrary
 
 Array = np.ndarray[Any, Any]
 Encoder = Callable[[Array], Array]

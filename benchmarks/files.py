@@ -21,7 +21,7 @@ from benchmarks.harness import machine
 from benchmarks.importance_cost import SIZES, random_sam
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import save_model
-from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.calibrate import Ranges
 from mixqsam.families import prepare
 from mixqsam.files import Cache, write_json
 from mixqsam.plan import CANDIDATE_BITS, BitPlan, Costs, UnitBits
@@ -29,6 +29,7 @@ from mixqsam.progress import Silent
 from mixqsam.quantization.nearest import round_to_nearest
 from mixqsam.quantization.setting import Setting, observed
 from mixqsam.sam.load import Sam, default_processor
+from mixqsam.weight_grids import WeightGrids
 
 _LOAD = """
 import json, sys, time

@@ -23,9 +23,10 @@ from benchmarks.harness import machine
 from mixqsam.allocation.budget import Budget
 from mixqsam.files import write_json
 from mixqsam.measurements import Analysis
+from mixqsam.pipeline.analyze import run_analysis
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, Data
 from mixqsam.pipeline.session import Session
-from mixqsam.pipeline.stages import choose_bits, run_analysis
+from mixqsam.pipeline.stages import choose_bits
 from mixqsam.pipeline.timed_models import TimedModels
 from mixqsam.pipeline.unit_times import find_times, time_in_turns
 from mixqsam.plan import BitPlan, UnitBits

@@ -20,7 +20,7 @@ from transformers import SamConfig
 
 from benchmarks.harness import machine, peak_gigabytes
 from benchmarks.importance_cost import SIZES, random_sam
-from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.calibrate import Ranges
 from mixqsam.families import prepare
 from mixqsam.files import Cache, write_json
 from mixqsam.numeric.weights import quantize_weight
@@ -35,6 +35,7 @@ from mixqsam.quantization.reconstruction.method import QDROP, ReconstructionOpti
 from mixqsam.quantization.setting import Setting, observed
 from mixqsam.sam.load import Sam, default_processor, load_sam
 from mixqsam.sam.replay import blocks_of
+from mixqsam.weight_grids import WeightGrids
 
 # Of each size of SAM.
 ITERATIONS = {"b": 6, "h": 2}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mixqsam.allocation.program import Program
-from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.calibrate import Ranges
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
 from mixqsam.plan import FLOAT, BitPlan, UnitBits
@@ -16,6 +16,7 @@ from mixqsam.quantization.nearest import round_to_nearest
 from mixqsam.quantization.setting import Setting, observed
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
+from mixqsam.weight_grids import WeightGrids
 
 
 def pack_slowly(codes: list[int], bits: int) -> bytes:

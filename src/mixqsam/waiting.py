@@ -17,9 +17,9 @@ def shorten_waiting(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Let threads of this process sleep soon while they wait for each other, if the machine is busy.
 
     A spinning thread takes the processor from the thread that it waits for: beside two busy processes on two cores,
-    an encoder of SAM-B took twice as long (`python -m benchmarks.busy`). On a quiet machine spinning is slightly
-    faster, so it stays. GNU's OpenMP reads this once, so call it before torch is imported. Settings of the user stay
-    in force.
+    an encoder of SAM-B took twice as long (`python -m benchmarks.busy`). On a quiet machine, spinning saves a fifth
+    of the time, so it stays. GNU's OpenMP reads this once, so call it before torch is imported. Settings of the user
+    stay in force.
 
     Args:
         environment: the process's variables.

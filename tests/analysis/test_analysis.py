@@ -13,7 +13,7 @@ from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import Variant, run_prefix, run_variants
-from mixqsam.calibrate import Ranges, WeightGrids, calibrate
+from mixqsam.calibrate import Ranges, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError
 from mixqsam.families import prepare
@@ -23,6 +23,7 @@ from mixqsam.plan import BitPlan, Role, Unit, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.sam.load import Sam, default_processor
 from mixqsam.sam.units import unit_names
+from mixqsam.weight_grids import WeightGrids
 from tests.oracles import logits_of, nearest
 
 

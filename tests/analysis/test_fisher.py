@@ -24,7 +24,7 @@ from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import run_prefix
-from mixqsam.calibrate import Ranges, WeightGrids, calibrate
+from mixqsam.calibrate import Ranges, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError, BudgetError
 from mixqsam.measurements import Analysis
@@ -37,6 +37,7 @@ from mixqsam.plan import CANDIDATE_BITS, Operand, Unit
 from mixqsam.progress import Silent
 from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors
 from mixqsam.sam.load import Sam, load_sam
+from mixqsam.weight_grids import WeightGrids
 from tests.families.released import random_mobile_sam, tiny_config
 from tests.oracles import logits_of
 

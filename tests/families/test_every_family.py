@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from mixqsam.analysis.measure import MeasurementOptions, analyze
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.store import load_model, save_model
-from mixqsam.calibrate import WeightGrids, calibrate
+from mixqsam.calibrate import calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import InputError, ModelError
 from mixqsam.families import FAMILIES
@@ -34,6 +34,7 @@ from mixqsam.runtime.build import integer_model, simulated_units
 from mixqsam.runtime.packed import PackedLayer
 from mixqsam.sam.load import Sam, load_sam
 from mixqsam.sam.predictor import SamPredictor
+from mixqsam.weight_grids import WeightGrids
 from tests.conftest import draw
 from tests.oracles import logits_of, mixture, nearest
 

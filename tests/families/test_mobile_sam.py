@@ -178,7 +178,8 @@ def test_products_are_modules_with_places_for_quantizers(model: MobileSamModel) 
 
 def test_no_vit_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SamVisionEncoder, "__init__", lambda *_: pytest.fail("a ViT was made"))
-    MobileSamModel(tiny_config())
+    model = MobileSamModel(tiny_config())
+    assert not any(isinstance(module, SamVisionEncoder) for module in model.modules())
 
 
 def test_it_runs_on_the_meta_device() -> None:

@@ -16,7 +16,7 @@ from mixqsam.analysis.variants import Variant, run_prefix, run_variants
 from mixqsam.artifact.manifest import Manifest
 from mixqsam.artifact.packed import stored_tensors
 from mixqsam.artifact.store import load_model, save_model
-from mixqsam.calibrate import Ranges, WeightGrids, cached_ranges, calibrate, depthwise_units
+from mixqsam.calibrate import Ranges, cached_ranges, calibrate, depthwise_units
 from mixqsam.data.samples import Sample
 from mixqsam.families.mobile_sam_model import MobileSamModel
 from mixqsam.files import Cache
@@ -32,6 +32,7 @@ from mixqsam.runtime import kernels, packed, tiny_vit
 from mixqsam.runtime.build import integer_model, simulated_units
 from mixqsam.runtime.kernels import missing_kernels
 from mixqsam.sam.load import Sam, load_sam
+from mixqsam.weight_grids import WeightGrids
 from tests.families.released import random_mobile_sam, tiny_config
 from tests.oracles import half_mixture, logits_of, mixture, nearest
 

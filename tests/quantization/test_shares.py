@@ -14,7 +14,7 @@ from mixqsam.numeric.weights import QuantizedTensor, quantize_weight, weight_gri
 from mixqsam.progress import Silent
 from mixqsam.quantization.compensation import share
 from mixqsam.quantization.compensation.method import Compensation
-from mixqsam.quantization.compensation.share import ShareMeter, _Inputs, find_shares, start_meter
+from mixqsam.quantization.compensation.share import ShareMeter, _Inputs, find_shares
 from mixqsam.sam.load import Sam
 
 WIDTH = 24
@@ -80,18 +80,27 @@ def test_a_calibration_serves_the_shares_too(
     method = Compensation()
     alone = find_shares(sam, samples, method=method, cache=Cache(tmp_path / "alone"), progress=Silent())
     cache = Cache(tmp_path / "beside")
-    meter = start_meter(sam, samples, method=method, cache=cache)
-    assert meter is not None
+    meter = ShareMeter(sam, samples, method=method, cache=cache)
     calibrate(sam, samples, observer="minmax", progress=Silent(), watch=meter.watching)
+    assert meter.shares == alone
     monkeypatch.setattr(share, "_run_images", None)
-    assert find_shares(sam, samples, method=method, cache=cache, progress=Silent(), meter=meter) == alone
-    assert start_meter(sam, samples, method=method, cache=cache) is None
+    assert find_shares(sam, samples, method=method, cache=cache, progress=Silent()) == alone
 
 
-def test_a_meter_that_has_not_seen_all_images_is_not_used(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
-    method = Compensation()
-    meter = ShareMeter(sam, samples, method=method)
+def test_a_meter_that_has_not_seen_all_images_keeps_nothing(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
+    method, cache = Compensation(), Cache(tmp_path / "part")
+    meter = ShareMeter(sam, samples, method=method, cache=cache)
     calibrate(sam, samples[:1], observer="minmax", progress=Silent(), watch=meter.watching)
-    assert not meter.is_complete
-    found = find_shares(sam, samples, method=method, cache=Cache(tmp_path / "a"), progress=Silent(), meter=meter)
-    assert found == find_shares(sam, samples, method=method, cache=Cache(tmp_path / "b"), progress=Silent())
+    assert meter.shares is None
+    found = find_shares(sam, samples, method=method, cache=cache, progress=Silent())
+    assert found == find_shares(sam, samples, method=method, cache=Cache(tmp_path / "whole"), progress=Silent())
+
+
+def test_known_shares_are_not_measured_again(
+    sam: Sam, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, cache = Compensation(), Cache(tmp_path)
+    find_shares(sam, samples, method=method, cache=cache, progress=Silent())
+    meter = ShareMeter(sam, samples, method=method, cache=cache)
+    monkeypatch.setattr(_Inputs, "take", lambda *_: pytest.fail("an input was taken in"))
+    calibrate(sam, samples, observer="minmax", progress=Silent(), watch=meter.watching)

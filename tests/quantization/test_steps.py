@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixqsam.calibrate import GridLibrary, cached_ranges
+from mixqsam.calibrate import cached_ranges
 from mixqsam.data import samples as data_samples
 from mixqsam.data.images import image_digest
 from mixqsam.data.samples import Sample
@@ -26,6 +26,7 @@ from mixqsam.quantization.steps.grouping import ChannelGrouping
 from mixqsam.quantization.steps.hybrid import HybridLogUniform
 from mixqsam.sam.hooks import watched
 from mixqsam.sam.load import Sam
+from mixqsam.weight_grids import GridLibrary
 from tests.oracles import logits_of
 
 BITS = st.integers(2, 8)

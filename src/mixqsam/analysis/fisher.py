@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mixqsam.analysis.error_products import error_products, weight_error_products
 from mixqsam.analysis.gradients import gradients_met, weight_gradient
-from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.calibrate import Ranges
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
@@ -27,6 +27,7 @@ from mixqsam.plan import CANDIDATE_BITS, Operand, Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
+from mixqsam.weight_grids import WeightGrids
 
 # Increase it when measurements change their meaning, so that old ones in the cache are not used.
 _VERSION = 3

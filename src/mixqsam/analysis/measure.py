@@ -11,7 +11,7 @@ from mixqsam.analysis.fisher import alike, measure_images, steady
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.sensitivity import QuantizedVariants
 from mixqsam.analysis.variants import Prefix, run_prefix
-from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.calibrate import Ranges
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
@@ -20,6 +20,7 @@ from mixqsam.parallel.engine import Engine, SingleProcess, combine, take_share
 from mixqsam.plan import Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
+from mixqsam.weight_grids import WeightGrids
 
 # Increase it when a measurement changes its meaning, so that old cached values are not used.
 _VERSION = 1

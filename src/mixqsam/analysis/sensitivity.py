@@ -11,13 +11,14 @@ from torch.nn import functional
 
 from mixqsam.analysis.outputs import OUTPUTS
 from mixqsam.analysis.variants import Change, Prefix, Variant, track_variants
-from mixqsam.calibrate import Ranges, WeightGrids
+from mixqsam.calibrate import Ranges
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import ActivationQuantizer
 from mixqsam.numeric.weights import project_weight
 from mixqsam.plan import Operand, Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.load import Sam
+from mixqsam.weight_grids import WeightGrids
 
 
 class QuantizedVariants:

@@ -11,12 +11,13 @@ from mixqsam.measurements import Analysis
 from mixqsam.options.fields import Nested
 from mixqsam.options.frames import with_frame
 from mixqsam.options.names import DEMO_FOLDER
+from mixqsam.pipeline.analyze import run_analysis
 from mixqsam.pipeline.compare import run_comparison
 from mixqsam.pipeline.demo import DemoData, DemoEvaluation, DemoResult, run_demo
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, CompareRequest, Data, Evaluation, Options
 from mixqsam.pipeline.provenance import record_analysis_options
 from mixqsam.pipeline.quantize import Result, run_quantization
-from mixqsam.pipeline.stages import read_analysis, run_allocation, run_analysis, with_prompts
+from mixqsam.pipeline.stages import read_analysis, run_allocation, with_prompts
 from mixqsam.pipeline.unit_times import add_times
 from mixqsam.progress import Progress
 from mixqsam.quantization.recipe import Recipe

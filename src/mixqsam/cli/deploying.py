@@ -241,9 +241,8 @@ def export(
         data["downloads"] = dict(exported.downloads)
         following = {f"python -m http.server --directory {shlex.quote(str(output))}": "open the page on port 8000"}
         return Outcome(data=data, lines=lines, made=made, next=following)
-    next_options = {"image": "IMAGE", "model": str(output), "boxes": ["x1,y1,x2,y2"]}
     following = {
-        line("predict", next_options): "run it",
+        line("predict", {"image": "IMAGE", "model": str(output), "boxes": ["x1,y1,x2,y2"]}): "run it",
         line("benchmark", {"model": str(model)}): "see how fast it is here",
     }
     return Outcome(data=data, lines=lines, made=made, next=following)

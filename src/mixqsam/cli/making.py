@@ -203,8 +203,8 @@ def analyze(
     """Measure importance, synergy and sensitivity of every unit; the file serves many allocations."""
     from mixqsam.cli.session import open_session
     from mixqsam.files import write_json
+    from mixqsam.pipeline.analyze import run_analysis
     from mixqsam.pipeline.provenance import record_analysis_options
-    from mixqsam.pipeline.stages import run_analysis
 
     session = open_session(cache, device, processes=processes, is_group=True)
     source = with_frame(model, image_size)

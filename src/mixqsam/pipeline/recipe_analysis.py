@@ -9,7 +9,7 @@ from mixqsam.pipeline.options import AnalysisOptions
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import analyze_model
 from mixqsam.plan import HALF_BITS, BitPlan, UnitBits
-from mixqsam.quantization.compensation.share import ShareMeter, find_shares, start_meter
+from mixqsam.quantization.compensation.share import ShareMeter, find_shares
 from mixqsam.quantization.quantize import rewrite
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.steps.outliers import OUTLIER_IMAGES, fold_outliers
@@ -34,13 +34,12 @@ def analyze_for_recipe(
         with session.timed("calibration"):
             plan = _expected_plan(sam, budget)
             sam = rewrite(sam, plan, samples, recipe=recipe, cache=session.cache, progress=session.progress)
-    meter = None
+    watch = None
     # In a group of processes, each one sees a share of the images only.
     if recipe.compensation is not None and session.engine.world == 1:
-        meter = start_meter(sam, samples, method=recipe.compensation, cache=session.cache)
-    watch = None if meter is None else meter.watching
+        watch = ShareMeter(sam, samples, method=recipe.compensation, cache=session.cache).watching
     analysis = analyze_model(sam, samples, options=options, session=session, observer=recipe.observer, watch=watch)
-    return adapt_analysis(analysis, sam, samples, recipe=recipe, session=session, meter=meter)
+    return adapt_analysis(analysis, sam, samples, recipe=recipe, session=session)
 
 
 def list_passes(recipe: Recipe, *, images: int, side: int, processes: int) -> list[int]:
@@ -67,23 +66,14 @@ def count_fitted(recipe: Recipe, *, images: int, side: int) -> int:
 
 
 def adapt_analysis(
-    analysis: Analysis,
-    sam: Sam,
-    samples: Sequence[Sample],
-    *,
-    recipe: Recipe,
-    session: Session,
-    meter: ShareMeter | None = None,
+    analysis: Analysis, sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, session: Session
 ) -> Analysis:
-    """Adapt an analysis to a recipe: what its compensation leaves, and the bytes of its quantizers.
-
-    A meter has watched the calibration; without one, what compensation leaves needs a pass of its own.
-    """
+    """Adapt an analysis to a recipe: what its compensation leaves, and the bytes of its quantizers."""
     shares: Mapping[str, float] = {}
     if recipe.compensation is not None and (analysis.fisher or analysis.sensitivity):
         with session.timed("calibration"):
             shares = find_shares(
-                sam, samples, method=recipe.compensation, cache=session.cache, progress=session.progress, meter=meter
+                sam, samples, method=recipe.compensation, cache=session.cache, progress=session.progress
             )
     adapted = analysis.with_weight_shares(shares)
     return adapted.with_extra_bytes(recipe.extra_bytes(adapted.units))

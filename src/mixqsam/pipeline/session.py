@@ -10,8 +10,8 @@ from mixqsam.parallel.engine import Engine, SingleProcess, join_group
 from mixqsam.progress import JobProgress, Progress, Silent
 
 if TYPE_CHECKING:
-    from mixqsam.calibrate import GridLibrary
     from mixqsam.data.samples import Sample
+    from mixqsam.weight_grids import GridLibrary
 
 
 class Source(Protocol):
@@ -29,7 +29,7 @@ class Source(Protocol):
 
 def _grids() -> "GridLibrary":
     # This import loads torch; modules of options must not load it.
-    from mixqsam.calibrate import GridLibrary  # noqa: PLC0415
+    from mixqsam.weight_grids import GridLibrary  # noqa: PLC0415
 
     return GridLibrary()
 

@@ -18,12 +18,10 @@ from mixqsam.evaluation.coco import Truth
 from mixqsam.files import digest, read_json
 from mixqsam.measurements import Analysis
 from mixqsam.options.frames import split_frame
-from mixqsam.pipeline.estimate import analysis_stages, announce, measure_speed, sample_prompts
 from mixqsam.pipeline.options import AllocationOptions, AnalysisOptions, QuantizationOptions
 from mixqsam.pipeline.session import Session, Source
 from mixqsam.plan import BitPlan, Costs, UnitBits
 from mixqsam.prediction import Predictor
-from mixqsam.progress import begin_job, following
 from mixqsam.quantization.quantize import Quantized, quantize
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import Sam, load_sam
@@ -222,19 +220,6 @@ def quantize_model(
             grids=session.grids,
             options=options.reconstruction,
         )
-
-
-def run_analysis(model: str | Path, data: Source, *, options: AnalysisOptions, session: Session) -> Analysis:
-    """Analyse a model on images."""
-    sam = load_float(model, session)
-    samples = calibration_samples(data, options, session)
-    speed = measure_speed(sam, prompts=sample_prompts(samples))
-    share = -(-len(samples) // session.engine.world)
-    stages = analysis_stages(speed, sam, images=share, options=options)
-    with following(session.progress):
-        announce(stages, (), session)
-        begin_job(session.progress, stages)
-        return analyze_model(sam, samples, options=options, session=session)
 
 
 def run_allocation(analysis: Analysis, budget: Budget, *, options: AllocationOptions, session: Session) -> Allocation:

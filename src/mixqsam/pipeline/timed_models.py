@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from mixqsam.artifact.manifest import Manifest
-from mixqsam.calibrate import GridLibrary
 from mixqsam.data.samples import Sample
 from mixqsam.deployed.backends import BACKENDS
 from mixqsam.deployed.predictor import ExportedPredictor
@@ -26,6 +25,7 @@ from mixqsam.quantization.recipes import find_recipe
 from mixqsam.runtime.build import integer_model
 from mixqsam.sam.load import Sam
 from mixqsam.sam.predictor import SamPredictor
+from mixqsam.weight_grids import GridLibrary
 
 # The times do not depend on values: ranges of one image of noise serve.
 _RECIPE = "minmax"

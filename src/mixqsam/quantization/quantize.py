@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixqsam.calibrate import GridLibrary, cached_ranges
+from mixqsam.calibrate import cached_ranges
 from mixqsam.data.samples import Sample
 from mixqsam.errors import InputError, MixqsamError
 from mixqsam.files import Cache
@@ -17,6 +17,7 @@ from mixqsam.quantization.reconstruction.method import ReconstructionOptions
 from mixqsam.quantization.reconstruction.whole import reconstruct
 from mixqsam.quantization.setting import Activations, Setting, observed
 from mixqsam.sam.load import Sam
+from mixqsam.weight_grids import GridLibrary
 
 
 @dataclass(frozen=True)

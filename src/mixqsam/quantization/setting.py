@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixqsam.calibrate import Ranges, WeightGrids, run_sample
+from mixqsam.calibrate import Ranges, run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
 from mixqsam.files import Cache, digest
@@ -13,6 +13,7 @@ from mixqsam.plan import HALF_BITS, BitPlan, Operand, Role, Unit
 from mixqsam.progress import Progress
 from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
+from mixqsam.weight_grids import WeightGrids
 
 # (unit, operand) → the quantizer of that activation.
 Activations = Mapping[tuple[str, Operand], ActivationQuantizer]

@@ -24,13 +24,7 @@ _VERSION = 2
 
 
 def find_shares(
-    sam: Sam,
-    samples: Sequence[Sample],
-    *,
-    method: Compensation,
-    cache: Cache,
-    progress: Progress,
-    meter: "ShareMeter | None" = None,
+    sam: Sam, samples: Sequence[Sample], *, method: Compensation, cache: Cache, progress: Progress
 ) -> dict[str, float]:
     """Estimate how much of each weight's rounding error compensation leaves.
 
@@ -45,32 +39,15 @@ def find_shares(
         method: names the images, their positions, λ, and whether biases take up means.
         cache: keeps the shares.
         progress: receives steps.
-        meter: of the same model and method, which has watched the images pass; without one they pass here.
 
     Returns:
         Unit with a weight → share, 0 to 1.
     """
-    key = _key(sam, samples, method)
-    found: dict[str, float] | None = cache.get("shares", key)
-    if found is None:
-        if meter is None or not meter.is_complete:
-            meter = ShareMeter(sam, samples, method=method)
-            _run_images(sam, meter, progress)
-        found = meter.shares
-        cache.put("shares", key, found)
-    return found
-
-
-def start_meter(sam: Sam, samples: Sequence[Sample], *, method: Compensation, cache: Cache) -> "ShareMeter | None":
-    """Make a meter that watches a pass which is made anyway; None where the shares are known."""
-    known = cache.get("shares", _key(sam, samples, method)) is not None
-    return None if known else ShareMeter(sam, samples, method=method)
-
-
-def _key(sam: Sam, samples: Sequence[Sample], method: Compensation) -> str:
-    fitted = method.select(samples, side=sam.image_size)
-    settings = [method.count_rows(len(fitted)), min(method.dampings), method.biases]
-    return digest(_VERSION, sam.fingerprint, [sample.digest() for sample in fitted], settings)
+    meter = ShareMeter(sam, samples, method=method, cache=cache)
+    if meter.shares is None:
+        _run_images(sam, meter, progress)
+    assert meter.shares is not None  # noqa: S101  (all images have passed)
+    return meter.shares
 
 
 def _run_images(sam: Sam, meter: "ShareMeter", progress: Progress) -> None:
@@ -81,48 +58,48 @@ def _run_images(sam: Sam, meter: "ShareMeter", progress: Progress) -> None:
 
 
 class ShareMeter:
-    """Finds the shares of all weights from their inputs, while images pass through the float model.
+    """Finds the shares of all weights from their inputs, while images pass through the float model, and keeps them.
 
-    The moments are given up when the last image has passed: those of a large model take gigabytes.
+    The moments are given up when the last image has passed: those of a large model take gigabytes. Where the shares
+    are known, nothing is watched.
 
     Args:
         sam: the float model.
         samples: calibration images.
         method: names those that count, their positions, λ, and whether biases take up means.
+        cache: keeps the shares.
 
     Attributes:
         samples: those that count.
-        shares: unit → share; empty until all images that count have passed.
+        shares: unit → share; None until all images that count have passed.
     """
 
-    def __init__(self, sam: Sam, samples: Sequence[Sample], *, method: Compensation) -> None:
+    def __init__(self, sam: Sam, samples: Sequence[Sample], *, method: Compensation, cache: Cache) -> None:
         self.samples = method.select(samples, side=sam.image_size)
-        self._sam, self._method = sam, method
+        self._sam, self._method, self._cache = sam, method, cache
         rows = method.count_rows(len(self.samples))
+        settings = [rows, min(method.dampings), method.biases]
+        self._key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in self.samples], settings)
+        self.shares: dict[str, float] | None = cache.get("shares", self._key)
         names = [unit.name for unit in sam.costs().units if unit.kind != "product"]
         self._inputs = {name: _Inputs(sam.model.get_submodule(name), rows=rows) for name in names}
         self._seen = 0
-        self.shares: dict[str, float] = {}
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all images that count have passed."""
-        return self._seen == len(self.samples)
 
     @contextmanager
     def watching(self, sample: Sample) -> Iterator[None]:
         """While this is open, the sample passes through the model; one that does not count is not watched."""
-        if not any(sample is one for one in self.samples):
+        if self.shares is not None or not any(sample is one for one in self.samples):
             yield
             return
         watchers: dict[str, Watcher] = {name: partial(_take, one) for name, one in self._inputs.items()}
         with watched(self._sam.model, watchers):
             yield
         self._seen += 1
-        if self.is_complete:
+        if self._seen == len(self.samples):
             damping, centred = min(self._method.dampings), self._method.biases
-            for name in list(self._inputs):
-                self.shares[name] = self._inputs.pop(name).share(damping=damping, centred=centred)
+            names = list(self._inputs)
+            self.shares = {name: self._inputs.pop(name).share(damping=damping, centred=centred) for name in names}
+            self._cache.put("shares", self._key, self.shares)
 
 
 class _Inputs:
