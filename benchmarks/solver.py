@@ -3,7 +3,8 @@
     python -m benchmarks.solver
 
 Units, parameters and multiply-adds are those of SAM-H, SAM 2.1 large and SAM 3's tracker. Importance, synergy and
-sensitivity are random (log-normal), without a helpful structure. About 5 minutes on one core.
+sensitivity are random (log-normal), without a helpful structure. About 15 minutes on one core. Finished kinds of bits
+stay in the JSON file, and `--again` measures them again.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks.importance_cost import SIZES
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import allocate
 from mixqsam.allocation.program import Objective, Utility
-from mixqsam.files import write_json
+from mixqsam.files import read_json, write_json
 from mixqsam.measurements import Analysis
 from mixqsam.plan import CANDIDATE_BITS, HALF_BITS, Costs
 from mixqsam.sam.units import count_costs
@@ -98,11 +99,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--output", type=Path, default=Path("docs/data/solver.json"))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--again", action="store_true", help="measure finished kinds of bits again")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    summary: dict[str, dict[str, Any]] = {}
+    resumes = arguments.output.is_file() and not arguments.again
+    content: dict[str, Any] = read_json(arguments.output, what="results") if resumes else {"summary": {}, "rows": []}
+    summary, rows = content["summary"], content["rows"]
     for model, bits in product(CONFIGS, BITS):
-        if bits.startswith("tied") and model != "SAM-H":
+        if (bits.startswith("tied") and model != "SAM-H") or f"{model}, {bits}" in summary:
             continue
         measured = measure(model, bits, seeds=arguments.seeds)
         rows += measured

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mixqsam.errors import NumericError
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.compensation import OutputErrors, gptq, mean_error, ridge, settle
-from mixqsam.numeric.moments import MeanMoments, Moments, position_count, rows_at
+from mixqsam.numeric.moments import MeanMoments, Moments, gram, position_count, rows_at
 from mixqsam.numeric.weights import quantize_weight, weight_grid
 from tests.oracles import gptq_slowly, patches_slowly
 
@@ -86,6 +86,13 @@ def test_moments_of_batches_are_those_of_all_rows(centred: bool) -> None:
         x, e = x - x.mean(1, keepdim=True), e - e.mean(1, keepdim=True)
     for ours, theirs in ((found.hessian, x.mT @ x), (found.cross, e.mT @ x), (found.noise, e.mT @ e)):
         assert torch.allclose(ours, theirs / 200, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 512, 1100])
+def test_half_of_a_symmetric_product_is_all_of_it(width: int) -> None:
+    rows = torch.randn(2, 30, width, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(gram(rows), rows.transpose(1, 2) @ rows, atol=1e-4)
+    assert torch.equal(gram(rows), gram(rows).transpose(1, 2))
 
 
 def test_moments_of_nothing_are_refused() -> None:

@@ -15,6 +15,7 @@ from torch.autograd.function import Function
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from mixqsam.numeric.rough import multiply_roughly
 from mixqsam.plan import Operand, Part, Unit
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import chain_of
@@ -110,7 +111,7 @@ def weight_gradient(module: nn.Module, values: Tensor, gradient: Tensor, *, grou
         return _convolution_gradient(module, values, gradient, of_weight=True).reshape(1, -1)
     inputs = values.reshape(groups, -1, values.shape[-1])
     outputs = gradient.reshape(groups, -1, gradient.shape[-1])
-    return (outputs.transpose(1, 2) @ inputs).reshape(groups, -1)
+    return multiply_roughly(outputs.transpose(1, 2), inputs).reshape(groups, -1)
 
 
 def _replace_forward(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
@@ -185,7 +186,8 @@ def _input_gradient(module: nn.Module, values: Tensor, gradient: Tensor) -> Tens
         return _convolution_gradient(module, values, gradient, of_weight=False)
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101  (narrows the type of nn.Module's attribute)
-    return gradient @ weight
+    # In one product: with more axes, torch would make one of each row.
+    return multiply_roughly(gradient.flatten(0, -2), weight).view_as(values)
 
 
 def _convolution_gradient(module: nn.Conv2d, values: Tensor, gradient: Tensor, *, of_weight: bool) -> Tensor:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Columns of a symmetric product that are computed at once; the half below them is a copy.
+_STRIPE = 512
+
 
 class Moments:
     """What is remembered of a layer's inputs, exact (X) and quantized (X̂), beside their number.
@@ -30,9 +33,9 @@ class Moments:
         error = exact - quantized
         turned = error.transpose(-2, -1)
         new = (
-            quantized.transpose(-2, -1) @ quantized,
+            gram(quantized),
             turned @ quantized,
-            turned @ error if self._judged else error.new_zeros(len(error), 0, 0),
+            gram(error) if self._judged else error.new_zeros(len(error), 0, 0),
             quantized.sum(1),
             error.sum(1),
         )
@@ -89,6 +92,17 @@ class MeanMoments:
     noise: Tensor
     quantized: Tensor
     error: Tensor
+
+
+def gram(rows: Tensor) -> Tensor:
+    """XᵀX of [groups, positions, d] as [groups, d, d]; only half of a large product is computed."""
+    width = rows.shape[-1]
+    product = rows.new_empty(len(rows), width, width)
+    for start in range(0, width, _STRIPE):
+        stripe = slice(start, min(start + _STRIPE, width))
+        product[:, stripe, start:] = rows[..., stripe].transpose(-2, -1) @ rows[..., start:]
+        product[:, stripe.stop :, stripe] = product[:, stripe, stripe.stop :].transpose(-2, -1)
+    return product
 
 
 def position_count(layer: nn.Module, shape: torch.Size) -> int:

@@ -12,6 +12,7 @@ from mixqsam.plan import HALF_BITS, BitPlan, UnitBits
 from mixqsam.quantization.compensation.share import ShareMeter, find_shares
 from mixqsam.quantization.quantize import rewrite
 from mixqsam.quantization.recipe import Recipe
+from mixqsam.quantization.steps.folding import FOLDING_IMAGES
 from mixqsam.quantization.steps.outliers import OUTLIER_IMAGES, fold_outliers
 from mixqsam.sam.load import Sam
 
@@ -54,7 +55,7 @@ def list_passes(recipe: Recipe, *, images: int, side: int, processes: int) -> li
     """
     passes = []
     if recipe.rewrite is not None:
-        passes.append(min(OUTLIER_IMAGES, images) if recipe.rewrite is fold_outliers else images)
+        passes.append(min(OUTLIER_IMAGES if recipe.rewrite is fold_outliers else FOLDING_IMAGES, images))
     if recipe.compensation is not None:
         passes.append(count_fitted(recipe, images=images, side=side) if processes > 1 else 0)
     return passes

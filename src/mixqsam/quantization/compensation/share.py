@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mixqsam.calibrate import run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest
-from mixqsam.numeric.moments import position_count, rows_at
+from mixqsam.numeric.moments import gram, position_count, rows_at
 from mixqsam.progress import Progress
 from mixqsam.quantization.compensation.method import Compensation
 from mixqsam.sam.hooks import Watcher, watched
@@ -115,7 +115,7 @@ class _Inputs:
         generator = torch.Generator().manual_seed(self._count)
         positions = torch.randperm(position_count(self._layer, values.shape), generator=generator)[: self._rows]
         rows = rows_at(self._layer, values, positions.to(values.device)).float()
-        self._squares = self._squares + rows.transpose(1, 2) @ rows
+        self._squares = self._squares + gram(rows)
         self._sums = self._sums + rows.sum(1)
         self._count += rows.shape[1]
 

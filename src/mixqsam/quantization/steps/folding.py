@@ -29,8 +29,9 @@ from mixqsam.sam.norms import ReadNorm, find_read_norms
 
 # Increase it when what is kept of a model changes its meaning.
 _VERSION = 1
-# Positions of all images together on which folds are compared.
+# Positions of all images together on which folds are compared, and the images that they come from, each with a pass.
 _POSITIONS = 2048
+FOLDING_IMAGES = 8
 # Share of a channel's reach that its factor follows; 1 makes all channels reach equally far.
 _STRENGTHS = (0.5, 0.75, 1.0)
 # A channel's reach: so much of its values lies within.
@@ -61,7 +62,7 @@ def fold_norms(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache,
     Args:
         sam: the float model; it is not changed.
         plan: the bits at which folds are compared.
-        samples: calibration images.
+        samples: calibration images; the first eight are used.
         cache: keeps what was found.
         progress: receives steps.
 
@@ -75,6 +76,7 @@ def fold_some(
     sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache, progress: Progress, *, norms: Sequence[ReadNorm]
 ) -> Sam:
     """As `fold_norms`, for some of the normalisations."""
+    samples = samples[:FOLDING_IMAGES]
     compared = {name: str(plan.bits[name]) for norm in norms for name in norm.units}
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], compared)
     found: dict[str, list[list[float]]] | None = cache.get("folding", key)

@@ -1,0 +1,32 @@
+"""Products whose last digits do not matter."""
+
+import pytest
+import torch
+
+from mixqsam.numeric import rough
+from mixqsam.numeric.rough import multiply_roughly
+
+_GENERATOR = torch.Generator().manual_seed(0)
+_LEFT = torch.randn(2, 40, 64, generator=_GENERATOR)
+_RIGHT = torch.randn(2, 64, 30, generator=_GENERATOR)
+
+
+def test_a_small_product_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
+    assert torch.equal(multiply_roughly(_LEFT, _RIGHT), _LEFT @ _RIGHT)
+
+
+def test_a_large_product_is_exact_where_bfloat16_is_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rough, "_LARGE", 1)
+    monkeypatch.setattr(rough, "_has_bfloat16", lambda: False)
+    assert torch.equal(multiply_roughly(_LEFT, _RIGHT), _LEFT @ _RIGHT)
+
+
+def test_a_large_product_errs_by_less_than_a_percent_without_a_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rough, "_LARGE", 1)
+    monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
+    exact, found = _LEFT @ _RIGHT, multiply_roughly(_LEFT, _RIGHT)
+    error = found - exact
+    assert found.dtype == torch.float32
+    assert 0 < error.norm() / exact.norm() < 0.01
+    assert abs(float((error * exact).sum() / exact.square().sum())) < 1e-3
