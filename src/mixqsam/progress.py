@@ -32,12 +32,19 @@ class Stage:
         seconds: expected time of all its parts.
         tracks: number of lists that one part counts through `Progress.track`; 0 if it counts none.
         parts: how often the job enters the stage.
+        split: expected seconds of each part, in their order; empty where all take the same time.
     """
 
     name: str
     seconds: float
     tracks: int = 1
     parts: int = 1
+    split: tuple[float, ...] = ()
+
+    @property
+    def each(self) -> tuple[float, ...]:
+        """Expected seconds of each part."""
+        return self.split or (self.seconds / max(1, self.parts),) * self.parts
 
 
 @runtime_checkable
@@ -113,8 +120,8 @@ class JobClock:
         self._open.remove(name)
         seconds = self._now() - self._started
         if not self._open and name in self._stages:
-            self._finished[name] += 1
             expected = self._part(name)
+            self._finished[name] += 1
             if seconds > self._CACHED * expected:
                 self._expected, self._actual = self._expected + expected, self._actual + seconds
         return seconds
@@ -133,8 +140,7 @@ class JobClock:
         pace = self._actual / self._expected if self._expected else 1.0
         left = self._left_of_stage(pace)
         for name, stage in self._stages.items():
-            parts = stage.parts - self._finished[name] - (name == self.stage)
-            left += pace * self._part(name) * max(0, parts)
+            left += pace * sum(stage.each[self._finished[name] + (name == self.stage) :])
         return left
 
     @property
@@ -144,8 +150,9 @@ class JobClock:
         return elapsed / max(elapsed + self.left, 1e-9)
 
     def _part(self, name: str) -> float:
-        stage = self._stages[name]
-        return stage.seconds / max(1, stage.parts)
+        """Expected seconds of the open part of a stage, or of its next one."""
+        each = self._stages[name].each
+        return each[min(self._finished[name], len(each) - 1)] if each else 0.0
 
     def _left_of_stage(self, pace: float) -> float:
         """Expected seconds to the end of the open stage: from the steps counted so far, or else from the time."""

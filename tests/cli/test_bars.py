@@ -51,6 +51,21 @@ def test_the_time_left_follows_the_pace_of_finished_stages_and_the_steps_of_the_
     assert clock.share == 1
 
 
+def test_parts_of_a_stage_need_not_take_the_same_time() -> None:
+    time = Time()
+    clock = JobClock([Stage("a", 110, parts=3, split=(10, 100, 0)), Stage("b", 50)], time)
+    clock.enter("a")
+    time.now += 20
+    clock.leave("a")
+    # Twice as long as expected.
+    assert clock.left == 2 * (100 + 50)
+    clock.enter("a")
+    time.now += 200
+    clock.leave("a")
+    clock.enter("b")
+    assert clock.left == 2 * 50
+
+
 def test_stages_from_the_cache_say_nothing_of_the_pace() -> None:
     time = Time()
     clock = JobClock([Stage("a", 100), Stage("b", 50)], time)

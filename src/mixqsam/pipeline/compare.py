@@ -151,8 +151,8 @@ def _begin(
     images_of_one = -(-len(samples) // world)
     recipes = [find_recipe(choice) for choice in request.recipes]
     fitted = [count_fitted(recipe, images=len(samples), side=sam.image_size) for recipe in recipes]
-    passes = [count for count in fitted if count]
-    stages = analysis_stages(speed, sam, images=images_of_one, options=options, recipe_passes=passes)
+    passes = [images_of_one, *(count for count in fitted if count)]
+    stages = analysis_stages(speed, sam, images=images_of_one, options=options, passes=passes)
     models = len(request.budgets) * len(request.modes)
     seconds = sum(
         quantization_stage(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
 import torch
 
 from mixqsam.data.samples import Sample
@@ -70,9 +71,17 @@ def measure_speed(sam: Sam, *, prompts: int) -> Speed:
 
 
 def analysis_stages(
-    speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions, recipe_passes: Sequence[int] = ()
+    speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions, passes: Sequence[int] | None = None
 ) -> list[Stage]:
-    """Calibration and analysis of `images` images in this process; recipes add passes over some images each."""
+    """Calibration and analysis.
+
+    Args:
+        speed: of the machine and the model.
+        sam: the float model.
+        images: that this process calibrates on and analyses.
+        options: what is measured.
+        passes: images of each pass that belongs to the calibration, in their order; by default one over all images.
+    """
     units = len(sam.costs().units)
     seconds, tracks = 0.0, 0
     if options.importance:
@@ -86,9 +95,9 @@ def analysis_stages(
         draws = images * -(-options.fisher_draws // max(1, images)) * len(options.fisher)
         seconds += draws * _DRAW * speed.forward + len(CANDIDATE_BITS) * speed.grids
         tracks += len(options.fisher)
-    passes = [images, *recipe_passes]
-    calibration_seconds = sum(passes) * _CALIBRATION * speed.forward + speed.ranges
-    calibration = Stage("calibration", calibration_seconds, tracks=2, parts=len(passes))
+    split = [(count * _CALIBRATION * speed.forward) for count in passes or [images]]
+    split[int(np.argmax(split))] += speed.ranges
+    calibration = Stage("calibration", sum(split), tracks=2, parts=len(split), split=tuple(split))
     is_calibrated = bool(options.sensitivity_bits or options.fisher)
     return [*([calibration] if is_calibrated else []), Stage("analysis", seconds, tracks)]
 

@@ -85,7 +85,7 @@ def _list_stages(
     recipe, count = find_recipe(options.quantization.recipe), len(images.calibration)
     speed = measure_speed(sam, prompts=sample_prompts(images.calibration))
     passes = list_passes(recipe, images=count, side=sam.image_size, processes=processes)
-    stages = analysis_stages(speed, sam, images=count, options=measurements, recipe_passes=passes)
+    stages = analysis_stages(speed, sam, images=count, options=measurements, passes=passes)
     is_calibrated = len(stages) > 1
     if budget is not None and budget.latency is not None:
         stages.insert(0, timing_stage(speed, models=count_models(sam)))

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 # What is done with a module's inputs and output.
 Watcher = Callable[[tuple[Tensor, ...], Tensor], None]
+# What is done with a module's inputs before it runs.
+InputWatcher = Callable[[tuple[Tensor, ...]], None]
 # Given a module, its inputs and its output, the output to use instead.
 Alteration = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
@@ -22,6 +24,20 @@ def watched(model: nn.Module, watchers: Mapping[str, Watcher]) -> Iterator[None]
     with ExitStack() as stack:
         for path, watcher in watchers.items():
             stack.callback(model.get_submodule(path).register_forward_hook(_show(watcher)).remove)
+        yield
+
+
+@contextmanager
+def watched_before(model: nn.Module, watchers: Mapping[str, InputWatcher]) -> Iterator[None]:
+    """While this is open, each watcher sees the inputs of its module before the module runs.
+
+    Args:
+        model: the model.
+        watchers: dotted path of a module → what watches it; what it raises ends the pass.
+    """
+    with ExitStack() as stack:
+        for path, watcher in watchers.items():
+            stack.callback(model.get_submodule(path).register_forward_pre_hook(_show_inputs(watcher)).remove)
         yield
 
 
@@ -43,5 +59,13 @@ def _show(watcher: Watcher) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor],
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         del module
         watcher(inputs, output)
+
+    return hook
+
+
+def _show_inputs(watcher: InputWatcher) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        del module
+        watcher(inputs)
 
     return hook

@@ -23,7 +23,7 @@ from mixqsam.quantization.reconstruction.states import States
 from mixqsam.quantization.reconstruction.whole import Reconstruction
 from mixqsam.quantization.setting import Activations, Setting
 from mixqsam.sam.calls import State
-from mixqsam.sam.hooks import watched
+from mixqsam.sam.hooks import InputWatcher, watched, watched_before
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import Block
 
@@ -206,12 +206,11 @@ class _Walk(Reconstruction):
         return moments
 
     def _show(self, model: Sam, block: Block, state: State, names: Sequence[str], see: _See) -> None:
-        """Run a model through a block, as far as is needed to see the inputs of some layers."""
+        """Run a model through a block until the inputs of some layers are seen; the last of them is not run."""
         open_ = set(names)
 
-        def watch(name: str) -> Callable[[tuple[Tensor, ...], Tensor], None]:
-            def watcher(inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                del output
+        def watch(name: str) -> InputWatcher:
+            def watcher(inputs: tuple[Tensor, ...]) -> None:
                 see(name, inputs[0])
                 open_.discard(name)
                 if not open_:
@@ -219,7 +218,7 @@ class _Walk(Reconstruction):
 
             return watcher
 
-        with watched(model.model, {name: watch(name) for name in names}), suppress(_AllSeen):
+        with watched_before(model.model, {name: watch(name) for name in names}), suppress(_AllSeen):
             block.run(model, state)
 
     def _rows(self, name: str, values: Tensor, index: int) -> Tensor:

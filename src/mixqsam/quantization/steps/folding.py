@@ -5,6 +5,7 @@ See docs/method.md, “Folding”.
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -109,23 +110,44 @@ def read_rows(
     sam: Sam, samples: Sequence[Sample], units: Sequence[str], *, label: str, progress: Progress
 ) -> dict[str, Tensor]:
     """Unit → what its weight meets at some positions of all images, [positions, d]."""
-    rows: dict[str, list[Tensor]] = {unit: [] for unit in units}
-    count = -(-_POSITIONS // len(samples))
-    watchers: dict[str, Watcher] = {unit: partial(_keep, sam, unit, rows[unit], count) for unit in units}
-    with torch.no_grad(), watched(sam.model, watchers):
+    rows = Rows(sam, units, images=len(samples))
+    with torch.no_grad(), rows.read():
         for sample in progress.track(samples, label=label, total=len(samples)):
             run_sample(sam, sample)
-    return {unit: torch.cat(some) for unit, some in rows.items()}
+    return rows.found()
 
 
-def _keep(sam: Sam, unit: str, rows: list[Tensor], count: int, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Keep what a unit's weight meets at some positions of an image, [positions, d]."""
-    del output
-    layer = sam.model.get_submodule(unit)
-    positions = torch.randperm(
-        position_count(layer, inputs[0].shape), generator=torch.Generator().manual_seed(len(rows))
-    )
-    rows.append(rows_at(layer, inputs[0], positions[:count].to(inputs[0].device))[0].clone())
+class Rows:
+    """Collects what some units' weights meet, while images pass through the model.
+
+    Args:
+        sam: the model.
+        units: their names.
+        images: that will pass.
+    """
+
+    def __init__(self, sam: Sam, units: Sequence[str], *, images: int) -> None:
+        self._sam, self._count = sam, -(-_POSITIONS // images)
+        self._rows: dict[str, list[Tensor]] = {unit: [] for unit in units}
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """While this is open, images pass."""
+        watchers: dict[str, Watcher] = {unit: partial(self._keep, unit) for unit in self._rows}
+        with watched(self._sam.model, watchers):
+            yield
+
+    def found(self) -> dict[str, Tensor]:
+        """Unit → what its weight met, [positions, d]."""
+        return {unit: torch.cat(some) for unit, some in self._rows.items()}
+
+    def _keep(self, unit: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del output
+        layer, rows = self._sam.model.get_submodule(unit), self._rows[unit]
+        positions = torch.randperm(
+            position_count(layer, inputs[0].shape), generator=torch.Generator().manual_seed(len(rows))
+        )
+        rows.append(rows_at(layer, inputs[0], positions[: self._count].to(inputs[0].device))[0].clone())
 
 
 class _Reader:
