@@ -74,6 +74,22 @@ def recipes(key: str, names: Sequence[str], budgets: Sequence[str]) -> str:
     return "\n".join(map(line, [header, ["---", *["---:"] * len(columns)], *rows]))
 
 
+def paper_claim(models: Mapping[str, str], budgets: Sequence[str]) -> str:
+    """The paper's configuration against uniform bits, both rounded to nearest: mean IoU with float and its interval.
+
+    Args:
+        models: title → key as for `cells_of`.
+        budgets: a pair of columns each.
+    """
+    columns = [(budget, form) for budget in budgets for form in ("uniform", "paper")]
+    header = ["model", *(f"{budget} {form}" for budget, form in columns)]
+    rows = []
+    for title, key in models.items():
+        found = [cells_of(key).get(f"{budget}, {form}, omse") for budget, form in columns]
+        rows.append([title, *("–" if cell is None else write_iou(cell) for cell in found)])
+    return "\n".join(map(line, [header, ["---", *["---:"] * len(columns)], *rows]))
+
+
 def ways(key: str, *, recipe: str) -> str:
     """Ways to choose bits: mean IoU with float and its interval."""
     cells = cells_of(key)

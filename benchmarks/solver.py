@@ -40,7 +40,11 @@ BITS: dict[str, tuple[tuple[int, ...], bool]] = {
 }
 # `fisher` has the form of `measured`.
 COMPARED: tuple[Utility, ...] = ("linear", "exponential", "measured")
+BUDGETS = ("W4A4", "W6A6")
 SYNERGIES = (("proximity", 0.0), ("proximity", 0.1), ("proximity", 1.0), ("interaction", 0.1), ("interaction", 1.0))
+
+# Of one seed.
+_PROGRAMS = len(COMPARED) * len(SYNERGIES) * len(BUDGETS)
 
 
 def random_analysis(costs: Costs, *, seed: int) -> Analysis:
@@ -66,7 +70,7 @@ def measure(model: str, bits: str, *, seeds: int) -> list[dict[str, Any]]:
     """Solve all combinations of one model."""
     costs, (candidates, tied) = count_costs(CONFIGS[model]()), BITS[bits]
     rows = []
-    for seed, utility, (synergy, coupling), budget in product(range(seeds), COMPARED, SYNERGIES, ("W4A4", "W6A6")):
+    for seed, utility, (synergy, coupling), budget in product(range(seeds), COMPARED, SYNERGIES, BUDGETS):
         found = allocate(
             random_analysis(costs, seed=seed),
             Budget.parse(budget),
@@ -105,8 +109,12 @@ def main() -> None:
     content: dict[str, Any] = read_json(arguments.output, what="results") if resumes else {"summary": {}, "rows": []}
     summary, rows = content["summary"], content["rows"]
     for model, bits in product(CONFIGS, BITS):
-        if (bits.startswith("tied") and model != "SAM-H") or f"{model}, {bits}" in summary:
+        if bits.startswith("tied") and model != "SAM-H":
             continue
+        if summary.get(f"{model}, {bits}", {}).get("programs") == arguments.seeds * _PROGRAMS:
+            print(f"{model}, {bits}: known; --again measures it again")
+            continue
+        rows = [row for row in rows if (row["model"], row["bits"]) != (model, bits)]
         measured = measure(model, bits, seeds=arguments.seeds)
         rows += measured
         summary[f"{model}, {bits}"] = summarize(measured)

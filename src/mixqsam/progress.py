@@ -59,8 +59,8 @@ class JobProgress(Progress, Protocol):
         """A stage begins; inside of another stage it is a part of that one."""
         ...
 
-    def leave(self, stage: str) -> None:
-        """A stage ends."""
+    def leave(self, stage: str, *, is_finished: bool = True) -> None:
+        """A stage ends; one that is not finished is entered again later."""
         ...
 
     def end(self) -> None:
@@ -115,14 +115,14 @@ class JobClock:
         if len(self._open) == 1:
             self._started, self._tracks, self._fraction = self._now(), 0, 0.0
 
-    def leave(self, name: str) -> float:
-        """A stage ends; return its seconds."""
+    def leave(self, name: str, *, is_finished: bool = True) -> float:
+        """A stage ends; return its seconds. One that is not finished says nothing of the pace."""
         self._open.remove(name)
         seconds = self._now() - self._started
-        if not self._open and name in self._stages:
+        if not self._open and name in self._stages and is_finished:
             expected = self._part(name)
             self._finished[name] += 1
-            if seconds > self._CACHED * expected:
+            if seconds > self._CACHED * expected > 0:
                 self._expected, self._actual = self._expected + expected, self._actual + seconds
         return seconds
 

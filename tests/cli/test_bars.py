@@ -66,6 +66,27 @@ def test_parts_of_a_stage_need_not_take_the_same_time() -> None:
     assert clock.left == 2 * 50
 
 
+def test_a_part_that_begins_again_says_nothing_of_the_pace() -> None:
+    time = Time()
+    clock = JobClock([Stage("a", 100, parts=2, split=(100, 0)), Stage("b", 50)], time)
+    clock.enter("a")
+    time.now += 12
+    clock.leave("a", is_finished=False)
+    assert clock.left == 150
+    # Nobody expected this stage.
+    clock.enter("c")
+    time.now += 30
+    clock.leave("c")
+    assert clock.left == 150
+    clock.enter("a")
+    time.now += 200
+    clock.leave("a")
+    clock.enter("a")
+    time.now += 1
+    clock.leave("a")
+    assert clock.left == 2 * 50
+
+
 def test_stages_from_the_cache_say_nothing_of_the_pace() -> None:
     time = Time()
     clock = JobClock([Stage("a", 100), Stage("b", 50)], time)
@@ -143,7 +164,8 @@ class Followed(Silent):
     def enter(self, stage: str) -> None:
         self.events.append(stage)
 
-    def leave(self, stage: str) -> None:
+    def leave(self, stage: str, *, is_finished: bool = True) -> None:
+        del is_finished
         self.events.append(f"/{stage}")
 
     def end(self) -> None:

@@ -22,7 +22,7 @@ def test_a_large_product_is_exact_where_bfloat16_is_not_faster(monkeypatch: pyte
     assert torch.equal(multiply_roughly(_LEFT, _RIGHT), _LEFT @ _RIGHT)
 
 
-def test_a_large_product_errs_by_less_than_a_percent_without_a_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_large_product_has_less_than_a_percent_of_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rough, "_LARGE", 1)
     monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
     exact, found = _LEFT @ _RIGHT, multiply_roughly(_LEFT, _RIGHT)

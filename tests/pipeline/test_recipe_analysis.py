@@ -14,9 +14,11 @@ from mixqsam.data.samples import Sample
 from mixqsam.files import Cache
 from mixqsam.options.names import DEFAULT_RECIPE
 from mixqsam.pipeline import recipe_analysis
+from mixqsam.pipeline.estimate import Pass
 from mixqsam.pipeline.options import AnalysisOptions, Session
 from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, list_passes
 from mixqsam.progress import Silent
+from mixqsam.quantization.compensation import share
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.steps import folding, outliers
 from mixqsam.sam.load import Sam
@@ -29,7 +31,7 @@ _OPTIONS = AnalysisOptions(importance=False, fisher=("bernoulli",), fisher_draws
 def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Passes of whole images through the model, by the module that makes them."""
     counts: Counter[str] = Counter()
-    for module in (calibrate, folding, outliers):
+    for module in (calibrate, folding, outliers, share):
         name = module.__name__.rsplit(".")[-1]
         monkeypatch.setattr(module, "run_sample", partial(_run, counts, name, module.run_sample))
     return counts
@@ -70,7 +72,7 @@ def test_the_ranges_are_those_of_the_model_that_is_rounded(
 ) -> None:
     twin = harden(sam)
     found = analyze_of(twin, samples, tmp_path / "together")
-    monkeypatch.setattr(recipe_analysis, "_calibrate_unless_rewritten", lambda *_, **__: None)
+    monkeypatch.setattr(recipe_analysis, "_shows_outliers", lambda *_, **__: False)
     assert found == analyze_of(twin, samples, tmp_path / "apart")
 
 
@@ -86,7 +88,8 @@ def analyze_of(sam: Sam, samples: list[Sample], folder: Path) -> object:
 
 
 def test_passes_that_are_expected() -> None:
-    assert list_passes(_RECIPE, images=32, side=256, processes=1) == [32, 0, 0, 0]
-    assert list_passes(_RECIPE, images=32, side=1024, processes=2) == [4, 32, 8]
-    assert list_passes(find_recipe("folded"), images=32, side=1024, processes=1) == [8, 32, 0]
-    assert list_passes(find_recipe("omse"), images=32, side=1024, processes=1) == [32]
+    ranges = Pass(32, finds_ranges=True)
+    assert list_passes(_RECIPE, images=32, side=256, processes=1) == [ranges, Pass(0), Pass(0), Pass(0)]
+    assert list_passes(_RECIPE, images=32, side=1024, processes=2) == [Pass(4), ranges, Pass(8)]
+    assert list_passes(find_recipe("folded"), images=32, side=1024, processes=1) == [Pass(8), ranges, Pass(0)]
+    assert list_passes(find_recipe("omse"), images=32, side=1024, processes=1) == [ranges]

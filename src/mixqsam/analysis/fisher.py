@@ -22,6 +22,7 @@ from mixqsam.calibrate import Ranges
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
+from mixqsam.numeric.rough import is_rough
 from mixqsam.parallel.engine import Engine, combine, take_share
 from mixqsam.plan import CANDIDATE_BITS, Operand, Unit, Vector
 from mixqsam.progress import Progress
@@ -95,7 +96,10 @@ def measure_images(
         NumericError: a gradient is not finite.
     """
     meter = FisherMeter(sam, ranges, weights)
-    settings = digest(ranges.to_json())
+    # Caches may move between processors.
+    costs = sam.costs()
+    rough = any(unit.kind == "linear" and is_rough(costs.multiply_adds(unit)) for unit in costs.units)
+    settings = digest(ranges.to_json(), *(["bfloat16"] if rough else []))
     divergences: dict[int, list[float]] = {}
     draws_per_image = -(-draws // len(samples))
     label = f"Fisher sensitivity ({output})"

@@ -186,7 +186,7 @@ def _input_gradient(module: nn.Module, values: Tensor, gradient: Tensor) -> Tens
         return _convolution_gradient(module, values, gradient, of_weight=False)
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101  (narrows the type of nn.Module's attribute)
-    # In one product: with more axes, torch would make one of each row.
+    # torch multiplies a gradient with more axes row by row where it is not contiguous.
     return multiply_roughly(gradient.flatten(0, -2), weight).view_as(values)
 
 

@@ -45,12 +45,12 @@ class ProgressBars:
         if self._job is not None:
             self._job.enter(stage)
 
-    def leave(self, stage: str) -> None:
+    def leave(self, stage: str, *, is_finished: bool = True) -> None:
         """A stage ends, and stays as a line."""
         if self._job is None:
             return
         is_outermost = self._job.stage == stage
-        seconds = self._job.leave(stage)
+        seconds = self._job.leave(stage, is_finished=is_finished)
         if is_outermost and seconds >= (_SHORT_STAGE if self._console.is_terminal else _PULSE):
             self._print(f"{stage}: {format_seconds(seconds)}")
 

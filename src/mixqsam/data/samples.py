@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,8 @@ from mixqsam.errors import AnnotationError, ImageError
 from mixqsam.files import digest
 from mixqsam.progress import Progress
 from mixqsam.prompts import Prompts, point_grid
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,11 @@ def folder_samples(
         Sample(path, width, height, point_grid(width=width, height=height, side=grid))
         for path, width, height in measured
     ]
+
+
+def space_evenly(values: Sequence[Value], *, count: int) -> list[Value]:
+    """Take `count` evenly spaced ones, in their order; a sorted list of images has neighbours from one folder."""
+    return [values[(2 * index + 1) * len(values) // (2 * count)] for index in range(count)]
 
 
 def spread(paths: Sequence[Path], *, seed: int) -> list[int]:

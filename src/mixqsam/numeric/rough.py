@@ -6,20 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Multiply-adds from which on a product takes time that matters: layers of SAM-B at 1024 pixels have 3 to 10 billion.
+# Multiply-adds from which on a product takes time that matters: layers of SAM-B at 1024 pixels have 2.4 to 10 billion.
 _LARGE = 1 << 31
 
 
 def multiply_roughly(left: Tensor, right: Tensor) -> Tensor:
-    """Left [..., n, k] @ right [..., k, m], float32.
+    """Multiply left [..., n, k] by right [..., k, m]; the result is float32.
 
     A large product's operands are rounded to bfloat16 (8 binary digits) where the processor has instructions for it,
-    and so is the result. Each value errs by less than 1%, without a common direction.
+    and so is the result. The norm of the error is below 1% of the product's norm.
     """
-    multiply_adds = left.numel() * right.shape[-1]
-    if left.device.type != "cpu" or multiply_adds < _LARGE or not _has_bfloat16():
+    if left.device.type != "cpu" or not is_rough(left.numel() * right.shape[-1]):
         return left @ right
     return (left.bfloat16() @ right.bfloat16()).float()
+
+
+def is_rough(multiply_adds: int) -> bool:
+    """Whether a product of so many multiply-adds is made in bfloat16 on this processor."""
+    return multiply_adds >= _LARGE and _has_bfloat16()
 
 
 @lru_cache(maxsize=1)

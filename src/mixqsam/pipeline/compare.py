@@ -13,6 +13,7 @@ from mixqsam.pipeline.compared_images import ComparedImages, choose_compared_ima
 from mixqsam.pipeline.compared_models import ComparedModel, check_request, find_mixed_options, plan_models
 from mixqsam.pipeline.comparison_scores import Scores, make_float_row, make_row
 from mixqsam.pipeline.estimate import (
+    Pass,
     analysis_stages,
     announce,
     check_stage,
@@ -151,7 +152,7 @@ def _begin(
     images_of_one = -(-len(samples) // world)
     recipes = [find_recipe(choice) for choice in request.recipes]
     fitted = [count_fitted(recipe, images=len(samples), side=sam.image_size) for recipe in recipes]
-    passes = [images_of_one, *(count for count in fitted if count)]
+    passes = [Pass(images_of_one, finds_ranges=True), *(Pass(count) for count in fitted if count)]
     stages = analysis_stages(speed, sam, images=images_of_one, options=options, passes=passes)
     models = len(request.budgets) * len(request.modes)
     seconds = sum(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-import numpy as np
 import torch
 
 from mixqsam.data.samples import Sample
@@ -52,6 +51,19 @@ class Speed:
     ranges: float
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A part of a calibration.
+
+    Attributes:
+        images: that pass through the model.
+        finds_ranges: the choice of all ranges belongs to it.
+    """
+
+    images: int
+    finds_ranges: bool = False
+
+
 def measure_speed(sam: Sam, *, prompts: int) -> Speed:
     """Time a matrix product, and derive the times of a model from its multiply-adds."""
     values = torch.ones(_SIDE, _SIDE, device=sam.device)
@@ -71,7 +83,7 @@ def measure_speed(sam: Sam, *, prompts: int) -> Speed:
 
 
 def analysis_stages(
-    speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions, passes: Sequence[int] | None = None
+    speed: Speed, sam: Sam, *, images: int, options: AnalysisOptions, passes: Sequence[Pass] = ()
 ) -> list[Stage]:
     """Calibration and analysis.
 
@@ -80,7 +92,7 @@ def analysis_stages(
         sam: the float model.
         images: that this process calibrates on and analyses.
         options: what is measured.
-        passes: images of each pass that belongs to the calibration, in their order; by default one over all images.
+        passes: the parts of the calibration, in their order; by default one over all images.
     """
     units = len(sam.costs().units)
     seconds, tracks = 0.0, 0
@@ -95,9 +107,11 @@ def analysis_stages(
         draws = images * -(-options.fisher_draws // max(1, images)) * len(options.fisher)
         seconds += draws * _DRAW * speed.forward + len(CANDIDATE_BITS) * speed.grids
         tracks += len(options.fisher)
-    split = [(count * _CALIBRATION * speed.forward) for count in passes or [images]]
-    split[int(np.argmax(split))] += speed.ranges
-    calibration = Stage("calibration", sum(split), tracks=2, parts=len(split), split=tuple(split))
+    split = tuple(
+        part.images * _CALIBRATION * speed.forward + part.finds_ranges * speed.ranges
+        for part in passes or [Pass(images, finds_ranges=True)]
+    )
+    calibration = Stage("calibration", sum(split), tracks=2, parts=len(split), split=split)
     is_calibrated = bool(options.sensitivity_bits or options.fisher)
     return [*([calibration] if is_calibrated else []), Stage("analysis", seconds, tracks)]
 

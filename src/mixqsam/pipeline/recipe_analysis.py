@@ -7,6 +7,7 @@ from mixqsam.allocation.budget import Budget
 from mixqsam.calibrate import Watch
 from mixqsam.data.samples import Sample
 from mixqsam.measurements import Analysis
+from mixqsam.pipeline.estimate import Pass
 from mixqsam.pipeline.options import AnalysisOptions
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import analyze_model, find_ranges
@@ -34,9 +35,9 @@ def analyze_for_recipe(
     compensates, a weight's sensitivity is what compensation leaves of it.
     """
     if recipe.rewrite is not None and (options.sensitivity_bits or options.fisher):
-        if recipe.rewrite is fold_outliers and session.engine.world == 1:
-            _calibrate_unless_rewritten(sam, samples, recipe=recipe, session=session)
-        with session.timed("calibration"):
+        begins_again = _shows_outliers(sam, samples, recipe=recipe, session=session)
+        # The expected times leave out a calibration that begins again.
+        with session.timed("folding" if begins_again else "calibration"):
             plan = _expected_plan(sam, budget)
             sam = rewrite(sam, plan, samples, recipe=recipe, cache=session.cache, progress=session.progress)
     watch = _watch_shares(sam, samples, recipe=recipe, session=session)
@@ -44,11 +45,17 @@ def analyze_for_recipe(
     return adapt_analysis(analysis, sam, samples, recipe=recipe, session=session)
 
 
-def _calibrate_unless_rewritten(sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, session: Session) -> None:
-    """Find ranges, shares and outliers in one pass, which ends at the first images if they show outliers."""
+def _shows_outliers(sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, session: Session) -> bool:
+    """Find ranges, shares and outliers in one pass, which ends at the first images if they show outliers.
+
+    Returns:
+        Whether they do; False where the recipe does not ask, or where each process sees a share of the images.
+    """
+    if recipe.rewrite is not fold_outliers or session.engine.world > 1:
+        return False
     outliers = OutlierMeter(sam, samples, cache=session.cache)
     if outliers.norms_with_outliers():
-        return
+        return True
     shares = _watch_shares(sam, samples, recipe=recipe, session=session)
 
     @contextmanager
@@ -58,6 +65,7 @@ def _calibrate_unless_rewritten(sam: Sam, samples: Sequence[Sample], *, recipe: 
 
     with suppress(OutliersFound):
         find_ranges(sam, samples, observer=recipe.observer, session=session, watch=watch)
+    return bool(outliers.norms_with_outliers())
 
 
 def _watch_shares(sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, session: Session) -> Watch | None:
@@ -67,8 +75,8 @@ def _watch_shares(sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, sessio
     return ShareMeter(sam, samples, method=recipe.compensation, cache=session.cache).watching
 
 
-def list_passes(recipe: Recipe, *, images: int, side: int, processes: int) -> list[int]:
-    """Images of each pass of a calibration, in their order: ranges, the recipe's rewrite, the recipe's shares.
+def list_passes(recipe: Recipe, *, images: int, side: int, processes: int) -> list[Pass]:
+    """List the parts of a calibration, in the order in which `analyze_for_recipe` enters them.
 
     Args:
         recipe: the recipe.
@@ -77,15 +85,15 @@ def list_passes(recipe: Recipe, *, images: int, side: int, processes: int) -> li
         processes: that share the calibration. One alone finds outliers and shares on the way, unless the ranges are
             cached or outliers make it begin again; the estimate leaves that out.
     """
-    alone = processes == 1
-    passes = [images]
+    alone, ranges = processes == 1, Pass(images, finds_ranges=True)
+    passes = [ranges]
     if recipe.rewrite is fold_outliers:
         # The ranges are looked up once more behind the rewrite, whose outliers the first pass has shown.
-        passes = [images, 0, 0] if alone else [min(OUTLIER_IMAGES, images), images]
+        passes = [ranges, Pass(0), Pass(0)] if alone else [Pass(min(OUTLIER_IMAGES, images)), ranges]
     elif recipe.rewrite is not None:
-        passes = [min(FOLDING_IMAGES, images), images]
+        passes = [Pass(min(FOLDING_IMAGES, images)), ranges]
     if recipe.compensation is not None:
-        passes.append(0 if alone else count_fitted(recipe, images=images, side=side))
+        passes.append(Pass(0 if alone else count_fitted(recipe, images=images, side=side)))
     return passes
 
 

@@ -107,9 +107,9 @@ class _Timer:
         if self._job is not None:
             self._job.enter(self._stage)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._job is not None:
-            self._job.leave(self._stage)
+            self._job.leave(self._stage, is_finished=kind is None)
         self._session.open_stages.remove(self._stage)
         if not self._session.open_stages:
             seconds = self._session.seconds

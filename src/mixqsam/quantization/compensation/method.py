@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from mixqsam.data.samples import space_evenly
+
 Image = TypeVar("Image")
 
 # What may be done with one unit's weight; `nearest` is always among what is compared.
@@ -59,4 +61,4 @@ class Compensation:
         """
         wanted = max(self.least_images, -(-self.positions // max(1, side // _PATCH) ** 2))
         count = min(wanted, len(images))
-        return [images[(2 * index + 1) * len(images) // (2 * count)] for index in range(count)]
+        return space_evenly(images, count=count)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.calibrate import run_sample
-from mixqsam.data.samples import Sample
+from mixqsam.data.samples import Sample, space_evenly
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.half import HalfTensor
@@ -63,7 +63,7 @@ def fold_norms(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache,
     Args:
         sam: the float model; it is not changed.
         plan: the bits at which folds are compared.
-        samples: calibration images; the first eight are used.
+        samples: calibration images; eight evenly spaced ones are used.
         cache: keeps what was found.
         progress: receives steps.
 
@@ -77,7 +77,7 @@ def fold_some(
     sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cache, progress: Progress, *, norms: Sequence[ReadNorm]
 ) -> Sam:
     """As `fold_norms`, for some of the normalisations."""
-    samples = samples[:FOLDING_IMAGES]
+    samples = space_evenly(samples, count=min(FOLDING_IMAGES, len(samples)))
     compared = {name: str(plan.bits[name]) for norm in norms for name in norm.units}
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], compared)
     found: dict[str, list[list[float]]] | None = cache.get("folding", key)
@@ -138,8 +138,8 @@ class Rows:
             yield
 
     def found(self) -> dict[str, Tensor]:
-        """Unit → what its weight met, [positions, d]."""
-        return {unit: torch.cat(some) for unit, some in self._rows.items()}
+        """Give up the rows: unit → what its weight met, [positions, d]."""
+        return {unit: torch.cat(self._rows.pop(unit)) for unit in list(self._rows)}
 
     def _keep(self, unit: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         del output
