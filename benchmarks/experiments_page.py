@@ -37,7 +37,7 @@ from benchmarks.reliability_tables import fuzzing, kills, server, threads
 from benchmarks.web import table as visits
 
 # The three models of the experiments.
-_MODELS = {"sam-tiny": "sam-tiny 50", "its hard twin": "sam-tiny-hard 50", "MobileSAM": "mobile-sam 50"}
+_MODELS = {"sam-tiny": "sam-tiny 50", "its hard twin": "sam-tiny-hard 50", "MobileSAM": "mobile-sam 50, 8 images"}
 
 
 def fill(page: Path, tables: dict[str, str]) -> None:

@@ -226,6 +226,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     key = f"{arguments.model}{'-hard' if arguments.hard else ''} {arguments.first}"
     about = {"first": arguments.first, "images": len(experiment.judged), "calibration": len(experiment.samples)}
+    if content["models"].get(key, about)["calibration"] != len(experiment.samples):
+        # Cells of one key have the same images for calibration.
+        key += f", {len(experiment.samples)} images"
     found = content["models"].setdefault(key, {**about, "cells": {}})
     found["float"], found["halves"] = experiment.float_figures(), halves(experiment.images())
     for budget in arguments.budgets:

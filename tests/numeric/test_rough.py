@@ -1,5 +1,7 @@
 """Products whose last digits do not matter."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -30,3 +32,28 @@ def test_the_error_of_a_large_product_has_less_than_a_percent_of_its_norm(monkey
     assert found.dtype == torch.float32
     assert 0 < error.norm() / exact.norm() < 0.01
     assert abs(float((error * exact).sum() / exact.square().sum())) < 1e-3
+
+
+@pytest.fixture
+def asks_again() -> Iterator[None]:
+    """What the processor has is asked once; here, in the test and after it."""
+    rough._has_bfloat16.cache_clear()
+    yield
+    rough._has_bfloat16.cache_clear()
+
+
+@pytest.mark.usefixtures("asks_again")
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)]
+)
+def test_the_processor_says_whether_it_multiplies_bfloat16(
+    flags: dict[str, bool], *, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    assert rough._has_bfloat16() == expected
+
+
+@pytest.mark.usefixtures("asks_again")
+def test_a_torch_that_does_not_know_the_processor_multiplies_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not rough._has_bfloat16()
