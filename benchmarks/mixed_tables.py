@@ -103,7 +103,7 @@ def ways(key: str, *, recipe: str) -> str:
 def csv_rows() -> Iterator[dict[str, object]]:
     """Every cell of every model, for docs/data/mixed_bits.csv."""
     for key, found in load("mixed_bits")["models"].items():
-        model, first = key.split()
+        model, first, *_ = key.replace(",", "").split()
         exact = interval(found["float"]["truth_ious"])[0]
         for cell in found["cells"].values():
             middle, low, high = interval(cell["ious"])
@@ -111,6 +111,7 @@ def csv_rows() -> Iterator[dict[str, object]]:
                 "model": model,
                 "first_image": int(first) + 1,
                 "images": found["images"],
+                "calibration": found["calibration"],
                 **{name: cell[name] for name in ("budget", "form", "recipe")},
                 "iou": f"{middle:.4f}",
                 "iou_low": f"{low:.4f}",
