@@ -103,13 +103,12 @@ def ways(key: str, *, recipe: str) -> str:
 def csv_rows() -> Iterator[dict[str, object]]:
     """Every cell of every model, for docs/data/mixed_bits.csv."""
     for key, found in load("mixed_bits")["models"].items():
-        model, first, *_ = key.replace(",", "").split()
         exact = interval(found["float"]["truth_ious"])[0]
         for cell in found["cells"].values():
             middle, low, high = interval(cell["ious"])
             yield {
-                "model": model,
-                "first_image": int(first) + 1,
+                "model": key.split()[0],
+                "first_image": found["first"] + 1,
                 "images": found["images"],
                 "calibration": found["calibration"],
                 **{name: cell[name] for name in ("budget", "form", "recipe")},

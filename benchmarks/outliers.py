@@ -16,9 +16,8 @@ from mixqsam.pipeline.options import AnalysisOptions
 from mixqsam.pipeline.session import Session
 from mixqsam.pipeline.stages import calibration_samples
 from mixqsam.progress import Silent
-from mixqsam.quantization.steps.outliers import measure_outliers
+from mixqsam.quantization.steps.outliers import OUTLIER_IMAGES, OutlierMeter
 from mixqsam.sam.load import load_sam
-from mixqsam.sam.norms import find_read_norms
 
 OUTPUT = Path("docs/data/outliers.json")
 
@@ -27,13 +26,12 @@ def main() -> None:
     """Measure, print the extremes, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--coco", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=4)
     arguments = parser.parse_args()
-    options, session = AnalysisOptions(count=arguments.images), Session(progress=Silent())
+    options, session = AnalysisOptions(count=OUTLIER_IMAGES), Session(progress=Silent())
     samples = calibration_samples(coco_data(arguments.coco, "train"), options, session)
     tiny, found = load_sam("sam-tiny"), {}
     for name, sam in (("sam-tiny", tiny), ("sam-tiny-hard", harden(tiny)), ("mobile-sam", load_sam("mobile-sam"))):
-        found[name] = measure_outliers(sam, samples, find_read_norms(sam.config), progress=Silent())
+        found[name] = OutlierMeter(sam, samples, cache=session.cache).find(Silent())
         print(f"{name}: {min(found[name].values()):.1f} to {max(found[name].values()):.1f}", flush=True)
     write_json(OUTPUT, found)
 

@@ -18,7 +18,7 @@ from mixqsam.pipeline.estimate import Pass
 from mixqsam.pipeline.options import AnalysisOptions, Session
 from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, list_passes
 from mixqsam.progress import Silent
-from mixqsam.quantization.compensation import share
+from mixqsam.quantization import meter
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.steps import folding, outliers
 from mixqsam.sam.load import Sam
@@ -31,7 +31,7 @@ _OPTIONS = AnalysisOptions(importance=False, fisher=("bernoulli",), fisher_draws
 def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Passes of whole images through the model, by the module that makes them."""
     counts: Counter[str] = Counter()
-    for module in (calibrate, folding, outliers, share):
+    for module in (calibrate, folding, meter):
         name = module.__name__.rsplit(".")[-1]
         monkeypatch.setattr(module, "run_sample", partial(_run, counts, name, module.run_sample))
     return counts

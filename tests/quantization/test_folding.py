@@ -10,12 +10,13 @@ from mixqsam.numeric.modules import QuantizedLayer
 from mixqsam.options.names import DEFAULT_RECIPE
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
+from mixqsam.quantization import meter
 from mixqsam.quantization.custom import CustomRecipe
 from mixqsam.quantization.nearest import draft
 from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.recipes import find_recipe
-from mixqsam.quantization.steps import folding, outliers
+from mixqsam.quantization.steps import folding
 from mixqsam.quantization.steps.folding import fold_norms
 from mixqsam.quantization.steps.outliers import fold_outliers
 from mixqsam.sam.forward import encode, make_frame
@@ -104,7 +105,7 @@ def test_only_normalisations_with_outliers_are_folded_by_default(
     assert fold_outliers(sam, plan, samples, cache, Silent()) is sam
     mended = fold_outliers(twin, plan, samples, cache, Silent())
     assert changed_norms(twin, mended) == changed_norms(twin, fold_norms(twin, plan, samples, cache, Silent()))
-    monkeypatch.setattr(outliers, "run_sample", None)
+    monkeypatch.setattr(meter, "run_sample", None)
     assert fold_outliers(sam, plan, samples, cache, Silent()) is sam
 
 

@@ -12,7 +12,7 @@ from mixqsam.files import Cache
 from mixqsam.numeric.compensation import gptq
 from mixqsam.numeric.weights import QuantizedTensor, quantize_weight, weight_grid
 from mixqsam.progress import Silent
-from mixqsam.quantization.compensation import share
+from mixqsam.quantization import meter as meter_module
 from mixqsam.quantization.compensation.method import Compensation
 from mixqsam.quantization.compensation.share import ShareMeter, _Inputs, find_shares
 from mixqsam.sam.load import Sam
@@ -70,7 +70,7 @@ def test_every_weight_of_a_model_has_a_share(
     found = find_shares(sam, samples, method=Compensation(), cache=Cache(tmp_path), progress=Silent())
     assert set(found) == {unit.name for unit in sam.costs().units if unit.kind != "product"}
     assert all(0 < value <= 1 for value in found.values())
-    monkeypatch.setattr(share, "_run_images", None)
+    monkeypatch.setattr(meter_module, "run_sample", None)
     assert find_shares(sam, samples, method=Compensation(), cache=Cache(tmp_path), progress=Silent()) == found
 
 
@@ -82,8 +82,8 @@ def test_a_calibration_serves_the_shares_too(
     cache = Cache(tmp_path / "beside")
     meter = ShareMeter(sam, samples, method=method, cache=cache)
     calibrate(sam, samples, observer="minmax", progress=Silent(), watch=meter.watching)
-    assert meter.shares == alone
-    monkeypatch.setattr(share, "_run_images", None)
+    assert meter.found == alone
+    monkeypatch.setattr(meter_module, "run_sample", None)
     assert find_shares(sam, samples, method=method, cache=cache, progress=Silent()) == alone
 
 
@@ -91,7 +91,7 @@ def test_a_meter_that_has_not_seen_all_images_keeps_nothing(sam: Sam, samples: l
     method, cache = Compensation(), Cache(tmp_path / "part")
     meter = ShareMeter(sam, samples, method=method, cache=cache)
     calibrate(sam, samples[:1], observer="minmax", progress=Silent(), watch=meter.watching)
-    assert meter.shares is None
+    assert meter.found is None
     found = find_shares(sam, samples, method=method, cache=cache, progress=Silent())
     assert found == find_shares(sam, samples, method=method, cache=Cache(tmp_path / "whole"), progress=Silent())
 
@@ -102,5 +102,12 @@ def test_known_shares_are_not_measured_again(
     method, cache = Compensation(), Cache(tmp_path)
     find_shares(sam, samples, method=method, cache=cache, progress=Silent())
     meter = ShareMeter(sam, samples, method=method, cache=cache)
-    monkeypatch.setattr(_Inputs, "take", lambda *_: pytest.fail("an input was taken in"))
+    taken: list[object] = []
+    monkeypatch.setattr(_Inputs, "take", lambda *inputs: taken.append(inputs))
     calibrate(sam, samples, observer="minmax", progress=Silent(), watch=meter.watching)
+    assert not taken
+    # The same pass is watched where the shares are not known.
+    unknown = ShareMeter(sam, samples, method=method, cache=Cache(tmp_path / "empty"))
+    monkeypatch.setattr(_Inputs, "share", lambda *_, **__: 1.0)
+    calibrate(sam, samples, observer="minmax", progress=Silent(), watch=unknown.watching)
+    assert taken

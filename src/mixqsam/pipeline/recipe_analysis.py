@@ -16,7 +16,7 @@ from mixqsam.quantization.compensation.share import ShareMeter, find_shares
 from mixqsam.quantization.quantize import rewrite
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.quantization.steps.folding import FOLDING_IMAGES
-from mixqsam.quantization.steps.outliers import OUTLIER_IMAGES, OutlierMeter, OutliersFound, fold_outliers
+from mixqsam.quantization.steps.outliers import OUTLIER_IMAGES, OutlierMeter, fold_outliers
 from mixqsam.sam.load import Sam
 
 
@@ -45,6 +45,10 @@ def analyze_for_recipe(
     return adapt_analysis(analysis, sam, samples, recipe=recipe, session=session)
 
 
+class _OutliersFound(Exception):  # noqa: N818  (it ends a pass whose results would not be used; nothing is wrong)
+    """The model is going to be rewritten."""
+
+
 def _shows_outliers(sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, session: Session) -> bool:
     """Find ranges, shares and outliers in one pass, which ends at the first images if they show outliers.
 
@@ -62,8 +66,10 @@ def _shows_outliers(sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, sess
     def watch(sample: Sample) -> Iterator[None]:
         with outliers.watching(sample), shares(sample) if shares else nullcontext():
             yield
+        if outliers.norms_with_outliers():
+            raise _OutliersFound
 
-    with suppress(OutliersFound):
+    with suppress(_OutliersFound):
         find_ranges(sam, samples, observer=recipe.observer, session=session, watch=watch)
     return bool(outliers.norms_with_outliers())
 

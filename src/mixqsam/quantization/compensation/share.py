@@ -3,24 +3,20 @@
 See docs/method.md, “Sensitivity after compensation”.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mixqsam.calibrate import run_sample
 from mixqsam.data.samples import Sample
-from mixqsam.files import Cache, digest
+from mixqsam.files import Cache
 from mixqsam.numeric.moments import gram, position_count, rows_at
 from mixqsam.progress import Progress
 from mixqsam.quantization.compensation.method import Compensation
-from mixqsam.sam.hooks import Watcher, watched
+from mixqsam.quantization.meter import Meter
+from mixqsam.sam.hooks import Watcher
 from mixqsam.sam.load import Sam
-
-# Increase it when shares change their meaning.
-_VERSION = 2
 
 
 def find_shares(
@@ -43,63 +39,36 @@ def find_shares(
     Returns:
         Unit with a weight → share, 0 to 1.
     """
-    meter = ShareMeter(sam, samples, method=method, cache=cache)
-    if meter.shares is None:
-        _run_images(sam, meter, progress)
-    assert meter.shares is not None  # noqa: S101  (all images have passed)
-    return meter.shares
+    return ShareMeter(sam, samples, method=method, cache=cache).find(progress)
 
 
-def _run_images(sam: Sam, meter: "ShareMeter", progress: Progress) -> None:
-    with torch.no_grad():
-        for sample in progress.track(meter.samples, label="Inputs of weights", total=len(meter.samples)):
-            with meter.watching(sample):
-                run_sample(sam, sample)
+class ShareMeter(Meter):
+    """Finds the shares of all weights from their inputs.
 
-
-class ShareMeter:
-    """Finds the shares of all weights from their inputs, while images pass through the float model, and keeps them.
-
-    The moments are given up when the last image has passed: those of a large model take gigabytes. Where the shares
-    are known, nothing is watched.
+    The moments are given up when the last image has passed: those of a large model take gigabytes.
 
     Args:
         sam: the float model.
         samples: calibration images.
         method: names those that count, their positions, λ, and whether biases take up means.
         cache: keeps the shares.
-
-    Attributes:
-        samples: those that count.
-        shares: unit → share; None until all images that count have passed.
     """
 
+    kind, label, version = "shares", "Inputs of weights", 2
+
     def __init__(self, sam: Sam, samples: Sequence[Sample], *, method: Compensation, cache: Cache) -> None:
-        self.samples = method.select(samples, side=sam.image_size)
-        self._sam, self._method, self._cache = sam, method, cache
-        rows = method.count_rows(len(self.samples))
-        settings = [rows, min(method.dampings), method.biases]
-        self._key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in self.samples], settings)
-        self.shares: dict[str, float] | None = cache.get("shares", self._key)
+        counted = method.select(samples, side=sam.image_size)
+        rows, self._damping, self._centred = method.count_rows(len(counted)), min(method.dampings), method.biases
+        super().__init__(sam, counted, settings=[[rows, self._damping, self._centred]], cache=cache)
         names = [unit.name for unit in sam.costs().units if unit.kind != "product"]
         self._inputs = {name: _Inputs(sam.model.get_submodule(name), rows=rows) for name in names}
-        self._seen = 0
 
-    @contextmanager
-    def watching(self, sample: Sample) -> Iterator[None]:
-        """While this is open, the sample passes through the model; one that does not count is not watched."""
-        if self.shares is not None or not any(sample is one for one in self.samples):
-            yield
-            return
-        watchers: dict[str, Watcher] = {name: partial(_take, one) for name, one in self._inputs.items()}
-        with watched(self._sam.model, watchers):
-            yield
-        self._seen += 1
-        if self._seen == len(self.samples):
-            damping, centred = min(self._method.dampings), self._method.biases
-            names = list(self._inputs)
-            self.shares = {name: self._inputs.pop(name).share(damping=damping, centred=centred) for name in names}
-            self._cache.put("shares", self._key, self.shares)
+    def _watchers(self) -> Mapping[str, Watcher]:
+        return {name: partial(_take, one) for name, one in self._inputs.items()}
+
+    def _conclude(self) -> dict[str, float]:
+        names = list(self._inputs)
+        return {name: self._inputs.pop(name).share(damping=self._damping, centred=self._centred) for name in names}
 
 
 class _Inputs:

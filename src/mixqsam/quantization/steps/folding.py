@@ -5,7 +5,6 @@ See docs/method.md, “Folding”.
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -111,7 +110,7 @@ def read_rows(
 ) -> dict[str, Tensor]:
     """Unit → what its weight meets at some positions of all images, [positions, d]."""
     rows = Rows(sam, units, images=len(samples))
-    with torch.no_grad(), rows.read():
+    with torch.no_grad(), watched(sam.model, rows.watchers()):
         for sample in progress.track(samples, label=label, total=len(samples)):
             run_sample(sam, sample)
     return rows.found()
@@ -130,12 +129,9 @@ class Rows:
         self._sam, self._count = sam, -(-_POSITIONS // images)
         self._rows: dict[str, list[Tensor]] = {unit: [] for unit in units}
 
-    @contextmanager
-    def read(self) -> Iterator[None]:
-        """While this is open, images pass."""
-        watchers: dict[str, Watcher] = {unit: partial(self._keep, unit) for unit in self._rows}
-        with watched(self._sam.model, watchers):
-            yield
+    def watchers(self) -> dict[str, Watcher]:
+        """What watches the units."""
+        return {unit: partial(self._keep, unit) for unit in self._rows}
 
     def found(self) -> dict[str, Tensor]:
         """Give up the rows: unit → what its weight met, [positions, d]."""
