@@ -191,6 +191,11 @@ class Costs:
         """Multiply-adds of a unit per image."""
         return unit.multiply_adds * (self.prompts_per_image if unit.part == "decoder" else 1)
 
+    @property
+    def work(self) -> int:
+        """Multiply-adds of all units per image."""
+        return sum(self.multiply_adds(unit) for unit in self.units)
+
     def unit_size_bits(self, unit: Unit, bits: UnitBits) -> int:
         """Bits that a unit's weight, scales and zero points take in the file."""
         # What a recipe adds belongs to the quantizer of the activation.

@@ -89,7 +89,7 @@ def analyze_of(sam: Sam, samples: list[Sample], folder: Path) -> object:
 
 def test_passes_that_are_expected() -> None:
     ranges = Pass(32, finds_ranges=True)
-    assert list_passes(_RECIPE, images=32, side=256, processes=1) == [ranges, Pass(0), Pass(0), Pass(0)]
-    assert list_passes(_RECIPE, images=32, side=1024, processes=2) == [Pass(4), ranges, Pass(8)]
-    assert list_passes(find_recipe("folded"), images=32, side=1024, processes=1) == [Pass(8), ranges, Pass(0)]
-    assert list_passes(find_recipe("omse"), images=32, side=1024, processes=1) == [ranges]
+    assert list_passes(_RECIPE, images=32, fitted=32, processes=1) == [ranges, Pass(0), Pass(0), Pass(0)]
+    assert list_passes(_RECIPE, images=32, fitted=8, processes=2) == [Pass(4), ranges, Pass(8)]
+    assert list_passes(find_recipe("folded"), images=32, fitted=8, processes=1) == [Pass(8), ranges, Pass(0)]
+    assert list_passes(find_recipe("omse"), images=32, fitted=8, processes=1) == [ranges]

@@ -255,11 +255,19 @@ def test_what_changes_the_result_changes_where_it_is_kept(sam: Sam, four: list[S
 
 
 @pytest.mark.parametrize(
-    ("images", "side", "selected", "rows"), [(32, 1024, 8, 2048), (32, 256, 32, 512), (3, 1024, 3, 2048)]
+    ("images", "side", "work", "selected", "rows"),
+    [
+        pytest.param(32, 1024, 486 * 10**9, 8, 2048, id="SAM-B"),
+        pytest.param(32, 1024, 37 * 10**9, 16, 1024, id="MobileSAM"),
+        pytest.param(32, 256, 2 * 10**9, 32, 512, id="sam-tiny"),
+        pytest.param(3, 1024, 486 * 10**9, 3, 2048, id="few images"),
+    ],
 )
-def test_large_images_have_positions_enough_in_a_few_of_them(images: int, side: int, selected: int, rows: int) -> None:
+def test_large_images_have_positions_enough_in_a_few_of_them(
+    images: int, side: int, work: int, selected: int, rows: int
+) -> None:
     method = Compensation()
-    found = method.select(range(images), side=side)
+    found = method.select(range(images), side=side, work=work)
     assert len(found) == len(set(found)) == selected
     assert found == sorted(found)
     assert found[0] < images / selected

@@ -151,7 +151,7 @@ def _begin(
     speed, world = measure_speed(sam, prompts=sample_prompts(samples)), session.engine.world
     images_of_one = -(-len(samples) // world)
     recipes = [find_recipe(choice) for choice in request.recipes]
-    fitted = [count_fitted(recipe, images=len(samples), side=sam.image_size) for recipe in recipes]
+    fitted = [count_fitted(recipe, sam, images=len(samples)) for recipe in recipes]
     passes = [Pass(images_of_one, finds_ranges=True), *(Pass(count) for count in fitted if count)]
     stages = analysis_stages(speed, sam, images=images_of_one, options=options, passes=passes)
     models = len(request.budgets) * len(request.modes)

@@ -74,11 +74,10 @@ def measure_speed(sam: Sam, *, prompts: int) -> Speed:
         float((values @ values).sum())
         rate = max(rate, _SIDE**3 / (perf_counter() - started))
     costs = sam.costs(prompts_per_image=max(1, prompts))
-    work = sum(costs.multiply_adds(unit) for unit in costs.units)
     parameters = sum(unit.parameters for unit in costs.units)
     operands = sum(len(unit.activations) for unit in costs.units)
     slowness = _RATE / rate
-    forward = work / (rate * _EFFICIENCY) + _CALL * len(costs.units)
+    forward = costs.work / (rate * _EFFICIENCY) + _CALL * len(costs.units)
     return Speed(forward, _GRID * slowness * parameters / 1e6, _RANGES * slowness * operands)
 
 

@@ -84,7 +84,8 @@ def _list_stages(
     """The stages of a job that makes a number of models; no budget where bits are not chosen."""
     recipe, count = find_recipe(options.quantization.recipe), len(images.calibration)
     speed = measure_speed(sam, prompts=sample_prompts(images.calibration))
-    passes = list_passes(recipe, images=count, side=sam.image_size, processes=processes)
+    fitted = count_fitted(recipe, sam, images=count)
+    passes = list_passes(recipe, images=count, fitted=fitted, processes=processes)
     stages = analysis_stages(speed, sam, images=count, options=measurements, passes=passes)
     is_calibrated = len(stages) > 1
     if budget is not None and budget.latency is not None:
@@ -95,7 +96,7 @@ def _list_stages(
         quantization_stage(
             speed,
             images=count,
-            fitted=count_fitted(recipe, images=count, side=sam.image_size),
+            fitted=fitted,
             recipe=recipe,
             options=options.quantization,
             models=models,
@@ -115,7 +116,7 @@ def _find_search(speed: Speed, sam: Sam, images: JobImages, *, budget: Budget, o
     return search_stage(
         speed,
         images=len(images.judging.samples),
-        fitted=count_fitted(recipe, images=len(images.calibration), side=sam.image_size),
+        fitted=count_fitted(recipe, sam, images=len(images.calibration)),
         recipe=recipe,
         options=options.quantization,
         models=models,

@@ -81,13 +81,13 @@ def _watch_shares(sam: Sam, samples: Sequence[Sample], *, recipe: Recipe, sessio
     return ShareMeter(sam, samples, method=recipe.compensation, cache=session.cache).watching
 
 
-def list_passes(recipe: Recipe, *, images: int, side: int, processes: int) -> list[Pass]:
+def list_passes(recipe: Recipe, *, images: int, fitted: int, processes: int) -> list[Pass]:
     """List the parts of a calibration, in the order in which `analyze_for_recipe` enters them.
 
     Args:
         recipe: the recipe.
         images: of the calibration.
-        side: of the model's frame in pixels.
+        fitted: images that a compensation is fitted to (`count_fitted`).
         processes: that share the calibration. One alone finds outliers and shares on the way, unless the ranges are
             cached or outliers make it begin again; the estimate leaves that out.
     """
@@ -99,13 +99,15 @@ def list_passes(recipe: Recipe, *, images: int, side: int, processes: int) -> li
     elif recipe.rewrite is not None:
         passes = [Pass(min(FOLDING_IMAGES, images)), ranges]
     if recipe.compensation is not None:
-        passes.append(Pass(0 if alone else count_fitted(recipe, images=images, side=side)))
+        passes.append(Pass(0 if alone else fitted))
     return passes
 
 
-def count_fitted(recipe: Recipe, *, images: int, side: int) -> int:
+def count_fitted(recipe: Recipe, sam: Sam, *, images: int) -> int:
     """Count the calibration images that a recipe's compensation is fitted to; 0 without one."""
-    return 0 if recipe.compensation is None else len(recipe.compensation.select(range(images), side=side))
+    if recipe.compensation is None:
+        return 0
+    return len(recipe.compensation.select(range(images), side=sam.image_size, work=sam.costs().work))
 
 
 def adapt_analysis(

@@ -13,6 +13,9 @@ Way = Literal["nearest", "ridge", "gptq", "ridge-gptq"]
 WAYS: tuple[Way, ...] = ("nearest", "ridge", "gptq", "ridge-gptq")
 # Side in pixels of the square that a token of the image embedding stands for.
 _PATCH = 16
+# Multiply-adds of a forward pass, below which it takes a small part of a layer's fit: MobileSAM's has 37·10⁹, SAM-B's
+# 486·10⁹.
+_CHEAP = 10**11
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Compensation:
         ways: what is tried with each weight, beside rounding to nearest.
         dampings: λ, as shares of the mean diagonal of X̂X̂ᵀ; each is tried.
         positions: that layers are fitted to, of all images together, about.
-        least_images: that they come from, at least, if there are enough. Many positions of a few images serve as
-            well as few of many, and each image costs several passes of the model.
+        least_images: that they come from, at least, if there are enough; each image costs several passes.
+        cheap_images: the same where a forward pass is cheap. More images agree better at the same number of positions.
         ordered: GPTQ rounds columns with large inputs first.
         weighted_grids: search each channel's grid again with squared errors weighted by the inputs' squares.
         passes: of coordinate descent over the codes after GPTQ, at most.
@@ -41,6 +44,7 @@ class Compensation:
     dampings: tuple[float, ...] = (0.03, 0.3)
     positions: int = 16384
     least_images: int = 8
+    cheap_images: int = 16
     ordered: bool = True
     weighted_grids: bool = True
     passes: int = 0
@@ -49,16 +53,18 @@ class Compensation:
     refits: bool = True
 
     def count_rows(self, images: int) -> int:
-        """Count the positions that are taken of each image, at most; `images` is the number of images."""
+        """Count the positions that are taken of each image, at most; `images` is the number of selected images."""
         return -(-self.positions // max(images, self.least_images))
 
-    def select(self, images: Sequence[Image], *, side: int) -> list[Image]:
+    def select(self, images: Sequence[Image], *, side: int, work: int) -> list[Image]:
         """Select the calibration images that layers are fitted to: evenly spaced ones, in their order.
 
         Args:
             images: all of them.
             side: of the model's frame in pixels, which gives the number of positions of an image.
+            work: multiply-adds of a forward pass.
         """
-        wanted = max(self.least_images, -(-self.positions // max(1, side // _PATCH) ** 2))
+        least = max(self.least_images, self.cheap_images) if work < _CHEAP else self.least_images
+        wanted = max(least, -(-self.positions // max(1, side // _PATCH) ** 2))
         count = min(wanted, len(images))
         return space_evenly(images, count=count)

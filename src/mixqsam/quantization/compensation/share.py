@@ -57,7 +57,7 @@ class ShareMeter(Meter):
     kind, label, version = "shares", "Inputs of weights", 2
 
     def __init__(self, sam: Sam, samples: Sequence[Sample], *, method: Compensation, cache: Cache) -> None:
-        counted = method.select(samples, side=sam.image_size)
+        counted = method.select(samples, side=sam.image_size, work=sam.costs().work)
         rows, self._damping, self._centred = method.count_rows(len(counted)), min(method.dampings), method.biases
         super().__init__(sam, counted, settings=[[rows, self._damping, self._centred]], cache=cache)
         names = [unit.name for unit in sam.costs().units if unit.kind != "product"]

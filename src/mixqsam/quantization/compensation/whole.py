@@ -55,7 +55,8 @@ def compensate(setting: Setting, activations: Activations, *, name: str, method:
         NumericError: an input is not finite.
         OutputError: another process compensates the same, or the disk is full.
     """
-    setting = replace(setting, samples=method.select(setting.samples, side=setting.sam.image_size))
+    side, work = setting.sam.image_size, setting.sam.costs().work
+    setting = replace(setting, samples=method.select(setting.samples, side=side, work=work))
     key = setting.key(_VERSION, name, setting.plan.to_json(), asdict(method))
     folder = setting.cache.root / f"compensation-{key}"
     with setting.cache.lock("compensation", key), torch.no_grad():
