@@ -28,7 +28,7 @@ from mixqsam.calibrate import Ranges, calibrate
 from mixqsam.data.samples import Sample
 from mixqsam.errors import ArtifactError, BudgetError
 from mixqsam.measurements import Analysis
-from mixqsam.numeric import pieces
+from mixqsam.numeric import pieces, rough
 from mixqsam.numeric.affine import AffineGrid
 from mixqsam.numeric.quantizers import Quantizer
 from mixqsam.numeric.weights import project_weight, weight_grid
@@ -295,6 +295,19 @@ def test_attention_in_slices_has_the_same_divergences(
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
     monkeypatch.setattr(pieces, "SLICE_BYTES", 1 << 13)
     np.testing.assert_allclose(meter.measure(samples[0], output="bernoulli", draws=2), whole, rtol=1e-3)
+
+
+def test_products_in_bfloat16_have_nearly_the_same_divergences(
+    monkeypatch: pytest.MonkeyPatch, samples: list[Sample], meter: FisherMeter, measured: np.ndarray
+) -> None:
+    monkeypatch.setattr(rough, "_LARGE", 1)
+    monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
+    short = meter.measure(samples[0], output="bernoulli", draws=_DRAWS)
+    assert not np.array_equal(short, measured)
+    ratios = np.log(short.mean(axis=1) / measured.mean(axis=1))
+    # Values are rounded to other sides of their grids, so single products differ; they are not smaller or larger.
+    assert np.abs(np.median(ratios, axis=(1, 2))).max() < 0.05
+    assert ratios[1].std() < 0.1
 
 
 def test_the_model_is_left_as_it_was(sam: Sam, samples: list[Sample], meter: FisherMeter) -> None:

@@ -99,7 +99,7 @@ def measure_images(
     # Caches may move between processors.
     costs = sam.costs()
     rough = any(unit.kind == "linear" and is_rough(costs.multiply_adds(unit)) for unit in costs.units)
-    settings = digest(ranges.to_json(), *(["bfloat16"] if rough else []))
+    settings = digest(ranges.to_json(), *(["bfloat16 forward and backward"] if rough else []))
     divergences: dict[int, list[float]] = {}
     draws_per_image = -(-draws // len(samples))
     label = f"Fisher sensitivity ({output})"

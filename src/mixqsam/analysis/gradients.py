@@ -15,7 +15,7 @@ from torch.autograd.function import Function
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from mixqsam.numeric.rough import multiply_roughly
+from mixqsam.numeric.rough import multiply_roughly, roughen
 from mixqsam.plan import Operand, Part, Unit
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import chain_of
@@ -168,17 +168,28 @@ class _Layer(Function):
         del anchor
         ctx.save_for_backward(values)
         ctx.module, ctx.meet, ctx.meet_weight = module, meet, meet_weight
-        # The forward of the class: that of the instance has called this function.
-        out: Tensor = type(module).forward(module, values)
-        return out
+        return _run_forward(module, values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (values,) = ctx.saved_tensors
+        if isinstance(ctx.module, nn.Linear):
+            gradient = roughen(gradient, columns=ctx.module.in_features)
         input_gradient = _input_gradient(ctx.module, values, gradient)
         ctx.meet_weight(values, gradient)
         ctx.meet(values, input_gradient)
         return (input_gradient if ctx.needs_input_grad[0] else None), None, None, None, None
+
+
+def _run_forward(module: nn.Module, values: Tensor) -> Tensor:
+    if isinstance(module, nn.Linear):
+        rough = roughen(values, columns=module.out_features)
+        if rough is not values:
+            products = multiply_roughly(rough, module.weight.t())
+            return products if module.bias is None else products.add_(module.bias)
+    # The forward of the class: that of the instance has called the function that calls this one.
+    out: Tensor = type(module).forward(module, values)
+    return out
 
 
 def _input_gradient(module: nn.Module, values: Tensor, gradient: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Products whose last digits do not matter, such as gradients: in bfloat16 where that is faster."""
+"""Products whose last digits do not matter, as where gradients are estimated: in bfloat16 where that is faster."""
 
 from functools import lru_cache
 from typing import Any
@@ -13,12 +13,17 @@ _LARGE = 1 << 31
 def multiply_roughly(left: Tensor, right: Tensor) -> Tensor:
     """Multiply left [..., n, k] by right [..., k, m]; the result is float32.
 
-    A large product's operands are rounded to bfloat16 (8 binary digits) where the processor has instructions for it,
-    and so is the result. The norm of the error is below 1% of the product's norm.
+    Operands may be what `roughen` gives. Those of a large product are rounded to bfloat16 (8 binary digits) where the
+    processor has instructions for it, and so is the result. The norm of the error is below 1% of the product's norm.
     """
     if left.device.type != "cpu" or not is_rough(left.numel() * right.shape[-1]):
         return left @ right
     return (left.bfloat16() @ right.bfloat16()).float()
+
+
+def roughen(operand: Tensor, *, columns: int) -> Tensor:
+    """Round an operand once for several products; `columns` of the other operand say how large they are."""
+    return operand.bfloat16() if operand.device.type == "cpu" and is_rough(operand.numel() * columns) else operand
 
 
 def is_rough(multiply_adds: int) -> bool:
