@@ -11,7 +11,7 @@ The simple rules cost more than uniform bits, because they add bits: a mixture a
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -125,7 +125,10 @@ class Experiment:
         plan = self.plan(cell)
         costs = self.sam.costs()
         about = {"size": costs.size(plan), "bitops": costs.bitops(plan)}
-        key = digest(self._key, plan.to_json(), cell.recipe)
+        compensation = find_recipe(cell.recipe).compensation
+        # A compensation that was changed is measured again.
+        changes = [] if compensation is None else [asdict(compensation)]
+        key = digest(self._key, plan.to_json(), cell.recipe, *changes)
         found: dict[str, Any] | None = self.session.cache.get("mixed-bits", key)
         if found is None:
             started = monotonic()
