@@ -71,7 +71,8 @@ def variants(default: Compensation) -> Iterator[tuple[str, Compensation]]:
         yield f"λ {damping:g}", replace(default, dampings=(damping,))
     for count in (2048, 8192, 32768):
         yield f"{count} positions", replace(default, positions=count)
-    # With frames of 1024 pixels, the default takes 8 images; with small frames, it takes all of them anyway.
+    # With frames of 1024 pixels, the default takes 8 images, or 16 of a cheap model; with small frames, all of them.
+    yield "8 images", replace(default, cheap_images=0)
     yield "32 images", replace(default, least_images=32)
     yield "columns in turn", replace(default, ordered=False)
     yield "observer's grids", replace(default, weighted_grids=False)
