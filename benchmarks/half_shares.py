@@ -1,9 +1,9 @@
-"""What mixed bits leave at 16 bits in the image encoder, where the default recipe and candidates choose.
+"""How much of MobileSAM's image encoder mixed bits leave at 16 bits, which computes in float in every runtime.
 
     python -m benchmarks.half_shares --coco ../shared/data/coco-mini
 
-Units and multiply-adds whose weight or activation has 16 bits: these compute in float in every runtime. 16 images of
-train2017 choose the bits of MobileSAM. About six minutes on one core.
+The bits are those of the encoders that `benchmarks.peers_mobile_sam` times: the decoder stays in float, 32 images of
+train2017 choose, and weights are rounded to nearest. About eight minutes on one core.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from mixqsam.plan import HALF_BITS, BitPlan
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.sam.load import load_sam
 
-_IMAGES, _RECIPE, _BUDGETS = 16, "compensated", ("W8A8", "W6A6", "W4A4")
+_IMAGES, _RECIPE, _KEEP, _BUDGETS = 32, "omse", ("mask_decoder.*=float",), ("W8A8", "W6A6", "W4A4")
 
 
 def count_half(analysis: Analysis, plan: BitPlan) -> dict[str, float]:
-    """Units of the encoder, those with 16 bits, and the share of multiply-adds that these have."""
+    """Count the encoder's units, those with 16 bits, and the share of the multiply-adds that these have."""
     units = [unit for unit in analysis.units if unit.part == "encoder"]
     half = [unit for unit in units if HALF_BITS in {plan.bits[unit.name].weight, plan.bits[unit.name].activation}]
     work = sum(unit.multiply_adds for unit in units)
@@ -36,7 +36,7 @@ def count_half(analysis: Analysis, plan: BitPlan) -> dict[str, float]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Budget → what is left at 16 bits."""
+    """Choose the bits at each budget, and count what is left at 16 bits."""
     session = Session(Cache(arguments.cache, wait_for_locks=True), ProgressBars())
     sam = load_sam(arguments.model)
     options = AnalysisOptions(
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         analysis = analyze_for_recipe(
             sam, samples, recipe=find_recipe(_RECIPE), budget=budget, options=options, session=session
         )
-        found[text] = count_half(analysis, choose_bits(analysis, budget, options=AllocationOptions()).plan)
+        found[text] = count_half(analysis, choose_bits(analysis, budget, options=AllocationOptions(keep=_KEEP)).plan)
     return found
 
 

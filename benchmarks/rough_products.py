@@ -22,7 +22,7 @@ from benchmarks.harness import machine
 from benchmarks.quantize_cost import make_inputs
 from mixqsam.allocation.budget import Budget
 from mixqsam.analysis.fisher import FisherMeter
-from mixqsam.files import default_cache, write_json
+from mixqsam.files import write_json
 from mixqsam.numeric import rough
 from mixqsam.pipeline import stages
 from mixqsam.pipeline.data import Data
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2, help="of SAM-B")
     parser.add_argument("--model", default="sam-tiny", help="whose bits are chosen")
     parser.add_argument("--coco", type=Path, default=Path("../shared/data/coco-mini"))
-    parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--cache", type=Path, default=Path("out/rough-products"))
     parser.add_argument("--output", type=Path, default=Path("docs/data/rough_products.json"))
     arguments = parser.parse_args()
     if not rough._has_bfloat16():

@@ -265,6 +265,12 @@ def test_few_images_have_more_draws_each(
     run(sam, samples[:1], ranges, weights, session, draws=5)
     run(sam, samples[:2], ranges, weights, session, draws=5)
     assert counts == [5, 3, 3]
+    # What was multiplied in float32 does not stand for what would be multiplied in bfloat16.
+    monkeypatch.setattr(rough, "_LARGE", 1)
+    monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
+    for _ in range(2):
+        run(sam, samples[:1], ranges, weights, session, draws=5)
+    assert counts == [5, 3, 3, 5]
 
 
 def test_no_gradient_of_an_activation_is_kept(sam: Sam, samples: list[Sample], meter: FisherMeter) -> None:

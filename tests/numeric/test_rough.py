@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixqsam.numeric import rough
-from mixqsam.numeric.rough import multiply_roughly
+from mixqsam.numeric.rough import multiply_roughly, roughen
 
 _GENERATOR = torch.Generator().manual_seed(0)
 _LEFT = torch.randn(2, 40, 64, generator=_GENERATOR)
@@ -22,6 +22,15 @@ def test_a_large_product_is_exact_where_bfloat16_is_not_faster(monkeypatch: pyte
     monkeypatch.setattr(rough, "_LARGE", 1)
     monkeypatch.setattr(rough, "_has_bfloat16", lambda: False)
     assert torch.equal(multiply_roughly(_LEFT, _RIGHT), _LEFT @ _RIGHT)
+
+
+def test_an_operand_is_rounded_once_for_several_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
+    assert roughen(_LEFT, columns=30) is _LEFT
+    monkeypatch.setattr(rough, "_LARGE", 1)
+    short = roughen(_LEFT, columns=30)
+    assert short.dtype == torch.bfloat16
+    assert torch.equal(multiply_roughly(short, _RIGHT), multiply_roughly(_LEFT, _RIGHT))
 
 
 def test_the_error_of_a_large_product_has_less_than_a_percent_of_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from mixqsam.options.names import DEFAULT_RECIPE
 from mixqsam.pipeline import recipe_analysis
 from mixqsam.pipeline.estimate import Pass
 from mixqsam.pipeline.options import AnalysisOptions, Session
-from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, list_passes
+from mixqsam.pipeline.recipe_analysis import analyze_for_recipe, count_fitted, list_passes
 from mixqsam.progress import Silent
 from mixqsam.quantization import meter
+from mixqsam.quantization.compensation.share import ShareMeter
 from mixqsam.quantization.recipes import find_recipe
 from mixqsam.quantization.steps import folding, outliers
 from mixqsam.sam.load import Sam
@@ -85,6 +87,15 @@ def analyze_of(sam: Sam, samples: list[Sample], folder: Path) -> object:
         options=_OPTIONS,
         session=Session(Cache(folder), Silent()),
     ).to_json()
+
+
+def test_the_expected_images_are_those_of_the_compensation(sam: Sam, samples: list[Sample], tmp_path: Path) -> None:
+    method = _RECIPE.compensation
+    assert method is not None
+    few = replace(method, positions=1, least_images=1, cheap_images=2)
+    meter = ShareMeter(sam, samples, method=few, cache=Cache(tmp_path))
+    assert len(meter.samples) == count_fitted(replace(_RECIPE, compensation=few), sam, images=len(samples)) == 2
+    assert count_fitted(find_recipe("omse"), sam, images=len(samples)) == 0
 
 
 def test_passes_that_are_expected() -> None:

@@ -96,16 +96,15 @@ def measure_images(
         NumericError: a gradient is not finite.
     """
     meter = FisherMeter(sam, ranges, weights)
-    # Caches may move between processors.
-    costs = sam.costs()
-    rough = any(unit.kind == "linear" and is_rough(costs.multiply_adds(unit)) for unit in costs.units)
-    settings = digest(ranges.to_json(), *(["bfloat16 forward and backward"] if rough else []))
+    settings = digest(ranges.to_json())
     divergences: dict[int, list[float]] = {}
     draws_per_image = -(-draws // len(samples))
     label = f"Fisher sensitivity ({output})"
     share = take_share(engine, samples)
     for index, sample in progress.track(share, label=label, total=len(share)):
-        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws_per_image)
+        # Caches may move between processors.
+        rounds = ["bfloat16"] if _multiplies_roughly(sam, prompts=len(sample.prompts)) else []
+        key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws_per_image, *rounds)
         values: list[float] | None = cache.get("fisher", key)
         if values is None or len(values) != meter.length:
             estimates = meter.measure(sample, output=output, draws=draws_per_image).mean(axis=1)
@@ -116,6 +115,13 @@ def measure_images(
         divergences[index] = values
     rows = combine(engine, divergences, count=len(samples))
     return np.reshape(rows, (len(samples), 2, -1, 2, len(CANDIDATE_BITS)))
+
+
+def _multiplies_roughly(sam: Sam, *, prompts: int) -> bool:
+    """Whether some layer is multiplied in bfloat16, with this number of prompts in a batch."""
+    costs = sam.costs(prompts_per_image=max(1, prompts))
+    large = (unit.kind == "linear" and is_rough(costs.multiply_adds(unit)) for unit in costs.units)
+    return sam.device.type == "cpu" and any(large)
 
 
 def alike(images: Vector) -> Vector:

@@ -26,7 +26,7 @@ _PARTS: tuple[Part, ...] = ("encoder", "decoder")
 _KEPT_BYTES = 4 << 30
 # Given a unit and one of its activations: the values and their gradient.
 MeetActivation = Callable[[Unit, Operand, Tensor, Tensor], None]
-# Given a unit, its module, its input, and the gradient of its output.
+# Given a unit, its module, its input, and the gradient of its output (in bfloat16 where the layer is large).
 MeetWeight = Callable[[Unit, nn.Module, Tensor, Tensor], None]
 
 
@@ -101,7 +101,7 @@ def weight_gradient(module: nn.Module, values: Tensor, gradient: Tensor, *, grou
     Args:
         module: linear or convolution.
         values: its input.
-        gradient: of its output.
+        gradient: of its output; may be in bfloat16.
         groups: parts of the leading axes that are kept apart; 1 for a convolution.
 
     Returns:

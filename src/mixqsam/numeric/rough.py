@@ -1,4 +1,4 @@
-"""Products whose last digits do not matter, as where gradients are estimated: in bfloat16 where that is faster."""
+"""Products whose last digits do not matter, such as those of estimates: in bfloat16 where that is faster."""
 
 from functools import lru_cache
 from typing import Any
@@ -16,13 +16,19 @@ def multiply_roughly(left: Tensor, right: Tensor) -> Tensor:
     Operands may be what `roughen` gives. Those of a large product are rounded to bfloat16 (8 binary digits) where the
     processor has instructions for it, and so is the result. The norm of the error is below 1% of the product's norm.
     """
-    if left.device.type != "cpu" or not is_rough(left.numel() * right.shape[-1]):
+    short = roughen(left, columns=right.shape[-1])
+    if short is left and left.dtype == right.dtype:
         return left @ right
-    return (left.bfloat16() @ right.bfloat16()).float()
+    return (short @ right.bfloat16()).float()
 
 
 def roughen(operand: Tensor, *, columns: int) -> Tensor:
-    """Round an operand once for several products; `columns` of the other operand say how large they are."""
+    """Round an operand once for several products, if `multiply_roughly` would; else return the operand itself.
+
+    Args:
+        operand: left operand of the products, of any shape.
+        columns: of the right operand of each product.
+    """
     return operand.bfloat16() if operand.device.type == "cpu" and is_rough(operand.numel() * columns) else operand
 
 
