@@ -2,8 +2,9 @@
 
     python -m benchmarks.half_shares --coco ../shared/data/coco-mini
 
-The bits are those of the encoders that `benchmarks.peers_mobile_sam` times: the decoder stays in float, 32 images of
-train2017 choose, and weights are rounded to nearest. About eight minutes on one core.
+The present version chooses the bits with the settings of `benchmarks.peers_mobile_sam`, which times such encoders: the
+decoder stays in float, 32 images of train2017 choose, and weights are rounded to nearest. About eight minutes on one
+core.
 """
 
 import argparse
