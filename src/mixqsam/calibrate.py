@@ -24,6 +24,7 @@ from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
 from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
+from mixqsam.sam.rough import name_rounding, rough_pass
 from mixqsam.sam.units import operand_taps
 
 # Raised when what a calibration means changes, so that old ones in the cache are not taken for new.
@@ -114,13 +115,16 @@ def depthwise_units(sam: Sam) -> list[str]:
 
 
 def run_sample(sam: Sam, sample: Sample) -> None:
-    """One pass of encoder and decoder over a sample, for those who watch its modules.
+    """One pass of a float model's encoder and decoder over a sample, for those who watch its modules.
+
+    Statistics do not need the last digits: large products are made in bfloat16, where the processor has it.
 
     Raises:
         ImageError: the image cannot be read.
     """
     frame = make_frame(sam, sample.open())
-    decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
+    with rough_pass(sam):
+        decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
 
 
 def cached_ranges(
@@ -137,7 +141,9 @@ def cached_ranges(
     engine = engine or SingleProcess()
     # Models without depthwise convolutions find what was kept before there were ranges of channels.
     channels = ["channels"] if depthwise_units(sam) else []
-    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer, *channels)
+    prompts = max((len(sample.prompts) for sample in samples), default=0)
+    parts = [*channels, *name_rounding(sam, prompts=prompts)]
+    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer, *parts)
     # What one process finds the others may not yet see: rank 0 decides for all.
     found = engine.gather(cache.get("calibration", key))[0]
     if found is not None:

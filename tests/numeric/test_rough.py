@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mixqsam.numeric import rough
-from mixqsam.numeric.rough import multiply_roughly, roughen
+from mixqsam.numeric.rough import apply_linear, multiply_pieces, multiply_roughly, roughen
 
 _GENERATOR = torch.Generator().manual_seed(0)
 _LEFT = torch.randn(2, 40, 64, generator=_GENERATOR)
@@ -41,6 +42,53 @@ def test_the_error_of_a_large_product_has_less_than_a_percent_of_its_norm(monkey
     assert found.dtype == torch.float32
     assert 0 < error.norm() / exact.norm() < 0.01
     assert abs(float((error * exact).sum() / exact.square().sum())) < 1e-3
+
+
+def share_of(found: Tensor, exact: Tensor) -> float:
+    """The error's norm as a share of the norm."""
+    return float((found - exact).detach().norm() / exact.detach().norm())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_large_linear_is_rounded_and_a_small_one_is_not(monkeypatch: pytest.MonkeyPatch, *, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 30, bias=bias)
+    monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
+    with torch.no_grad():
+        exact = linear(_LEFT)
+        assert torch.equal(apply_linear(linear, _LEFT), exact)
+        monkeypatch.setattr(rough, "_LARGE", 1)
+        assert 0 < share_of(apply_linear(linear, _LEFT), exact) < 0.01
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_pieces_of_a_product_and_their_gradients_are_nearly_exact(groups: int, *, transposed: bool) -> None:
+    left, right = _LEFT[:groups].clone(), _RIGHT[:groups].clone()
+    if transposed:  # as k is
+        right = right.transpose(1, 2).contiguous().transpose(1, 2)
+    leaves = [one.requires_grad_() for one in (left, right)]
+    slope = torch.randn(groups, 40, 30, generator=torch.Generator().manual_seed(1))
+    exact = left @ right
+    found = multiply_pieces(left, right)
+    assert found.dtype == torch.float32
+    assert 0 < share_of(found, exact) < 0.01
+    # What follows may write into the result.
+    (found.mul_(2) * slope).sum().backward()
+    gradients = [one.grad for one in leaves]
+    expected = torch.autograd.grad((exact * 2 * slope).sum(), leaves)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert gradient is not None
+        assert 0 < share_of(gradient, wanted) < 0.01
+
+
+def test_an_operand_that_serves_several_groups_gets_the_sum_of_their_gradients() -> None:
+    left, right = _LEFT.clone().requires_grad_(), _RIGHT[:1].clone().requires_grad_()
+    multiply_pieces(left, right).sum().backward()
+    (expected,) = torch.autograd.grad((left @ right).sum(), [right])
+    assert right.grad is not None
+    assert right.grad.shape == right.shape
+    assert share_of(right.grad, expected) < 0.01
 
 
 @pytest.fixture

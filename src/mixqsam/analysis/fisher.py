@@ -22,12 +22,12 @@ from mixqsam.calibrate import Ranges
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
-from mixqsam.numeric.rough import is_rough
 from mixqsam.parallel.engine import Engine, combine, take_share
 from mixqsam.plan import CANDIDATE_BITS, Operand, Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
+from mixqsam.sam.rough import name_rounding
 from mixqsam.weight_grids import WeightGrids
 
 # Increase it when measurements change their meaning, so that old ones in the cache are not used.
@@ -102,8 +102,7 @@ def measure_images(
     label = f"Fisher sensitivity ({output})"
     share = take_share(engine, samples)
     for index, sample in progress.track(share, label=label, total=len(share)):
-        # Caches may move between processors.
-        rounds = ["bfloat16"] if _multiplies_roughly(sam, prompts=len(sample.prompts)) else []
+        rounds = name_rounding(sam, prompts=len(sample.prompts))
         key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws_per_image, *rounds)
         values: list[float] | None = cache.get("fisher", key)
         if values is None or len(values) != meter.length:
@@ -115,13 +114,6 @@ def measure_images(
         divergences[index] = values
     rows = combine(engine, divergences, count=len(samples))
     return np.reshape(rows, (len(samples), 2, -1, 2, len(CANDIDATE_BITS)))
-
-
-def _multiplies_roughly(sam: Sam, *, prompts: int) -> bool:
-    """Whether some layer is multiplied in bfloat16, with this number of prompts in a batch."""
-    costs = sam.costs(prompts_per_image=max(1, prompts))
-    large = (unit.kind == "linear" and is_rough(costs.multiply_adds(unit)) for unit in costs.units)
-    return sam.device.type == "cpu" and any(large)
 
 
 def alike(images: Vector) -> Vector:

@@ -15,10 +15,11 @@ from torch.autograd.function import Function
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from mixqsam.numeric.rough import multiply_roughly, roughen
+from mixqsam.numeric.rough import apply_linear, multiply_roughly, roughen
 from mixqsam.plan import Operand, Part, Unit
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import chain_of
+from mixqsam.sam.rough import rough_products
 from mixqsam.sam.units import operand_taps
 
 _PARTS: tuple[Part, ...] = ("encoder", "decoder")
@@ -44,7 +45,7 @@ def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -
     """
     anchor = torch.zeros((), requires_grad=True, device=sam.device)
     units = sam.costs().units
-    with ExitStack() as stack:
+    with ExitStack() as stack, rough_products(sam):
         # A block that is one unit has nothing within it to keep.
         blocks = [path for path in _block_paths(sam) if path not in {unit.name for unit in units}]
         kept = _Kept(sam.model)
@@ -183,10 +184,7 @@ class _Layer(Function):
 
 def _run_forward(module: nn.Module, values: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
-        rough = roughen(values, columns=module.out_features)
-        if rough is not values:
-            products = multiply_roughly(rough, module.weight.t())
-            return products if module.bias is None else products.add_(module.bias)
+        return apply_linear(module, values)
     # The forward of the class: that of the instance has called the function that calls this one.
     out: Tensor = type(module).forward(module, values)
     return out

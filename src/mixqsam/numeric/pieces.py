@@ -19,7 +19,7 @@ from torch.autograd.function import Function, once_differentiable
 from mixqsam.numeric.modules import Product
 
 PIECE_BYTES = 64 << 20
-SLICE_BYTES = 4 << 20
+SLICE_BYTES = 8 << 20
 
 # Groups and rows.
 Place = tuple[slice, slice]
@@ -143,16 +143,16 @@ class _Mix(Function):
 
 def _gradients(mixing: Mixing, inputs: Sequence[Tensor], gradient: Tensor, *, by_query: int) -> list[Tensor]:
     """Gradients of a piece's inputs: what belongs to queries, k, v, and parameters that quantize the softmax."""
-    value, parameters = inputs[by_query + 1], inputs[by_query + 2 :]
+    value, parameters, multiply = inputs[by_query + 1], inputs[by_query + 2 :], mixing.product.multiply
     with torch.enable_grad():
         leaves = [one.detach().requires_grad_() for one in inputs[: by_query + 1]]
         weights, step = mixing.weights(leaves[:-1], leaves[-1])
     gradient = gradient if step == 1 else gradient * step
     # A quantizer that is switched off does not read its parameters.
     found = torch.autograd.grad(
-        weights, [*leaves, *parameters], gradient @ value.transpose(1, 2), materialize_grads=True
+        weights, [*leaves, *parameters], multiply(gradient, value.transpose(1, 2)), materialize_grads=True
     )
-    return [*found[: by_query + 1], weights.detach().transpose(1, 2) @ gradient, *found[by_query + 1 :]]
+    return [*found[: by_query + 1], multiply(weights.detach().transpose(1, 2), gradient), *found[by_query + 1 :]]
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
 
 # Multiply-adds from which on a product takes time that matters: layers of SAM-B at 1024 pixels have 2.4 to 10 billion.
 _LARGE = 1 << 31
@@ -19,7 +20,7 @@ def multiply_roughly(left: Tensor, right: Tensor) -> Tensor:
     short = roughen(left, columns=right.shape[-1])
     if short is left and left.dtype == right.dtype:
         return left @ right
-    return (short @ right.bfloat16()).float()
+    return _multiply(short, right.bfloat16())
 
 
 def roughen(operand: Tensor, *, columns: int) -> Tensor:
@@ -30,6 +31,57 @@ def roughen(operand: Tensor, *, columns: int) -> Tensor:
         columns: of the right operand of each product.
     """
     return operand.bfloat16() if operand.device.type == "cpu" and is_rough(operand.numel() * columns) else operand
+
+
+def apply_linear(module: nn.Linear, values: Tensor) -> Tensor:
+    """What a linear makes of its input [..., in]; a large product is made by `multiply_roughly`."""
+    rough = roughen(values, columns=module.out_features)
+    if rough is values:
+        # The forward of the class: that of the instance may have called this function.
+        out: Tensor = type(module).forward(module, values)
+        return out
+    products = multiply_roughly(rough, module.weight.t())
+    return products if module.bias is None else products.add_(module.bias)
+
+
+def multiply_pieces(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply left [..., n, k] by right [..., k, m] in bfloat16, whatever their size, also for gradients; in float32.
+
+    It is for pieces of a product that is large as a whole.
+    """
+    product: Tensor = _Short.apply(left, right)  # type: ignore[no-untyped-call]
+    return product
+
+
+class _Short(Function):
+    """A product in bfloat16, and its gradients, which are products in bfloat16, too."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        short = left.bfloat16(), right.bfloat16()
+        ctx.save_for_backward(*short)
+        return _multiply(*short)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = ctx.saved_tensors
+        short = gradient.bfloat16()
+        of_left = _multiply(short, right.transpose(-2, -1))
+        # In the layout of the right operand, a transposed k: adding up transposed pieces is slow.
+        of_right = _multiply(short.transpose(-2, -1), left).transpose(-2, -1)
+        return of_left.sum_to_size(left.shape), of_right.sum_to_size(right.shape)
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply tensors of bfloat16; the result is float32."""
+    if left.dim() == right.dim() == 3 and len(left) == len(right) == 1:
+        # torch has a fast function for a transposed matrix, but none for a batch of one.
+        left, right = left[0], right[0]
+        product = left.new_empty(1, len(left), right.shape[1])
+        torch.mm(left, right, out=product[0])
+        return product.float()
+    return (left @ right).float()
 
 
 def is_rough(multiply_adds: int) -> bool:

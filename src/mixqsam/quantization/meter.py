@@ -13,6 +13,7 @@ from mixqsam.files import Cache, digest
 from mixqsam.progress import Progress
 from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
+from mixqsam.sam.rough import name_rounding
 
 
 class Meter(ABC):
@@ -39,7 +40,9 @@ class Meter(ABC):
     def __init__(self, sam: Sam, samples: Sequence[Sample], *, settings: Sequence[object], cache: Cache) -> None:
         self.samples = list(samples)
         self._sam, self._cache, self._seen = sam, cache, 0
-        self._key = digest(self.version, sam.fingerprint, [sample.digest() for sample in samples], *settings)
+        prompts = max((len(sample.prompts) for sample in samples), default=0)
+        parts = [*settings, *name_rounding(sam, prompts=prompts)]
+        self._key = digest(self.version, sam.fingerprint, [sample.digest() for sample in samples], *parts)
         self.found: dict[str, float] | None = cache.get(self.kind, self._key)
 
     @contextmanager
