@@ -1,0 +1,76 @@
+"""What products in bfloat16, in calibration and analysis, change in the masks of quantized models.
+
+    python -m benchmarks.rough_masks --model mobile-sam --coco COCO_FOLDER --count 16 --draws 16
+
+Calibration and analysis make large products in bfloat16. sam-tiny and MobileSAM have none that are large enough, so all
+of them are made in bfloat16 here. Ranges, bits and rounded weights all follow from what is found so. Each model is
+quantized in both ways, and judged on images 51 to 100 of val2017, which chose nothing. A cell takes 1 minute for
+sam-tiny and 5 to 10 for MobileSAM, on one core. Finished cells are kept.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from benchmarks.harness import interval, machine
+from benchmarks.mixed_bits import Experiment
+from benchmarks.mixed_cells import Cell
+from mixqsam.cli.bars import ProgressBars
+from mixqsam.files import Cache, read_json, write_json
+from mixqsam.numeric import rough
+from mixqsam.pipeline.options import Session
+
+_BUDGETS = ("W8A8", "W6A6", "W4A4")
+
+
+def judge(arguments: argparse.Namespace, budget: str, *, rounds: bool) -> dict[str, Any]:
+    """Mean IoU with the float masks and its 95% interval; and the mean of each image."""
+    # Finished calibrations and analyses of the two kinds must not be mixed.
+    folder = arguments.cache / ("bfloat16" if rounds else "float32")
+    session = Session(Cache(folder, wait_for_locks=True), ProgressBars())
+    large, has = (1, True) if rounds else (1 << 60, False)
+    with mock.patch.object(rough, "_LARGE", large), mock.patch.object(rough, "_has_bfloat16", return_value=has):
+        figures = Experiment(arguments, session).run(Cell(budget, "mixed", "compensated"))
+    means = [float(np.mean(values)) for values in figures["ious"]]
+    middle, low, high = interval(figures["ious"])
+    return {"iou": middle, "low": low, "high": high, "images": means}
+
+
+def compare(arguments: argparse.Namespace, budget: str) -> dict[str, Any]:
+    """Both kinds, and the mean difference over images with its standard error."""
+    exact, short = (judge(arguments, budget, rounds=rounds) for rounds in (False, True))
+    differences = np.array(short.pop("images")) - np.array(exact.pop("images"))
+    error = float(differences.std(ddof=1) / len(differences) ** 0.5)
+    return {"float32": exact, "bfloat16": short, "difference": float(differences.mean()), "error": error}
+
+
+def main() -> None:
+    """Parse arguments, measure, write after each budget."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--model", default="sam-tiny")
+    parser.add_argument("--coco", type=Path, default=Path("../shared/data/coco-mini"))
+    parser.add_argument("--first", type=int, default=50, help="images of val2017 to leave out before the first")
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--count", type=int, default=32, help="calibration images")
+    parser.add_argument("--draws", type=int, default=32, help="of the output, for the Fisher sensitivity")
+    parser.add_argument("--budgets", nargs="*", default=_BUDGETS)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=Path("out/rough-masks"))
+    parser.add_argument("--output", type=Path, default=Path("docs/data/rough_masks.json"))
+    arguments = parser.parse_args()
+    arguments.hard = False
+    torch.set_num_threads(arguments.threads)
+    for budget in arguments.budgets:
+        found = compare(arguments, budget)
+        print(arguments.model, budget, found, flush=True)
+        content = read_json(arguments.output, what="results") if arguments.output.is_file() else {"models": {}}
+        content["models"].setdefault(arguments.model, {})[budget] = found
+        write_json(arguments.output, {**content, "machine": machine()})
+
+
+if __name__ == "__main__":
+    main()
