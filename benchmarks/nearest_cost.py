@@ -19,13 +19,14 @@ from transformers import SamConfig
 from benchmarks.families import random_sam
 from benchmarks.harness import machine, peak_gigabytes
 from benchmarks.importance_cost import SIZES, photograph
-from mixqsam.calibrate import cached_ranges, run_sample
+from mixqsam.calibrate import cached_ranges
 from mixqsam.files import Cache, read_json, write_json
 from mixqsam.heap import keep_freed_memory
 from mixqsam.plan import BitPlan, UnitBits
 from mixqsam.progress import Silent
 from mixqsam.quantization.quantize import quantize
 from mixqsam.quantization.recipes import RECIPES
+from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
 
 OUTPUT = Path("docs/data/nearest_cost.json")
 
@@ -38,8 +39,10 @@ def measure(size: str) -> dict[str, float]:
     plan = BitPlan.uniform(sam.costs().units, UnitBits(4, 4))
     with tempfile.TemporaryDirectory() as name:
         sample, cache = photograph(Path(name)), Cache(Path(name) / "cache")
+        frame = make_frame(sam, sample.open())
+        prompts = prompt_tensors(sam, sample.prompts, frame)
         moments = [time.perf_counter()]
-        run_sample(sam, sample)
+        decode(sam, encode(sam, frame), prompts)
         moments.append(time.perf_counter())
         cached_ranges(sam, [sample], observer=RECIPES["omse"].observer, cache=cache, progress=Silent())
         moments.append(time.perf_counter())

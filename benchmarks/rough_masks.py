@@ -27,25 +27,21 @@ from mixqsam.pipeline.options import Session
 _BUDGETS = ("W8A8", "W6A6", "W4A4")
 
 
-def judge(arguments: argparse.Namespace, budget: str, *, rounds: bool) -> dict[str, Any]:
-    """Mean IoU with the float masks and its 95% interval; and the mean of each image."""
+def judge(arguments: argparse.Namespace, budget: str, *, rounds: bool) -> list[list[float]]:
+    """IoU with the float masks of each image's prompts, for mixed bits."""
     # Finished calibrations and analyses of the two kinds must not be mixed.
     folder = arguments.cache / ("bfloat16" if rounds else "float32")
     session = Session(Cache(folder, wait_for_locks=True), ProgressBars())
-    large, has = (1, True) if rounds else (1 << 60, False)
-    with mock.patch.object(rough, "_LARGE", large), mock.patch.object(rough, "_has_bfloat16", return_value=has):
+    with mock.patch.object(rough, "_LARGE", 1), mock.patch.object(rough, "_has_bfloat16", return_value=rounds):
         figures = Experiment(arguments, session).run(Cell(budget, "mixed", "compensated"))
-    means = [float(np.mean(values)) for values in figures["ious"]]
-    middle, low, high = interval(figures["ious"])
-    return {"iou": middle, "low": low, "high": high, "images": means}
+    return list(figures["ious"])
 
 
 def compare(arguments: argparse.Namespace, budget: str) -> dict[str, Any]:
-    """Both kinds, and the mean difference over images with its standard error."""
+    """Mean IoU with the float masks of both kinds, and their difference, each with its 95% interval."""
     exact, short = (judge(arguments, budget, rounds=rounds) for rounds in (False, True))
-    differences = np.array(short.pop("images")) - np.array(exact.pop("images"))
-    error = float(differences.std(ddof=1) / len(differences) ** 0.5)
-    return {"float32": exact, "bfloat16": short, "difference": float(differences.mean()), "error": error}
+    differences = [np.subtract(*pair).tolist() for pair in zip(short, exact, strict=True)]
+    return {"float32": interval(exact), "bfloat16": interval(short), "difference": interval(differences)}
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""What products in bfloat16 change in the Fisher sensitivity, and how much time they save.
+"""What products in bfloat16 change in the Fisher sensitivity, and how much time they save there and in calibration.
 
     python -m benchmarks.rough_products --coco ../shared/data/coco-mini
 
 SAM-B has random weights, and photographs of noise of 1024 × 1024 pixels. Each image is measured with both kinds of
-products, with the same two draws. sam-tiny has no products that are large enough, so all of them are made in bfloat16
-there: bits are chosen by both kinds, and compared by their expected cost. About 9 minutes on two cores with bfloat16;
-elsewhere there is nothing to compare.
+products, with the same two draws. Before that, it passes through the model as in a calibration. sam-tiny has no
+products that are large enough, so all of them are made in bfloat16 there: bits are chosen by both kinds, and compared
+by their expected cost. About 9 minutes on two cores with bfloat16; elsewhere there is nothing to compare.
 """
 
 import argparse
@@ -16,12 +16,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 
 from benchmarks.fisher_stopping import Experiment, changed, cost
 from benchmarks.harness import machine
 from benchmarks.quantize_cost import make_inputs
 from mixqsam.allocation.budget import Budget
 from mixqsam.analysis.fisher import FisherMeter
+from mixqsam.calibrate import run_sample
 from mixqsam.files import write_json
 from mixqsam.numeric import rough
 from mixqsam.pipeline import stages
@@ -48,9 +50,14 @@ def measure(images: int) -> dict[str, Any]:
         meter.measure(first, output="bernoulli", draws=1)  # grids of weights are searched once
         found: dict[bool, list[Vector]] = {False: [], True: []}
         seconds: dict[bool, list[float]] = {False: [], True: []}
+        passes: dict[bool, list[float]] = {False: [], True: []}
         for sample in others:
             for is_rough in (False, True):
                 with mock.patch.object(rough, "_has_bfloat16", return_value=is_rough):
+                    started = perf_counter()
+                    with torch.no_grad():
+                        run_sample(sam, sample)
+                    passes[is_rough].append(perf_counter() - started)
                     started = perf_counter()
                     found[is_rough].append(meter.measure(sample, output="bernoulli", draws=_DRAWS))
                     seconds[is_rough].append(perf_counter() - started)
@@ -62,6 +69,8 @@ def measure(images: int) -> dict[str, Any]:
         "draws": _DRAWS,
         "seconds_float32": float(np.median(seconds[False])),
         "seconds_bfloat16": float(np.median(seconds[True])),
+        "pass_float32": float(np.median(passes[False])),
+        "pass_bfloat16": float(np.median(passes[True])),
         "mean": deviation(exact[:, 0].mean(axis=(0, 1)), short[:, 0].mean(axis=(0, 1))),
         "diagonal": deviation(exact[:, 1], short[:, 1]),
         "between_draws": deviation(exact[:, 0, 0], exact[:, 0, 1]),

@@ -24,7 +24,7 @@ from mixqsam.progress import Progress
 from mixqsam.sam.forward import decode, encode, make_frame, prompt_tensors
 from mixqsam.sam.hooks import Watcher, watched
 from mixqsam.sam.load import Sam
-from mixqsam.sam.rough import name_rounding, rough_pass
+from mixqsam.sam.rough import multiplies_roughly, rough_pass
 from mixqsam.sam.units import operand_taps
 
 # Raised when what a calibration means changes, so that old ones in the cache are not taken for new.
@@ -127,6 +127,16 @@ def run_sample(sam: Sam, sample: Sample) -> None:
         decode(sam, encode(sam, frame), prompt_tensors(sam, sample.prompts, frame))
 
 
+def name_rounding(sam: Sam, samples: Sequence[Sample]) -> list[str]:
+    """Name how `run_sample` rounds products, for the keys of what is found: caches may move between processors.
+
+    Returns:
+        The type of the operands; empty where all products are float32.
+    """
+    prompts = max((len(sample.prompts) for sample in samples), default=0)
+    return ["bfloat16"] if multiplies_roughly(sam, prompts=prompts) else []
+
+
 def cached_ranges(
     sam: Sam,
     samples: Sequence[Sample],
@@ -141,8 +151,7 @@ def cached_ranges(
     engine = engine or SingleProcess()
     # Models without depthwise convolutions find what was kept before there were ranges of channels.
     channels = ["channels"] if depthwise_units(sam) else []
-    prompts = max((len(sample.prompts) for sample in samples), default=0)
-    parts = [*channels, *name_rounding(sam, prompts=prompts)]
+    parts = [*channels, *name_rounding(sam, samples)]
     key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer, *parts)
     # What one process finds the others may not yet see: rank 0 decides for all.
     found = engine.gather(cache.get("calibration", key))[0]

@@ -303,9 +303,17 @@ def test_attention_in_slices_has_the_same_divergences(
     np.testing.assert_allclose(meter.measure(samples[0], output="bernoulli", draws=2), whole, rtol=1e-3)
 
 
+@pytest.mark.parametrize("slice_bytes", [None, 1 << 13], ids=["whole attention", "slices"])
 def test_products_in_bfloat16_have_nearly_the_same_divergences(
-    monkeypatch: pytest.MonkeyPatch, samples: list[Sample], meter: FisherMeter, measured: np.ndarray
+    monkeypatch: pytest.MonkeyPatch,
+    samples: list[Sample],
+    meter: FisherMeter,
+    measured: np.ndarray,
+    slice_bytes: int | None,
 ) -> None:
+    if slice_bytes is not None:
+        monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
+        monkeypatch.setattr(pieces, "SLICE_BYTES", slice_bytes)
     monkeypatch.setattr(rough, "_LARGE", 1)
     monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
     short = meter.measure(samples[0], output="bernoulli", draws=_DRAWS)

@@ -1,6 +1,7 @@
 """Gradients of attention whose logits are computed again in the backward pass."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -108,6 +109,24 @@ def test_gradients_in_slices_are_those_of_the_whole(
     assert ("av.left.logarithm" in whole) == (softmax == "uniform")
     for name, expected in whole.items():
         torch.testing.assert_close(sliced[name], expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_all_products_of_slices_are_made_by_the_function_of_their_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, _ = vision_attention("uniform")
+    calls: list[str] = []
+
+    def count(name: str, left: Tensor, right: Tensor) -> Tensor:
+        calls.append(name)
+        return left @ right
+
+    for name in ("qk", "av"):
+        attention.get_submodule(name).__dict__["multiply"] = partial(count, name)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
+    monkeypatch.setattr(pieces, "SLICE_BYTES", GROUP_BYTES)
+    attention(torch.randn(2, HEIGHT, WIDTH, CHANNELS).requires_grad_())[0].sum().backward()
+    slices = 2 * HEADS
+    # q·kᵀ twice, because it is computed again; the product with v, and both of its gradients.
+    assert (calls.count("qk"), calls.count("av")) == (2 * slices, 3 * slices)
 
 
 def test_gradients_in_slices_are_those_of_the_whole_in_other_families(monkeypatch: pytest.MonkeyPatch) -> None:

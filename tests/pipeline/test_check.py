@@ -58,7 +58,7 @@ def test_images_without_prompts_are_refused(picture_folder: Path, session: Sessi
 def test_the_announced_time_counts_the_images_that_there_are(
     model_directory: Path, picture_folder: Path, tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_stages, "measure_speed", lambda *_, **__: Speed(forward=100, grids=0, ranges=0))
+    monkeypatch.setattr(job_stages, "measure_speed", lambda *_, **__: Speed(forward=100, rough=100, grids=0, ranges=0))
     data = Data(picture_folder, grid=2)
     run_quantization(
         model_directory,

@@ -62,7 +62,7 @@ def run(model: Path, pictures: Pictures, output: Path, session: Session, **chang
 def test_a_comparison_has_a_row_for_everything_asked_for(
     model_directory: Path, six: Pictures, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "measure_speed", lambda *_, **__: Speed(forward=100, grids=0, ranges=0))
+    monkeypatch.setattr(compare, "measure_speed", lambda *_, **__: Speed(forward=100, rough=100, grids=0, ranges=0))
     out = tmp_path / "out"
     found = run(model_directory, six, out, session, budgets=["W4A4", "44kB"])
     assert (found.calibration, found.evaluation) == (4, 2)

@@ -13,6 +13,7 @@ from mixqsam.data.images import image_digest
 from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
 from mixqsam.files import Cache
+from mixqsam.numeric import rough
 from mixqsam.numeric.honesty import distinct_values
 from mixqsam.numeric.quantizers import QUANTIZERS, GroupedQuantizer, HybridQuantizer, LogQuantizer, Quantizer
 from mixqsam.plan import BitPlan, Operand, Unit, UnitBits
@@ -300,3 +301,13 @@ def test_images_are_read_once_for_all_that_is_remembered(
     assert sorted(read) == sorted(sample.path for sample in samples)
     first, other = samples[0], replace(samples[0], prompts=samples[0].prompts.at_most(1, seed=0))
     assert replace(first).digest() == first.digest() != other.digest()
+
+
+def test_what_is_remembered_depends_on_how_passes_round(
+    sam: Sam, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = setting_of(sam, samples, tmp_path)
+    exact = setting.key("stage")
+    monkeypatch.setattr(rough, "_LARGE", 1)
+    monkeypatch.setattr(rough, "_has_bfloat16", lambda: True)
+    assert setting.key("stage") != exact

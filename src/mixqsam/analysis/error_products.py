@@ -11,6 +11,8 @@ from mixqsam.numeric.quantizers import ActivationQuantizer, Quantizer
 # Elements that are rounded at once, at all bit-widths: smaller pieces spend more time on starting threads, and larger
 # ones leave the processor's cache.
 _PIECE = 1 << 20
+# Of a weight, whose gradients are held for each prompt of a decoder.
+_WEIGHT_PIECE = 1 << 18
 
 
 def error_products(
@@ -52,7 +54,7 @@ def _piece_products(limits: Sequence[tuple[float, float, float, float]], values:
         # In one pass, with the other sign.
         torch.sub(values, errors, alpha=step, out=errors).mul_(gradient)
         sums.append(errors.sum())
-        # Two passes of both threads are faster than `torch.dot`, which has one.
+        # `torch.dot` has one thread; two passes of all threads are faster.
         squares.append(errors.square_().sum())
     return torch.stack([torch.stack(sums).neg_(), torch.stack(squares)]).double()
 
@@ -69,7 +71,7 @@ def weight_error_products(weight: Tensor, grids: Sequence[AffineGrid], gradient:
         [2, groups, grids].
     """
     rows = weight.detach().float().reshape(len(weight), -1)
-    width, count = rows.shape[1], max(1, _PIECE // rows.shape[1])
+    width, count = rows.shape[1], max(1, _WEIGHT_PIECE // rows.shape[1])
     products = torch.zeros(2, len(gradient), len(grids), dtype=torch.float64, device=weight.device)
     for start in range(0, len(rows), count):
         piece = slice(start, start + count)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mixqsam.analysis.error_products import error_products, weight_error_products
 from mixqsam.analysis.gradients import gradients_met, weight_gradient
-from mixqsam.calibrate import Ranges
+from mixqsam.calibrate import Ranges, name_rounding
 from mixqsam.data.samples import Sample
 from mixqsam.errors import NumericError
 from mixqsam.files import Cache, digest
@@ -27,7 +27,6 @@ from mixqsam.plan import CANDIDATE_BITS, Operand, Unit, Vector
 from mixqsam.progress import Progress
 from mixqsam.sam.forward import embed_prompts, make_frame, prompt_tensors, visible
 from mixqsam.sam.load import Sam
-from mixqsam.sam.rough import name_rounding
 from mixqsam.weight_grids import WeightGrids
 
 # Increase it when measurements change their meaning, so that old ones in the cache are not used.
@@ -102,7 +101,7 @@ def measure_images(
     label = f"Fisher sensitivity ({output})"
     share = take_share(engine, samples)
     for index, sample in progress.track(share, label=label, total=len(share)):
-        rounds = name_rounding(sam, prompts=len(sample.prompts))
+        rounds = name_rounding(sam, [sample])
         key = digest(_VERSION, sam.fingerprint, sample.digest(), settings, output, draws_per_image, *rounds)
         values: list[float] | None = cache.get("fisher", key)
         if values is None or len(values) != meter.length:

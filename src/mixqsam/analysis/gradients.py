@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mixqsam.numeric.rough import apply_linear, multiply_roughly, roughen
 from mixqsam.plan import Operand, Part, Unit
+from mixqsam.sam.hooks import replace_forward
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import chain_of
 from mixqsam.sam.rough import rough_products
@@ -36,7 +37,8 @@ def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -
     """While this is open, a backward pass through the model shows the gradients of all operands of all units.
 
     The parameters of the model need not require gradients. An operand's gradient is that of its own use: where several
-    units read one tensor, each sees its share. A product that is made in pieces shows each piece.
+    units read one tensor, each sees its share. A product that is made in pieces shows each piece. Large products are
+    made in bfloat16, where the processor has it.
 
     Args:
         sam: a float model.
@@ -51,15 +53,15 @@ def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -
         kept = _Kept(sam.model)
         for index, path in enumerate(blocks):
             block = sam.model.get_submodule(path)
-            _replace_forward(stack, block, partial(kept.run, block.forward, starts=index == 0))
+            replace_forward(stack, block, partial(kept.run, block.forward, starts=index == 0))
         for unit in units:
             for operand, path in operand_taps(unit):
                 module, meet = sam.model.get_submodule(path), partial(activation, unit, operand)
                 if unit.kind == "product":
-                    _replace_forward(stack, module, partial(_run_operand, anchor, meet))
+                    replace_forward(stack, module, partial(_run_operand, anchor, meet))
                 else:
                     meet_weight = partial(weight, unit, module)
-                    _replace_forward(stack, module, partial(_run_layer, module, anchor, meet, meet_weight))
+                    replace_forward(stack, module, partial(_run_layer, module, anchor, meet, meet_weight))
         yield
 
 
@@ -113,12 +115,6 @@ def weight_gradient(module: nn.Module, values: Tensor, gradient: Tensor, *, grou
     inputs = values.reshape(groups, -1, values.shape[-1])
     outputs = gradient.reshape(groups, -1, gradient.shape[-1])
     return multiply_roughly(outputs.transpose(1, 2), inputs).reshape(groups, -1)
-
-
-def _replace_forward(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
-    # An attribute of the instance comes before the method of its class, and is all that has to go again.
-    module.__dict__["forward"] = forward
-    stack.callback(module.__dict__.pop, "forward")
 
 
 def _run_operand(anchor: Tensor, meet: Callable[[Tensor, Tensor], None], values: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Fake-quantized layers: the arithmetic is float, the values are those of b bits."""
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -142,16 +141,12 @@ class Product(nn.Module):
 
     The caller passes each operand through `operand` once, multiplies, and multiplies the result by the steps. So an
     operand that is used twice (q, in the relative positions) is quantized once, and a product may be made in pieces.
-
-    Attributes:
-        multiply: left [..., n, k], right [..., k, m] → their product. Estimates put a rougher one in its place.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.left: nn.Module = nn.Identity()
         self.right: nn.Module = nn.Identity()
-        self.multiply: Callable[[Tensor, Tensor], Tensor] = operator.matmul
 
     @property
     def quantizers(self) -> dict[str, ActivationQuantizer]:
@@ -189,6 +184,10 @@ class Product(nn.Module):
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """Left [..., n, k] @ right [..., k, m]; both have been through their quantizers."""
         return self.multiply(left, right)
+
+    def multiply(self, left: Tensor, right: Tensor) -> Tensor:
+        """Multiply left [..., n, k] by right [..., k, m]; rough passes put another function in its place."""
+        return left @ right
 
 
 class Mlp(nn.Module):

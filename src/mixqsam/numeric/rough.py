@@ -34,20 +34,20 @@ def roughen(operand: Tensor, *, columns: int) -> Tensor:
 
 
 def apply_linear(module: nn.Linear, values: Tensor) -> Tensor:
-    """What a linear makes of its input [..., in]; a large product is made by `multiply_roughly`."""
-    rough = roughen(values, columns=module.out_features)
-    if rough is values:
+    """Run a linear on its input [..., in]; a large product is made by `multiply_roughly`."""
+    short = roughen(values, columns=module.out_features)
+    if short is values:
         # The forward of the class: that of the instance may have called this function.
         out: Tensor = type(module).forward(module, values)
         return out
-    products = multiply_roughly(rough, module.weight.t())
+    products = multiply_roughly(short, module.weight.t())
     return products if module.bias is None else products.add_(module.bias)
 
 
-def multiply_pieces(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply left [..., n, k] by right [..., k, m] in bfloat16, whatever their size, also for gradients; in float32.
+def multiply_in_bfloat16(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply left [groups, n, k] by right [groups, k, m], whatever their size; the result is float32.
 
-    It is for pieces of a product that is large as a whole.
+    Its gradients are products in bfloat16, too.
     """
     product: Tensor = _Short.apply(left, right)  # type: ignore[no-untyped-call]
     return product
@@ -70,7 +70,7 @@ class _Short(Function):
         of_left = _multiply(short, right.transpose(-2, -1))
         # In the layout of the right operand, a transposed k: adding up transposed pieces is slow.
         of_right = _multiply(short.transpose(-2, -1), left).transpose(-2, -1)
-        return of_left.sum_to_size(left.shape), of_right.sum_to_size(right.shape)
+        return of_left, of_right
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from mixqsam.plan import CANDIDATE_BITS
 from mixqsam.progress import Stage, format_seconds
 from mixqsam.quantization.recipe import Recipe
 from mixqsam.sam.load import Sam
+from mixqsam.sam.rough import multiplies_roughly
 
 # A pass of the model makes this share of the multiply-adds of a large matrix product in the same time, and takes
 # these seconds for each unit beside.
@@ -24,10 +25,12 @@ _SIDE, _REPEATS = 768, 4
 # Seconds for each million weights and bit-width of the search of a grid, and for the ranges of an operand, where
 # a matrix product makes 20e9 multiply-adds a second.
 _RATE, _GRID, _RANGES = 20e9, 0.35, 0.05
-# Passes of the model: calibration of an image; a draw of the Fisher sensitivity; a unit changed, which runs from its
-# block on; a pass with quantized units, simulated and in integers; an image that a compensation is fitted to; an
-# iteration of a reconstruction on all blocks.
+# Passes of the model: calibration of an image, and a draw of the Fisher sensitivity, both in rough passes; a unit
+# changed, which runs from its block on; a pass with quantized units, simulated and in integers; an image that a
+# compensation is fitted to; an iteration of a reconstruction on all blocks.
 _CALIBRATION, _DRAW, _VARIANT, _QUANTIZED, _INTEGER, _FITTED, _ITERATION = 1.1, 4.0, 0.5, 1.5, 0.8, 3.0, 4.0
+# A rough pass takes this share of an exact one, where it multiplies in bfloat16.
+_ROUGH = 0.75
 # A compensation tries ways to round each weight; this is their time in searches of the weight's grid.
 _WAYS = 15.0
 # Seconds of a model that is made and timed, at least and in passes.
@@ -42,11 +45,13 @@ class Speed:
 
     Attributes:
         forward: seconds of a pass over an image with its prompts.
+        rough: the same where last digits do not matter, as in calibration and the Fisher sensitivity.
         grids: seconds of the search of all weights' grids at one bit-width.
         ranges: seconds of the choice of all activations' ranges.
     """
 
     forward: float
+    rough: float
     grids: float
     ranges: float
 
@@ -78,7 +83,8 @@ def measure_speed(sam: Sam, *, prompts: int) -> Speed:
     operands = sum(len(unit.activations) for unit in costs.units)
     slowness = _RATE / rate
     forward = costs.work / (rate * _EFFICIENCY) + _CALL * len(costs.units)
-    return Speed(forward, _GRID * slowness * parameters / 1e6, _RANGES * slowness * operands)
+    rough = forward * (_ROUGH if multiplies_roughly(sam, prompts=prompts) else 1.0)
+    return Speed(forward, rough, _GRID * slowness * parameters / 1e6, _RANGES * slowness * operands)
 
 
 def analysis_stages(
@@ -104,10 +110,10 @@ def analysis_stages(
         tracks += images
     if options.fisher:
         draws = images * -(-options.fisher_draws // max(1, images)) * len(options.fisher)
-        seconds += draws * _DRAW * speed.forward + len(CANDIDATE_BITS) * speed.grids
+        seconds += draws * _DRAW * speed.rough + len(CANDIDATE_BITS) * speed.grids
         tracks += len(options.fisher)
     split = tuple(
-        part.images * _CALIBRATION * speed.forward + part.finds_ranges * speed.ranges
+        part.images * _CALIBRATION * speed.rough + part.finds_ranges * speed.ranges
         for part in passes or [Pass(images, finds_ranges=True)]
     )
     calibration = Stage("calibration", sum(split), tracks=2, parts=len(split), split=split)
@@ -136,7 +142,7 @@ def quantization_stage(
         models: their number.
         is_calibrated: an analysis found ranges and grids.
     """
-    first = 0.0 if is_calibrated else images * _CALIBRATION * speed.forward + speed.ranges
+    first = 0.0 if is_calibrated else images * _CALIBRATION * speed.rough + speed.ranges
     each = 0.0 if is_calibrated and recipe.weight_observer == recipe.observer else speed.grids
     tracks = 0
     if recipe.method is not None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation, find_size_span
 from mixqsam.allocation.quality import QualityTarget
+from mixqsam.calibrate import name_rounding
 from mixqsam.data.samples import Sample
 from mixqsam.errors import AnnotationError, BudgetError
 from mixqsam.evaluation.evaluate import EvaluationResult, evaluate
@@ -89,6 +90,7 @@ class Judge:
             find_recipe(options.quantization.recipe).key,
             asdict(options.quantization.reconstruction),
             [sample.digest() for sample in samples],
+            *name_rounding(sam, samples),
             [sample.labelled_digest() for sample in judging.samples],
             judging.annotations and digest_file(judging.annotations),
         )

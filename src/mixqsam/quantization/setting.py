@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixqsam.calibrate import Ranges, run_sample
+from mixqsam.calibrate import Ranges, name_rounding, run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
 from mixqsam.files import Cache, digest
@@ -61,8 +61,9 @@ class Setting:
         check_roles(self.sam, self.units, *roles, step=step)
 
     def key(self, *more: object) -> str:
-        """A hash of the model, the samples and whatever else a result depends on."""
-        return digest(self.sam.fingerprint, [sample.digest() for sample in self.samples], *more)
+        """A hash of the model, the samples, how passes round, and whatever else a result depends on."""
+        rounding = name_rounding(self.sam, self.samples)
+        return digest(self.sam.fingerprint, [sample.digest() for sample in self.samples], *more, *rounding)
 
     def remembered(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.plan import Part
+from mixqsam.sam.hooks import replace_forward
 
 # Value → tensor: what flows between blocks, for one image or several. A value is named after the block that it was
 # first seen at: `path>i` is its i-th result, `path<place` an argument that no block before it had or gave.
@@ -153,10 +154,8 @@ def skipped(model: nn.Module, calls: Sequence[Call], values: State) -> Iterator[
     with ExitStack() as stack:
         for call in calls:
             known = {name: values.get(name, torch.empty(0, device="meta")) for name in call.results}
-            module = model.get_submodule(call.path)
-            # An attribute of the instance comes before the method of its class, and is all that has to go again.
-            module.__dict__["forward"] = partial(_give, put_together(call.output, known))
-            stack.callback(module.__dict__.pop, "forward")
+            given = put_together(call.output, known)
+            replace_forward(stack, model.get_submodule(call.path), partial(_give, given))
         yield
 
 

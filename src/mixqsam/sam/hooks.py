@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -53,6 +54,13 @@ def altered(model: nn.Module, alterations: Mapping[str, Alteration]) -> Iterator
         for path, alteration in alterations.items():
             stack.callback(model.get_submodule(path).register_forward_hook(alteration).remove)
         yield
+
+
+def replace_forward(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
+    """Let a module compute something else, until the stack is closed."""
+    # An attribute of the instance comes before the method of its class, and is all that has to go again.
+    module.__dict__["forward"] = forward
+    stack.callback(module.__dict__.pop, "forward")
 
 
 def _show(watcher: Watcher) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

@@ -1,32 +1,22 @@
 """Passes whose last digits do not matter: large products are made in bfloat16 where the processor has it."""
 
-import operator
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from torch import nn
 
-from mixqsam.numeric.modules import Product
-from mixqsam.numeric.rough import apply_linear, is_rough, multiply_pieces
+from mixqsam.numeric.rough import apply_linear, is_rough, multiply_in_bfloat16
 from mixqsam.plan import Unit
+from mixqsam.sam.hooks import replace_forward
 from mixqsam.sam.load import Sam
 
 
-def name_rounding(sam: Sam, *, prompts: int) -> list[str]:
-    """Name how a rough pass of a float model rounds its large products, for keys: caches may move between processors.
-
-    Args:
-        sam: the model.
-        prompts: maximum number of prompts in a batch.
-
-    Returns:
-        The name; empty where nothing is rounded.
-    """
+def multiplies_roughly(sam: Sam, *, prompts: int) -> bool:
+    """Whether a rough pass of a float model makes some product in bfloat16, with this number of prompts in a batch."""
     costs = sam.costs(prompts_per_image=max(1, prompts))
     large = any(unit.kind == "linear" and is_rough(costs.multiply_adds(unit)) for unit in costs.units)
-    is_rounded = sam.device.type == "cpu" and (large or bool(_large_products(sam)))
-    return ["bfloat16"] if is_rounded else []
+    return sam.device.type == "cpu" and (large or bool(_large_products(sam)))
 
 
 @contextmanager
@@ -35,15 +25,13 @@ def rough_products(sam: Sam) -> Iterator[None]:
 
     An attention is computed in pieces, so whether it is large follows from its unit.
     """
-    products = [sam.model.get_submodule(unit.name) for unit in _large_products(sam)]
-    try:
-        for product in products:
-            if isinstance(product, Product):
-                product.multiply = multiply_pieces
+    with ExitStack() as stack:
+        for unit in _large_products(sam):
+            product = sam.model.get_submodule(unit.name)
+            # An attribute of the instance comes before the method of its class, and is all that has to go again.
+            product.__dict__["multiply"] = multiply_in_bfloat16
+            stack.callback(product.__dict__.pop, "multiply")
         yield
-    finally:
-        for product in products:
-            product.multiply = operator.matmul
 
 
 @contextmanager
@@ -54,9 +42,7 @@ def rough_pass(sam: Sam) -> Iterator[None]:
     with rough_products(sam), ExitStack() as stack:
         for linear in linears:
             if type(linear) is nn.Linear:
-                # An attribute of the instance comes before the method of its class, and is all that has to go again.
-                linear.__dict__["forward"] = partial(apply_linear, linear)
-                stack.callback(linear.__dict__.pop, "forward")
+                replace_forward(stack, linear, partial(apply_linear, linear))
         yield
 
 
