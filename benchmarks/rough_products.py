@@ -5,7 +5,7 @@
 SAM-B has random weights, and photographs of noise of 1024 × 1024 pixels. Each image is measured with both kinds of
 products, with the same two draws. Before that, it passes through the model as in a calibration. sam-tiny has no
 products that are large enough, so all of them are made in bfloat16 there: bits are chosen by both kinds, and compared
-by their expected cost. About 9 minutes on two cores with bfloat16; elsewhere there is nothing to compare.
+by their expected cost. About 6 minutes on two cores with bfloat16; elsewhere there is nothing to compare.
 """
 
 import argparse
