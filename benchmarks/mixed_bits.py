@@ -247,9 +247,8 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"{key} {cell.name}: {text}, {aps}, {seconds}", flush=True)
 
 
-def main() -> None:
-    """Parse arguments and run."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+def add_arguments(parser: argparse.ArgumentParser, *, cache: Path) -> None:
+    """Add what an `Experiment` asks for; `cache` is where it keeps finished work by default."""
     parser.add_argument("--model", default="sam-tiny")
     parser.add_argument("--hard", action="store_true", help="the model's hard twin, of benchmarks.hardened")
     parser.add_argument("--coco", type=Path, default=Path("../shared/data/coco-mini"))
@@ -257,11 +256,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--count", type=int, default=32, help="calibration images")
     parser.add_argument("--draws", type=int, default=32, help="of the output, for the Fisher sensitivity")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=cache)
+
+
+def main() -> None:
+    """Parse arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    add_arguments(parser, cache=Path("out/mixed-bits"))
     parser.add_argument("--budgets", nargs="*", default=BUDGETS)
     parser.add_argument("--forms", nargs="*", choices=FORMS, default=RULES)
     parser.add_argument("--recipes", nargs="*", default=("omse", "compensated"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=Path("out/mixed-bits"))
     parser.add_argument("--output", type=Path, default=Path("docs/data/mixed_bits.json"))
     parser.add_argument("--table", action="store_true", help="print what is known, and measure nothing")
     arguments = parser.parse_args()

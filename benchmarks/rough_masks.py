@@ -1,6 +1,7 @@
 """What products in bfloat16, in calibration and analysis, change in the masks of quantized models.
 
-    python -m benchmarks.rough_masks --model mobile-sam --coco COCO_FOLDER --count 16 --draws 16
+    python -m benchmarks.rough_masks --coco COCO_FOLDER                                              # sam-tiny
+    python -m benchmarks.rough_masks --coco COCO_FOLDER --model mobile-sam --count 16 --draws 16
 
 Calibration and analysis make large products in bfloat16. sam-tiny and MobileSAM have none that are large enough, so all
 of them are made in bfloat16 here. Ranges, bits and rounded weights all follow from what is found so. Each model is
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import interval, machine
-from benchmarks.mixed_bits import Experiment
+from benchmarks.mixed_bits import Experiment, add_arguments
 from benchmarks.mixed_cells import Cell
 from mixqsam.cli.bars import ProgressBars
 from mixqsam.files import Cache, read_json, write_json
@@ -47,18 +48,12 @@ def compare(arguments: argparse.Namespace, budget: str) -> dict[str, Any]:
 def main() -> None:
     """Parse arguments, measure, write after each budget."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--model", default="sam-tiny")
-    parser.add_argument("--coco", type=Path, default=Path("../shared/data/coco-mini"))
-    parser.add_argument("--first", type=int, default=50, help="images of val2017 to leave out before the first")
-    parser.add_argument("--images", type=int, default=50)
-    parser.add_argument("--count", type=int, default=32, help="calibration images")
-    parser.add_argument("--draws", type=int, default=32, help="of the output, for the Fisher sensitivity")
+    add_arguments(parser, cache=Path("out/rough-masks"))
+    # Images that chose nothing.
+    parser.set_defaults(first=50)
     parser.add_argument("--budgets", nargs="*", default=_BUDGETS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=Path("out/rough-masks"))
     parser.add_argument("--output", type=Path, default=Path("docs/data/rough_masks.json"))
     arguments = parser.parse_args()
-    arguments.hard = False
     torch.set_num_threads(arguments.threads)
     for budget in arguments.budgets:
         found = compare(arguments, budget)

@@ -137,6 +137,11 @@ def name_rounding(sam: Sam, samples: Sequence[Sample]) -> list[str]:
     return ["bfloat16"] if multiplies_roughly(sam, prompts=prompts) else []
 
 
+def identify_passes(sam: Sam, samples: Sequence[Sample]) -> list[object]:
+    """Identify what passes of a float model over samples show, for the keys of what is found from them."""
+    return [sam.fingerprint, [sample.digest() for sample in samples], *name_rounding(sam, samples)]
+
+
 def cached_ranges(
     sam: Sam,
     samples: Sequence[Sample],
@@ -151,8 +156,7 @@ def cached_ranges(
     engine = engine or SingleProcess()
     # Models without depthwise convolutions find what was kept before there were ranges of channels.
     channels = ["channels"] if depthwise_units(sam) else []
-    parts = [*channels, *name_rounding(sam, samples)]
-    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], observer, *parts)
+    key = digest(_VERSION, *identify_passes(sam, samples), observer, *channels)
     # What one process finds the others may not yet see: rank 0 decides for all.
     found = engine.gather(cache.get("calibration", key))[0]
     if found is not None:

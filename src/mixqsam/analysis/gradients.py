@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mixqsam.numeric.rough import apply_linear, multiply_roughly, roughen
 from mixqsam.plan import Operand, Part, Unit
-from mixqsam.sam.hooks import replace_forward
+from mixqsam.sam.hooks import replace_method
 from mixqsam.sam.load import Sam
 from mixqsam.sam.replay import chain_of
 from mixqsam.sam.rough import rough_products
@@ -53,15 +53,15 @@ def gradients_met(sam: Sam, *, activation: MeetActivation, weight: MeetWeight) -
         kept = _Kept(sam.model)
         for index, path in enumerate(blocks):
             block = sam.model.get_submodule(path)
-            replace_forward(stack, block, partial(kept.run, block.forward, starts=index == 0))
+            replace_method(stack, block, "forward", partial(kept.run, block.forward, starts=index == 0))
         for unit in units:
             for operand, path in operand_taps(unit):
                 module, meet = sam.model.get_submodule(path), partial(activation, unit, operand)
                 if unit.kind == "product":
-                    replace_forward(stack, module, partial(_run_operand, anchor, meet))
+                    replace_method(stack, module, "forward", partial(_run_operand, anchor, meet))
                 else:
                     meet_weight = partial(weight, unit, module)
-                    replace_forward(stack, module, partial(_run_layer, module, anchor, meet, meet_weight))
+                    replace_method(stack, module, "forward", partial(_run_layer, module, anchor, meet, meet_weight))
         yield
 
 

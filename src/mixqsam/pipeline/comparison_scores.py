@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from time import monotonic
 from typing import Any
 
-from mixqsam.calibrate import name_rounding
+from mixqsam.calibrate import identify_passes
 from mixqsam.data.samples import Sample
 from mixqsam.evaluation.evaluate import EvaluationResult, evaluate_prompt_sets
 from mixqsam.files import digest, digest_file
@@ -45,10 +45,10 @@ class Scores:
         self._request, self._session = request, session
         # The float model judges every other one: kept embeddings save it a pass over all images for each.
         self._float = SamPredictor(sam, embeddings=session.cache.root / "embeddings" if keep_embeddings else None)
-        calibration = [*(sample.digest() for sample in samples), *name_rounding(sam, samples)]
+        calibration = identify_passes(sam, samples)
         truth = images.annotations and digest_file(images.annotations)
         self._keys = {
-            name: digest(_VERSION, sam.fingerprint, calibration, [sample.labelled_digest() for sample in judged], truth)
+            name: digest(_VERSION, *calibration, [sample.labelled_digest() for sample in judged], truth)
             for name, judged in images.prompt_sets.items()
         }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mixqsam.allocation.budget import Budget
 from mixqsam.allocation.choose import Allocation
 from mixqsam.allocation.uniform import nearest_uniform
-from mixqsam.calibrate import name_rounding
+from mixqsam.calibrate import identify_passes
 from mixqsam.data.images import shorten_paths
 from mixqsam.directories import claim_directory
 from mixqsam.evaluation.evaluate import EvaluationResult
@@ -232,8 +232,7 @@ def _compare(
             sam, uniform.plan, samples, options=options.quantization, session=session
         ).sam
     models[allocation.kind] = quantized.sam
-    calibration = [*(sample.digest() for sample in samples), *name_rounding(sam, samples)]
-    key = digest(recipe.key, asdict(options.quantization), sam.fingerprint, calibration)
+    key = digest(recipe.key, asdict(options.quantization), *identify_passes(sam, samples))
     keys = {name: digest(key, plans[name].to_json() if name in plans else "float") for name in models}
     return compare_models(
         models, images.check, samples, keys=keys, session=session, draws=not options.sharing.no_images

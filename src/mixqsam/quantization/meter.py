@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from mixqsam.calibrate import name_rounding, run_sample
+from mixqsam.calibrate import identify_passes, run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest
 from mixqsam.progress import Progress
@@ -39,8 +39,7 @@ class Meter(ABC):
     def __init__(self, sam: Sam, samples: Sequence[Sample], *, settings: Sequence[object], cache: Cache) -> None:
         self.samples = list(samples)
         self._sam, self._cache, self._seen = sam, cache, 0
-        parts = [*settings, *name_rounding(sam, samples)]
-        self._key = digest(self.version, sam.fingerprint, [sample.digest() for sample in samples], *parts)
+        self._key = digest(self.version, *identify_passes(sam, samples), *settings)
         self.found: dict[str, float] | None = cache.get(self.kind, self._key)
 
     @contextmanager

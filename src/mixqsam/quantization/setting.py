@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixqsam.calibrate import Ranges, name_rounding, run_sample
+from mixqsam.calibrate import Ranges, identify_passes, run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.errors import MixqsamError
 from mixqsam.files import Cache, digest
@@ -62,8 +62,7 @@ class Setting:
 
     def key(self, *more: object) -> str:
         """A hash of the model, the samples, how passes round, and whatever else a result depends on."""
-        rounding = name_rounding(self.sam, self.samples)
-        return digest(self.sam.fingerprint, [sample.digest() for sample in self.samples], *more, *rounding)
+        return digest(*identify_passes(self.sam, self.samples), *more)
 
     def remembered(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.plan import Part
-from mixqsam.sam.hooks import replace_forward
+from mixqsam.sam.hooks import replace_method
 
 # Value → tensor: what flows between blocks, for one image or several. A value is named after the block that it was
 # first seen at: `path>i` is its i-th result, `path<place` an argument that no block before it had or gave.
@@ -155,7 +155,7 @@ def skipped(model: nn.Module, calls: Sequence[Call], values: State) -> Iterator[
         for call in calls:
             known = {name: values.get(name, torch.empty(0, device="meta")) for name in call.results}
             given = put_together(call.output, known)
-            replace_forward(stack, model.get_submodule(call.path), partial(_give, given))
+            replace_method(stack, model.get_submodule(call.path), "forward", partial(_give, given))
         yield
 
 

@@ -56,11 +56,11 @@ def altered(model: nn.Module, alterations: Mapping[str, Alteration]) -> Iterator
         yield
 
 
-def replace_forward(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Let a module compute something else, until the stack is closed."""
+def replace_method(stack: ExitStack, module: nn.Module, name: str, function: Callable[..., Any]) -> None:
+    """Put a function in the place of a module's method, such as `forward`, until the stack is closed."""
     # An attribute of the instance comes before the method of its class, and is all that has to go again.
-    module.__dict__["forward"] = forward
-    stack.callback(module.__dict__.pop, "forward")
+    module.__dict__[name] = function
+    stack.callback(module.__dict__.pop, name)
 
 
 def _show(watcher: Watcher) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from mixqsam.numeric.rough import apply_linear, is_rough, multiply_in_bfloat16
 from mixqsam.plan import Unit
-from mixqsam.sam.hooks import replace_forward
+from mixqsam.sam.hooks import replace_method
 from mixqsam.sam.load import Sam
 
 
@@ -27,10 +27,7 @@ def rough_products(sam: Sam) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for unit in _large_products(sam):
-            product = sam.model.get_submodule(unit.name)
-            # An attribute of the instance comes before the method of its class, and is all that has to go again.
-            product.__dict__["multiply"] = multiply_in_bfloat16
-            stack.callback(product.__dict__.pop, "multiply")
+            replace_method(stack, sam.model.get_submodule(unit.name), "multiply", multiply_in_bfloat16)
         yield
 
 
@@ -42,7 +39,7 @@ def rough_pass(sam: Sam) -> Iterator[None]:
     with rough_products(sam), ExitStack() as stack:
         for linear in linears:
             if type(linear) is nn.Linear:
-                replace_forward(stack, linear, partial(apply_linear, linear))
+                replace_method(stack, linear, "forward", partial(apply_linear, linear))
         yield
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mixqsam.numeric.modules import Product, StoredLayer
+from mixqsam.sam.hooks import replace_method
 
 DOMAIN = "mixqsam"
 LAYER, OPERAND = "Layer", "Operand"
@@ -25,9 +26,7 @@ def placeholders(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for name, module in model.named_modules():
             for attribute, made in _replacements(name, module).items():
-                # An attribute of the instance comes before the method of its class, and is all that has to go again.
-                module.__dict__[attribute] = made
-                stack.callback(module.__dict__.pop, attribute)
+                replace_method(stack, module, attribute, made)
         yield
 
 

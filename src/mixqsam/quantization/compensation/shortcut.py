@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mixqsam.plan import Unit
 from mixqsam.quantization.reconstruction.states import States
 from mixqsam.sam.calls import Slot, leaves, put_together, take_apart
+from mixqsam.sam.hooks import replace_method
 from mixqsam.sam.replay import Block
 
 _STREAM, _INPUT, _OUTPUT = "projection", "input", "output"
@@ -80,12 +81,9 @@ class Shortcut:
             values = self._states.get(_STREAM, next(indices))[_INPUT]
             return put_together(self._template, {_OUTPUT: projection(values)})
 
-        # An attribute of the instance comes before the method of its class, and is all that has to go again.
-        attention.__dict__["forward"] = forward
-        try:
+        with ExitStack() as stack:
+            replace_method(stack, attention, "forward", forward)
             yield
-        finally:
-            attention.__dict__.pop("forward")
 
 
 def _name_output(tensor: Tensor, place: str) -> Slot:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixqsam.calibrate import name_rounding, run_sample
+from mixqsam.calibrate import identify_passes, run_sample
 from mixqsam.data.samples import Sample
 from mixqsam.files import Cache, digest
 from mixqsam.plan import BitPlan, Unit
@@ -56,7 +56,7 @@ def merge_bimodal(sam: Sam, plan: BitPlan, samples: Sequence[Sample], cache: Cac
         MixqsamError: the model has no attention with projections of its own for q and k.
     """
     del plan
-    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], *name_rounding(sam, samples))
+    key = digest(_VERSION, *identify_passes(sam, samples))
     found: dict[str, list[float]] | None = cache.get("bimodal", key)
     if found is None:
         found = find_signs(sam, samples, progress)

@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from mixqsam.calibrate import name_rounding, run_sample
+from mixqsam.calibrate import identify_passes, run_sample
 from mixqsam.data.samples import Sample, space_evenly
 from mixqsam.files import Cache, digest
 from mixqsam.numeric.affine import AffineGrid
@@ -78,8 +78,7 @@ def fold_some(
     """As `fold_norms`, for some of the normalisations."""
     samples = space_evenly(samples, count=min(FOLDING_IMAGES, len(samples)))
     compared = {name: str(plan.bits[name]) for norm in norms for name in norm.units}
-    rounding = name_rounding(sam, samples)
-    key = digest(_VERSION, sam.fingerprint, [sample.digest() for sample in samples], compared, *rounding)
+    key = digest(_VERSION, *identify_passes(sam, samples), compared)
     found: dict[str, list[list[float]]] | None = cache.get("folding", key)
     if found is None:
         folds = find_folds(sam, plan, samples, norms, progress=progress)
